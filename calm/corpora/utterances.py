@@ -1,0 +1,108 @@
+"""The table that every corpus becomes: one row an utterance, and what was dropped on the way, by reason."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SPLITS = ("train", "validation", "test")
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("audio", pa.string()),  # path of the file that holds it, relative to the working folder where it lies below it
+        ("start", pa.float64()),  # seconds in that file
+        ("end", pa.float64()),
+        ("duration", pa.float64()),  # end - start
+        ("speaker", pa.string()),
+        ("gender", pa.string()),  # "female", "male" or null
+        ("split", pa.string()),  # one of SPLITS
+        ("text", pa.string()),  # lower-cased; null: to be transcribed
+        ("labels", pa.list_(pa.string())),  # classes that are present; []: none of them; null: not labelled
+    ]
+)
+
+
+@dataclass
+class Utterance:
+    """One utterance. `end` may be None until the audio's header was read: it then means the end of the file."""
+
+    id: str
+    audio: Path
+    start: float = 0.0
+    end: float | None = None
+    speaker: str = ""
+    gender: str | None = None
+    split: str = "train"
+    text: str | None = None
+    labels: list[str] | None = None
+    extra: dict = field(default_factory=dict)  # more columns: raw scores, attributes, votes
+
+
+@dataclass
+class Dropped:
+    """A row that was there and is not kept: its id, a reason in a few words (counted by it), and what was found."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Corpus:
+    """What a corpus module's `read` returns.
+
+    `classes` in their order; `one_hot` says whether a row has exactly one class. `corrections` counts what was mended
+    rather than dropped (clamped starts, scores above the scale), by a few words each.
+    """
+
+    classes: tuple[str, ...] = ()
+    one_hot: bool = False
+    utterances: list[Utterance] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    corrections: Counter = field(default_factory=Counter)
+
+    def drop(self, id: str, reason: str, detail: str = "") -> None:
+        """Name and count a row that is not kept."""
+        self.dropped.append(Dropped(id, reason, detail))
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used: missing, of another layout, or with too few good rows. One sentence that says what to do."""
+
+
+def write_table(corpus: Corpus, path: Path) -> pd.DataFrame:
+    """Write the kept utterances to Parquet under a temporary name, then rename. Classes go into the schema's metadata."""
+    rows = [{**{k: v for k, v in vars(u).items() if k != "extra"}, "audio": str(u.audio), **u.extra} for u in corpus.utterances]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*SCHEMA.names, *(key for row in rows for key in row)])))
+    frame["duration"] = frame["end"] - frame["start"]
+    schema = SCHEMA
+    extras = frame[[name for name in frame.columns if name not in SCHEMA.names]]
+    for name, column in zip(extras.columns, pa.Table.from_pandas(extras, preserve_index=False).columns, strict=True):
+        schema = schema.append(pa.field(name, column.type))
+    schema = schema.with_metadata({"calm": json.dumps({"classes": corpus.classes, "one_hot": corpus.one_hot})})
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(schema.metadata)
+    write_parquet(table, path)
+    return frame
+
+
+def write_parquet(table: pa.Table, path: Path, **options) -> None:
+    """Write a table under a temporary name and rename it, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(table, partial, **options)
+    partial.replace(path)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a table of utterances; `frame.attrs` holds `classes` (tuple) and `one_hot` (bool)."""
+    table = pq.read_table(path, columns=list(columns) if columns else None)
+    meta = json.loads(table.schema.metadata[b"calm"])
+    frame = table.replace_schema_metadata(None).to_pandas()
+    frame.attrs = {"classes": tuple(meta["classes"]), "one_hot": meta["one_hot"]}
+    return frame

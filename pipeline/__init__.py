@@ -1,0 +1,1 @@
+"""The stages, their settings and their tracking: thin code around `calm`."""

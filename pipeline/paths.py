@@ -1,0 +1,61 @@
+"""Where every stage reads and writes. `dvc.yaml` lists the same paths; this is the only place in the code that spells them."""
+
+from pathlib import Path
+
+DATA = Path("data")
+REPORTS = Path("reports")
+
+
+def utterances(corpus: str) -> Path:
+    """Table of utterances, written by `ingest`."""
+    return DATA / "utterances" / f"{corpus}.parquet"
+
+
+def ingest_report(corpus: str) -> Path:
+    """What `ingest` read, dropped and why."""
+    return DATA / "utterances" / f"{corpus}.json"
+
+
+def texts(corpus: str) -> Path:
+    """Folder with `texts.parquet` (one row an utterance) and `metrics.json`, written by `transcribe`."""
+    return DATA / "texts" / corpus
+
+
+def features(corpus: str) -> Path:
+    """Folder of log-mel shards `part-00000.parquet` ... and `stats.json`, written by `features`."""
+    return DATA / "features" / corpus
+
+
+def calp(model: str) -> Path:
+    """SpecTran and its projections after CALP, with `metrics.json`."""
+    return DATA / "calp" / model
+
+
+def tokens(model: str) -> Path:
+    """Acoustic tokens of every corpus of a model, `<corpus>.parquet` each, written by `embed`."""
+    return DATA / "tokens" / model
+
+
+def pretrained(model: str) -> Path:
+    """The multimodal transformer after MLM + MAM, with `metrics.json`."""
+    return DATA / "pretrained" / model
+
+
+def heads(corpus: str, model: str) -> Path:
+    """Logits of every trained head and the released model."""
+    return DATA / "heads" / corpus / model
+
+
+def baselines(corpus: str) -> Path:
+    """Logits of the baselines, beside those of the heads."""
+    return DATA / "heads" / corpus / "baselines"
+
+
+def evaluation(corpus: str) -> Path:
+    """Metrics, thresholds and predictions of one corpus."""
+    return DATA / "evaluation" / corpus
+
+
+def work(stage: str) -> Path:
+    """Checkpoints and partial results of a stage that was stopped; outside every DVC output, removed when the stage ends."""
+    return DATA / "work" / stage.replace("@", "-")

@@ -1,0 +1,237 @@
+"""`params.yaml`, typed and checked: the only place where a setting is read. Each field says what it governs and where the paper fixes it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Synthetic(Section):
+    """One corpus of synthetic speech, written in a real corpus's layout."""
+
+    format: Literal["mosei", "msp_podcast"]
+    path: Path
+    utterances: Annotated[int, Field(ge=60, le=400)]
+    speakers: Annotated[int, Field(ge=20)]
+    label_noise: Share = 0.08  # share of utterances whose label is replaced by another one
+    seed: int
+
+
+class CorpusSettings(Section):
+    """One corpus: where it lies, in which layout, and the options of its module in `calm.corpora`."""
+
+    format: Literal["mosei", "msp_podcast", "ravdess", "crema_d", "librispeech", "manifest"]
+    path: Path
+    synthetic: bool = False  # speech made by a machine: every figure from it says so
+    options: dict = {}  # keyword arguments of the module's `read`
+
+
+class Model(Section):
+    """One CALM: its language model, and what it is pretrained on."""
+
+    language_model: str  # hub name, folder, or "minilm" for the packaged all-MiniLM-L6-v2
+    layers: Positive | None = None  # use only the first so many layers of the language model
+    pretrain_on: str = "."  # one corpus, or "." for every corpus of this file (tables 1, 2: in-domain, out-of-domain)
+
+
+class Ingest(Section):
+    min_seconds: Annotated[float, Field(gt=0)] = 0.25
+    max_seconds: Annotated[float, Field(gt=0)] = 120
+    max_dropped: Share = 0.1  # a corpus that loses a larger share of its rows stops the run
+
+
+class Transcribe(Section):
+    engine: Literal["faster-whisper", "openai-whisper"] = "faster-whisper"
+    model: str = "tiny.en"  # "tiny.en" of faster-whisper comes with a package; others by hub name or folder
+    compute_type: Literal["auto", "int8", "float16", "float32"] = "auto"  # auto: int8 on CPU, float16 on GPU
+    beam: Positive = 1
+    language: str | None = "en"
+    window_seconds: Annotated[float, Field(ge=1, le=30)] = 30  # audio context of the encoder; 30 is what Whisper was trained with
+    check: int = Field(20, ge=0)  # of the utterances with a text of their own, transcribe so many to measure the WER
+    no_speech_threshold: Share = 0.6
+    workers: Positive | None = None  # processes of one thread each; null: one a core on CPU, one a device on GPU
+
+
+class Features(Section):
+    sample_rate: Positive = 16000
+    mels: Positive = 64  # 5.1
+    window_ms: Positive = 25
+    hop_ms: Positive = 10  # 5.1
+    low_hz: float = Field(20, ge=0)
+    high_hz: float = Field(7600, gt=0)
+    trim_db: float | None = Field(None, gt=0)  # cut leading and trailing frames that lie so far below the loudest; null: keep all
+    shard: Positive = 512  # utterances a Parquet shard
+    workers: Positive | None = None  # null: one process a core
+
+
+class SpecTranSettings(Section):
+    block: Positive = 50  # frames an acoustic block (5.1)
+    hop: Positive = 30  # frames from block to block (5.1)
+    patch: tuple[Positive, Positive] = (10, 16)  # frames x mels (5.1; tables 11, 12)
+    stride: tuple[Positive, Positive] = (5, 8)  # (5.1)
+    layers: Positive = 2
+    width: Positive | None = 128  # null: the language model's width, no projection
+    pooling: Literal["cls", "mean"] = "cls"  # "the first output embedding" (4.2)
+    dropout: Share = 0.0
+
+
+class Augment(Section):
+    """Changes of the log-mel in training only; each is off at 0. Pairs of CALP may be augmented (4.3)."""
+
+    time_masks: int = Field(0, ge=0)
+    time_mask_frames: Positive = 10
+    mel_masks: int = Field(0, ge=0)
+    mel_mask_bands: Positive = 8
+    speed: float = Field(0, ge=0, lt=0.5)  # tempo changed by up to this share
+    warp: float = Field(0, ge=0, lt=0.5)  # mel axis stretched by up to this share (vocal tract length)
+    gain_db: float = Field(0, ge=0)
+
+
+class Optimiser(Section):
+    epochs: Positive
+    batch: Positive  # utterances a step
+    learning_rate: Rate
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: Share = 0.1  # share of the steps
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    checkpoint_minutes: float = Field(10, gt=0)  # a stopped stage goes on from its last checkpoint
+
+
+class Calp(Optimiser):
+    alpha: float = Field(0.25, ge=0)  # weight of the audio-language term (4.3); 0: "without CALP" (A.1)
+    temperature: float = Field(0.07, gt=0)
+    learn_temperature: bool = False
+    keep_positive: bool = False  # false: the positive is left out of the denominator, as eq. 2 prints it; true: InfoNCE
+    symmetric: bool = False  # false: anchors are the audio blocks only (eq. 2)
+    text_vector: Literal["last_mean", "input_mean", "cls"] = "last_mean"  # T_i, from the frozen language model
+    projection: Positive | None = 128  # one linear head a modality, for the loss only (3.1); null: none
+    short: Literal["shift", "drop"] = "shift"  # utterances with fewer than two blocks: pair a block with its own time-shifted copy
+    train_language_model: bool = False  # "minimal training is performed for the lexical modality" (6.2)
+    augment: Augment = Augment()
+
+
+class Pretrain(Optimiser):
+    mask_words: Share = 0.15  # 4.5
+    mask_style: Literal["mask", "80/10/10"] = "mask"
+    mask_audio: Share = 0.10  # 4.5
+    mask_audio_of: Literal["starts", "all"] = "starts"  # 10 % are starts of spans (about 27 % masked), or 10 % are masked in all
+    mask_audio_span: Positive = 3  # a block and the following 2 (4.5)
+    train_spectran: bool = False
+    max_tokens: Positive = 512  # text and audio together; what is cut is reported
+
+
+class Head(Optimiser):
+    hidden: Positive = 64  # 5.2
+    dropout: Share = 0.1
+    pooling: Literal["cls", "cls_mean_std"] = "cls"  # 5.2; mean and spread of the acoustic and text outputs beside [CLS]
+    modalities: list[Literal["audio", "text", "both"]] = ["audio", "text", "both"]
+    variants: list[Literal["calm", "no_pretraining"]] = ["calm", "no_pretraining"]
+    tuning: list[Literal["frozen", "unfrozen"]] = ["frozen", "unfrozen"]  # 4.6
+    train_spectran: bool = False  # unfrozen only
+    layer_decay: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'
+    frozen_epochs: Positive = 60  # heads alone cost little
+    frozen_learning_rate: Rate = 1e-3
+    average: Share = 0.0  # share of the last epochs whose weights are averaged
+    modality_dropout: Share = 0.0
+    max_tokens: Positive = 512
+    augment: Augment = Augment()
+
+
+class Evaluate(Section):
+    baselines: list[Literal["chance", "egemaps", "logmel_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
+    bootstrap: int = Field(1000, ge=0)
+
+
+class Tracking(Section):
+    uri: str = "sqlite:///mlflow.db"  # MLFLOW_TRACKING_URI, where it is set, goes before
+    system_metrics_seconds: Positive = 5
+
+
+class Settings(Section):
+    """All of `params.yaml`."""
+
+    title: str
+    seeds: Annotated[list[int], Field(min_length=1)]
+    synthetic: dict[Name, Synthetic] = {}
+    corpora: Annotated[dict[Name, CorpusSettings], Field(min_length=1)]
+    targets: Annotated[list[Name], Field(min_length=1)]  # corpora whose labels are learned
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    heads_on: Annotated[list[Name], Field(min_length=1)]  # models that get heads on every target
+    ingest: Ingest
+    transcribe: Transcribe
+    features: Features
+    spectran: SpecTranSettings
+    calp: Calp
+    pretrain: Pretrain
+    head: Head
+    evaluate: Evaluate
+    tracking: Tracking
+
+    @model_validator(mode="after")
+    def names_exist(self):
+        """Every name that one section uses is defined in another."""
+        for target in self.targets:
+            if target not in self.corpora:
+                raise ValueError(f"targets: '{target}' is none of corpora ({', '.join(self.corpora)})")
+        for name in self.heads_on:
+            if name not in self.models:
+                raise ValueError(f"heads_on: '{name}' is none of models ({', '.join(self.models)})")
+        for name, model in self.models.items():
+            if model.pretrain_on != "." and model.pretrain_on not in self.corpora:
+                raise ValueError(f"models.{name}.pretrain_on: '{model.pretrain_on}' is none of corpora ({', '.join(self.corpora)}) and not '.'")
+        return self
+
+    def pretraining_corpora(self, model: str) -> list[str]:
+        """Names of the corpora that a model is pretrained on."""
+        on = self.models[model].pretrain_on
+        return list(self.corpora) if on == "." else [on]
+
+
+class SettingsError(ValueError):
+    """`params.yaml` is wrong: names the key, what was given and what is allowed."""
+
+
+def load(path: Path = Path("params.yaml")) -> Settings:
+    """Read and check all settings. Raises SettingsError with a line for each wrong key."""
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} is missing: copy one of recipes/*.yaml to it") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(path, item) for item in error.errors())) from None
+
+
+def _line(path: Path, item: dict) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{path}: {key}: there is no such setting"
+    if item["type"] == "missing":
+        return f"{path}: {key} is missing"
+    if not key:
+        return f"{path}: {item['msg'].removeprefix('Value error, ')}"
+    return f"{path}: {key} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def load_or_exit() -> Settings:
+    """For the mains of the stages: settings, or the faults on stderr and exit code 2."""
+    try:
+        return load()
+    except SettingsError as error:
+        sys.exit(f"{error}\nNothing was run.")

@@ -1,0 +1,1 @@
+"""One module a DVC stage; each is run as `python -m pipeline.stages.<name>`."""
