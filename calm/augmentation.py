@@ -1,0 +1,68 @@
+"""Changes of a normalised log-mel in training: tempo, vocal tract length, gain, and masks in time and frequency."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+NEPERS_A_DB = np.log(10) / 10  # of power
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What to change and how far; a value of 0 leaves it as it is. Falsy when everything is 0.
+
+    Args:
+        speed: tempo changed by up to this share, each utterance by its own.
+        warp: mel axis stretched by up to this share.
+        gain_db: level moved by up to so many dB.
+        time_masks, time_mask_frames: number and longest length of masks in time, a block.
+        mel_masks, mel_mask_bands: number and largest width of masks in frequency, a block.
+    """
+
+    speed: float = 0.0
+    warp: float = 0.0
+    gain_db: float = 0.0
+    time_masks: int = 0
+    time_mask_frames: int = 10
+    mel_masks: int = 0
+    mel_mask_bands: int = 8
+
+    def __bool__(self) -> bool:
+        return any((self.speed, self.warp, self.gain_db, self.time_masks, self.mel_masks))
+
+    def frames(self, frames: np.ndarray, scale: float, least: int) -> np.ndarray:
+        """An utterance, (frames, mels) float32, with tempo, mel axis and gain changed; never shorter than `least` frames.
+
+        Args:
+            scale: deviation that the log-mel was divided by, so that a gain in dB keeps its size.
+        """
+        speed, warp, gain = (2 * torch.rand(3) - 1).tolist()
+        if self.speed:
+            length = max(least, round(len(frames) / (1 + self.speed * speed)))
+            frames = _stretch(frames, np.linspace(0, len(frames) - 1, length), 0)
+        if self.warp:
+            mels = frames.shape[1]
+            frames = _stretch(frames, np.clip(np.arange(mels) * (1 + self.warp * warp), 0, mels - 1), 1)
+        return frames + np.float32(gain * self.gain_db * NEPERS_A_DB / scale)
+
+    def blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Blocks (..., frames, mels) with random stretches of time and frequency set to 0, the mean."""
+        for axis, number, longest in ((-2, self.time_masks, self.time_mask_frames), (-1, self.mel_masks, self.mel_mask_bands)):
+            size = blocks.shape[axis]
+            for _ in range(number):
+                width = torch.rand(blocks.shape[:-2]) * longest
+                first = torch.rand(blocks.shape[:-2]) * (size - width)
+                steps = torch.arange(size)
+                hidden = (steps >= first[..., None]) & (steps < (first + width)[..., None])
+                blocks = blocks.masked_fill(hidden.unsqueeze(-1 if axis == -2 else -2), 0)
+        return blocks
+
+
+def _stretch(frames: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
+    """Linear interpolation along an axis at fractional positions."""
+    low = np.floor(at).astype(np.int64)
+    high = np.minimum(low + 1, frames.shape[axis] - 1)
+    weight = (at - low).astype(np.float32)
+    weight = weight[:, None] if axis == 0 else weight
+    return frames.take(low, axis) * (1 - weight) + frames.take(high, axis) * weight

@@ -1,0 +1,318 @@
+"""From Parquet to batches: utterances' log-mel in one ragged array, pairs of blocks for CALP, masked and supervised batches."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+
+from calm import objectives
+from calm.augmentation import Augmentation
+from calm.corpora.utterances import read_table
+
+IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
+
+
+@dataclass
+class Ragged:
+    """Sequences of different lengths in one array: row i is values[offsets[i] : offsets[i] + lengths[i]]."""
+
+    values: np.ndarray  # (all, ...)
+    lengths: np.ndarray  # (rows,)
+    offsets: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    @classmethod
+    def of(cls, rows: Sequence[np.ndarray]) -> "Ragged":
+        """From a list of arrays (length, ...)."""
+        return cls(np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64))
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row] + self.lengths[row]]
+
+    def pad(self, rows: np.ndarray, limit: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows side by side, zero where padded: values (rows, longest, ...) and mask (rows, longest) bool.
+
+        Args:
+            limit: (rows,) how much of each row to take; None: all.
+        """
+        lengths = self.lengths[rows] if limit is None else np.minimum(self.lengths[rows], limit)
+        steps = np.arange(lengths.max(initial=0))
+        mask = steps < lengths[:, None]
+        values = self.values[np.where(mask, self.offsets[rows][:, None] + steps, 0)]
+        values[~mask] = 0
+        return torch.from_numpy(values), torch.from_numpy(mask)
+
+
+@dataclass
+class LogMels:
+    """Normalised log-mel of many utterances, and the blocks that are cut from it (5.1)."""
+
+    frames: Ragged  # (frames, mels) float16, zero mean and unit deviation a mel
+    scale: np.ndarray  # (rows,) mean over the mels of the deviation that was divided by, in nepers of power: for gain
+    block: int = 50
+    hop: int = 30
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """Number of blocks of every row: 1 + (frames - block) // hop."""
+        return 1 + (self.frames.lengths - self.block) // self.hop
+
+    def cut(self, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """One window a row, (rows, block, mels) float32, from frame `starts` (rows,) on."""
+        index = (self.frames.offsets[rows] + starts)[:, None] + np.arange(self.block)
+        return self.frames.values[index].astype(np.float32)
+
+    def all_blocks(self, rows: np.ndarray, limit: np.ndarray | None = None, augment: Augmentation | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every block of each row: (rows, most blocks, block, mels) float32, zero where padded, and the mask (rows, most blocks)."""
+        if augment:
+            made = [augment.frames(self.frames[row].astype(np.float32), self.scale[row], self.block) for row in rows]
+            source = LogMels(Ragged.of(made), self.scale[rows], self.block, self.hop)
+            blocks, mask = source.all_blocks(np.arange(len(rows)), limit)
+            return augment.blocks(blocks), mask
+        counts = self.blocks[rows] if limit is None else np.minimum(self.blocks[rows], limit)
+        mask = np.arange(counts.max(initial=0)) < counts[:, None]
+        row, block = np.nonzero(mask)
+        blocks = np.zeros((*mask.shape, self.block, self.frames.values.shape[1]), dtype=np.float32)
+        blocks[row, block] = self.cut(np.asarray(rows)[row], block * self.hop)
+        return torch.from_numpy(blocks), torch.from_numpy(mask)
+
+
+@dataclass
+class Examples:
+    """Utterances of one or several corpora with their log-mel: row i of `table` is row i of `logmels`."""
+
+    table: pd.DataFrame  # corpus, id, split, speaker, text, labels
+    logmels: LogMels
+    classes: tuple[str, ...] = ()
+    one_hot: bool = False
+
+    def rows(self, split: str, labelled: bool = False) -> np.ndarray:
+        """Row numbers of a split."""
+        keep = self.table["split"] == split
+        return np.flatnonzero(keep & self.table["labels"].notna() if labelled else keep)
+
+    def targets(self) -> np.ndarray:
+        """(rows, classes) float32 multi-hot labels; rows without labels are all zero."""
+        index = {name: column for column, name in enumerate(self.classes)}
+        targets = np.zeros((len(self.table), len(self.classes)), dtype=np.float32)
+        for row, labels in enumerate(self.table["labels"]):
+            if labels is not None:
+                targets[row, [index[label] for label in labels]] = 1
+        return targets
+
+
+def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus") -> Examples:
+    """Read utterances, texts and log-mel of the named corpora.
+
+    Args:
+        corpora: name -> (table of utterances, folder of texts, folder of log-mel shards).
+        normalise: "corpus", by the training split's statistics; "utterance", by the utterance's own.
+    """
+    tables, frames, scales, classes, one_hot = [], [], [], (), False
+    for name, (utterances, texts, features) in corpora.items():
+        table = read_table(utterances)
+        classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
+        spoken = pd.read_parquet(Path(texts) / "texts.parquet", columns=["id", "text"])
+        table = table.drop(columns="text").merge(spoken, on="id", how="left", validate="one_to_one").assign(corpus=name)
+        ids, rows, scale = _read_logmel(Path(features), block, normalise)
+        tables.append(table.set_index("id").loc[ids].reset_index()[["corpus", "id", "split", "speaker", "text", "labels"]])
+        frames += rows
+        scales.append(scale)
+    table = pd.concat(tables, ignore_index=True)
+    table["text"] = table["text"].fillna("")
+    values, lengths = _stack(frames)
+    return Examples(table, LogMels(Ragged(values, lengths), np.concatenate(scales), block, hop), classes, one_hot)
+
+
+def _read_logmel(folder: Path, block: int, normalise: str) -> tuple[list[str], list[np.ndarray], np.ndarray]:
+    """Ids, normalised float16 frames and scales of a folder of shards; an utterance shorter than a block is padded to one."""
+    stats = pd.read_json(folder / "stats.json", typ="series")
+    mean, std = np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
+    ids, rows, scales = [], [], []
+    for shard in sorted(folder.glob("part-*.parquet")):
+        for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["id", "logmel"]):
+            ids += batch.column("id").to_pylist()
+            logmel = batch.column("logmel")
+            flat, ends = logmel.flatten().to_numpy(zero_copy_only=False), logmel.offsets.to_numpy()
+            for first, last in zip(ends[:-1] - ends[0], ends[1:] - ends[0], strict=True):
+                frames = flat[first:last].reshape(-1, len(mean)).astype(np.float32)
+                if normalise == "utterance":
+                    mean, std = frames.mean(0), frames.std(0) + 1e-3
+                frames = ((frames - mean) / std).astype(np.float16)
+                rows.append(np.pad(frames, ((0, max(0, block - len(frames))), (0, 0))))
+                scales.append(std.mean())
+    return ids, rows, np.array(scales, dtype=np.float32)
+
+
+def _stack(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    shape = (int(lengths.sum()), rows[0].shape[1])
+    if 2 * shape[0] * shape[1] <= IN_MEMORY:
+        values = np.empty(shape, dtype=np.float16)
+    else:
+        values = np.memmap(tempfile.NamedTemporaryFile(prefix="calm-logmel-"), dtype=np.float16, mode="w+", shape=shape)  # noqa: SIM115
+    start = 0
+    for row in rows:
+        values[start : start + len(row)] = row
+        start += len(row)
+    return values, lengths
+
+
+def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
+    """Token ids of every text with [CLS] and [SEP]; an empty text is [CLS] [SEP]."""
+    return Ragged.of([np.array(ids, dtype=np.int64) for ids in tokenizer(list(texts), truncation=True, max_length=512)["input_ids"]])
+
+
+def fit(tokens: np.ndarray, blocks: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many tokens and blocks of each utterance go into `most` places: what is too much is cut, text to no less than half."""
+    kept = np.minimum(tokens, np.maximum(most - blocks, most // 2))
+    return kept, np.minimum(blocks, most - kept)
+
+
+@dataclass
+class PairCollator:
+    """Batches of CALP (4.3): one A_ij, A_i(j+1), T_i an utterance, with j drawn anew each time.
+
+    Args:
+        text_vectors: (rows, width) T_i of every row, or None where the language model is trained along (`tokens` given).
+        fixed: take the middle pair instead of a random one, for validation.
+    """
+
+    logmels: LogMels
+    texts: Sequence[str]
+    text_vectors: torch.Tensor | None = None
+    tokens: Ragged | None = None
+    special: tuple[int, ...] = ()
+    augment: Augmentation | None = None
+    fixed: bool = False
+
+    def __post_init__(self):
+        self.text_index = torch.from_numpy(pd.factorize(np.asarray(self.texts, dtype=object))[0])
+        self.has_text = torch.tensor([bool(text) for text in self.texts])
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        rows = np.asarray(rows)
+        anchor, neighbour = self.pairs(rows)
+        batch = {"anchor": anchor, "neighbour": neighbour, "text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        if self.text_vectors is not None:
+            return batch | {"text_vectors": self.text_vectors[rows]}
+        ids, mask = self.tokens.pad(rows)
+        return batch | {"input_ids": ids, "attention_mask": mask.long(), "words": mask & ~torch.isin(ids, torch.tensor(self.special))}
+
+    def pairs(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two neighbouring blocks of each row, (rows, block, mels) each."""
+        source, row = self.logmels, rows
+        if self.augment:
+            made = [self.augment.frames(source.frames[r].astype(np.float32), source.scale[r], source.block) for r in rows]
+            source, row = LogMels(Ragged.of(made), source.scale[rows], source.block, source.hop), np.arange(len(rows))
+        blocks = source.blocks[row]
+        draw = np.full(len(row), 0.5) if self.fixed else torch.rand(len(row)).numpy()
+        start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * source.hop
+        # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
+        following = np.where(blocks > 1, start + source.hop, source.frames.lengths[row] - source.block)
+        anchor, neighbour = (torch.from_numpy(source.cut(row, at)) for at in (start, following))
+        same = torch.from_numpy(following == start)
+        if same.any():  # exactly one block long: shifted around its end
+            neighbour[same] = neighbour[same].roll(source.block // 3, 1)
+        if self.augment:
+            anchor, neighbour = self.augment.blocks(anchor), self.augment.blocks(neighbour)
+        return anchor, neighbour
+
+
+@dataclass
+class SequenceCollator:
+    """Batches of text and audio for the multimodal transformer (4.4).
+
+    Args:
+        tokens: token ids of every row.
+        acoustic: SpecTran's outputs of every row (blocks, width); None: the log-mel blocks themselves, to train SpecTran along.
+        modality: "audio" replaces the text by [CLS] [SEP]; "text" leaves the audio out; or "both".
+        targets: (rows, classes); None: no labels in the batch.
+    """
+
+    logmels: LogMels
+    tokens: Ragged
+    acoustic: Ragged | None = None
+    modality: str = "both"
+    targets: np.ndarray | None = None
+    most: int = 512
+    augment: Augmentation | None = None
+
+    def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and blocks that are used of each row."""
+        tokens = np.full(len(rows), 2) if self.modality == "audio" else self.tokens.lengths[rows]
+        blocks = np.zeros(len(rows), dtype=np.int64) if self.modality == "text" else self.logmels.blocks[rows]
+        return fit(tokens, blocks, self.most)
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        rows = np.asarray(rows)
+        tokens, blocks = self.lengths(rows)
+        ids, mask = self.tokens.pad(rows, tokens)
+        self._end(ids, tokens, rows)
+        batch = {"input_ids": ids, "attention_mask": mask.long()}
+        if self.modality != "text":
+            if self.acoustic is not None:
+                values, mask = self.acoustic.pad(rows, blocks)
+                batch |= {"acoustic_tokens": values.float(), "acoustic_mask": mask}
+            else:
+                values, mask = self.logmels.all_blocks(rows, blocks, self.augment)
+                batch |= {"input_features": values, "acoustic_mask": mask}
+        if self.targets is not None:
+            batch["labels"] = torch.from_numpy(self.targets[rows])
+        return batch
+
+    def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
+        """Put [SEP] back at the end of texts that were cut."""
+        last = self.tokens.values[self.tokens.offsets[rows] + self.tokens.lengths[rows] - 1]
+        ids[np.arange(len(rows)), kept - 1] = torch.from_numpy(last)
+
+
+@dataclass
+class MaskingCollator:
+    """Batches of masked prediction (4.5) over those of a SequenceCollator.
+
+    Args:
+        mask_id, special, vocabulary: the tokenizer's [MASK], its special tokens and its size.
+        style: "mask", always [MASK]; "80/10/10", as in BERT.
+        seed: not None: the same masks at every call for the same rows, for validation.
+    """
+
+    sequences: SequenceCollator
+    mask_id: int
+    special: tuple[int, ...]
+    vocabulary: int
+    words: float = 0.15
+    audio: float = 0.10
+    span: int = 3
+    audio_share_of: str = "starts"
+    style: str = "mask"
+    seed: int | None = None
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + int(rows[0]))
+        batch = self.sequences(rows)
+        ids, present = batch["input_ids"], batch["acoustic_mask"]
+        word_mask = objectives.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
+        audio_mask = objectives.choose_spans(present, self.audio, self.span, self.audio_share_of, generator)
+        if self.sequences.acoustic is not None:
+            row, block = (index.numpy() for index in audio_mask.nonzero(as_tuple=True))
+            audio_labels = torch.from_numpy(self.sequences.logmels.cut(np.asarray(rows)[row], block * self.sequences.logmels.hop))
+        else:
+            audio_labels = batch["input_features"][audio_mask]
+        masked = dict(word_mask=word_mask, word_labels=ids[word_mask], audio_mask=audio_mask, audio_labels=audio_labels)
+        return batch | masked | {"input_ids": self.replace(ids, word_mask, generator)}
+
+    def replace(self, ids: torch.Tensor, masked: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Token ids with the masked ones replaced by `style`."""
+        if self.style == "mask":
+            return ids.masked_fill(masked, self.mask_id)
+        draw = torch.rand(ids.shape, generator=generator)
+        randoms = torch.randint(self.vocabulary, ids.shape, generator=generator)
+        return torch.where(masked & (draw < 0.8), self.mask_id, torch.where(masked & (draw >= 0.9), randoms, ids))

@@ -1,0 +1,77 @@
+"""SpecTran (4.2): a block of log-mel is cut into patches, and a small transformer makes one acoustic token of them."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from calm.configuration import CalmConfig
+
+
+class PatchEmbedding(nn.Module):
+    """Linear embedding of every patch: (batch, frames, mels) -> (batch, patches, width).
+
+    A convolution whose kernel is the patch and whose stride is the patch's shift. Patch (f, t) has index f * T + t:
+    "incremented first across time and then across frequency band" (4.2).
+    """
+
+    def __init__(self, config: CalmConfig, width: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, width, kernel_size=tuple(config.patch), stride=tuple(config.stride))
+
+    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        patches = self.convolution(blocks.unsqueeze(1))  # (batch, width, T, F)
+        return patches.permute(0, 3, 2, 1).flatten(1, 2)
+
+
+class SpecTranLayer(nn.Module):
+    """One pre-norm transformer layer as in the vision transformer: self-attention of 64-wide heads, then an MLP of 4 x width."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.heads = max(1, width // 64)
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, patches, width = x.shape
+        q, k, v = self.qkv(self.norm_attention(x)).view(batch, patches, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        x = x + self._drop(self.output(attended.transpose(1, 2).reshape(batch, patches, width)))
+        return x + self._drop(self.contract(F.gelu(self.expand(self.norm_mlp(x)))))
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class SpecTran(nn.Module):
+    """Blocks of log-mel to acoustic tokens: (batch, frames, mels) -> (batch, language model's width)."""
+
+    def __init__(self, config: CalmConfig):
+        super().__init__()
+        width = config.spectran_width or config.hidden_size
+        if width > 64 and width % 64:
+            raise ValueError(f"SpecTran's width is {width}: heads are 64 wide, so it must be a multiple of 64")
+        frames, mels = config.patches
+        self.shape = (config.block_frames, config.mels)
+        self.pooling = config.spectran_pooling
+        self.patches = PatchEmbedding(config, width)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = nn.Parameter(torch.empty(1, 1 + frames * mels, width))
+        self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Identity() if width == config.hidden_size else nn.Linear(width, config.hidden_size)
+
+    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        if blocks.shape[1:] != self.shape:
+            raise ValueError(f"blocks are {tuple(blocks.shape)}: SpecTran takes (batch, {self.shape[0]} frames, {self.shape[1]} mels)")
+        x = self.patches(blocks)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        pooled = x[:, 0] if self.pooling == "cls" else x[:, 1:].mean(1)
+        return self.projection(self.norm(pooled))
