@@ -31,13 +31,13 @@ class Augmentation:
     def __bool__(self) -> bool:
         return any((self.speed, self.warp, self.gain_db, self.time_masks, self.mel_masks))
 
-    def frames(self, frames: np.ndarray, scale: float, least: int) -> np.ndarray:
+    def frames(self, frames: np.ndarray, scale: float, least: int, generator: torch.Generator) -> np.ndarray:
         """An utterance, (frames, mels) float32, with tempo, mel axis and gain changed; never shorter than `least` frames.
 
         Args:
             scale: deviation that the log-mel was divided by, so that a gain in dB keeps its size.
         """
-        speed, warp, gain = (2 * torch.rand(3) - 1).tolist()
+        speed, warp, gain = (2 * torch.rand(3, generator=generator) - 1).tolist()
         if self.speed:
             length = max(least, round(len(frames) / (1 + self.speed * speed)))
             frames = _stretch(frames, np.linspace(0, len(frames) - 1, length), 0)
@@ -46,13 +46,13 @@ class Augmentation:
             frames = _stretch(frames, np.clip(np.arange(mels) * (1 + self.warp * warp), 0, mels - 1), 1)
         return frames + np.float32(gain * self.gain_db * NEPERS_A_DB / scale)
 
-    def blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+    def blocks(self, blocks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Blocks (..., frames, mels) with random stretches of time and frequency set to 0, the mean."""
         for axis, number, longest in ((-2, self.time_masks, self.time_mask_frames), (-1, self.mel_masks, self.mel_mask_bands)):
             size = blocks.shape[axis]
             for _ in range(number):
-                width = torch.rand(blocks.shape[:-2]) * longest
-                first = torch.rand(blocks.shape[:-2]) * (size - width)
+                width = torch.rand(blocks.shape[:-2], generator=generator) * longest
+                first = torch.rand(blocks.shape[:-2], generator=generator) * (size - width)
                 steps = torch.arange(size)
                 hidden = (steps >= first[..., None]) & (steps < (first + width)[..., None])
                 blocks = blocks.masked_fill(hidden.unsqueeze(-1 if axis == -2 else -2), 0)

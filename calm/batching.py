@@ -1,18 +1,21 @@
 """From Parquet to batches: utterances' log-mel in one ragged array, pairs of blocks for CALP, masked and supervised batches."""
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from calm import objectives
 from calm.augmentation import Augmentation
-from calm.corpora.utterances import read_table
+from calm.corpora.utterances import read_table, write_parquet
 
 IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
 
@@ -32,6 +35,29 @@ class Ragged:
     def of(cls, rows: Sequence[np.ndarray]) -> "Ragged":
         """From a list of arrays (length, ...)."""
         return cls(np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The rows of several, one after another."""
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
+
+    @classmethod
+    def read(cls, path: Path, ids: Sequence[str]) -> "Ragged":
+        """Acoustic tokens from Parquet; raises ValueError where the ids are not those of the file, in its order."""
+        table = pq.read_table(path)
+        if table.column("id").to_pylist() != list(ids):
+            raise ValueError(f"{path} is of other utterances than the features: run its stage anew")
+        width = int(table.schema.metadata[b"width"])
+        values = table.column("tokens").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return cls(values.reshape(-1, width), table.column("blocks").to_numpy().astype(np.int64))
+
+    def write(self, path: Path, ids: Sequence[str]) -> None:
+        """Acoustic tokens (rows of (blocks, width) float16) to Parquet: id, blocks, tokens."""
+        width = self.values.shape[1]
+        offsets = np.append(self.offsets, len(self.values)) * width
+        tokens = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(self.values.ravel(), pa.float16()))
+        columns = {"id": pa.array(ids, pa.string()), "blocks": pa.array(self.lengths, pa.int32()), "tokens": tokens}
+        write_parquet(pa.table(columns, metadata={"width": str(width)}), path)
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row] + self.lengths[row]]
@@ -69,13 +95,13 @@ class LogMels:
         index = (self.frames.offsets[rows] + starts)[:, None] + np.arange(self.block)
         return self.frames.values[index].astype(np.float32)
 
-    def all_blocks(self, rows: np.ndarray, limit: np.ndarray | None = None, augment: Augmentation | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def augmented(self, rows: np.ndarray, augment: Augmentation, generator: torch.Generator) -> "LogMels":
+        """The given rows alone, with tempo, mel axis and gain changed."""
+        made = [augment.frames(self.frames[row].astype(np.float32), self.scale[row], self.block, generator) for row in rows]
+        return LogMels(Ragged.of(made), self.scale[rows], self.block, self.hop)
+
+    def all_blocks(self, rows: np.ndarray, limit: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Every block of each row: (rows, most blocks, block, mels) float32, zero where padded, and the mask (rows, most blocks)."""
-        if augment:
-            made = [augment.frames(self.frames[row].astype(np.float32), self.scale[row], self.block) for row in rows]
-            source = LogMels(Ragged.of(made), self.scale[rows], self.block, self.hop)
-            blocks, mask = source.all_blocks(np.arange(len(rows)), limit)
-            return augment.blocks(blocks), mask
         counts = self.blocks[rows] if limit is None else np.minimum(self.blocks[rows], limit)
         mask = np.arange(counts.max(initial=0)) < counts[:, None]
         row, block = np.nonzero(mask)
@@ -115,54 +141,53 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
         corpora: name -> (table of utterances, folder of texts, folder of log-mel shards).
         normalise: "corpus", by the training split's statistics; "utterance", by the utterance's own.
     """
-    tables, frames, scales, classes, one_hot = [], [], [], (), False
+    tables, classes, one_hot = [], (), False
     for name, (utterances, texts, features) in corpora.items():
         table = read_table(utterances)
         classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
         spoken = pd.read_parquet(Path(texts) / "texts.parquet", columns=["id", "text"])
+        counted = pd.concat([pd.read_parquet(shard, columns=["id", "frames"]) for shard in _shards(features)])
         table = table.drop(columns="text").merge(spoken, on="id", how="left", validate="one_to_one").assign(corpus=name)
-        ids, rows, scale = _read_logmel(Path(features), block, normalise)
-        tables.append(table.set_index("id").loc[ids].reset_index()[["corpus", "id", "split", "speaker", "text", "labels"]])
-        frames += rows
-        scales.append(scale)
+        tables.append(counted.merge(table, on="id", how="left", validate="one_to_one"))
     table = pd.concat(tables, ignore_index=True)
     table["text"] = table["text"].fillna("")
-    values, lengths = _stack(frames)
-    return Examples(table, LogMels(Ragged(values, lengths), np.concatenate(scales), block, hop), classes, one_hot)
+    lengths = np.maximum(table.pop("frames").to_numpy(np.int64), block)  # a shorter utterance is padded to one block
+    frames, scale = Ragged(np.empty(0), lengths), np.empty(len(table), dtype=np.float32)
+    row = 0
+    for _, _, features in corpora.values():
+        for logmel, deviation in _normalised(Path(features), normalise):
+            if not row:
+                frames.values = _empty((int(lengths.sum()), logmel.shape[1]))
+            frames.values[frames.offsets[row] : frames.offsets[row] + len(logmel)] = logmel
+            scale[row] = deviation
+            row += 1
+    columns = ["corpus", "id", "split", "speaker", "text", "labels"]
+    return Examples(table[columns], LogMels(frames, scale, block, hop), classes, one_hot)
 
 
-def _read_logmel(folder: Path, block: int, normalise: str) -> tuple[list[str], list[np.ndarray], np.ndarray]:
-    """Ids, normalised float16 frames and scales of a folder of shards; an utterance shorter than a block is padded to one."""
-    stats = pd.read_json(folder / "stats.json", typ="series")
-    mean, std = np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
-    ids, rows, scales = [], [], []
-    for shard in sorted(folder.glob("part-*.parquet")):
-        for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["id", "logmel"]):
-            ids += batch.column("id").to_pylist()
+def _shards(folder: Path) -> list[Path]:
+    return sorted(Path(folder).glob("part-*.parquet"))
+
+
+def _normalised(folder: Path, normalise: str):
+    """Every utterance's normalised log-mel, (frames, mels) float32, and the mean deviation it was divided by, shard by shard."""
+    stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    corpus = np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
+    for shard in _shards(folder):
+        for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["logmel"]):
             logmel = batch.column("logmel")
-            flat, ends = logmel.flatten().to_numpy(zero_copy_only=False), logmel.offsets.to_numpy()
-            for first, last in zip(ends[:-1] - ends[0], ends[1:] - ends[0], strict=True):
-                frames = flat[first:last].reshape(-1, len(mean)).astype(np.float32)
-                if normalise == "utterance":
-                    mean, std = frames.mean(0), frames.std(0) + 1e-3
-                frames = ((frames - mean) / std).astype(np.float16)
-                rows.append(np.pad(frames, ((0, max(0, block - len(frames))), (0, 0))))
-                scales.append(std.mean())
-    return ids, rows, np.array(scales, dtype=np.float32)
+            flat, ends = logmel.flatten().to_numpy(zero_copy_only=False), logmel.offsets.to_numpy() - logmel.offsets[0].as_py()
+            for first, last in pairwise(ends):
+                frames = flat[first:last].reshape(-1, len(corpus[0])).astype(np.float32)
+                mean, std = corpus if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
+                yield (frames - mean) / std, std.mean()
 
 
-def _stack(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    shape = (int(lengths.sum()), rows[0].shape[1])
+def _empty(shape: tuple[int, int]) -> np.ndarray:
+    """Zeros in float16, in memory or, where that would be too much, in a temporary file."""
     if 2 * shape[0] * shape[1] <= IN_MEMORY:
-        values = np.empty(shape, dtype=np.float16)
-    else:
-        values = np.memmap(tempfile.NamedTemporaryFile(prefix="calm-logmel-"), dtype=np.float16, mode="w+", shape=shape)  # noqa: SIM115
-    start = 0
-    for row in rows:
-        values[start : start + len(row)] = row
-        start += len(row)
-    return values, lengths
+        return np.zeros(shape, dtype=np.float16)
+    return np.memmap(tempfile.NamedTemporaryFile(prefix="calm-logmel-"), dtype=np.float16, mode="w+", shape=shape)  # noqa: SIM115
 
 
 def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
@@ -178,11 +203,11 @@ def fit(tokens: np.ndarray, blocks: np.ndarray, most: int) -> tuple[np.ndarray, 
 
 @dataclass
 class PairCollator:
-    """Batches of CALP (4.3): one A_ij, A_i(j+1), T_i an utterance, with j drawn anew each time.
+    """Batches of CALP (4.3): one A_ij, A_i(j+1), T_i an utterance.
 
     Args:
         text_vectors: (rows, width) T_i of every row, or None where the language model is trained along (`tokens` given).
-        fixed: take the middle pair instead of a random one, for validation.
+        special: ids of the tokenizer's special tokens.
     """
 
     logmels: LogMels
@@ -191,38 +216,37 @@ class PairCollator:
     tokens: Ragged | None = None
     special: tuple[int, ...] = ()
     augment: Augmentation | None = None
-    fixed: bool = False
 
     def __post_init__(self):
         self.text_index = torch.from_numpy(pd.factorize(np.asarray(self.texts, dtype=object))[0])
         self.has_text = torch.tensor([bool(text) for text in self.texts])
 
-    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """A batch; `generator` draws j and the augmentation, None takes the middle pair as it is."""
         rows = np.asarray(rows)
-        anchor, neighbour = self.pairs(rows)
+        anchor, neighbour = self.pairs(rows, generator)
         batch = {"anchor": anchor, "neighbour": neighbour, "text_index": self.text_index[rows], "has_text": self.has_text[rows]}
         if self.text_vectors is not None:
             return batch | {"text_vectors": self.text_vectors[rows]}
         ids, mask = self.tokens.pad(rows)
         return batch | {"input_ids": ids, "attention_mask": mask.long(), "words": mask & ~torch.isin(ids, torch.tensor(self.special))}
 
-    def pairs(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def pairs(self, rows: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Two neighbouring blocks of each row, (rows, block, mels) each."""
-        source, row = self.logmels, rows
-        if self.augment:
-            made = [self.augment.frames(source.frames[r].astype(np.float32), source.scale[r], source.block) for r in rows]
-            source, row = LogMels(Ragged.of(made), source.scale[rows], source.block, source.hop), np.arange(len(rows))
-        blocks = source.blocks[row]
-        draw = np.full(len(row), 0.5) if self.fixed else torch.rand(len(row)).numpy()
-        start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * source.hop
+        augment = self.augment if generator is not None and self.augment else None
+        logmels = self.logmels.augmented(rows, augment, generator) if augment else self.logmels
+        rows = np.arange(len(rows)) if augment else rows
+        blocks = logmels.blocks[rows]
+        draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
+        start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * logmels.hop
         # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
-        following = np.where(blocks > 1, start + source.hop, source.frames.lengths[row] - source.block)
-        anchor, neighbour = (torch.from_numpy(source.cut(row, at)) for at in (start, following))
+        following = np.where(blocks > 1, start + logmels.hop, logmels.frames.lengths[rows] - logmels.block)
+        anchor, neighbour = (torch.from_numpy(logmels.cut(rows, at)) for at in (start, following))
         same = torch.from_numpy(following == start)
         if same.any():  # exactly one block long: shifted around its end
-            neighbour[same] = neighbour[same].roll(source.block // 3, 1)
-        if self.augment:
-            anchor, neighbour = self.augment.blocks(anchor), self.augment.blocks(neighbour)
+            neighbour[same] = neighbour[same].roll(logmels.block // 3, 1)
+        if augment:
+            anchor, neighbour = augment.blocks(anchor, generator), augment.blocks(neighbour, generator)
         return anchor, neighbour
 
 
@@ -251,7 +275,8 @@ class SequenceCollator:
         blocks = np.zeros(len(rows), dtype=np.int64) if self.modality == "text" else self.logmels.blocks[rows]
         return fit(tokens, blocks, self.most)
 
-    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """A batch; `generator` draws the augmentation of log-mel blocks, None leaves them as they are."""
         rows = np.asarray(rows)
         tokens, blocks = self.lengths(rows)
         ids, mask = self.tokens.pad(rows, tokens)
@@ -262,11 +287,17 @@ class SequenceCollator:
                 values, mask = self.acoustic.pad(rows, blocks)
                 batch |= {"acoustic_tokens": values.float(), "acoustic_mask": mask}
             else:
-                values, mask = self.logmels.all_blocks(rows, blocks, self.augment)
+                values, mask = self._blocks(rows, blocks, generator)
                 batch |= {"input_features": values, "acoustic_mask": mask}
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
         return batch
+
+    def _blocks(self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if generator is None or not self.augment:
+            return self.logmels.all_blocks(rows, limit)
+        blocks, mask = self.logmels.augmented(rows, self.augment, generator).all_blocks(np.arange(len(rows)))
+        return self.augment.blocks(blocks[:, : self.most // 2], generator), mask[:, : self.most // 2]
 
     def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
         """Put [SEP] back at the end of texts that were cut."""
@@ -281,7 +312,6 @@ class MaskingCollator:
     Args:
         mask_id, special, vocabulary: the tokenizer's [MASK], its special tokens and its size.
         style: "mask", always [MASK]; "80/10/10", as in BERT.
-        seed: not None: the same masks at every call for the same rows, for validation.
     """
 
     sequences: SequenceCollator
@@ -293,11 +323,11 @@ class MaskingCollator:
     span: int = 3
     audio_share_of: str = "starts"
     style: str = "mask"
-    seed: int | None = None
 
-    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + int(rows[0]))
-        batch = self.sequences(rows)
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """A batch; `generator` draws the masks, None takes the same ones at every call."""
+        batch = self.sequences(rows, generator)
+        generator = generator or torch.Generator().manual_seed(int(rows[0]))
         ids, present = batch["input_ids"], batch["acoustic_mask"]
         word_mask = objectives.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
         audio_mask = objectives.choose_spans(present, self.audio, self.span, self.audio_share_of, generator)
@@ -306,10 +336,10 @@ class MaskingCollator:
             audio_labels = torch.from_numpy(self.sequences.logmels.cut(np.asarray(rows)[row], block * self.sequences.logmels.hop))
         else:
             audio_labels = batch["input_features"][audio_mask]
-        masked = dict(word_mask=word_mask, word_labels=ids[word_mask], audio_mask=audio_mask, audio_labels=audio_labels)
+        masked = {"word_mask": word_mask, "word_labels": ids[word_mask], "audio_mask": audio_mask, "audio_labels": audio_labels}
         return batch | masked | {"input_ids": self.replace(ids, word_mask, generator)}
 
-    def replace(self, ids: torch.Tensor, masked: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def replace(self, ids: torch.Tensor, masked: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Token ids with the masked ones replaced by `style`."""
         if self.style == "mask":
             return ids.masked_fill(masked, self.mask_id)

@@ -85,7 +85,10 @@ class CalmConfig(PreTrainedConfig):
     @property
     def patches(self) -> tuple[int, int]:
         """How many patches fit in a block, (in time, in frequency)."""
-        frames, mels = ((size - patch) // stride + 1 for size, patch, stride in zip((self.block_frames, self.mels), self.patch, self.stride, strict=True))
+        frames, mels = (
+            (size - patch) // stride + 1
+            for size, patch, stride in zip((self.block_frames, self.mels), self.patch, self.stride, strict=True)
+        )
         return frames, mels
 
     def _check(self) -> None:

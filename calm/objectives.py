@@ -107,7 +107,9 @@ def choose(valid: torch.Tensor, share: float, generator: torch.Generator | None 
     return (rank < count[:, None]) & valid
 
 
-def choose_spans(valid: torch.Tensor, share: float, span: int = 3, share_of: str = "starts", generator: torch.Generator | None = None) -> torch.Tensor:
+def choose_spans(
+    valid: torch.Tensor, share: float, span: int = 3, share_of: str = "starts", generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Masked blocks (4.5): `share` of the blocks and the `span` - 1 after each, within the utterance.
 
     Args:

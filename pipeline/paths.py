@@ -8,12 +8,12 @@ REPORTS = Path("reports")
 
 def utterances(corpus: str) -> Path:
     """Table of utterances, written by `ingest`."""
-    return DATA / "utterances" / f"{corpus}.parquet"
+    return DATA / "utterances" / corpus / "utterances.parquet"
 
 
 def ingest_report(corpus: str) -> Path:
     """What `ingest` read, dropped and why."""
-    return DATA / "utterances" / f"{corpus}.json"
+    return DATA / "utterances" / corpus / "report.json"
 
 
 def texts(corpus: str) -> Path:

@@ -1,4 +1,4 @@
-"""`params.yaml`, typed and checked: the only place where a setting is read. Each field says what it governs and where the paper fixes it."""
+"""`params.yaml`, typed and checked: the only place where settings are read. Each says what it governs and where the paper fixes it."""
 
 import sys
 from pathlib import Path
@@ -86,6 +86,7 @@ class SpecTranSettings(Section):
     width: Positive | None = 128  # null: the language model's width, no projection
     pooling: Literal["cls", "mean"] = "cls"  # "the first output embedding" (4.2)
     dropout: Share = 0.0
+    normalise: Literal["corpus", "utterance"] = "corpus"  # log-mel by the training split's statistics, or by each utterance's
 
 
 class Augment(Section):
@@ -118,6 +119,7 @@ class Calp(Optimiser):
     symmetric: bool = False  # false: anchors are the audio blocks only (eq. 2)
     text_vector: Literal["last_mean", "input_mean", "cls"] = "last_mean"  # T_i, from the frozen language model
     projection: Positive | None = 128  # one linear head a modality, for the loss only (3.1); null: none
+    ignore_same_text: bool = False  # true: utterances that say the same are no negatives of each other in the text term
     short: Literal["shift", "drop"] = "shift"  # utterances with fewer than two blocks: pair a block with its own time-shifted copy
     train_language_model: bool = False  # "minimal training is performed for the lexical modality" (6.2)
     augment: Augment = Augment()
@@ -141,11 +143,10 @@ class Head(Optimiser):
     variants: list[Literal["calm", "no_pretraining"]] = ["calm", "no_pretraining"]
     tuning: list[Literal["frozen", "unfrozen"]] = ["frozen", "unfrozen"]  # 4.6
     train_spectran: bool = False  # unfrozen only
-    layer_decay: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'
+    body_rate: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'
     frozen_epochs: Positive = 60  # heads alone cost little
     frozen_learning_rate: Rate = 1e-3
     average: Share = 0.0  # share of the last epochs whose weights are averaged
-    modality_dropout: Share = 0.0
     max_tokens: Positive = 512
     augment: Augment = Augment()
 
@@ -235,3 +236,15 @@ def load_or_exit() -> Settings:
         return load()
     except SettingsError as error:
         sys.exit(f"{error}\nNothing was run.")
+
+
+def main() -> None:
+    """`python -m pipeline.settings`: check `params.yaml`; the file it leaves never changes, so only faults stop a rebuild."""
+    load_or_exit()
+    passed = Path("data/settings.ok")
+    passed.parent.mkdir(exist_ok=True)
+    passed.write_text("params.yaml was read and checked\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """The table that every corpus becomes: one row an utterance, and what was dropped on the way, by reason."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Dropped:
     id: str
     reason: str
     detail: str = ""
+    fault: bool = True  # false: nothing is wrong with it, the options do not ask for it (a song, another test set)
 
 
 @dataclass
@@ -58,7 +60,8 @@ class Corpus:
     """What a corpus module's `read` returns.
 
     `classes` in their order; `one_hot` says whether a row has exactly one class. `corrections` counts what was mended
-    rather than dropped (clamped starts, scores above the scale), by a few words each.
+    rather than dropped (clamped starts, scores above the scale), by a few words each; `checks` holds what is only to be
+    known (unlabelled rows, votes against the published consensus), as anything that JSON can hold.
     """
 
     classes: tuple[str, ...] = ()
@@ -66,10 +69,25 @@ class Corpus:
     utterances: list[Utterance] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     corrections: Counter = field(default_factory=Counter)
+    checks: dict = field(default_factory=dict)
+
+    def add(self, utterance: Utterance) -> None:
+        """Keep a row; one without a number as a time is dropped, a negative start becomes 0 and is counted."""
+        if not all(math.isfinite(time) for time in (utterance.start, utterance.end) if time is not None):
+            return self.drop(utterance.id, "time is not a number", f"start {utterance.start}, end {utterance.end}")
+        if utterance.start < 0:
+            utterance.start = 0.0
+            self.corrections["negative start set to 0"] += 1
+        self.utterances.append(utterance)
+        return None
 
     def drop(self, id: str, reason: str, detail: str = "") -> None:
-        """Name and count a row that is not kept."""
+        """Name and count a row that cannot be used."""
         self.dropped.append(Dropped(id, reason, detail))
+
+    def leave_out(self, id: str, reason: str, detail: str = "") -> None:
+        """Name and count a row that could be used and was not asked for."""
+        self.dropped.append(Dropped(id, reason, detail, fault=False))
 
 
 class CorpusError(ValueError):

@@ -1,0 +1,68 @@
+"""CREMA-D: 91 actors, twelve sentences, six emotions; everything that is annotated stands in the file name.
+
+```
+AudioWAV/1001_IEO_ANG_HI.wav        <actor>_<sentence>_<emotion>_<intensity>
+VideoDemographics.csv               ActorID, Age, Sex, ... (gender is null without it)
+```
+"""
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from calm.corpora.files import AUDIO, read_text, tidy, walk
+from calm.corpora.splits import assign
+from calm.corpora.utterances import Corpus, CorpusError, Utterance
+
+EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+INTENSITIES = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified", "X": "unspecified"}  # X: one file's misspelling
+SENTENCES = {
+    "IEO": "It's eleven o'clock",
+    "TIE": "That is exactly what happened",
+    "IOM": "I'm on my way to the meeting",
+    "IWW": "I wonder what this is about",
+    "TAI": "The airplane is almost full",
+    "MTI": "Maybe tomorrow it will be cold",
+    "IWL": "I would like a new alarm clock",
+    "ITH": "I think I have a doctor's appointment",
+    "DFA": "Don't forget a jacket",
+    "ITS": "I think I've seen this before",
+    "TSI": "The surface is slick",
+    "WSI": "We'll stop in a couple of minutes",
+}
+NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def read(path: Path, *, validation_share: Share = 0.15, test_share: Share = 0.2, seed: int = 1) -> Corpus:
+    """Read CREMA-D. It has no splits of its own: actors are dealt to them by the shares and the seed, with the classes balanced.
+
+    Extra column: intensity. Raises CorpusError where no file is CREMA-D's.
+    """
+    corpus = Corpus(classes=tuple(EMOTIONS.values()), one_hot=True)
+    genders = _genders(path / "VideoDemographics.csv", corpus)
+    for file in walk(path, *AUDIO):
+        match = NAME.fullmatch(file.stem)
+        if match is None:
+            corpus.drop(file.stem, "file name does not parse", str(file))
+        elif match[2] not in SENTENCES or match[3] not in EMOTIONS or match[4] not in INTENSITIES:
+            corpus.drop(file.stem, "label outside its range", str(file))
+        else:
+            utterance = Utterance(file.stem, file, speaker=match[1], gender=genders.get(match[1]), text=tidy(SENTENCES[match[2]]))
+            utterance.labels, utterance.extra = [EMOTIONS[match[3]]], {"intensity": INTENSITIES[match[4]]}
+            corpus.add(utterance)
+    if not corpus.utterances:
+        raise CorpusError(f"{path} holds no file named like 1001_IEO_ANG_HI.wav: put CREMA-D's AudioWAV there")
+    assign(corpus.utterances, validation_share, test_share, seed)
+    return corpus
+
+
+def _genders(path: Path, corpus: Corpus) -> dict[str, str]:
+    """Gender by actor, none where the file is missing."""
+    rows = csv.DictReader(io.StringIO(read_text(path, corpus), newline="")) if path.is_file() else ()
+    known = {str(row.get("ActorID")).strip(): str(row.get("Sex")).strip().lower() for row in rows}
+    return {actor: gender for actor, gender in known.items() if gender in ("female", "male")}

@@ -1,0 +1,100 @@
+"""What an audio file's header says, and whether the file holds what it says; no more than its first and last samples are decoded."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+OWN = ("wav", "w64", "flac", "ogg", "mp3", "aiff", "au", "caf")  # containers libsndfile knows: where it refuses one, PyAV would guess
+RATES = (1_000, 1_000_000)  # Hz; outside, the header is wrong
+NO_PROMISE = 0x7FFF0000  # data sizes from here on are what programs write into a pipe, for "not known"
+SLACK = 0.01  # seconds that may be missing at the end: some recorders count their header in
+
+
+@dataclass
+class Header:
+    """Length in seconds, or why the file cannot be used: `fault` in a few words and the detail."""
+
+    seconds: float = 0.0
+    fault: str = ""
+    detail: str = ""
+
+
+def read_header(path: Path) -> Header:
+    """Check one file: there, not empty, readable, as long as its header promises."""
+    import soundfile
+
+    try:
+        if not path.is_file():
+            return Header(fault="missing audio", detail=str(path))
+        if path.stat().st_size == 0:
+            return Header(fault="empty audio", detail=f"{path} has no bytes")
+        with soundfile.SoundFile(path) as file:
+            return _check(path, file)
+    except soundfile.LibsndfileError as error:
+        return _read_with_av(path, str(error))
+    except OSError as error:
+        return Header(fault="unreadable audio", detail=f"{path}: {error.strerror or error}")
+
+
+def _check(path: Path, file) -> Header:
+    """Check a file that libsndfile opens; the last sample is read because FLAC and MP3 may end before it."""
+    frames, rate = file.frames, file.samplerate
+    if not RATES[0] <= rate <= RATES[1]:
+        return Header(fault="wrong header", detail=f"{path} says {rate} Hz")
+    if frames == 0:
+        return _empty(path)
+    if (missing := _missing(path, frames, rate)) > SLACK:
+        return Header(fault="truncated audio", detail=f"{path} promises {frames / rate + missing:.2f} s and holds {frames / rate:.2f} s")
+    try:
+        file.seek(frames - 1)
+        ends = len(file.read(1)) == 1
+    except RuntimeError:  # LibsndfileError is one
+        ends = False
+    return (
+        Header(frames / rate)
+        if ends
+        else Header(fault="truncated audio", detail=f"{path} ends before the {frames / rate:.2f} s it promises")
+    )
+
+
+def _empty(path: Path) -> Header:
+    """No frames: a header alone, or one that does not tell of the samples behind it."""
+    size = path.stat().st_size
+    if size < 1024:
+        return Header(fault="empty audio", detail=f"{path} has a header and no samples")
+    return Header(fault="wrong header", detail=f"{path} says it has no samples and is {size} bytes long")
+
+
+def _missing(path: Path, frames: int, rate: int) -> float:
+    """Seconds that a WAV's header promises and the file does not hold; libsndfile itself silently takes what is there."""
+    with path.open("rb") as file:
+        form, _, kind = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
+        if form != b"RIFF" or kind != b"WAVE":
+            return 0.0
+        align = 0
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                promised = size // align if align and size < NO_PROMISE else 0
+                return max(0, promised - frames) / rate
+            start = file.tell()
+            if name == b"fmt ":
+                align = struct.unpack("<H", file.read(16).ljust(16, b"\0")[12:14])[0]
+            file.seek(start + size + size % 2)
+    return 0.0
+
+
+def _read_with_av(path: Path, refusal: str) -> Header:
+    """For containers that libsndfile does not know (m4a, mp4, webm ...): the length from the header, after decoding one frame."""
+    import av
+
+    try:
+        with av.open(str(path)) as file:
+            if set(file.format.name.split(",")) & set(OWN) or not file.streams.audio:
+                return Header(fault="unreadable audio", detail=f"{path}: {refusal}")
+            stream = file.streams.audio[0]
+            next(file.decode(stream))
+            length, base = (stream.duration, stream.time_base) if stream.duration else (file.duration, 1 / av.time_base)
+            return Header(float(length * base)) if length else Header(fault="wrong header", detail=f"{path} does not say how long it is")
+    except (av.FFmpegError, StopIteration, OSError, ValueError) as error:
+        return Header(fault="unreadable audio", detail=f"{path}: {refusal} {error}")

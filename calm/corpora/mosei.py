@@ -1,0 +1,154 @@
+"""CMU-MOSEI, the raw release: whole-video WAVs, segmented transcripts, and the scores of six emotions in an HDF5 `.csd`.
+
+```
+CMU_MOSEI_Labels.csd
+Raw/Audio/Full/WAV_16000/<video>.wav
+Raw/Transcript/Segmented/Combined/<video>.txt      <video>___<clip>___<start s>___<end s>___<text>, a line a segment
+folds/{train,valid,test}_videos.txt                ids of the official folds, one a line; not in the release, see `read_folds`
+```
+A row is a labelled segment. Its transcript line is the one with the same start and end: the order of the `.csd` is neither the
+order in time nor that of the clip numbers. An emotion is present where its score is above 0 (5.1); a segment in which none is
+present is labelled `[]`. The speaker is not annotated and taken to be the video.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from calm.corpora.files import lines, number, read_text, require, tidy
+from calm.corpora.utterances import Corpus, CorpusError, Utterance
+
+LABELS = "CMU_MOSEI_Labels.csd"
+AUDIO = "Raw/Audio/Full/WAV_16000"
+TRANSCRIPTS = "Raw/Transcript/Segmented/Combined"
+FOLDS = {"train": "train_videos.txt", "validation": "valid_videos.txt", "test": "test_videos.txt"}
+CLASSES = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+TOLERANCE = 0.02  # seconds by which a start or end may differ between labels and transcript; neighbours differ by seconds
+
+
+@dataclass
+class Line:
+    """A line of a transcript: the number of the clip, seconds, and the text as written."""
+
+    clip: str
+    start: float
+    end: float
+    text: str
+
+
+def read(path: Path, *, folds: Path = Path("folds")) -> Corpus:
+    """Read CMU-MOSEI. `folds` is the folder with the three lists of videos, below `path` unless it is absolute.
+
+    Extra columns: `sentiment` (-3..3) and `score_<emotion>` (0..3, clamped). Raises CorpusError for another layout.
+    """
+    corpus = Corpus(classes=CLASSES)
+    split_of = read_folds(path / folds)
+    transcripts = require(path, TRANSCRIPTS, what="transcripts")
+    audio = require(path, AUDIO, what="whole-video WAVs")
+    labelled = set()
+    for video, intervals, scores in read_labels(require(path, LABELS, what="labels"), corpus):
+        labelled.add(video)
+        split = split_of.get(video)
+        transcript = read_transcript(transcripts / f"{video}.txt", video, corpus) if split else []
+        for index, ((start, end), row) in enumerate(zip(intervals.tolist(), scores.tolist(), strict=True)):
+            name = f"{video}[{index}]"
+            line = nearest(transcript, start, end)
+            if split is None:
+                corpus.drop(name, "video in no fold")
+            elif line is None:
+                corpus.drop(name, "no transcript line with this start and end", f"{start:.3f} to {end:.3f} s of {video}")
+            elif (emotions := clamp(row, name, corpus)) is not None:
+                _add(corpus, Utterance(f"{video}_{line.clip}", audio / f"{video}.wav", start, end, video, split=split), line, emotions)
+    corpus.checks["videos of a fold without labels"] = sorted(set(split_of) - labelled)
+    return corpus
+
+
+def _add(corpus: Corpus, utterance: Utterance, line: Line, row: list[float]) -> None:
+    """Fill in text, labels and scores, and keep the row."""
+    utterance.text = tidy(line.text)
+    if utterance.text is None:
+        corpus.corrections["empty transcript line: to be transcribed"] += 1
+    sentiment, emotions = row[0], dict(zip(CLASSES, row[1:], strict=True))
+    utterance.labels = [name for name, score in emotions.items() if score > 0]
+    utterance.extra = {"sentiment": sentiment} | {f"score_{name}": score for name, score in emotions.items()}
+    corpus.add(utterance)
+
+
+def clamp(row: list[float], name: str, corpus: Corpus) -> list[float] | None:
+    """Sentiment and the six scores, those above 3 set to 3; None, and dropped, where one is no number or below its range."""
+    if not all(map(math.isfinite, row)):
+        return corpus.drop(name, "label is not a number", str(row))
+    if abs(row[0]) > 3 or min(row[1:]) < 0:
+        return corpus.drop(name, "label outside its range", str(row))
+    corpus.corrections["score above 3 set to 3"] += sum(score > 3 for score in row[1:])
+    return [row[0], *(min(score, 3.0) for score in row[1:])]
+
+
+def nearest(transcript: list[Line], start: float, end: float) -> Line | None:
+    """The line whose start and end are those given, within the tolerance."""
+    close = [line for line in transcript if abs(line.start - start) <= TOLERANCE and abs(line.end - end) <= TOLERANCE]
+    return min(close, key=lambda line: abs(line.start - start) + abs(line.end - end), default=None)
+
+
+def read_transcript(path: Path, video: str, corpus: Corpus) -> list[Line]:
+    """Lines of a video's transcript, none where it has no file; a line that does not parse is dropped and named."""
+    if not path.is_file():
+        return []
+    found = []
+    for position, line in enumerate(lines(read_text(path, corpus)), 1):
+        # The id goes first because it may hold or end in "_", as the text may hold "___"; the rest is split three times.
+        parts = line.removeprefix(f"{video}___").split("___", 3) if line.startswith(f"{video}___") else line.split("___", 4)[1:]
+        start, end = (number(part) for part in (parts + ["", "", ""])[1:3])
+        if len(parts) == 4 and parts[0].strip().isdecimal() and math.isfinite(start) and math.isfinite(end):
+            found.append(Line(parts[0].strip(), start, end, parts[3]))
+        else:
+            corpus.drop(f"{video}.txt line {position}", "transcript line does not parse", line[:200])
+    return found
+
+
+def read_folds(folder: Path) -> dict[str, str]:
+    """Split of every video. Raises CorpusError where a list is missing or two of them share a video.
+
+    The lists are `standard_train_fold`, `standard_valid_fold` and `standard_test_fold` of CMU-MultimodalSDK
+    (`mmsdk/mmdatasdk/dataset/standard_datasets/CMU_MOSEI/cmu_mosei_std_folds.py`), one id a line.
+    """
+    split_of = {}
+    for split, name in FOLDS.items():
+        for video in lines(read_text(require(folder, name, what="ids of the official fold, one a line"), Corpus())):
+            if split_of.setdefault(video.strip(), split) != split:
+                raise CorpusError(f"Video {video.strip()} is in two folds of {folder}: take it out of one")
+    return split_of
+
+
+def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Video, intervals (segments, 2) in seconds and scores (segments, 7): sentiment, then CLASSES. Broken videos are dropped."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            columns = _columns(file, path)
+            for video, group in tqdm(file["All Labels/data"].items(), desc="labels", unit="video", delay=2, leave=False):
+                try:
+                    intervals, scores = np.asarray(group["intervals"], float), np.asarray(group["features"], float)[:, columns]
+                    if intervals.shape != (len(scores), 2):
+                        raise ValueError(f"intervals {intervals.shape} and scores {scores.shape} do not fit")
+                except (KeyError, ValueError, IndexError, TypeError) as error:
+                    corpus.drop(video, "labels of a video do not parse", str(error))
+                else:
+                    yield video, intervals, scores
+    except (OSError, KeyError) as error:
+        raise CorpusError(f"{path} is not the .csd of CMU-MOSEI's labels ({error}): download it again") from None
+
+
+def _columns(file, path: Path) -> list[int]:
+    """Where sentiment and each class stand in the scores, by the file's own names."""
+    names = json.loads(np.ravel(file["All Labels/metadata/dimension names"][()])[0])
+    missing = [name for name in ("sentiment", *CLASSES) if name not in names]
+    if missing:
+        raise CorpusError(f"{path} has no column {', '.join(missing)} (it has {', '.join(names)}): give the .csd of all labels")
+    return [names.index(name) for name in ("sentiment", *CLASSES)]

@@ -1,0 +1,195 @@
+"""Speakers and speaking styles out of hibari-tts's one voice (Apache-2.0), by changing what its network returns before synthesis.
+
+hibari's network gives, per frame of 12.5 ms, log spectra of the harmonics and of the noise (601 bins to 12 kHz) and F0. A `Voice` says
+by how much each is changed. All its fields are additive (semitones, octaves, decibels), so speaker + style is a sum, a stronger style
+a multiple and a mixture of two emotions a weighted sum.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+SAMPLE_RATE = 16000
+FRAMES_PER_SECOND = 80
+BINS = 601
+VOICED_HZ = 40.0  # hibari marks unvoiced frames by an F0 below this
+TREMOR_HZ = 5.5
+NEPER = np.log(10) / 20  # one decibel on a natural-log amplitude scale
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A change of hibari's voice; all zeros is the voice as it is."""
+
+    pitch: float = 0.0  # semitones
+    range: float = 0.0  # octaves of the spread of F0 around its mean: 1 doubles it
+    rate: float = 0.0  # octaves of tempo: 1 is twice as fast
+    formants: float = 0.0  # octaves of the spectral envelope: above 0 a shorter vocal tract
+    gain: float = 0.0  # dB
+    tilt: float = 0.0  # dB at 12 kHz against 0 Hz: above 0 bright and pressed, below 0 soft
+    breath: float = 0.0  # dB of the noise against the harmonics
+    tremor: float = 0.0  # semitones of a 5.5 Hz wobble
+    rise: float = 0.0  # semitones that F0 climbs over the last 40 % of the utterance
+
+    def __add__(self, other: "Voice") -> "Voice":
+        return Voice(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, factor: float) -> "Voice":
+        return Voice(*(a * factor for a in astuple(self)))
+
+
+# Arousal sets pitch, loudness and tilt, so anger lies near happy, fear near surprise, sad near neutral, contempt near disgust.
+STYLES = {
+    "neutral": Voice(range=-0.35),
+    "happy": Voice(pitch=3.4, range=0.45, rate=0.10, formants=0.05, gain=3, tilt=4, rise=1.0),
+    "anger": Voice(pitch=2.0, range=0.25, rate=0.16, gain=7, tilt=12, breath=-3, rise=-2.0),
+    "sad": Voice(pitch=-2.0, range=-1.1, rate=-0.26, gain=-6, tilt=-9, breath=5, rise=-1.0),
+    "fear": Voice(pitch=4.2, range=-0.5, rate=0.20, gain=-3, tilt=-2, breath=8, tremor=0.7),
+    "surprise": Voice(pitch=4.6, range=0.75, rate=-0.02, gain=2, tilt=1, breath=2, rise=5.0),
+    "disgust": Voice(pitch=-3.2, range=0.1, rate=-0.20, formants=-0.07, gain=2, tilt=5, breath=3, rise=-2.0),
+    "contempt": Voice(pitch=-2.4, range=-0.2, rate=-0.12, formants=-0.04, gain=-2, tilt=6, breath=-3, rise=-3.0),
+}
+# Spread (standard deviation) from utterance to utterance of one speaker in one style.
+JITTER = Voice(pitch=0.8, range=0.18, rate=0.05, formants=0.008, gain=1.3, tilt=1.6, breath=1.3, rise=0.7)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One synthetic speaker; `noise` is the level of the recording's background in dB of full scale."""
+
+    number: int
+    gender: str  # "female" or "male"
+    voice: Voice
+    noise: float
+
+
+def draw_speaker(number: int, rng: np.random.Generator) -> Speaker:
+    """A speaker whose pitch, vocal tract, base rate, tilt and breath are drawn; men and women alternate."""
+    male = number % 2 == 1
+    voice = Voice(
+        pitch=rng.uniform(-10.5, -5.5) if male else rng.uniform(-2.5, 2.5),
+        range=rng.uniform(-0.25, 0.25),
+        rate=rng.uniform(-0.36, -0.04),  # hibari itself speaks fast
+        formants=rng.uniform(-0.26, -0.12) if male else rng.uniform(-0.06, 0.12),
+        gain=rng.uniform(-2.5, 2.5),
+        tilt=rng.uniform(-3.5, 3.5),
+        breath=rng.uniform(-2, 2),
+    )
+    return Speaker(number, "male" if male else "female", voice, rng.uniform(-68, -56))
+
+
+def perform(style: Voice, strength: float, rng: np.random.Generator) -> Voice:
+    """A style as one utterance has it: as strong as told, with the jitter of a living speaker."""
+    return style * strength + Voice(*(rng.normal(0, spread) for spread in astuple(JITTER)))
+
+
+@dataclass(frozen=True)
+class Line:
+    """What to speak, and how. `seed` holds the words of a SeedSequence: the same line gives the same samples in any process."""
+
+    text: str
+    voice: Voice
+    seed: tuple[int, ...]
+
+
+def speak_all(lines: Sequence[Line], workers: int | None = None) -> Iterator[np.ndarray]:
+    """Speak all lines, one process a core unless told, and give their samples (float32, mono, 16 kHz, peaks below 1) in order."""
+    workers = min(workers or _cores(), len(lines))
+    if workers <= 1:
+        yield from map(speak, lines)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that holds onnxruntime's threads can hang
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield from pool.map(speak, lines, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def speak(line: Line) -> np.ndarray:
+    """Samples of one line: float32, mono, 16 kHz, silence trimmed to 0.1 s at both ends, peaks below 1."""
+    import soxr
+    from hibari import dsp
+
+    engine = _engine()
+    rng = np.random.default_rng(np.random.SeedSequence(line.seed))
+    parts = [dsp.synth(*_frames(engine, phonemes, line.voice), rng) for phonemes in engine.phonemize(line.text)]
+    wave = soxr.resample(np.concatenate(parts), engine.sample_rate, SAMPLE_RATE)
+    return limit(trim(wave) * np.float32(10 ** (line.voice.gain / 20)))
+
+
+_loaded = None
+
+
+def _engine():
+    """hibari with one thread, loaded once a process."""
+    global _loaded
+    if _loaded is None:
+        from hibari import Hibari
+
+        _loaded = Hibari(threads=1)
+    return _loaded
+
+
+def _frames(engine, phonemes: str, voice: Voice) -> tuple[np.ndarray, ...]:
+    """What `hibari.dsp.synth` takes before its generator, changed by the voice.
+
+    Harmonics, their phase, noise, free part, its phase: (BINS, frames) each; F0: (frames,).
+    """
+    feed = {"ids": np.asarray([engine.ids(phonemes)], np.int64), "speed": np.asarray([2**voice.rate], np.float32)}
+    harmonics, harmonic_phase, noise, free, free_phase, f0 = (out[0] for out in engine.sess.run(None, feed))
+    harmonics, noise, free = (_stretch(spectrum, voice.formants) for spectrum in (harmonics, noise, free))
+    nearest = np.clip(np.round(np.arange(BINS) / 2**voice.formants), 0, BINS - 1).astype(int)
+    slope = (np.linspace(0, voice.tilt, BINS) * NEPER).astype(np.float32)[:, None]
+    breath = np.float32(voice.breath * NEPER)
+    return harmonics + slope, harmonic_phase[nearest], noise + slope + breath, free + slope, free_phase[nearest], _pitch(f0, voice)
+
+
+def _stretch(spectrum: np.ndarray, octaves: float) -> np.ndarray:
+    """Stretch a (BINS, frames) envelope along frequency, which moves the formants and leaves F0 alone."""
+    source = np.clip(np.arange(BINS) / 2**octaves, 0, BINS - 1)
+    low = source.astype(int)
+    weight = (source - low).astype(np.float32)[:, None]
+    return spectrum[low] * (1 - weight) + spectrum[np.minimum(low + 1, BINS - 1)] * weight
+
+
+def _pitch(f0: np.ndarray, voice: Voice) -> np.ndarray:
+    """F0 (frames,) in Hz with its mean, range, tremor and final movement changed; unvoiced frames stay."""
+    voiced = np.flatnonzero(f0 > VOICED_HZ)
+    if not len(voiced):
+        return f0
+    octaves = np.log2(f0[voiced])
+    mean = octaves.mean()
+    place = (voiced - voiced[0]) / max(1, voiced[-1] - voiced[0])
+    semitones = voice.pitch + voice.tremor * np.sin(2 * np.pi * TREMOR_HZ * voiced / FRAMES_PER_SECOND)
+    semitones = semitones + voice.rise * np.clip((place - 0.6) / 0.4, 0, 1)
+    changed = f0.copy()
+    changed[voiced] = 2 ** (mean + 2**voice.range * (octaves - mean) + semitones / 12)
+    return np.maximum(changed, np.where(f0 > VOICED_HZ, 55, 0)).astype(np.float32)  # 55 Hz: the lowest that still pulses as speech
+
+
+def trim(wave: np.ndarray, keep: float = 0.1, below_db: float = 45) -> np.ndarray:
+    """Cut the ends that lie `below_db` under the loudest 20 ms, but for `keep` seconds; fade what is left in and out over 10 ms."""
+    hop = SAMPLE_RATE // 50
+    power = np.square(wave[: len(wave) // hop * hop].reshape(-1, hop)).mean(axis=1)
+    loud = np.flatnonzero(power > power.max() * 10 ** (-below_db / 10))
+    wave = wave[max(0, int(loud[0] * hop - keep * SAMPLE_RATE)) : int((loud[-1] + 1) * hop + keep * SAMPLE_RATE)].copy()
+    fade = np.linspace(0, 1, SAMPLE_RATE // 100, dtype=np.float32)
+    wave[: len(fade)] *= fade
+    wave[-len(fade) :] *= fade[::-1]
+    return wave
+
+
+def limit(wave: np.ndarray, knee: float = 0.7, ceiling: float = 0.97) -> np.ndarray:
+    """Soft limiter: unchanged up to `knee`, then bent smoothly so that no peak passes `ceiling`."""
+    size = np.abs(wave)
+    bent = knee + (ceiling - knee) * np.tanh((size - knee) / (ceiling - knee))
+    return np.where(size > knee, np.copysign(bent, wave), wave).astype(np.float32)

@@ -1,0 +1,231 @@
+"""Figures of the report. Each function returns a matplotlib figure about 460 px wide, so that it fits a phone and two fit a screen."""
+
+import re
+from pathlib import Path
+
+from pipeline.results import MODALITIES, VARIANTS, Key
+
+# Colours by role. In the page each becomes a CSS variable of the same name, so that figures follow the dark scheme.
+COLOURS = {
+    "ink": "#1f2a33",
+    "muted": "#66727d",
+    "line": "#d9dee3",
+    "audio": "#c07a2b",
+    "text": "#5b6bb0",
+    "both": "#23857a",
+    "other": "#8b96a1",
+}
+MARKS = {"audio": "o", "text": "s", "both": "D"}
+WIDTH = 4.6  # inches, at 100 px each
+
+
+def _plt():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 8.5,
+            "svg.fonttype": "none",
+            "text.color": COLOURS["ink"],
+            "axes.edgecolor": COLOURS["line"],
+            "axes.labelcolor": COLOURS["muted"],
+            "axes.titlesize": 9,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.spines.left": False,
+            "xtick.color": COLOURS["muted"],
+            "ytick.color": COLOURS["muted"],
+            "xtick.major.size": 0,
+            "ytick.major.size": 0,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": COLOURS["line"],
+            "grid.linewidth": 0.6,
+            "lines.linewidth": 1.4,
+            "legend.frameon": False,
+            "legend.handletextpad": 0.4,
+            "legend.columnspacing": 1.2,
+        }
+    )
+    return plt
+
+
+def save(figure, name: str, folder: Path) -> str:
+    """Write `<name>.png`; returns the same figure as SVG for the page, its colours as CSS variables."""
+    plt = _plt()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", dpi=150, facecolor="white", metadata={"Software": None})
+    plt.rcParams["svg.hashsalt"] = name
+    partial = folder / f".{name}.svg"
+    figure.savefig(partial, transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = partial.read_text(encoding="utf-8")
+    partial.unlink()
+    return themed(text, name)
+
+
+def themed(svg: str, name: str) -> str:
+    """An SVG file as an element of the page: no prologue, ids of its own, colours and font of the page."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg).replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    for role, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{role})")
+    return re.sub(r">\s+<", "><", svg).strip()
+
+
+def variants(lines: dict[Key, dict], values: dict[Key, list[float]], metric: str, never: float | None = None):
+    """One line a variant: the mean of each modality as a mark, its seeds as dots. `never`: the value that knowing nothing gives."""
+    plt = _plt()
+    models = len({key.lm for key in lines if key.lm}) > 1
+    titles = {key: key.title + (f" ({key.lm})" if models and key.lm else "") for key in lines}
+    order = list(dict.fromkeys(titles.values()))[::-1]
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.85 + 0.27 * len(order)), layout="constrained")
+    for key, line in lines.items():
+        if metric not in line:
+            continue
+        y, modality = order.index(titles[key]), key.modality if key.modality in MARKS else "other"
+        offset = {"audio": 0.18, "text": 0.0, "both": -0.18}.get(modality, 0.0)
+        seeds = [100 * value for value in values[key]]
+        axes.plot(seeds, [y + offset] * len(seeds), ".", color=COLOURS[modality], markersize=4, alpha=0.45, markeredgewidth=0)
+        axes.plot(100 * line[metric].mean, y + offset, MARKS.get(modality, "o"), color=COLOURS[modality], markersize=5.5, markeredgewidth=0)
+    if never is not None:
+        axes.axvline(100 * never, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_yticks(range(len(order)), order)
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_xlabel(f"{metric.replace('_', ' ')}, percent")
+    axes.grid(axis="y", visible=False)
+    _modality_legend(figure, {key.modality for key in lines})
+    return figure
+
+
+def classes(scores: dict[str, dict[str, float]], metric: str):
+    """One line a class: the mean of each modality. `scores` maps modality -> class -> value."""
+    plt = _plt()
+    order = list(dict.fromkeys(name for of in scores.values() for name in of))[::-1]
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.85 + 0.25 * len(order)), layout="constrained")
+    for y, name in enumerate(order):
+        found = [100 * of[name] for of in scores.values() if name in of]
+        axes.plot([min(found), max(found)], [y, y], color=COLOURS["line"], linewidth=2, solid_capstyle="round", zorder=1)
+    for modality, of in scores.items():
+        x, y = [100 * of[name] for name in order if name in of], [y for y, name in enumerate(order) if name in of]
+        axes.plot(x, y, MARKS.get(modality, "o"), color=COLOURS.get(modality, COLOURS["other"]), markersize=5.5, markeredgewidth=0)
+    axes.set_yticks(range(len(order)), order)
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_xlabel(f"{metric.replace('_', ' ')}, percent")
+    axes.grid(axis="y", visible=False)
+    _modality_legend(figure, set(scores))
+    return figure
+
+
+def losses(curve: list[dict], panels: dict[str, dict[str, str]]):
+    """A panel a loss. `panels` maps a panel's title -> name of a line -> key in the curve's entries."""
+    plt = _plt()
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(WIDTH, 2.0), layout="constrained", squeeze=False)
+    for axes, (title, lines) in zip(all_axes[0], panels.items(), strict=True):
+        for number, (name, key) in enumerate(lines.items()):
+            found = [(entry["epoch"], entry[key]) for entry in curve if entry.get(key) is not None]
+            colour = COLOURS[("other", "both", "audio")[number % 3]] if len(lines) > 1 else COLOURS["both"]
+            axes.plot(*zip(*found, strict=True), color=colour, label=name)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        if len(lines) > 1:
+            axes.legend(fontsize=8)
+        _whole_epochs(axes)
+    return figure
+
+
+def heads(curves: list[dict]):
+    """Validation loss of the heads: a panel a variant, a line a modality, with the spread over seeds."""
+    plt = _plt()
+    order = [name for name in VARIANTS if any(curve["variant"] == name for curve in curves)]
+    order += sorted({curve["variant"] for curve in curves} - set(order))
+    rows = (len(order) + 1) // 2
+    figure, grid = plt.subplots(rows, 2 if len(order) > 1 else 1, figsize=(WIDTH, 0.35 + 1.55 * rows), layout="constrained", squeeze=False)
+    for axes, name in zip(grid.flat, order, strict=False):
+        for modality in MODALITIES:
+            of = [curve["curve"] for curve in curves if curve["variant"] == name and curve["modality"] == modality]
+            if of := [found for curve in of if (found := _validation(curve))]:
+                _spread(axes, of, COLOURS[modality])
+        axes.set_title(VARIANTS.get(name, name))
+        _whole_epochs(axes)
+    for axes in grid.flat[len(order) :]:
+        axes.set_visible(False)
+    figure.supxlabel("epoch", fontsize=8.5, color=COLOURS["muted"])
+    _modality_legend(figure, {curve["modality"] for curve in curves})
+    return figure
+
+
+def _validation(curve: list[dict]) -> dict[int, float]:
+    return {entry["epoch"]: entry["validation_loss"] for entry in curve if entry.get("validation_loss") is not None}
+
+
+def _spread(axes, curves: list[dict[int, float]], colour: str) -> None:
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    values = [[curve[epoch] for curve in curves] for epoch in epochs]
+    axes.plot(epochs, [sum(found) / len(found) for found in values], color=colour)
+    axes.fill_between(epochs, [min(found) for found in values], [max(found) for found in values], color=colour, alpha=0.18, linewidth=0)
+
+
+def retrieval(rows: list[dict]):
+    """Recall at 1, 5 and 10 (filled) beside what chance gives (hollow), a line a corpus and pair."""
+    plt = _plt()
+    titles = [f"{row['corpus']}: {row['pair']}" for row in rows][::-1]
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.34 * len(rows)), layout="constrained")
+    for y, row in enumerate(rows[::-1]):
+        for at, role, mark in ((1, "audio", "o"), (5, "text", "s"), (10, "both", "D")):
+            style = {"color": COLOURS[role], "markersize": 5.5, "linestyle": "none", "marker": mark}
+            label = f"first {at}" if y == 0 else None
+            axes.plot(100 * row[f"recall_at_{at}"], y + 0.12, markeredgewidth=0, label=label, **style)
+            axes.plot(100 * row[f"chance_recall_at_{at}"], y - 0.18, markerfacecolor="none", markeredgewidth=1, **style)
+    axes.set_yticks(range(len(rows)), titles)
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel("found among the first 1, 5, 10, percent (hollow: chance)")
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=8)
+    return figure
+
+
+def labels(shares: dict[str, dict[str, float]]):
+    """Share of the rows of each split that have a class. `shares` maps split -> class -> share."""
+    plt = _plt()
+    order = list(dict.fromkeys(name for of in shares.values() for name in of))[::-1]
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.85 + 0.3 * len(order)), layout="constrained")
+    height = 0.8 / len(shares)
+    for number, (split, of) in enumerate(shares.items()):
+        places = [y + 0.4 - height * (number + 0.5) for y in range(len(order))]
+        colour = COLOURS[("both", "audio", "text")[number % 3]]
+        axes.barh(places, [100 * of.get(name, 0) for name in order], height * 0.86, color=colour, label=split)
+    axes.set_yticks(range(len(order)), order)
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.set_xlabel("rows with the class, percent")
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=8, handlelength=0.9)
+    return figure
+
+
+def _modality_legend(figure, modalities: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLOURS[name], marker=MARKS[name], linestyle="none", markersize=5.5, markeredgewidth=0, label=title)
+        for name, title in MODALITIES.items()
+        if name in modalities
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8)
+
+
+def _whole_epochs(axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))

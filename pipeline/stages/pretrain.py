@@ -1,0 +1,122 @@
+"""Multimodal pretraining (4.5): the transformer of the language model learns masked words and masked audio, equation 3."""
+
+import time
+
+import torch
+
+from calm.batching import MaskingCollator, SequenceCollator, tokenise
+from calm.language_model import load_language_model, load_mlm_head, load_tokenizer
+from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
+from calm.training import losses, train
+from pipeline import build, command, paths, tracking
+from pipeline.settings import Settings
+
+
+def run(settings: Settings, name: str) -> str:
+    """Pretrain the model `name`; writes its weights and `metrics.json`."""
+    corpora, seed, section = settings.pretraining_corpora(name), settings.seeds[0], settings.pretrain
+    begin = time.monotonic()
+    examples = build.examples(settings, corpora)
+    tokenizer = load_tokenizer(settings.models[name].language_model)
+    acoustic = None if section.train_spectran else build.acoustic(name, examples, corpora)
+    sequences = SequenceCollator(examples.logmels, tokenise(tokenizer, examples.table["text"]), acoustic, most=section.max_tokens)
+    collator = MaskingCollator(
+        sequences,
+        tokenizer.mask_token_id,
+        tuple(tokenizer.all_special_ids),
+        len(tokenizer),
+        section.mask_words,
+        section.mask_audio,
+        section.mask_audio_span,
+        section.mask_audio_of,
+        section.mask_style,
+    )
+    torch.manual_seed(seed)
+    model = multimodal(settings, name, corpora)
+    rows, held_out = examples.rows("train"), examples.rows("validation")
+    folders = [paths.calp(name), paths.tokens(name)] + [paths.texts(corpus) for corpus in corpora]
+    with (
+        command.checkpoints(f"pretrain@{name}", seed, settings.models[name], settings.spectran, section, *folders) as checkpoints,
+        tracking.stage_run(
+            settings,
+            name,
+            {"pretrain": section, "model": settings.models[name], "corpora": corpora},
+            build.synthetic(settings, corpora),
+            seed,
+        ) as tracked,
+        command.whole(paths.pretrained(name)) as folder,
+    ):
+        curve = train(
+            model,
+            rows,
+            collator,
+            build.schedule(section),
+            checkpoints,
+            seed,
+            held_out=held_out,
+            lengths=sum(sequences.lengths(rows)),
+            callbacks=[tracked.callback()],
+            title=f"MLM + MAM {name}",
+        )
+        validation = losses(model, held_out, collator, section.batch)
+        metrics = {
+            "language_model": settings.models[name].language_model,
+            "corpora": corpora,
+            "synthetic": build.synthetic(settings, corpora),
+            "seed": seed,
+            "seconds": time.monotonic() - begin,
+            "device": str(build.device()),
+            "hours": build.hours(settings, corpora),
+            "curve": [_entry(entry, "validation_") for entry in curve],
+            "validation": _entry(validation),
+            "parameters": parameters(model),
+            "cut": cut(sequences, rows),
+            "mlflow_run": tracked.id,
+        }
+        model.save_pretrained(folder)
+        command.write_json(metrics, folder / "metrics.json")
+        tracked.artifact(folder / "metrics.json")
+    return (
+        f"{name}: {len(curve)} epochs in {metrics['seconds']:.0f} s; held-out losses: words {validation['mlm_loss']:.2f}, "
+        f"audio {validation['mam_loss']:.3f}, its middle frames {validation['mam_middle_loss']:.3f}"
+    )
+
+
+def multimodal(settings: Settings, name: str, corpora: list[str]) -> CalmForMaskedPretraining:
+    """The model with the language model's weights, its masked-word head where it has one, and SpecTran after CALP."""
+    contrastive = CalmForContrastivePretraining.from_pretrained(paths.calp(name))
+    trained = paths.calp(name) / "language_model"
+    language_model = load_language_model(
+        str(trained) if trained.exists() else settings.models[name].language_model,
+        None if trained.exists() else settings.models[name].layers,
+    )
+    model = CalmForMaskedPretraining(build.config(settings, language_model, corpora))
+    model.calm.language_model.load_state_dict(language_model.state_dict())
+    model.calm.spectran.load_state_dict(contrastive.spectran.state_dict())
+    model.calm.spectran.requires_grad_(settings.pretrain.train_spectran)
+    model.mlm_head.load_state_dict(load_mlm_head(settings.models[name].language_model), strict=False)
+    return model
+
+
+def parameters(model: CalmForMaskedPretraining) -> dict[str, int]:
+    """Parameters of the language model, of CALM besides it, and of all."""
+    language_model = model.calm.language_model
+    return {"language_model": count(language_model), "calm_besides_language_model": count(model, language_model), "all": count(model)}
+
+
+def cut(sequences: SequenceCollator, rows) -> dict[str, int]:
+    """What did not fit in the most tokens of the transformer, over the training split."""
+    tokens, blocks = sequences.lengths(rows)
+    lost_tokens, lost_blocks = sequences.tokens.lengths[rows] - tokens, sequences.logmels.blocks[rows] - blocks
+    cut_rows = int(((lost_tokens > 0) | (lost_blocks > 0)).sum())
+    return {"utterances": cut_rows, "tokens": int(lost_tokens.sum()), "blocks": int(lost_blocks.sum())}
+
+
+def _entry(losses: dict, prefix: str = "") -> dict:
+    names = {"mlm_loss": "mlm", "mam_loss": "mam", "mam_middle_loss": "mam_middle"}
+    shared = {key: losses[key] for key in ("epoch", "loss") if key in losses}
+    return shared | {short: losses[prefix + key] for key, short in names.items() if prefix + key in losses}
+
+
+if __name__ == "__main__":
+    command.start(run, model=lambda settings: settings.models)

@@ -1,0 +1,245 @@
+"""MSP-Podcast: every release's spellings and forms, the label tasks, and the consensus against the workers' votes."""
+
+import csv
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calm.corpora import read_corpus
+from calm.corpora.msp_votes import CLASSES, CODES, PRIMARY, SECONDARY, Answer, answer, parse, plurality, present
+from calm.corpora.utterances import CorpusError
+
+HEAD = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
+ROWS = {  # file: code, speaker, gender, set, workers' (primary, secondary)
+    "MSP-PODCAST_0001_0008.wav": ("A", "27", "Female", "Train", [("Angry", "Angry,Annoyed"), ("Angry", "Angry"), ("Sad", "Sad,Amused")]),
+    "MSP-PODCAST_0001_0009_0001.wav": ("X", "27", "Female", "Train", [("Happy", "Happy"), ("Neutral", "Neutral,Concerned")]),
+    "MSP-PODCAST_0002_0001.wav": ("H", "3", "Male", "Development", [("Happy", "Excited")]),
+    "MSP-PODCAST_0002_0002.wav": ("O", "3", "Male", "Development", [("Other-bored; very", "Other-bored, a bit;Confused")]),
+    "MSP-PODCAST_0003_0001.wav": ("N", "Unknown", "Unknown", "Test1", [("Neutral", "Neutral")]),
+    "MSP-PODCAST_0004_0001.wav": ("F", "5", "Male", "Test2", [("Fear", "Fear")]),
+}
+
+
+def worker(number: int, primary: str, secondary: str) -> str:
+    return f"WORKER{number:08d}; {primary}; {secondary}; A:4.000000; V:3.000000; D:5.000000;"
+
+
+def labels_txt() -> str:
+    blocks = []
+    for file, (code, _, _, _, workers) in ROWS.items():
+        lines = [worker(number, *given) for number, given in enumerate(workers)]
+        blocks.append("\n".join([f"{file}; {code}; A:4.000000; V:3.000000; D:5.000000;", *lines]) + "\n")
+    return "\n".join(blocks)
+
+
+def consensus_csv(ending="\n") -> str:
+    rows = (f"{file},{code},4.0,3,5,{speaker},{gender},{name}" for file, (code, speaker, gender, name, _) in ROWS.items())
+    return (HEAD + "\n".join(rows) + "\n").replace("\n", ending)
+
+
+def consensus_json(listed=False) -> str:
+    keys = ("EmoClass", "SpkrID", "Gender", "Split_Set")
+    rows = {file: dict(zip(keys, row[:4], strict=True)) | {"EmoAct": "4", "EmoVal": 3.0, "EmoDom": 5} for file, row in ROWS.items()}
+    return json.dumps({file: [row] if listed else row for file, row in rows.items()})
+
+
+def detailed(form: str) -> str:
+    rows = [(file, number, *given) for file, row in ROWS.items() for number, given in enumerate(row[4])]
+    if form == "EmoDetail":
+        return "FileName,EmoDetail\n" + "".join(f'{file},"{worker(number, *given)}"\n' for file, number, *given in rows)
+    if form == "columns":
+        return "FileName,WorkerID,EmoClass_Major,EmoClass_Second\n" + "".join(f'{f},WORKER{n},{p},"{s}"\n' for f, n, p, s in rows)
+    nested = {file: {} for file in ROWS}
+    for file, number, primary, secondary in rows:
+        nested[file][f"WORKER{number}"] = {"EmoClass_Major": primary, "EmoClass_Second": secondary}
+    return json.dumps(nested)
+
+
+def write(root: Path, files: dict[str, str], folder="Labels") -> Path:
+    (root / "Audios").mkdir(parents=True)
+    (root / folder).mkdir()
+    for name, text in files.items():
+        path = root / name if "/" in name or name in ("Partitions.txt", "Speaker_ids.txt") else root / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folder", "consensus"),
+    [
+        ("Labels", {"labels_consensus.csv": consensus_csv()}),
+        ("labels", {"labels_concensus.csv": "\ufeff" + consensus_csv("\r\n")}),
+        ("label", {"labels_concensus.json": consensus_json()}),
+        ("Labels", {"labels_consensus.json": consensus_json(listed=True)}),
+    ],
+)
+def test_every_spelling(tmp_path, folder, consensus):
+    corpus = read_corpus("msp_podcast", write(tmp_path, consensus | {"labels.txt": labels_txt()}, folder))
+    rows = {row.id: row for row in corpus.utterances}
+    assert {name: (row.split, row.labels) for name, row in rows.items()} == {
+        "MSP-PODCAST_0001_0008": ("train", ["angry"]),
+        "MSP-PODCAST_0001_0009_0001": ("train", None),
+        "MSP-PODCAST_0002_0001": ("validation", ["happy"]),
+        "MSP-PODCAST_0003_0001": ("test", ["neutral"]),
+    }
+    first = rows["MSP-PODCAST_0001_0008"]
+    assert (first.speaker, first.gender, first.text, first.audio) == ("27", "female", None, tmp_path / "Audios/MSP-PODCAST_0001_0008.wav")
+    assert (first.extra["activation"], first.extra["valence"], first.extra["dominance"]) == (4, 3, 5)
+    assert (first.extra["votes_angry"], first.extra["votes_sad"], first.extra["votes_happy"]) == (2, 1, 0)
+    assert (rows["MSP-PODCAST_0003_0001"].speaker, rows["MSP-PODCAST_0003_0001"].gender) == ("", None)
+    assert {(row.id, row.reason, row.fault) for row in corpus.dropped} == {
+        ("MSP-PODCAST_0002_0002", "no class and not in train", False),
+        ("MSP-PODCAST_0004_0001", "test set not asked for", False),
+    }
+    assert corpus.one_hot and corpus.classes == tuple(CODES.values()) and "".join(CODES) == "ASHUFDCN"
+    assert corpus.checks["rows without a label, kept in train only"] == {"no agreement (X), train": 1, "other (O), validation": 1}
+    assert corpus.checks["consensus recomputed from the votes"] == {"compared": 6, "different": []}
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        {"labels.txt": labels_txt()},
+        {"labels_detailed.csv": detailed("EmoDetail")},
+        {"labels_detailed.csv": detailed("columns")},
+        {"labels_detailed.json": detailed("json")},
+    ],
+)
+def test_all_and_votes_are_multi_hot(tmp_path, votes):
+    root = write(tmp_path, {"labels_consensus.csv": consensus_csv()} | votes)
+    named = {row.id: row.labels for row in read_corpus("msp_podcast", root, labels="all", test=["Test1", "Test2"]).utterances}
+    assert named["MSP-PODCAST_0001_0008"] == ["angry", "sad", "happy"]  # amused counts for happy
+    assert named["MSP-PODCAST_0001_0009_0001"] == ["happy", "neutral"]  # no agreement, and yet two classes
+    assert named["MSP-PODCAST_0002_0002"] == []  # other and confused count for none
+    assert named["MSP-PODCAST_0004_0001"] == ["fear"]
+    named = {row.id: row.labels for row in read_corpus("msp_podcast", root, labels="votes").utterances}
+    assert named["MSP-PODCAST_0001_0008"] == ["angry", "sad"]
+    corpus = read_corpus("msp_podcast", root, labels="all", min_workers=2)
+    assert {row.id: row.labels for row in corpus.utterances}["MSP-PODCAST_0001_0008"] == ["angry"] and not corpus.one_hot
+
+
+def test_labels_txt_alone_with_partitions_and_speakers(tmp_path):
+    partitions = (
+        "".join(f"{row[3]}; {file}\n" for file, row in ROWS.items())
+        + "Train; MSP-PODCAST_0009_0001.wav\nTest3; MSP-PODCAST_0009_0002.wav\n"
+    )
+    speakers = "Speaker_27; Female\nSpeaker_3; Male\n\nMSP-PODCAST_0001_0008.wav; 27\nMSP-PODCAST_0002_0001.wav; Speaker_3\n"
+    files = {"labels.txt": labels_txt(), "Partitions.txt": partitions, "Speaker_ids.txt": speakers}
+    corpus = read_corpus("msp_podcast", write(tmp_path, files))
+    rows = {row.id: row for row in corpus.utterances}
+    assert (rows["MSP-PODCAST_0001_0008"].speaker, rows["MSP-PODCAST_0001_0008"].gender) == ("27", "female")
+    assert (rows["MSP-PODCAST_0002_0001"].speaker, rows["MSP-PODCAST_0002_0001"].gender) == ("3", "male")
+    assert rows["MSP-PODCAST_0009_0001"].labels is None and rows["MSP-PODCAST_0009_0001"].split == "train"
+    assert len(corpus.utterances) + len(corpus.dropped) == len(ROWS) + 2
+
+
+def test_transcripts_only_where_asked_for(tmp_path):
+    texts = {
+        "Transcripts/MSP-PODCAST_0001_0008.txt": "So  [inaudible 00:04:08] I\nSAID",
+        "Transcripts/MSP-PODCAST_0003_0001.txt": "[noise]",
+    }
+    root = write(tmp_path, {"labels_consensus.csv": consensus_csv()} | texts)
+    assert {row.text for row in read_corpus("msp_podcast", root).utterances} == {None}
+    corpus = read_corpus("msp_podcast", root, transcripts=True)
+    assert {row.id: row.text for row in corpus.utterances if row.text} == {"MSP-PODCAST_0001_0008": "so i said"}
+    assert corpus.corrections["note in brackets cut from a transcript"] == 2
+    assert corpus.corrections["transcript missing: to be transcribed"] == 2
+
+
+def test_bad_rows_are_dropped_and_named(tmp_path):
+    bad = ["a.wav,Q,4,4,4,1,Male,Train", "b.wav,N,9,4,4,1,Male,Train", "c.wav,N,nan,4,4,1,Male,Train", "d.wav,N,,4,4,1,Male,Train"]
+    bad += ["e.wav,N,4,4,4,1,Male,NA", "f.wav,N,4,4,4,1,Male,Test9", "g.wav,N,4,4,4,1,Male,Train,what", "h.wav,N", ",N,4,4,4,1,Male,Train"]
+    text = HEAD + "\n".join([*bad, 'good.wav,N,4,4,4,"1","Male",Train', "good.wav,N,4,4,4,1,Male,Train"])
+    corpus = read_corpus("msp_podcast", write(tmp_path, {"labels_consensus.csv": text}))
+    assert Counter(row.reason for row in corpus.dropped) == {
+        "label outside its range": 2,
+        "label is not a number": 2,
+        "in no partition": 1,
+        "unknown partition": 1,
+        "label row does not parse": 3,
+    }
+    assert [row.id for row in corpus.utterances] == ["good", "good"]  # ingest drops the second
+
+
+def test_answers_that_do_not_parse_and_disagreement_are_reported(tmp_path):
+    text = (
+        labels_txt().replace("WORKER00000002; Sad;", "WORKER00000002; Blue;").replace("0001_0008.wav; A;", "0001_0008.wav; S;")
+        + "half a line\n"
+    )
+    corpus = read_corpus(
+        "msp_podcast", write(tmp_path, {"labels_consensus.csv": consensus_csv().replace("_0008.wav,A", "_0008.wav,S"), "labels.txt": text})
+    )
+    assert len(corpus.checks["answers that do not parse"]) == 2
+    assert corpus.checks["consensus recomputed from the votes"]["different"] == ["MSP-PODCAST_0001_0008.wav: published S, votes A"]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "says"),
+    [
+        ({}, {}, "labels_consensus.csv"),
+        ({"labels_consensus.csv": "a,b\n1,2\n"}, {}, "no row with a FileName"),
+        ({"labels_consensus.csv": ""}, {}, "no row with a FileName"),
+        ({"labels_consensus.json": "[1]"}, {}, "does not parse"),
+        ({"labels_consensus.json": '{"a.wav": '}, {}, "does not parse"),
+        ({"labels_consensus.csv": consensus_csv()}, {"labels": "all"}, "needs the workers' answers"),
+        ({"labels_consensus.csv": consensus_csv()}, {"transcripts": True}, "has no Transcripts"),
+        ({"labels_consensus.csv": consensus_csv(), "labels_detailed.json": "[]"}, {}, "labels_detailed in .* does not parse"),
+    ],
+)
+def test_another_layout_is_one_clear_sentence(tmp_path, files, options, says):
+    with pytest.raises(CorpusError, match=says):
+        read_corpus("msp_podcast", write(tmp_path, files), **options)
+
+
+def test_the_table_of_secondary_emotions():
+    assert len(SECONDARY) == 17 and set(SECONDARY.values()) - {None} == set(CLASSES)
+    assert all(SECONDARY[name] == name.lower() for name in PRIMARY) and set(PRIMARY.values()) == set(CODES)
+
+
+def test_parse_keeps_free_text_out():
+    assert parse(worker(1, "Other-well; sort of, hm", "Other-a;b,Frustrated")) == Answer("Other", ("Frustrated",))
+    assert parse("WORKER1; Happy; ; A:1; V:2; D:3") == Answer("Happy", ())
+    assert parse("") is None and parse("WORKER1; Happy") is None and answer("Cheerful", "Happy") is None
+
+
+@given(st.lists(st.sampled_from([*PRIMARY, "Other"]), max_size=9))
+def test_plurality_is_the_single_most_frequent_vote(names):
+    code = plurality([Answer(name, ()) for name in names])
+    counts = sorted(Counter(names).values(), reverse=True)
+    tied = not counts or (len(counts) > 1 and counts[0] == counts[1])
+    assert (code == "X") == tied
+    if not tied:
+        assert {"O": "Other"}.get(code, CODES.get(code, "").capitalize()) == Counter(names).most_common(1)[0][0]
+    assert present([Answer(name, ()) for name in names], False, 1) == [name for name in CLASSES if name.capitalize() in names]
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "txt"])
+def test_real_annotation_in_this_format(tmp_path, form):
+    """5427 annotated files of a sister corpus: the published counts, and not one consensus that the votes do not give."""
+    if not os.environ.get("CALM_CORPORA"):
+        pytest.skip("CALM_CORPORA is not set: no real labels")
+    real = Path(os.environ["CALM_CORPORA"]) / "labels/msp_format"
+    with (real / "labels_consensus.csv").open() as file:
+        names = [row["FileName"] for row in csv.DictReader(file)]
+    root = write(tmp_path, {"Partitions.txt": "".join(f"Train; {name}\n" for name in names)})
+    wanted = {
+        "csv": ["labels_consensus.csv", "labels_detailed.csv"],
+        "json": ["labels_consensus.json", "labels.txt"],
+        "txt": ["labels.txt"],
+    }
+    for name in wanted[form]:
+        shutil.copy(real / name, root / "Labels")
+    corpus = read_corpus("msp_podcast", root)
+    assert not corpus.dropped and not corpus.checks["answers that do not parse"]
+    codes = Counter(row.extra["consensus"] for row in corpus.utterances)
+    assert codes == {"N": 3492, "X": 916, "H": 345, "A": 293, "S": 284, "O": 47, "U": 33, "C": 10, "F": 6, "D": 1} and codes.total() == 5427
+    labelled = Counter(row.labels[0] for row in corpus.utterances if row.labels)
+    assert labelled == {name: codes[code] for code, name in CODES.items()}
+    assert corpus.checks["consensus recomputed from the votes"] == {"compared": 5427, "different": []}

@@ -1,0 +1,174 @@
+"""The ingest stage: every row is kept or named with its reason, ends are mended, and a bad corpus stops with one sentence."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+
+from calm.corpora.utterances import CorpusError, read_table
+from pipeline import paths, settings
+from pipeline.stages import ingest
+
+LIMITS = settings.Ingest(min_seconds=0.25, max_seconds=5, max_dropped=1)
+HERE = Path(__file__).parents[2]
+
+
+def corpus(folder: Path, rows: list[str], head="audio,start,end,speaker,split,labels", **audio: float) -> settings.CorpusSettings:
+    """A manifest of these rows and WAV files of so many seconds."""
+    for name, seconds in audio.items():
+        soundfile.write(folder / f"{name}.wav", np.full(round(seconds * 16000), 0.1), 16000)
+    (folder / "corpus.csv").write_text("\n".join([head, *rows]), encoding="utf-8")
+    return settings.CorpusSettings(format="manifest", path=folder / "corpus.csv")
+
+
+def run(folder: Path, source: settings.CorpusSettings, limits: settings.Ingest = LIMITS):
+    report = ingest.run("mine", source, limits, folder / "out/mine.parquet", folder / "out/mine.json")
+    assert report["kept"] + sum(report["dropped"].values()) == report["read"] == report["kept"] + len(report["dropped_rows"])
+    assert json.loads((folder / "out/mine.json").read_text()) == json.loads(json.dumps(report))
+    table = read_table(folder / "out/mine.parquet")
+    assert len(table) == report["kept"] == sum(part["rows"] for part in report["splits"].values())
+    return table, report
+
+
+def test_every_fault_has_its_reason(tmp_path):
+    rows = ["a.wav,,,s1,train,x", "a.wav,0,1,s1,train,y", "a.wav,0,1,s1,train,y", "a.wav,1.5,1.6,s1,train,x", "a.wav,2,1,s1,train,x"]
+    rows += ["a.wav,7,8,s1,train,x", "a.wav,1,99,s1,train,", "a.wav,-0.4,1,s1,train,;", "gone.wav,0,1,s2,test,x", "cut.wav,0,1,s2,test,x"]
+    rows += [
+        "empty.wav,0,1,s2,test,x",
+        "junk.wav,,,s2,test,x",
+        "long.wav,,,s2,test,x",
+        "a.wav,zero,1,s1,train,x",
+        "b.wav,,,s2,validation,x",
+    ]
+    source = corpus(tmp_path, rows, a=2, b=0.5, long=6, cut=2)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:30000])
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "junk.wav").write_text("junk " * 1000)
+    table, report = run(tmp_path, source)
+    assert report["dropped"] == {
+        "time is not a number": 1,
+        "duplicate id": 1,
+        "inverted interval": 1,
+        "start beyond the end of the audio": 1,
+        "too short": 1,
+        "missing audio": 1,
+        "truncated audio": 1,
+        "empty audio": 1,
+        "unreadable audio": 1,
+        "too long": 1,
+    }
+    assert report["corrections"] == {"negative start set to 0": 1, "end beyond the audio set to its end": 1}
+    kept = table.set_index("id")
+    assert kept.loc["a", "duration"] == 2 and kept.loc["a[1-99]", "end"] == 2 and kept.loc["a[-0.4-1]", "start"] == 0
+    assert (table["duration"] == table["end"] - table["start"]).all()
+    assert report["splits"]["train"] == {
+        "rows": 4,
+        "hours": round(5 / 3600, 3),
+        "speakers": 1,
+        "with_text": 0,
+        "labels": {"x": 1, "y": 1, "none of them": 1, "unlabelled": 1},
+    }
+    assert report["splits"]["validation"]["rows"] == 1 and report["speakers_in_two_splits"] == []
+    assert {"id": "gone[0-1]", "reason": "missing audio", "detail": str(tmp_path / "gone.wav"), "fault": True} in report["dropped_rows"]
+    assert table.attrs == {"classes": ("x", "y"), "one_hot": False}
+
+
+def test_of_several_rows_with_one_id_the_first_good_one_is_kept(tmp_path):
+    rows = ["one,gone.wav,,", "one,a.wav,0,1", "one,a.wav,1,2"]
+    table, report = run(tmp_path, corpus(tmp_path, rows, head="id,audio,start,end", a=2))
+    assert table["start"].tolist() == [0] and report["dropped"] == {"missing audio": 1, "duplicate id": 1}
+
+
+def test_each_file_is_read_once(tmp_path, monkeypatch):
+    seen = Counter()
+    original = ingest.read_header
+    monkeypatch.setattr(ingest, "read_header", lambda path: seen.update([path]) or original(path))
+    run(tmp_path, corpus(tmp_path, [f"a.wav,{n / 10},{n / 10 + 1},s,train," for n in range(9)], a=2))
+    assert seen == {tmp_path / "a.wav": 1}
+
+
+def test_too_many_lost_rows_stop_the_run_and_write_nothing(tmp_path):
+    source = corpus(tmp_path, ["a.wav,,,s,train,", "gone.wav,,,s,train,", "b.wav,,,s,train,"], a=1, b=1)
+    with pytest.raises(
+        CorpusError, match=r"^1 of 3 rows \(33.3%\) .* ingest.max_dropped = 30.0% \(1 missing audio, the first gone\)"
+    ) as error:
+        run(tmp_path, source, LIMITS.model_copy(update={"max_dropped": 0.3}))
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    assert len(run(tmp_path, source, LIMITS.model_copy(update={"max_dropped": 0.34}))[0]) == 2
+
+
+def test_no_row_left(tmp_path):
+    with pytest.raises(CorpusError, match="none of 1 rows can be used"):
+        run(tmp_path, corpus(tmp_path, ["gone.wav,,,s,train,"]))
+
+
+def test_rows_not_asked_for_are_no_loss(tmp_path):
+    for name in ("03-01-05-01-01-01-01", "03-02-05-01-01-01-01", "03-01-05-01-01-01-24"):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(16000, 0.1), 16000)
+    table, report = run(tmp_path, settings.CorpusSettings(format="ravdess", path=tmp_path), LIMITS.model_copy(update={"max_dropped": 0}))
+    assert len(table) == 1 and report["dropped"] == {"song": 1, "actor in no split": 1} and report["dropped_by_choice"] == 2
+
+
+times = st.one_of(st.just(""), st.sampled_from(["nan", "-1", "x", "inf", "9e99"]), st.floats(-1, 3).map(lambda value: f"{value:.3f}"))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    corpus(folder, [], a=2, b=0.3)
+    (folder / "c.wav").write_bytes((folder / "a.wav").read_bytes()[:20000])
+    return folder
+
+
+@hypothesis(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a.wav", "b.wav", "c.wav", "d.wav", ""]), times, times, st.sampled_from(["", "x", "x|y"])), max_size=8
+    )
+)
+def test_kept_and_dropped_add_to_what_was_read(sounds, rows):
+    """Whatever the intervals are: the counts add up, and what is kept lies within its file and the limits."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [f"{sounds / audio if audio else ''},{start},{end},s,train,{labels}" for audio, start, end, labels in rows]
+        source = corpus(Path(folder), lines)
+        try:
+            table, report = run(Path(folder), source)
+        except CorpusError:
+            assert not (Path(folder) / "out").exists()
+            return
+    assert report["read"] == len(rows)
+    assert table["id"].is_unique and (table["start"] >= 0).all()
+    assert table["duration"].between(LIMITS.min_seconds, LIMITS.max_seconds).all()
+    assert (table["end"] <= 2).all()
+
+
+def test_the_command(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    corpus(folder, ["a.wav,,,s,train,x", "gone.wav,,,s,train,x"], a=1)
+    params = yaml.safe_load((HERE / "recipes/demo.yaml").read_text())
+    params |= {"synthetic": {}, "targets": ["mine"], "ingest": {"max_dropped": 0.5}}
+    params["corpora"] = {"mine": {"format": "manifest", "path": "raw/corpus.csv"}, "gone": {"format": "ravdess", "path": "raw/gone"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def command(name):
+        arguments = [sys.executable, "-m", "pipeline.stages.ingest", "--corpus", name]
+        return subprocess.run(arguments, cwd=tmp_path, env={"PYTHONPATH": str(HERE), "PATH": ""}, capture_output=True, text=True)
+
+    done = command("mine")
+    assert done.returncode == 0 and done.stdout.startswith("mine: 1 of 2 rows kept") and len(done.stdout.splitlines()) == 1
+    assert read_table(tmp_path / paths.utterances("mine"))["audio"].tolist() == ["raw/a.wav"]  # relative, as the path was given
+    missing = command("gone")
+    assert missing.returncode == 1 and missing.stderr.startswith("gone: raw/gone is missing") and "Traceback" not in missing.stderr
+    assert not (tmp_path / paths.utterances("gone")).exists()
+    assert "params.yaml has mine, gone" in command("other").stderr

@@ -1,0 +1,293 @@
+"""MLflow tracking, on a real SQLite store in a temporary folder and once on a real server."""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import provenance, tracking
+
+REPOSITORY = Path(__file__).parents[2]
+SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One store for all tests of this file: setting one up takes seconds."""
+    return tmp_path_factory.mktemp("tracked")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(folder, monkeypatch, request):
+    for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.setenv("CALM_REBUILD", request.node.name)
+
+
+@pytest.fixture
+def client(folder):
+    from mlflow.tracking.client import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def parent_of(client, run):
+    return client.get_run(run.data.tags["mlflow.parentRunId"])
+
+
+def test_stage_with_heads(client, folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_STAGE", "head@mosei-small")
+    model = tmp_path / ".model.partial"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    digest = {"mosei": "a" * 32}
+    with tracking.stage_run(SETTINGS, "mosei", {"head": {"epochs": 8, "batch": 32}}, synthetic=True, seed=1, digest=digest) as run:
+        for step in range(1500):
+            run.log({"train/loss": 1 / (step + 1)}, step)
+        with run.child("calm, audio, seed 1", {"hidden": 64}, {"modality": "audio"}) as head:
+            head.log({"validation/weighted accuracy (%)": 71.5, "nan": float("nan")}, 3)
+        run.artifact(model)
+    stored, part = client.get_run(run.id), client.get_run(head.id)
+    assert (stored.info.run_name, stored.info.status) == ("head@mosei-small", "FINISHED")
+    assert stored.data.params == {"head.epochs": "8", "head.batch": "32"}
+    tags = stored.data.tags
+    assert (tags["dvc.stage"], tags["seed"], tags["calm.synthetic"]) == ("head@mosei-small", "1", "true")
+    assert [(item.dataset.name, item.dataset.digest) for item in stored.inputs.dataset_inputs] == [("mosei", "a" * 32)]
+    history = client.get_metric_history(run.id, "train/loss")
+    assert [item.step for item in history] == list(range(1500)) and history[9].value == pytest.approx(0.1)
+    assert part.data.tags["mlflow.parentRunId"] == run.id and part.data.tags["modality"] == "audio"
+    assert part.data.params == {"hidden": "64"} and part.data.metrics["validation/weighted accuracy ___"] == 71.5
+    assert client.get_experiment(stored.info.experiment_id).name == "calm/mosei"
+    parent = parent_of(client, stored)
+    assert parent.data.tags["calm.rebuild"] == "test_stage_with_heads" and parent.info.status == "FINISHED"
+    assert (folder / "mlruns/calm/mosei" / run.id / "artifacts/model/config.json").exists()
+
+
+def test_stages_of_one_rebuild_share_a_parent(client):
+    runs = []
+    for experiment in ("mosei", "mosei", "msp"):
+        with tracking.stage_run(SETTINGS, experiment, {}, synthetic=False) as run:
+            runs.append(run)
+            assert parent_of(client, client.get_run(run.id)).info.status == "RUNNING"
+    parents = [parent_of(client, client.get_run(run.id)).info.run_id for run in runs]
+    assert parents[0] == parents[1] != parents[2]  # one an experiment
+
+
+def test_failed_stage(client):
+    with pytest.raises(ValueError, match="no data"), tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+        run.log({"loss": 1.0}, 1)
+        with run.child("part") as part:
+            raise ValueError("no data")
+    stored = client.get_run(run.id)
+    assert stored.info.status == client.get_run(part.id).info.status == parent_of(client, stored).info.status == "FAILED"
+    assert stored.data.metrics["loss"] == 1.0
+    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False):
+        pass
+    assert parent_of(client, stored).info.status == "FINISHED"  # the stage's last try counts
+
+
+def test_a_store_that_fails_later_does_not_stop_the_stage(capsys, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def refuse(*args, **options):
+        raise MlflowException("database is locked")
+
+    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+        monkeypatch.setattr(run.client, "log_batch", refuse)
+        monkeypatch.setattr(run.client, "create_run", refuse)
+        run.log({"loss": 1.0}, 1)
+        run.flush()
+        with run.child("part") as part:
+            part.log({"loss": 1.0}, 1)
+    told = capsys.readouterr().err
+    assert told.count("database is locked") == 1 and "1 numbers" in told
+
+
+def test_system_metrics(client):
+    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+        time.sleep(2.5)
+    assert client.get_run(run.id).data.metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def test_figure(folder):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+        run.figure(Figure(figsize=(1, 1)), "curve")
+    assert (folder / "mlruns/calm/mosei" / run.id / "artifacts/figures/curve.png").stat().st_size > 0
+
+
+def test_trainer_callback(client):
+    pytest.importorskip("transformers")
+    with tracking.stage_run(SETTINGS, "small", {}, synthetic=False) as run:
+        callback = run.callback()
+        state = SimpleNamespace(is_world_process_zero=True, global_step=7)
+        callback.on_log(None, state, None, logs={"loss": 0.5, "learning_rate": 1e-3, "epoch": 0.5})
+        callback.on_log(None, state, None, logs={"eval_loss": 0.6, "validation_mlm_loss": 0.1, "epoch": 0.5})
+    expected = {"train/loss": 0.5, "train/learning_rate": 1e-3, "validation/loss": 0.6, "validation/mlm_loss": 0.1, "epoch": 0.5}
+    stored = client.get_run(run.id).data.metrics
+    assert {name: stored[name] for name in expected} == expected
+    assert client.get_metric_history(run.id, "train/loss")[0].step == 7
+
+
+def test_only_the_first_process_of_several_writes(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+        run.log({"loss": 1.0}, 1)
+        run.artifact(__file__)
+        with run.child("part") as part:
+            part.log({"loss": 1.0}, 1)
+    assert run.id == part.id == ""
+
+
+STAGE = """
+import sys, time
+from types import SimpleNamespace
+from pipeline import tracking
+settings = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=5))
+with tracking.stage_run(settings, "both", {}, synthetic=True) as run:
+    print(run.id, flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def start(folder: Path, seconds: float = 0.0, **environment: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(folder), **environment}
+    command = [sys.executable, "-c", STAGE, str(seconds)]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_share_a_fresh_store_and_one_parent(tmp_path):
+    from mlflow.tracking.client import MlflowClient
+
+    started = [start(tmp_path, 1, DVC_STAGE=name) for name in ("calp@small", "calp@large")]
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert sum("preparing the MLflow store" in err for _, err in outputs) == 1
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = [client.get_run(out.strip()) for out, _ in outputs]
+    assert {run.info.run_name for run in runs} == {"calp@small", "calp@large"}
+    assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
+    assert parent_of(client, runs[0]).info.status == "FINISHED"
+    assert len(client.search_runs([runs[0].info.experiment_id])) == 3
+
+
+def test_killed_politely(tmp_path, folder, client):
+    process = start(folder, 60)
+    run = process.stdout.readline().strip()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143 and client.get_run(run).info.status == "KILLED"
+
+
+def test_file_store_is_refused_in_one_sentence(tmp_path):
+    process = start(tmp_path, MLFLOW_TRACKING_URI=f"file://{tmp_path}/mlruns")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1 and told.count("\n") == 1 and "sqlite:///mlflow.db" in told
+
+
+def test_store_that_is_no_database(tmp_path):
+    (tmp_path / "mlflow.db").write_text("something else entirely, " * 100)
+    process = start(tmp_path)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1 and "cannot be used" in told.splitlines()[-1] and "Traceback" not in told
+
+
+def test_server(tmp_path, monkeypatch, folder, client):
+    client.search_experiments()
+    shutil.copy(folder / "mlflow.db", tmp_path / "server.db")  # set up already: that takes seconds
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "kept")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with tracking.stage_run(SETTINGS, "mosei", {"a": 1}, synthetic=True) as run:
+            run.log({"loss": 0.5}, 3)
+            run.artifact(__file__)
+        stored = run.client.get_run(run.id)
+        assert stored.data.metrics["loss"] == 0.5 and stored.info.status == "FINISHED"
+        assert [item.path for item in run.client.list_artifacts(run.id)] == ["test_tracking.py"]
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=30)
+
+
+def test_under_dvc(tmp_path, folder, client):
+    """A real `dvc repro` of two stages: one parent, found by the process above, and the hashes that DVC writes to `dvc.lock`."""
+    from mlflow.tracking.client import MlflowClient
+    from yaml import safe_load
+
+    client.search_experiments()
+    shutil.copy(folder / "mlflow.db", tmp_path)  # set up already: that takes seconds
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.txt").write_text("speech")
+    (tmp_path / "stage.py").write_text(f"{STAGE}\nopen(sys.argv[2], 'w').write('made')\n")
+    deps = "\n      ".join(["- stage.py", "- raw"])
+    (tmp_path / "dvc.yaml").write_text(
+        f"stages:\n  first:\n    matrix: {{corpus: [mosei]}}\n    cmd: {sys.executable} stage.py 0 ${{item.corpus}}.txt\n"
+        f"    deps:\n      {deps}\n    outs:\n      - ${{item.corpus}}.txt\n"
+        f"  second:\n    cmd: {sys.executable} stage.py 0 end.txt\n    deps:\n      - mosei.txt\n    outs:\n      - end.txt\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1"}
+    for name in ("CALM_REBUILD", "DVC_ROOT"):
+        environment.pop(name, None)
+    for arguments in (["init", "--no-scm", "-q"], ["repro"]):
+        command = [sys.executable, "-m", "dvc", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("calm/both").experiment_id
+    runs = {run.info.run_name: run.data.tags for run in client.search_runs([experiment])}
+    assert set(runs) >= {"first@mosei", "second"} and len(runs) == 3
+    lock = safe_load((tmp_path / "dvc.lock").read_text())["stages"]
+    for stage in ("first@mosei", "second"):
+        assert {f"dvc.dep.{dep['path']}": dep["md5"] for dep in lock[stage]["deps"]}.items() <= runs[stage].items()
+    assert runs["first@mosei"]["mlflow.parentRunId"] == runs["second"]["mlflow.parentRunId"]
+
+
+def test_hash_of_a_file_and_of_outputs(tmp_path, monkeypatch):
+    (tmp_path / "code.py").write_text("x = 1")
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    outs = "[{path: data/x, md5: abc.dir}, {path: data/texts/a, md5: a.dir}, {path: data/texts/b, md5: b.dir}]"
+    (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  a:\n    outs: {outs}\n")
+    monkeypatch.setattr(provenance, "_resolved", lambda folder: {"head": ["code.py", "data/x", "data/texts/."]})
+    made = {"data/x": "abc.dir", "data/texts/a": "a.dir", "data/texts/b": "b.dir"}
+    assert provenance.dependencies(tmp_path, "head") == {"code.py": hashlib.md5(b"x = 1").hexdigest(), **made}
+    assert provenance.dependencies(tmp_path, "unknown") == {}
+
+
+def test_git_state(tmp_path):
+    assert provenance.git_state(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "a").write_text("1")
+    subprocess.run([*git, "add", "a"], check=True)
+    subprocess.run([*git, "commit", "-qm", "one"], check=True)
+    commit, changed = provenance.git_state(tmp_path)
+    assert len(commit) == 40 and not changed
+    (tmp_path / "a").write_text("2")
+    assert provenance.git_state(tmp_path) == (commit, True)
