@@ -57,11 +57,14 @@ class Resamples:
 
     @classmethod
     def of(cls, speakers: Sequence[str | None], samples: int, seed: int) -> "Resamples":
-        """Draw as many speakers as there are, with replacement. An utterance without a speaker is a speaker of its own."""
+        """Draw as many speakers as there are, with replacement; a single one leaves nothing to draw, and so no resamples.
+
+        An utterance whose speaker is not known (none, empty or "Unknown") is a speaker of its own.
+        """
         names = [("", row) if _unknown(name) else (str(name), -1) for row, name in enumerate(speakers)]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         groups, many = np.array([numbers[name] for name in names]), len(numbers)
-        drawn = np.random.default_rng(seed).multinomial(many, np.full(many, 1 / many), size=samples)
+        drawn = np.random.default_rng(seed).multinomial(many, np.full(many, 1 / many), size=samples if many > 1 else 0)
         return cls(groups, np.vstack([np.ones((1, many)), drawn]))
 
     @property
@@ -71,10 +74,10 @@ class Resamples:
 
     def metrics(self, targets: np.ndarray, decisions: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
         """Metrics (those of `calm.metrics.OF_COUNTS`) on every resample: name -> (1 + resamples,), the first on all as it is."""
-        each = metrics.confusion(targets, decisions).astype(float)
-        of_speakers = np.zeros((self.speakers, *each.shape[1:]))
-        np.add.at(of_speakers, self.groups, each)
-        summed = (self.weights @ of_speakers.reshape(self.speakers, -1)).reshape(-1, 4, each.shape[2])
+        order = np.argsort(self.groups, kind="stable")
+        starts = np.flatnonzero(np.diff(self.groups[order], prepend=-1))
+        of_speakers = np.add.reduceat(metrics.confusion(targets, decisions)[order], starts, axis=0, dtype=np.float64)
+        summed = (self.weights @ of_speakers.reshape(self.speakers, -1)).reshape(-1, *of_speakers.shape[1:])
         counts = metrics.Counts(*summed.transpose(1, 0, 2))
         return {name: metrics.OF_COUNTS[name](counts) for name in names}
 
@@ -89,7 +92,7 @@ def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], level: float = 
     Args:
         a, b: one array (1 + resamples,) of `Resamples.metrics` a seed; the metric is averaged over the seeds of each.
     Returns:
-        `difference` (a - b on all utterances), `low` and `high` (None without at least two different resamples), and
+        `difference` (a - b on all utterances), `low` and `high` (None without resamples), and
         `significant`: whether 0 lies outside them. The interval is of other speakers, not of other seeds.
     """
     values = np.mean(a, axis=0) - np.mean(b, axis=0)
@@ -118,7 +121,7 @@ def bootstrap_difference(
     """
     resamples = Resamples.of(speakers, samples, seed)
     first, second = ([resamples.metrics(targets, one, [metric])[metric] for one in runs] for runs in (a, b))
-    return difference(first, second) if resamples.speakers > 1 else difference([one[:1] for one in first], [one[:1] for one in second])
+    return difference(first, second)
 
 
 def calibration(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[dict]:
@@ -126,8 +129,9 @@ def calibration(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) 
     their mean, and the share that was right."""
     sizes, predicted, observed = (part.sum(axis=0) for part in metrics.reliability(targets, probabilities, bins))
     return [
-        {"low": b / bins, "high": (b + 1) / bins, "n": int(sizes[b]), "predicted": predicted[b] / sizes[b], "observed": observed[b] / sizes[b]}
-        for b in np.flatnonzero(sizes)
+        {"low": b / bins, "high": (b + 1) / bins, "n": int(size), "predicted": predicted[b] / size, "observed": observed[b] / size}
+        for b, size in enumerate(sizes)
+        if size
     ]
 
 

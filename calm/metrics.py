@@ -73,7 +73,8 @@ def _accuracy(counts: Counts) -> np.ndarray:
 
 
 def _f1_paper(counts: Counts) -> np.ndarray:
-    return _mean(counts.f1, counts.tp + counts.tn)
+    right = counts.tp + counts.tn
+    return np.where(np.sum(right, axis=-1) == 0, 0.0, _mean(counts.f1, right))  # nothing right: no F1 is above 0, however weighted
 
 
 def _f1_macro(counts: Counts) -> np.ndarray:
@@ -162,7 +163,7 @@ def exact_match(targets: np.ndarray, decisions: np.ndarray) -> float:
 class Result:
     """Values by the metric's name (never NaN), and by the same names the classes that a value leaves out.
 
-    A metric that is in `left_out` and not in `values` is not defined on these utterances.
+    A metric that is not defined on these utterances is in `left_out` and not in `values`.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -172,7 +173,7 @@ class Result:
         """Keep a value that is a number, and name the classes that are not in it."""
         if np.isfinite(value):
             self.values[name] = float(value)
-        if left_out:
+        if left_out or not np.isfinite(value):
             self.left_out[name] = list(left_out)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from calm.corpora import check_options
+
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -37,6 +39,12 @@ class CorpusSettings(Section):
     path: Path
     synthetic: bool = False  # speech made by a machine: every figure from it says so
     options: dict = {}  # keyword arguments of the module's `read`
+
+    @model_validator(mode="after")
+    def options_exist(self):
+        """Options are those of the format's reader."""
+        check_options(self.format, self.options)
+        return self
 
 
 class Model(Section):

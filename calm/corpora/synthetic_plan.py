@@ -34,7 +34,7 @@ MSP_EMOTIONS = {
     "O": (),
 }
 # What tells a single emotion: (words, voice, share). "shared" words tell only the valence, and voices tell arousal best.
-CUES = (("own", True, 0.25), ("own", False, 0.25), ("shared", True, 0.25), ("none", True, 0.25))
+CUES = (("own", True, 0.3), ("own", False, 0.3), ("shared", True, 0.2), ("none", True, 0.2))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _cues(performed: tuple[str, ...], rng: np.random.Generator) -> tuple[str, st
         return performed[0], cue, voices.STYLES[performed[0]] if voiced else neutral
     worded, other = (performed[i] for i in rng.permutation(2))  # words tell the one emotion, the voice mostly the other
     mixture = voices.STYLES[worded] * 0.3 + voices.STYLES[other] * 0.7
-    return worded, "own" if rng.random() < 0.65 else "shared", mixture
+    return worded, "own" if rng.random() < 0.8 else "shared", mixture
 
 
 def _unsaid(emotion: str, cue: str, said: set[str], rng: np.random.Generator) -> str:

@@ -1,0 +1,25 @@
+# make demo - install, rebuild the embedded default, print its results     make test - install, run the tests
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test install clean
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+install: $(VENV)/installed
+
+demo: install
+	@cmp -s params.yaml recipes/demo.yaml || { echo "params.yaml is not the embedded default: cp recipes/demo.yaml params.yaml, or run dvc repro"; exit 1; }
+	dvc repro
+	@python -m pipeline.stages.report --print
+
+test: install
+	python -m pytest
+
+clean:
+	rm -rf data/work .pytest_cache .hypothesis .ruff_cache
