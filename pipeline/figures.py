@@ -59,6 +59,7 @@ def save(figure, name: str, folder: Path) -> str:
     plt = _plt()
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=150, facecolor="white", metadata={"Software": None})
+    figure.set_layout_engine("none")  # it is laid out; a second time would cost as much as the drawing
     plt.rcParams["svg.hashsalt"] = name
     partial = folder / f".{name}.svg"
     figure.savefig(partial, transparent=True, metadata={"Date": None, "Creator": None})
@@ -100,7 +101,7 @@ def variants(lines: dict[Key, dict], values: dict[Key, list[float]], metric: str
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlabel(f"{metric.replace('_', ' ')}, percent")
-    axes.grid(axis="y", visible=False)
+    _across(axes)
     _modality_legend(figure, {key.modality for key in lines})
     return figure
 
@@ -120,7 +121,7 @@ def classes(scores: dict[str, dict[str, float]], metric: str):
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlabel(f"{metric.replace('_', ' ')}, percent")
-    axes.grid(axis="y", visible=False)
+    _across(axes)
     _modality_legend(figure, set(scores))
     return figure
 
@@ -188,8 +189,8 @@ def retrieval(rows: list[dict]):
     axes.set_yticks(range(len(rows)), titles)
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("found among the first 1, 5, 10, percent (hollow: chance)")
-    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("recall, percent (hollow: chance)")
+    _across(axes)
     figure.legend(loc="outside upper left", ncols=3, fontsize=8)
     return figure
 
@@ -207,7 +208,7 @@ def labels(shares: dict[str, dict[str, float]]):
     axes.set_yticks(range(len(order)), order)
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_xlabel("rows with the class, percent")
-    axes.grid(axis="y", visible=False)
+    _across(axes)
     figure.legend(loc="outside upper left", ncols=3, fontsize=8, handlelength=0.9)
     return figure
 
@@ -222,6 +223,13 @@ def _modality_legend(figure, modalities: set[str]) -> None:
     ]
     if handles:
         figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8)
+
+
+def _across(axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10]))
 
 
 def _whole_epochs(axes) -> None:

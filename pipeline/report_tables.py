@@ -1,6 +1,8 @@
 """Tables and sentences of the report beside the main result table: data, training, retrieval, parameters, runs."""
 
-from pipeline.results import MODALITIES, Key, Score, Table
+from typing import NamedTuple
+
+from pipeline.results import MODALITIES, METRICS, VARIANTS, Key, Score, Table
 
 SPLITS = ("train", "validation", "test")
 
@@ -28,8 +30,8 @@ def sentences(lines: dict[Key, dict[str, Score]], metric: str = "weighted_accura
 
 def _of_model(ours: dict[str, Score], plain: dict[str, Score], lm: str, variant: str) -> str:
     parts = [f"{value} from {MODALITIES.get(name, name)}" for name, value in sorted(ours.items(), key=lambda item: -item[1].mean)]
-    frozen = ", its weights frozen," if variant == "calm_frozen" else ""
-    text = f"CALM on {lm}{frozen} reaches {_and(parts)} in weighted accuracy."
+    frozen = " with frozen weights" if variant == "calm_frozen" else ""
+    text = f"CALM ({lm}){frozen} reaches {_and(parts)} in weighted accuracy."
     both = [name for name in ("both", "audio", "text") if name in ours and name in plain]
     if both:
         name = both[0]
@@ -46,18 +48,50 @@ def _and(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+class ByClass(NamedTuple):
+    """Scores by class of one variant and model: modality -> class -> mean."""
+
+    name: str
+    title: str
+    scores: dict[str, dict[str, float]]
+
+
+def class_scores(lines: dict[Key, dict[str, Score]], metric: str = "weighted_accuracy") -> list[ByClass]:
+    """Of the trained variant of each model that the paper is about: CALM, else what there is."""
+    found = []
+    for lm in dict.fromkeys(key.lm for key in lines if key.lm):
+        variant = next((name for name in ("calm", "calm_frozen") if any(key[:2] == (name, lm) for key in lines)), None)
+        if variant:
+            of = {key.modality: classes_of(line, metric) for key, line in lines.items() if key[:2] == (variant, lm)}
+            found.append(ByClass(f"{variant}-{lm}", f"{VARIANTS[variant]} ({lm})", {k: {c: s.mean for c, s in v.items()} for k, v in of.items()}))
+    return [by_class for by_class in found if any(by_class.scores.values())]
+
+
+def classes_of(line: dict[str, Score], metric: str) -> dict[str, Score]:
+    """Scores of `<metric>/<class>` by class."""
+    return {name.partition("/")[2]: value for name, value in line.items() if name.startswith(f"{metric}/")}
+
+
+def class_table(corpus: str, lines: dict[Key, dict[str, Score]], metric: str = "weighted_accuracy") -> Table:
+    """One column a class."""
+    names = list(dict.fromkeys(name for line in lines.values() for name in classes_of(line, metric)))
+    cells = [[key.title, key.lm, key.given, *(classes_of(line, metric).get(name) for name in names)] for key, line in lines.items()]
+    return Table(f"{corpus}-classes", f"{corpus}, test, {metric} by class", ["variant", "model", "input", *names], cells, 3)
+
+
 def retrieval_table(rows: list[dict]) -> Table:
     """Recall of the right text, or the next block, beside what chance gives; `rows` have a `model` each."""
-    columns = ["pair", "model", "corpus", "split", "n"]
+    several = len({row["model"] for row in rows}) > 1
+    columns = ["pair", *(["model"] if several else []), "corpus", "split", "n"]
     columns += [name for at in (1, 5, 10) for name in (f"recall at {at}", "chance")] + ["median rank", "chance"]
     cells = [
-        [row["pair"], row["model"], row["corpus"], row["split"], str(row["n"])]
+        [row["pair"], *([row["model"]] if several else []), row["corpus"], row["split"], str(row["n"])]
         + [f"{100 * row[f'{kind}recall_at_{at}']:.1f}" for at in (1, 5, 10) for kind in ("", "chance_")]
         + [f"{row['median_rank']:g}", f"{row['chance_median_rank']:g}"]
         for row in rows
     ]
     rules = {number for number in range(1, len(rows)) if rows[number]["pair"] != rows[number - 1]["pair"]}
-    return Table("retrieval", "Retrieval among held-out utterances", columns, cells, 4, rules=rules, note="Recall in percent.")
+    return Table("retrieval", "Retrieval among held-out utterances", columns, cells, 3 + several, rules=rules, note="Recall in percent.")
 
 
 def retrieval_sentences(rows: list[dict]) -> list[str]:
@@ -66,7 +100,7 @@ def retrieval_sentences(rows: list[dict]) -> list[str]:
     return [
         f"Given the audio of a test utterance of {row['corpus']}, its text is among the first 10 of {row['n']} in "
         f"{100 * row['recall_at_10']:.1f} % of cases; chance gives {100 * row['chance_recall_at_10']:.1f} % "
-        f"({row['recall_at_10'] / row['chance_recall_at_10']:.1f} times as rare; {row['model']})."
+        f"({row['recall_at_10'] / row['chance_recall_at_10']:.1f} times chance; model {row['model']})."
         for row in found
         if row["chance_recall_at_10"]
     ]
@@ -193,3 +227,11 @@ def run_table(calp: dict[str, dict], pretrained: dict[str, dict], heads: dict, e
 def _what(curves: list[dict]) -> str:
     key = Key(curves[0]["variant"], "", curves[0]["modality"])
     return f"{key.title}, {key.given}, seed {' '.join(str(curve['seed']) for curve in curves)}"
+
+
+def comparison_table(name: str, rows: list[dict]) -> Table:
+    return Table(f"{name}-comparisons", "", [], [])
+
+
+def notes(of: dict) -> list[str]:
+    return []

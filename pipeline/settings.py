@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from calm.corpora import check_options
 
@@ -84,6 +84,13 @@ class Features(Section):
     shard: Positive = 512  # utterances a Parquet shard
     workers: Positive | None = None  # null: one process a core
 
+    @model_validator(mode="after")
+    def bands_fit(self):
+        """The bands lie below half of the sample rate."""
+        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise ValueError(f"features.high_hz is {self.high_hz}: allowed is above low_hz, {self.low_hz}, up to {self.sample_rate / 2:.0f}")
+        return self
+
 
 class SpecTranSettings(Section):
     block: Positive = 50  # frames an acoustic block (5.1)
@@ -95,6 +102,21 @@ class SpecTranSettings(Section):
     pooling: Literal["cls", "mean"] = "cls"  # "the first output embedding" (4.2)
     dropout: Share = 0.0
     normalise: Literal["corpus", "utterance"] = "corpus"  # log-mel by the training split's statistics, or by each utterance's
+
+    @field_validator("width")
+    @classmethod
+    def heads_fit(cls, width: int | None) -> int | None:
+        """Attention heads are 64 wide."""
+        if width is not None and width > 64 and width % 64:
+            raise ValueError("must be 64 or less, or a multiple of 64, the width of an attention head")
+        return width
+
+    @model_validator(mode="after")
+    def patch_fits(self):
+        """A patch lies in a block."""
+        if self.patch[0] > self.block:
+            raise ValueError(f"spectran.patch is {list(self.patch)}: its frames must be no more than spectran.block, {self.block}")
+        return self
 
 
 class Augment(Section):
@@ -186,8 +208,24 @@ class Settings(Section):
     calp: Calp
     pretrain: Pretrain
     head: Head
+    head_of: dict[Name, dict] = {}  # by target, what differs from `head` (5.2 and 5.3 train with other rates and batches)
     evaluate: Evaluate
     tracking: Tracking
+
+    @field_validator("seeds")
+    @classmethod
+    def seeds_differ(cls, seeds: list[int]) -> list[int]:
+        """A seed that stands twice would count one result twice."""
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds must be different and not negative")
+        return seeds
+
+    @model_validator(mode="after")
+    def patch_fits_mels(self):
+        """A patch lies in the bands that there are."""
+        if self.spectran.patch[1] > self.features.mels:
+            raise ValueError(f"spectran.patch is {list(self.spectran.patch)}: its mels must be no more than features.mels, {self.features.mels}")
+        return self
 
     @model_validator(mode="after")
     def names_exist(self):
@@ -198,10 +236,31 @@ class Settings(Section):
         for name in self.heads_on:
             if name not in self.models:
                 raise ValueError(f"heads_on: '{name}' is none of models ({', '.join(self.models)})")
+        if "baselines" in self.models:
+            raise ValueError("models: 'baselines' is the name of the baselines' folder, give the model another")
         for name, model in self.models.items():
             if model.pretrain_on != "." and model.pretrain_on not in self.corpora:
                 raise ValueError(f"models.{name}.pretrain_on: '{model.pretrain_on}' is none of corpora ({', '.join(self.corpora)}) and not '.'")
         return self
+
+    @model_validator(mode="after")
+    def heads_differ_validly(self):
+        """What `head_of` changes is checked as `head` is."""
+        for target in self.head_of:
+            if target not in self.targets:
+                raise ValueError(f"head_of: '{target}' is none of targets ({', '.join(self.targets)})")
+            try:
+                self.for_target(target)
+            except ValidationError as error:
+                item = error.errors()[0]
+                key = ".".join(str(part) for part in item["loc"])
+                raise ValueError(f"head_of.{target}.{key} is {item['input']!r}: {item['msg']}") from None
+        return self
+
+    def for_target(self, corpus: str) -> "Settings":
+        """The settings with the head's own for one target."""
+        head = Head.model_validate(self.head.model_dump() | self.head_of.get(corpus, {}))
+        return self.model_copy(update={"head": head})
 
     def pretraining_corpora(self, model: str) -> list[str]:
         """Names of the corpora that a model is pretrained on."""
@@ -233,9 +292,10 @@ def _line(path: Path, item: dict) -> str:
         return f"{path}: {key}: there is no such setting"
     if item["type"] == "missing":
         return f"{path}: {key} is missing"
-    if not key:
-        return f"{path}: {item['msg'].removeprefix('Value error, ')}"
-    return f"{path}: {key} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    message = item["msg"].removeprefix("Value error, ")
+    if isinstance(item["input"], dict):  # a section as a whole: its message names what is wrong in it
+        return f"{path}: {key + ': ' if key else ''}{message}"
+    return f"{path}: {key} is {item['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def load_or_exit() -> Settings:

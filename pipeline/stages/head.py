@@ -97,7 +97,7 @@ def conditions(settings: Settings) -> Iterator[Condition]:
 
 def run(settings: Settings, corpus: str, model: str) -> str:
     """Train the heads; writes logits of validation and test, training curves, and the model to use."""
-    begin, seeds = time.monotonic(), settings.seeds
+    begin, seeds, settings = time.monotonic(), settings.seeds, settings.for_target(corpus)
     bench = Bench(settings, corpus, model)
     work = [paths.pretrained(model), paths.tokens(model), paths.features(corpus), paths.texts(corpus), paths.utterances(corpus)]
     parts = [seeds, settings.models[model], settings.spectran, settings.head]

@@ -1,0 +1,266 @@
+"""Stage `features`: log-mel of every utterance (5.1) in sharded Parquet, and the statistics of the training split to normalise it by."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain, groupby, islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from calm import audio
+from calm.corpora.utterances import Dropped, read_table, write_parquet
+from pipeline import command, paths, workers
+from pipeline.settings import Features, Settings
+
+GROUP = 16  # utterances a task at least, unless a shard has fewer
+SILENCE = 2**-23  # peak to peak: one step of 24 bits
+# Bytes of equal weight beside each other: a quarter less on disk than float16 as it is, and read as fast.
+STORAGE = {"compression": "zstd", "use_dictionary": ["id"], "column_encoding": {"logmel.list.element": "BYTE_STREAM_SPLIT"}}
+
+
+class Unusable(ValueError):
+    """An utterance without features: the reason in a few words, and what was found."""
+
+
+@dataclass
+class Statistics:
+    """Sums over frames in float64, (mels,) each, added up in the table's order so that they never depend on the workers."""
+
+    frames: int = 0
+    utterances: int = 0
+    total: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+
+    def add(self, logmel: np.ndarray) -> None:
+        """One utterance, (frames, mels), as it is stored."""
+        values = logmel.astype(np.float64)
+        self.frames += len(values)
+        self.utterances += 1
+        self.total = self.total + values.sum(axis=0)
+        self.squares = self.squares + (values**2).sum(axis=0)
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(*(ours + theirs for ours, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def summary(self) -> dict:
+        """Mean and standard deviation of every band; a band that never changes is divided by 0.001."""
+        mean = self.total / self.frames
+        deviation = np.sqrt(np.maximum(self.squares / self.frames - mean**2, 0))
+        return {"mean": mean.tolist(), "std": np.maximum(deviation, 1e-3).tolist(), "frames": self.frames, "utterances": self.utterances}
+
+
+@dataclass
+class Shard:
+    """What one shard's rows came to."""
+
+    statistics: Statistics = field(default_factory=Statistics)  # of its training utterances
+    frames: int = 0
+    dropped: list[Dropped] = field(default_factory=list)
+
+
+def run(settings: Settings, corpus: str) -> str:
+    """Features of one corpus; returns the summary. Raises ValueError where more rows are lost than `ingest.max_dropped` allows."""
+    started = time.perf_counter()
+    report = extract(paths.utterances(corpus), settings.features, paths.features(corpus), f"features@{corpus}", settings.ingest.max_dropped)
+    elapsed = time.perf_counter() - started
+    dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
+    return (
+        f"{corpus}: log-mel of {report['kept']} of {report['read']} utterances, {report['seconds_audio'] / 3600:.2f} h in {elapsed:.0f} s "
+        f"({report['seconds_audio'] / elapsed:.0f} x real time); dropped: {dropped}"
+    )
+
+
+def extract(table: Path, section: Features, folder: Path, stage: str, max_dropped: float = 1.0) -> dict:
+    """Write `part-00000.parquet` ..., `stats.json` and `report.json` to `folder`; returns the report.
+
+    Shards hold the utterances of `section.shard` rows of the table each, in its order: id, frames, logmel (frames * mels values,
+    float16, frame by frame). Finished shards of a stopped run are kept and used. The same bytes come out whatever the number of workers.
+    """
+    logmel = _logmel(section)
+    frame = read_table(table, ["id", "audio", "start", "end", "duration", "split"])
+    with command.checkpoints(stage, section, table, Path(audio.__file__), Path(__file__)) as work:
+        shards = list(_shards(frame, section, logmel, work))
+        with command.whole(folder) as new:
+            report = _report(frame, shards, max_dropped)
+            command.write_json(report, new / "report.json")
+            command.write_json(_stats(shards, section), new / "stats.json")
+            for part in sorted(work.glob("part-*.parquet")):
+                shutil.move(part, new / part.name)
+    return report
+
+
+def _logmel(section: Features) -> audio.LogMel:
+    try:
+        return audio.LogMel(section.sample_rate, section.mels, section.window_ms, section.hop_ms, section.low_hz, section.high_hz)
+    except ValueError as error:
+        raise ValueError(f"params.yaml: features.{error}") from None
+
+
+def _shards(frame: pd.DataFrame, section: Features, logmel: audio.LogMel, work: Path) -> Iterator[Shard]:
+    """Compute and write the shards in order; those that lie finished in `work` are not computed again."""
+    tables = [frame.iloc[first : first + section.shard] for first in range(0, len(frame), section.shard)]
+    tasks = {number: _tasks(table) for number, table in enumerate(tables) if not _finished(work, number)}
+    processes = min(section.workers or workers.cores(), max(1, sum(map(len, tasks.values()))))
+    bar = tqdm(total=len(frame), desc="log-mel", unit="utt", delay=2)
+    with bar, workers.processes(processes, _prepare, logmel, section.trim_db) as pool:
+        results = workers.in_order(pool, _compute, chain.from_iterable(tasks.values()), ahead=4 * processes)
+        for number, table in enumerate(tables):
+            if number in tasks:
+                rows = {}
+                for part in islice(results, len(tasks[number])):
+                    rows |= part
+                    bar.update(len(part))
+                _write(work, number, table, rows)
+            else:
+                bar.update(len(table))
+            yield _read_note(work, number)
+
+
+def _tasks(table: pd.DataFrame) -> list[list[tuple]]:
+    """The rows of a shard by audio file, in lists of at least GROUP utterances; a file goes into one list and is opened once."""
+    rows = sorted(zip(table["audio"], table["start"], table["end"], table.index, strict=True))
+    tasks = [[]]
+    for _, group in groupby(rows, key=lambda row: row[0]):
+        tasks[-1].extend(group)
+        if len(tasks[-1]) >= GROUP:
+            tasks.append([])
+    return [task for task in tasks if task]
+
+
+# In the workers
+
+
+def _prepare(logmel: audio.LogMel, trim_db: float | None) -> None:
+    global _settings
+    _settings = logmel, trim_db
+
+
+def _compute(task: list[tuple]) -> dict[int, np.ndarray | tuple[str, str]]:
+    """Log-mel (frames, mels) float16 by row number, or the reason and detail for which the row is dropped."""
+    results = {}
+    for path, group in groupby(task, key=lambda row: row[0]):
+        rows = list(group)
+        try:
+            with audio.AudioFile(path) as file:
+                results |= {row: _one(file, start, end) for _, start, end, row in rows}
+        except audio.AudioError as error:
+            results |= {row: ("unreadable audio", str(error)) for *_, row in rows}
+    return results
+
+
+def _one(file: audio.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
+    try:
+        return _features(file, start, end)
+    except audio.AudioError as error:
+        return "unreadable audio", str(error)
+    except Unusable as error:
+        return error.args
+
+
+def _features(file: audio.AudioFile, start: float, end: float) -> np.ndarray:
+    logmel, trim_db = _settings
+    samples = file.read(start, end, logmel.sample_rate)
+    where = f"{file.path}, {start:.3f} to {end:.3f} s"
+    if not np.isfinite(samples).all():
+        raise Unusable("NaN or infinity", where)
+    if np.ptp(samples) < SILENCE:
+        raise Unusable("digital silence", where)
+    frames = logmel(samples)
+    if not len(frames):
+        raise Unusable("shorter than a frame", f"{len(samples)} samples, a frame has {logmel.window}: {where}")
+    if not np.isfinite(frames).all():
+        raise Unusable("NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}")
+    return (frames if trim_db is None else audio.trim(frames, trim_db)).astype(np.float16)
+
+
+# In the parent
+
+
+def _write(work: Path, number: int, table: pd.DataFrame, rows: dict) -> None:
+    """One shard, in the table's order, and after it the note that says it is finished."""
+    shard, ids, kept = Shard(), [], []
+    for row, id, split in zip(table.index, table["id"], table["split"], strict=True):
+        logmel = rows[row]
+        if isinstance(logmel, tuple):
+            shard.dropped.append(Dropped(id, *logmel))
+            continue
+        ids.append(id)
+        kept.append(logmel)
+        shard.frames += len(logmel)
+        if split == "train":
+            shard.statistics.add(logmel)
+    write_parquet(_parquet(ids, kept), work / f"part-{number:05d}.parquet", **STORAGE)
+    _write_note(work, number, shard)
+
+
+def _parquet(ids: list[str], logmels: list[np.ndarray]) -> pa.Table:
+    offsets = np.cumsum([0] + [logmel.size for logmel in logmels])
+    if offsets[-1] >= 2**31:
+        raise ValueError("params.yaml: features.shard is too large: a shard may hold 2^31 values")
+    values = np.concatenate([logmel.ravel() for logmel in logmels]) if logmels else np.empty(0, np.float16)
+    return pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "frames": pa.array([len(logmel) for logmel in logmels], pa.int32()),
+            "logmel": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.float16())),
+        }
+    )
+
+
+def _note(work: Path, number: int) -> Path:
+    return work / f"part-{number:05d}.json"
+
+
+def _write_note(work: Path, number: int, shard: Shard) -> None:
+    sums = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(shard.statistics).items()}
+    note = {"statistics": sums, "frames": shard.frames, "dropped": [asdict(row) for row in shard.dropped]}
+    command.write_json(note, _note(work, number))
+
+
+def _finished(work: Path, number: int) -> bool:
+    """Whether a shard is there whole; one that lost rows is computed again, because its audio may have been mended."""
+    return _note(work, number).exists() and (work / f"part-{number:05d}.parquet").exists() and not _read_note(work, number).dropped
+
+
+def _read_note(work: Path, number: int) -> Shard:
+    note = command.read_json(_note(work, number))
+    sums = {key: np.array(value) if isinstance(value, list) else value for key, value in note["statistics"].items()}
+    return Shard(Statistics(**sums), note["frames"], [Dropped(**row) for row in note["dropped"]])
+
+
+def _report(frame: pd.DataFrame, shards: list[Shard], max_dropped: float) -> dict:
+    dropped = [row for shard in shards for row in shard.dropped]
+    counts = dict(Counter(row.reason for row in dropped).most_common())
+    if len(dropped) > max_dropped * len(frame) or len(dropped) == len(frame):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise ValueError(
+            f"{len(dropped)} of {len(frame)} utterances have no features ({reasons}; the first: "
+            f"{dropped[0].detail if dropped else 'the table is empty'}): mend the audio, or raise ingest.max_dropped in params.yaml"
+        )
+    lost = {row.id for row in dropped}
+    return {
+        "read": len(frame),
+        "kept": len(frame) - len(dropped),
+        "dropped": counts,
+        "frames": sum(shard.frames for shard in shards),
+        "seconds_audio": round(float(frame.loc[~frame["id"].isin(lost), "duration"].sum()), 3),
+        "dropped_rows": [{"id": row.id, "reason": row.reason, "detail": row.detail} for row in dropped],
+    }
+
+
+def _stats(shards: list[Shard], section: Features) -> dict:
+    total = sum((shard.statistics for shard in shards), Statistics())
+    if not total.frames:
+        raise ValueError("no utterance of the training split has features, and the log-mel is normalised by that split's statistics")
+    used = section.model_dump(include={"sample_rate", "mels", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db"})
+    return {**total.summary(), "split": "train", **used}
+
+
+if __name__ == "__main__":
+    command.start(run, corpus=lambda settings: settings.corpora)

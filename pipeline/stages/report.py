@@ -1,0 +1,259 @@
+"""Stage `report`: everything the other stages found, as `reports/metrics.json`, tables, figures and one page that needs no network.
+
+`--print` shows the result tables of `reports/metrics.json` in the terminal.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from pipeline import command, dag, paths, report_tables, results
+from pipeline.results import THRESHOLDS, Table
+from pipeline.settings import Settings
+
+MEANINGS = [
+    (
+        "weighted_accuracy",
+        "1/(2C) Σ<sub>c</sub> (TP<sub>c</sub>/P<sub>c</sub> + TN<sub>c</sub>/N<sub>c</sub>)",
+        "The mean of the true positive and the true negative rate, over the classes (appendix B). Knowing nothing gives 50.",
+    ),
+    (
+        "accuracy",
+        "1/C Σ<sub>c</sub> (TP<sub>c</sub> + TN<sub>c</sub>)/(P<sub>c</sub> + N<sub>c</sub>)",
+        "The share of right yes-or-no answers, over the classes. High for rare classes even if nothing is ever found.",
+    ),
+    ("balanced_accuracy", "1/C Σ<sub>c</sub> TP<sub>c</sub>/P<sub>c</sub>", "The mean recall of the classes."),
+    (
+        "f1_paper",
+        "Σ<sub>c</sub> w<sub>c</sub> F1<sub>c</sub>, &nbsp;w<sub>c</sub> = (TP<sub>c</sub> + TN<sub>c</sub>)/Σ (TP + TN)",
+        "What appendix B calls micro F1: each class's F1, weighted by its share of the right answers.",
+    ),
+    ("f1_macro", "1/C Σ<sub>c</sub> F1<sub>c</sub>", "The plain mean of the classes' F1."),
+    ("f1_micro", "", "F1 of the counts summed over the classes."),
+    (
+        "thresholds",
+        "",
+        "Tuned: one a class, chosen on the validation split for weighted accuracy. 0.5: the same for all. Argmax: only the likeliest "
+        "class, where each row has exactly one. A class without a positive or a negative in the test split is left out of the mean.",
+    ),
+]
+
+
+class Inputs:
+    """What the other stages wrote, as far as it is there."""
+
+    def __init__(self, settings: Settings):
+        self.corpora = {name: found for name in settings.corpora if (found := read(paths.ingest_report(name)))}
+        self.texts = {name: read(paths.texts(name) / "metrics.json") for name in settings.corpora}
+        self.calp = {name: found for name in settings.models if (found := read(paths.calp(name) / "metrics.json"))}
+        self.pretrained = {name: found for name in settings.models if (found := read(paths.pretrained(name) / "metrics.json"))}
+        curves = {(corpus, model): paths.heads(corpus, model) / "curves.json" for corpus in settings.targets for model in settings.heads_on}
+        self.heads = {names: found for names, path in curves.items() if (found := read(path))}
+        self.rows = results.sort_rows(row for name in settings.targets for row in read(paths.evaluation(name) / "metrics.json") or [])
+        self.comparisons = {name: read(paths.evaluation(name) / "comparisons.json") or [] for name in settings.targets}
+        self.notes = {name: read(paths.evaluation(name) / "notes.json") or {} for name in settings.targets}
+
+
+def read(path: Path):
+    """A JSON file, or None where there is none."""
+    return command.read_json(path) if path.exists() else None
+
+
+def run(settings: Settings) -> str:
+    """Write `reports/`; returns where the page is."""
+    inputs = Inputs(settings)
+    if not inputs.rows:
+        raise ValueError(f"no corpus has {paths.evaluation('<corpus>')}/metrics.json: run dvc repro, which evaluates before it reports")
+    results.write_rows(inputs.rows, paths.REPORTS / "metrics.json")
+    with command.whole(paths.REPORTS / "figures") as figures, command.whole(paths.REPORTS / "tables") as tables:
+        page = content(settings, inputs, figures)
+        for table in page.pop("written"):
+            (tables / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
+            (tables / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    path = paths.REPORTS / "index.html"
+    partial = path.with_name(".index.html.partial")
+    partial.write_text(render(page), encoding="utf-8")
+    partial.replace(path)
+    return f"{path} ({path.stat().st_size / 1024:.0f} kB) from {len(inputs.rows)} rows of {paths.REPORTS / 'metrics.json'}"
+
+
+def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
+    """What the template shows; figures are written to a folder on the way. `written` holds every table."""
+    parts = [results_part(name, settings, inputs, figures) for name in settings.targets if any(r["corpus"] == name for r in inputs.rows)]
+    retrieval = retrieval_part(inputs, figures)
+    data = [data_part(name, inputs, figures) for name in inputs.corpora]
+    parameters = report_tables.parameter_tables(paper_sizes(), inputs.calp, inputs.pretrained)
+    runs = report_tables.run_table(
+        inputs.calp, inputs.pretrained, inputs.heads, {name: note.get("mlflow_run") for name, note in inputs.notes.items()}
+    )
+    folder = Path("dvc.yaml")
+    (figures / "dag.svg").write_text(dag.svg(folder), encoding="utf-8")
+    written = [table for part in parts for table in part["all"]] + [part["table"] for part in data] + parameters
+    return {
+        "title": settings.title,
+        "seeds": settings.seeds,
+        "corpora": list(settings.corpora),
+        "synthetic": [name for name, corpus in settings.corpora.items() if corpus.synthetic],
+        "models": [{"words": words(name, settings)} for name in settings.models],
+        "results": parts,
+        "meanings": MEANINGS,
+        "training": training_part(inputs, figures),
+        "retrieval": retrieval,
+        "data": data,
+        "parameters": parameters,
+        "runs": runs,
+        "stages": described(folder),
+        "dag": dag.svg(folder, alone=False),
+        "dag_style": dag.STYLE,
+        "ui": opens(settings.tracking.uri),
+        "written": [table for table in [*written, *([retrieval["table"]] if retrieval else [])] if table.rows],
+    }
+
+
+def results_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> dict:
+    """Tables, sentences and figures of one corpus."""
+    from pipeline import figures
+
+    rows = [row for row in inputs.rows if row["corpus"] == name]
+    thresholds = [found for found in results.thresholds(rows) if results.result_table(rows, name, found).rows]
+    tables = [results.result_table(rows, name, threshold) for threshold in thresholds]
+    lines = results.scores(rows, corpus=name, split="test", threshold=thresholds[0])
+    overview = figures.variants(lines, seed_values(rows, thresholds[0], "weighted_accuracy"), "weighted_accuracy", 0.5)
+    pictures = [picture(f"Weighted accuracy, {THRESHOLDS.get(thresholds[0])}", overview, f"{name}-variants", folder)]
+    more, validation = [], [results.result_table(rows, name, threshold, "validation") for threshold in thresholds]
+    for by_class in report_tables.class_scores(lines):
+        shown = figures.classes(by_class.scores, "weighted_accuracy")
+        pictures.append(picture(f"Weighted accuracy by class, {by_class.title}", shown, f"{name}-classes-{by_class.name}", folder))
+    if inputs.comparisons[name]:
+        more.append(report_tables.comparison_table(name, inputs.comparisons[name]))
+    return {
+        "name": name,
+        "synthetic": settings.corpora[name].synthetic,
+        "sentences": report_tables.sentences(lines),
+        "tables": tables,
+        "thresholds": [THRESHOLDS.get(threshold, threshold) for threshold in thresholds],
+        "counts": f"mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))}.",
+        "notes": report_tables.notes(inputs.notes[name]),
+        "pictures": pictures,
+        "more": more,
+        "all": [*tables, *validation, *more, *(report_tables.class_table(name, lines),)],
+    }
+
+
+def seed_values(rows: list[dict], threshold: str, metric: str) -> dict:
+    """Values of a metric on the test split by line of the table, one a seed."""
+    found: dict[results.Key, list[float]] = {}
+    for row in rows:
+        if (row["split"], str(row["threshold"]), row["metric"]) == ("test", threshold, metric) and row["value"] is not None:
+            found.setdefault(results.Key(row["variant"], row["lm"] or "", row["modality"] or ""), []).append(row["value"])
+    return found
+
+
+def training_part(inputs: Inputs, folder: Path) -> dict:
+    """Sentences and curves of all training."""
+    from pipeline import figures
+
+    pictures = []
+    for name, of in inputs.calp.items():
+        lines = {"training": "loss", "validation": "validation_loss"}
+        pictures.append(picture(f"CALP, {name}: loss of equation 2", figures.losses(of["curve"], {"": lines}), f"{name}-calp", folder))
+    for name, of in inputs.pretrained.items():
+        panels = {"masked words": {"words": "mlm"}, "masked audio": {"all masked blocks": "mam", "middle blocks": "mam_middle"}}
+        shown = figures.losses(of["curve"], panels)
+        pictures.append(picture(f"Pretraining, {name}: held-out losses", shown, f"{name}-pretraining", folder))
+    for (corpus, model), curves in inputs.heads.items():
+        title = f"Heads on {corpus}, {model}: validation loss, mean and range of seeds"
+        pictures.append(picture(title, figures.heads(curves), f"{corpus}-{model}-heads", folder))
+    return {"sentences": report_tables.training_sentences(inputs.calp, inputs.pretrained, inputs.heads), "pictures": pictures}
+
+
+def retrieval_part(inputs: Inputs, folder: Path) -> dict | None:
+    """Retrieval of every model; None where there is none."""
+    from pipeline import figures
+
+    rows = [{"model": name, **row} for name, of in inputs.calp.items() for row in of["retrieval"]]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (row["pair"] != "audio to text", row["model"], row["corpus"], row["split"]))
+    test = [row for row in rows if row["split"] == "test"] or rows
+    shown = picture("Test split", figures.retrieval(test), "retrieval", folder)
+    return {"sentences": report_tables.retrieval_sentences(rows), "table": report_tables.retrieval_table(rows), "pictures": [shown]}
+
+
+def data_part(name: str, inputs: Inputs, folder: Path) -> dict:
+    """What a corpus gave, lost and was corrected in."""
+    from pipeline import figures
+
+    report = inputs.corpora[name]
+    pictures = []
+    if shares := report_tables.label_shares(report):
+        pictures.append(picture("Labels", figures.labels(shares), f"{name}-labels", folder))
+    return {
+        "name": name,
+        "synthetic": report["synthetic"],
+        "words": f"Read from {report['path']}, in the layout of {report['format']}.",
+        "table": report_tables.data_table(name, report),
+        "facts": report_tables.data_facts(report, inputs.texts[name]),
+        "pictures": pictures,
+    }
+
+
+def picture(title: str, figure, name: str, folder: Path) -> dict:
+    """A figure with its title, written as PNG and kept as SVG."""
+    from pipeline import figures
+
+    return {"title": title, "svg": figures.save(figure, name, folder)}
+
+
+def words(name: str, settings: Settings) -> str:
+    """A model in a few words."""
+    model = settings.models[name]
+    layers = f", first {model.layers} layers" if model.layers else ""
+    on = "all corpora" if model.pretrain_on == "." else model.pretrain_on
+    return f"model {name}: {Path(model.language_model).name}{layers}, pretrained on {on}"
+
+
+def paper_sizes() -> list[dict]:
+    """Parameters of models of the paper's sizes."""
+    from calm.modeling import parameter_table
+
+    return parameter_table()
+
+
+def described(path: Path) -> list[tuple[str, str]]:
+    """Stages with the comment that stands above each in `dvc.yaml`."""
+    return [(name, text) for text, name in re.findall(r"^  # (.+)\n  (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+def opens(uri: str) -> str:
+    """Command that opens the MLflow page of a store."""
+    return f"MLflow UI: {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+def render(page: dict) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["unbroken"] = lambda text: re.sub(r"(?<=\d) (?=(±|%|(h|s|min)\b))|(?<=±) ", "\u00a0", text)
+    return environment.get_template("report.html.j2").render(page)
+
+
+def print_results() -> None:
+    """The result tables in the terminal, and where the page and the runs are."""
+    path = paths.REPORTS / "metrics.json"
+    if not path.exists():
+        sys.exit(f"{path} is missing: run dvc repro")
+    from pipeline.settings import load_or_exit
+
+    print(results.printed(results.read_rows(path)))
+    print(f"The page:       {paths.REPORTS / 'index.html'}")
+    print(f"The MLflow UI:  {opens(load_or_exit().tracking.uri)}")
+
+
+if __name__ == "__main__":
+    if "--print" in sys.argv[1:]:
+        print_results()
+    else:
+        command.start(run)

@@ -1,0 +1,71 @@
+"""Settings are typed and checked; a fault names the key, what was given and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import settings
+
+DEMO = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+
+
+def fault(tmp_path, *keys, value):
+    """What is said of the embedded default with one value changed."""
+    given = yaml.safe_load(yaml.safe_dump(DEMO))
+    place = given
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(given))
+    with pytest.raises(settings.SettingsError) as error:
+        settings.load(file)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("calp", "learning_rate"), 2, ["calp.learning_rate is 2", "less than 1"]),
+        (("calp", "alpha"), -1, ["calp.alpha is -1", "greater than or equal to 0"]),
+        (("transcribe", "engine"), "kaldi", ["transcribe.engine is 'kaldi'", "faster-whisper", "openai-whisper"]),
+        (("head", "epoch"), 3, ["head.epoch: there is no such setting"]),
+        (("head", "modalities"), ["video"], ["head.modalities.0 is 'video'", "audio"]),
+        (("seeds",), [], ["seeds is []", "at least 1"]),
+        (("seeds",), [1, 1], ["seeds", "different"]),
+        (("targets",), ["iemocap"], ["targets: 'iemocap' is none of corpora (mosei, msp)"]),
+        (("heads_on",), ["huge"], ["heads_on: 'huge' is none of models (small)"]),
+        (("models", "small", "pretrain_on"), "all", ["models.small.pretrain_on: 'all' is none of corpora"]),
+        (("corpora", "msp", "format"), "iemocap", ["corpora.msp.format is 'iemocap'", "'mosei'"]),
+        (("corpora", "msp", "options"), {"labels": "some"}, ["corpora.msp", "some"]),
+        (("spectran", "patch"), [60, 16], ["patch", "block"]),
+        (("spectran", "width"), 100, ["spectran.width is 100", "64"]),
+        (("features", "high_hz"), 9000, ["high_hz", "8000"]),
+    ],
+)
+def test_faults(tmp_path, keys, value, said):
+    message = fault(tmp_path, *keys, value=value)
+    for part in said:
+        assert part in message, message
+
+
+def test_missing_section_and_file(tmp_path):
+    given = {key: value for key, value in DEMO.items() if key != "calp"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(settings.SettingsError, match="calp is missing"):
+        settings.load(tmp_path / "params.yaml")
+    with pytest.raises(settings.SettingsError, match="copy one of recipes"):
+        settings.load(tmp_path / "none.yaml")
+    (tmp_path / "params.yaml").write_text("seeds: [1\n")
+    with pytest.raises(settings.SettingsError, match="not YAML"):
+        settings.load(tmp_path / "params.yaml")
+
+
+def test_the_stage_says_so_and_runs_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | {"seeds": ["a"]}))
+    with pytest.raises(SystemExit) as error:
+        settings.main()
+    assert "seeds.0 is 'a'" in str(error.value) and "Nothing was run" in str(error.value)
+    assert not (tmp_path / "data").exists()
