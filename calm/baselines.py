@@ -107,7 +107,7 @@ def logmel_functionals(folder: Path, ids: Sequence[str], title: str = "log-mel f
     with tqdm(desc=title, total=len(ids), unit="utt") as bar:
         for id, logmel in _read(folder):
             if id in rows:
-                found[rows[id]] = functionals(logmel) if len(logmel) else None
+                found[rows[id]] = functionals(logmel) if logmel.size and np.isfinite(logmel).all() else None
                 bar.update()
     width = next((len(values) for values in found.values() if values is not None), 1)
     values, failed = np.full((len(ids), width), np.nan, np.float32), {}
@@ -116,7 +116,7 @@ def logmel_functionals(folder: Path, ids: Sequence[str], title: str = "log-mel f
             values[row] = found[row]
         if not np.isfinite(values[row]).all():
             values[row] = np.nan
-            failed[row] = "its log-mel has values that are no numbers" if row in found else "it has no log-mel"
+            failed[row] = "its log-mel is empty or has values that are no numbers" if row in found else "it has no log-mel"
     return Extracted(values, failed)
 
 
@@ -168,9 +168,10 @@ def regress(
 ) -> Fitted:
     """Logistic regression on standardised functionals: multinomial for one-hot classes, else one for each class.
 
-    Of the strengths C, the one of the best mean ROC AUC on validation is taken, the smallest of equals: AUC serves both kinds of
-    task, needs no threshold, and on the few speakers of a validation set varies less than an accuracy does. Utterances without
-    functionals are not trained on and get the training prior.
+    Of the strengths C, the one of the best mean ROC AUC on validation is taken, the smallest of equals (the middle one where
+    validation has no class with a positive and a negative): AUC serves both kinds of task, needs no threshold, and on the few
+    speakers of a validation set varies less than an accuracy does. Utterances without functionals are not trained on and get
+    the training prior.
 
     Args:
         targets: bool (utterances, classes).
@@ -184,19 +185,27 @@ def regress(
     if not learned:
         return fitted
     inputs = _standardised(features.values, train & good)
-    models = _multinomial(targets, class_weight) if one_hot else _separate(targets, learned, class_weight)
-    best = -np.inf
+    # One multinomial regression answers for all classes, separate ones for a class each.
+    models = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], [column]) for column in learned]
+    models = [(_regression(class_weight), answers, columns) for answers, columns in models]
+    if not _can_choose(targets[validation]):
+        strengths = sorted(strengths)[len(strengths) // 2 :][:1]
+    best, answered = -np.inf, np.flatnonzero(good)
     for strength in sorted(strengths):
-        for model, answers in models:
+        guess = np.tile(base, (len(targets), 1))
+        for model, answers, columns in models:
             fitted.unconverged += _fit(model.set_params(C=strength), inputs[train & good], answers[train & good])
-        guess = fitted.probabilities.copy()
-        guess[good] = _predict(models, inputs[good], base, learned)
-        score = metrics.auc_macro(targets[validation], guess[validation]) if validation.any() else float("nan")
+            guess[np.ix_(answered, columns)] = model.predict_proba(inputs[good])[:, -len(columns) :]
+        score = metrics.auc_macro(targets[validation], guess[validation])
         fitted.validation_auc[strength] = score
         if fitted.strength is None or score > best:
-            best, fitted.strength, chosen = score, strength, guess
-    fitted.probabilities = chosen
+            best, fitted.strength, fitted.probabilities = score, strength, guess
     return fitted
+
+
+def _can_choose(targets: np.ndarray) -> bool:
+    """Whether some class has a positive and a negative."""
+    return bool((targets.any(axis=0) & (~targets).any(axis=0)).any())
 
 
 def _standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -204,14 +213,6 @@ def _standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     return StandardScaler().fit(values[train].astype(np.float64)).transform(values.astype(np.float64))
-
-
-def _multinomial(targets: np.ndarray, class_weight: str | None) -> list:
-    return [(_regression(class_weight), targets.argmax(axis=1))]
-
-
-def _separate(targets: np.ndarray, learned: list[int], class_weight: str | None) -> list:
-    return [(_regression(class_weight), targets[:, column]) for column in learned]
 
 
 def _regression(class_weight: str | None):
@@ -229,14 +230,3 @@ def _fit(model, inputs: np.ndarray, answers: np.ndarray) -> bool:
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(inputs, answers)
     return int(np.max(model.n_iter_)) >= model.max_iter
-
-
-def _predict(models: list, inputs: np.ndarray, base: np.ndarray, learned: list[int]) -> np.ndarray:
-    """Probabilities (utterances, classes); those of classes that were not learned are their prior."""
-    probabilities = np.tile(base, (len(inputs), 1))
-    if len(models) == len(learned) and len(models[0][0].classes_) == 2 and models[0][0].classes_.dtype == bool:
-        probabilities[:, learned] = np.stack([model.predict_proba(inputs)[:, 1] for model, _ in models], axis=1)
-    else:
-        model = models[0][0]
-        probabilities[:, model.classes_] = model.predict_proba(inputs)
-    return probabilities

@@ -47,6 +47,23 @@ class Counts:
         return (self.recall + self.specificity) / 2
 
 
+def multi_hot(labels: Sequence[Sequence[str]], classes: Sequence[str], one_hot: bool = False) -> np.ndarray:
+    """Lists of class names, one list an utterance, as bool (utterances, classes).
+
+    Raises ValueError for a name that is no class, and with `one_hot` for an utterance that has not exactly one.
+    """
+    column = {name: number for number, name in enumerate(classes)}
+    targets = np.zeros((len(labels), len(classes)), bool)
+    for row, names in enumerate(labels):
+        for name in names:
+            if name not in column:
+                raise ValueError(f"label '{name}' is none of the classes {', '.join(classes)}")
+            targets[row, column[name]] = True
+    if one_hot and (others := int((targets.sum(axis=1) != 1).sum())):
+        raise ValueError(f"{others} utterances have no class or several, though each should have exactly one")
+    return targets
+
+
 def count(targets: np.ndarray, decisions: np.ndarray) -> Counts:
     """Counts of each class over all utterances. Raises ValueError where the arrays do not fit or are empty."""
     return Counts(*confusion(targets, decisions).sum(axis=0))
@@ -208,18 +225,21 @@ def ranked(targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str
 
 def auc_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean area under the ROC curve over the classes that have a positive and a negative; NaN where none has."""
-    from sklearn.metrics import roc_auc_score
-
-    keep = targets.any(axis=0) & (~targets).any(axis=0)
-    return float(roc_auc_score(targets[:, keep], probabilities[:, keep], average="macro")) if keep.any() else float("nan")
+    return _by_scikit_learn("roc_auc_score", targets, probabilities, targets.any(axis=0) & (~targets).any(axis=0))
 
 
 def average_precision_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean average precision over the classes that have a positive; NaN where none has."""
-    from sklearn.metrics import average_precision_score
+    return _by_scikit_learn("average_precision_score", targets, probabilities, targets.any(axis=0))
 
-    keep = targets.any(axis=0)
-    return float(average_precision_score(targets[:, keep], probabilities[:, keep], average="macro")) if keep.any() else float("nan")
+
+def _by_scikit_learn(name: str, targets: np.ndarray, probabilities: np.ndarray, keep: np.ndarray) -> float:
+    import sklearn
+    from sklearn import metrics
+
+    _check(targets, probabilities)
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # its checks cost as much as the metric
+        return float(getattr(metrics, name)(targets[:, keep], probabilities[:, keep], average="macro")) if keep.any() else float("nan")
 
 
 def ece(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
@@ -233,12 +253,16 @@ def ece(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float
 
 def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Utterances, sum of probabilities, and positives in each of the equally wide bins: three float arrays (classes, bins)."""
-    if targets.shape != probabilities.shape or not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError(f"probabilities {probabilities.shape} must be of targets' shape {targets.shape} and within 0 and 1")
+    _check(targets, probabilities)
     classes = targets.shape[1]
     place = np.minimum((probabilities * bins).astype(np.int64), bins - 1) + np.arange(classes) * bins
     sums = (np.bincount(place.ravel(), weights, classes * bins) for weights in (None, probabilities.ravel(), targets.ravel()))
     return tuple(part.reshape(classes, bins).astype(float) for part in sums)
+
+
+def _check(targets: np.ndarray, probabilities: np.ndarray) -> None:
+    if targets.shape != probabilities.shape or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError(f"probabilities {probabilities.shape} must be of targets' shape {targets.shape} and within 0 and 1")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

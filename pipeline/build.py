@@ -1,6 +1,7 @@
 """From settings to the objects of `calm`: configurations, examples and schedules."""
 
 import torch
+import transformers
 from transformers import BertModel
 
 from calm.augmentation import Augmentation
@@ -10,6 +11,9 @@ from calm.corpora.utterances import read_table
 from calm.training import Schedule
 from pipeline import paths
 from pipeline.settings import Augment, Head, Optimiser, Settings
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 
 def device() -> torch.device:

@@ -36,7 +36,8 @@ def start(run: Callable[..., str | None], **allowed: Callable[[settings.Settings
     except (ValueError, OSError) as error:
         if os.environ.get("CALM_TRACEBACK"):
             raise
-        sys.exit(f"{os.environ.get('DVC_STAGE', ' '.join(names.values()))}: {error}\n(CALM_TRACEBACK=1 shows where)")
+        told = f"{error.filename or error} is missing: `dvc repro` makes it" if isinstance(error, FileNotFoundError) else error
+        sys.exit(f"{os.environ.get('DVC_STAGE', ' '.join(names.values()))}: {told}\n(CALM_TRACEBACK=1 shows where)")
     if summary:
         print(summary)
 

@@ -22,7 +22,9 @@ def stage_name() -> str:
     if name := os.environ.get("DVC_STAGE"):
         return name
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return (spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem or "python").rsplit(".", 1)[-1]
+    if spec:
+        return spec.name.removesuffix(".__main__").rsplit(".", 1)[-1]
+    return Path(sys.argv[0]).stem if sys.argv[0].endswith(".py") else "python"
 
 
 def git_state(folder: Path) -> tuple[str, bool] | None:

@@ -2,50 +2,94 @@
 
 from typing import NamedTuple
 
-from pipeline.results import MODALITIES, METRICS, VARIANTS, Key, Score, Table
+from pipeline.results import THRESHOLDS, VARIANTS, Key, Score, Table
 
 SPLITS = ("train", "validation", "test")
 
 
-def sentences(lines: dict[Key, dict[str, Score]], metric: str = "weighted_accuracy") -> list[str]:
-    """What a corpus's table says in words, whichever way it falls."""
-    found = {key: line[metric] for key, line in lines.items() if metric in line}
+METRIC = "weighted_accuracy"
+
+
+def sentences(lines: dict[Key, dict[str, Score]], comparisons: list[dict]) -> list[str]:
+    """What a corpus's table says in words, whichever way it falls. `comparisons`: those of the same metric and thresholds."""
+    found = {key: line[METRIC] for key, line in lines.items() if METRIC in line}
     said = []
     for lm in dict.fromkeys(key.lm for key in found if key.variant.startswith("calm")):
-        for variant, plain in (("calm", "no_pretraining"), ("calm_frozen", "no_pretraining_frozen")):
-            ours = {key.modality: value for key, value in found.items() if (key.variant, key.lm) == (variant, lm)}
-            if ours:
-                said.append(_of_model(ours, {k.modality: v for k, v in found.items() if (k.variant, k.lm) == (plain, lm)}, lm, variant))
-                break
-    if peer := next((value for key, value in found.items() if key.variant == "egemaps"), None):
-        ours = {key: value for key, value in found.items() if key.modality == "audio" and key.variant.startswith("calm")}
-        if ours:
-            key = max(ours, key=lambda key: ours[key].mean)
-            said.append(
-                f"eGeMAPS with logistic regression, from audio alone, gives {peer.text}; {key.title} from audio alone lies "
-                f"{_difference(ours[key], peer)}."
-            )
+        variant = next(name for name in ("calm", "calm_frozen") if any(key[:2] == (name, lm) for key in found))
+        ours = [key for key in found if key[:2] == (variant, lm)]
+        ours.sort(key=lambda key: -found[key].mean)
+        parts = [f"{found[key]} from {key.given}" for key in ours]
+        said.append(f"{_named(ours[0])} reaches {_and(parts)} in weighted accuracy.")
+        others = [ours[0]._replace(variant=variant.replace("calm", "no_pretraining"))]
+        others += [key for key in found if key.variant == "egemaps"]
+        said += [_against(own, other, found, comparisons) for other in others if other in found and (own := _same_input(other, ours))]
     return said
 
 
-def _of_model(ours: dict[str, Score], plain: dict[str, Score], lm: str, variant: str) -> str:
-    parts = [f"{value} from {MODALITIES.get(name, name)}" for name, value in sorted(ours.items(), key=lambda item: -item[1].mean)]
-    frozen = " with frozen weights" if variant == "calm_frozen" else ""
-    text = f"CALM ({lm}){frozen} reaches {_and(parts)} in weighted accuracy."
-    both = [name for name in ("both", "audio", "text") if name in ours and name in plain]
-    if both:
-        name = both[0]
-        text += f" Without pretraining, {MODALITIES[name]} gives {plain[name]}: CALM lies {_difference(ours[name], plain[name])}."
-    return text
+def _same_input(other: Key, ours: list[Key]) -> Key | None:
+    return next((key for key in ours if key.modality == other.modality), None)
 
 
-def _difference(ours: Score, other: Score) -> str:
-    points = 100 * (ours.mean - other.mean)
-    return "level with it" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'} it"
+def _against(ours: Key, other: Key, found: dict[Key, Score], comparisons: list[dict]) -> str:
+    points = 100 * (found[ours].mean - found[other].mean)
+    way = "level with it" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'} it"
+    row = next((row for row in comparisons if (Key.of(row["a"]), Key.of(row["b"])) == (ours, other)), None)
+    sure = f" ({_interval(row)})" if row and row["low"] is not None else ""
+    who = f"Without pretraining, {ours.given} gives" if other.lm else f"{_named(other)} from {ours.given} gives"
+    return f"{who} {found[other]}: {_named(ours)} lies {way}{sure}."
+
+
+def _interval(row: dict) -> str:
+    outcome = "" if row["significant"] else ": not significant"
+    return f"95 % interval {_points(row['low'])} to {_points(row['high'])}{outcome}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _named(key: Key) -> str:
+    return f"{key.title} ({key.lm})" if key.lm else key.title
 
 
 def _and(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def comparison_table(corpus: str, rows: list[dict], everything: bool = False) -> Table:
+    """Differences with their intervals; `everything`: with columns of threshold and metric, for a file."""
+    cells, several = [], len({row["a"]["lm"] for row in rows}) > 1
+    for row in rows:
+        a, b = (f"{_named(key) if several else key.title}: {key.given}" for key in (Key.of(row["a"]), Key.of(row["b"])))
+        known = row["low"] is not None
+        interval = f"{_points(row['low'])} to {_points(row['high'])}" if known else "–"
+        mark = "" if row["significant"] else "not significant" if known else "too few speakers"
+        of = [row["threshold"], row["metric"]] if everything else []
+        cells.append([a, b, *of, _points(row["difference"]), interval, mark])
+    columns = ["first", "second", *(["threshold", "metric"] if everything else []), "difference", "95 % interval", "note"]
+    sizes = f"{rows[0]['n']:,} utterances of {rows[0]['speakers']:,} speakers" if rows else ""
+    what = "" if everything else f"Weighted accuracy, {THRESHOLDS.get(rows[0]['threshold'], '')}: " if rows else ""
+    note = f"{what}first less second in points, mean over seeds. The interval is a bootstrap over speakers ({sizes}), not over seeds."
+    title = f"{corpus}, test: differences"
+    name = f"{corpus}-comparisons" + ("-all" if everything else "")
+    return Table(name, title, columns, cells, 4 if everything else 2, note=note)
+
+
+def notes(of: dict) -> list[str]:
+    """What to know about a corpus's figures: its size, what answering "no" always gives, what was left out."""
+    said, test = [], of.get("utterances", {}).get("test", {})
+    if test:
+        said.append(f"{test['labelled']:,} labelled utterances of {test['speakers']:,} speakers.")
+    if never := test.get("never_anything"):
+        parts = [f"{name} {100 * never[name]:.1f}" for name in ("accuracy", METRIC) if name in never]
+        said.append(f"Deciding for no class at all gives {_and(parts)}.")
+    left = [row["classes"] for row in of.get("left_out", []) if (row["split"], row["metric"]) == ("test", METRIC)]
+    if classes := list(dict.fromkeys(name for found in left for name in found)):
+        said.append(f"Without a positive or a negative here, and so left out of weighted accuracy: {', '.join(classes)}.")
+    lacking = {Key.of(row): row["utterances"] for row in of.get("missing", []) if row["split"] == "test"}
+    said += [f"{_named(key)}, {key.given}, has no answer to {count:,} utterances." for key, count in lacking.items()]
+    absent = list(dict.fromkeys(row["reason"] for row in of.get("not_evaluated", [])))
+    return said + ([f"Not everything was evaluated: {'; '.join(absent)}."] if absent else [])
 
 
 class ByClass(NamedTuple):
@@ -56,27 +100,28 @@ class ByClass(NamedTuple):
     scores: dict[str, dict[str, float]]
 
 
-def class_scores(lines: dict[Key, dict[str, Score]], metric: str = "weighted_accuracy") -> list[ByClass]:
+def class_scores(lines: dict[Key, dict[str, Score]]) -> list[ByClass]:
     """Of the trained variant of each model that the paper is about: CALM, else what there is."""
     found = []
     for lm in dict.fromkeys(key.lm for key in lines if key.lm):
         variant = next((name for name in ("calm", "calm_frozen") if any(key[:2] == (name, lm) for key in lines)), None)
         if variant:
-            of = {key.modality: classes_of(line, metric) for key, line in lines.items() if key[:2] == (variant, lm)}
-            found.append(ByClass(f"{variant}-{lm}", f"{VARIANTS[variant]} ({lm})", {k: {c: s.mean for c, s in v.items()} for k, v in of.items()}))
+            of = {key.modality: classes_of(line) for key, line in lines.items() if key[:2] == (variant, lm)}
+            means = {modality: {name: score.mean for name, score in scores.items()} for modality, scores in of.items()}
+            found.append(ByClass(f"{variant}-{lm}", f"{VARIANTS[variant]} ({lm})", means))
     return [by_class for by_class in found if any(by_class.scores.values())]
 
 
-def classes_of(line: dict[str, Score], metric: str) -> dict[str, Score]:
-    """Scores of `<metric>/<class>` by class."""
-    return {name.partition("/")[2]: value for name, value in line.items() if name.startswith(f"{metric}/")}
+def classes_of(line: dict[str, Score]) -> dict[str, Score]:
+    """Scores of `weighted_accuracy/<class>` by class."""
+    return {name.partition("/")[2]: value for name, value in line.items() if name.startswith(f"{METRIC}/")}
 
 
-def class_table(corpus: str, lines: dict[Key, dict[str, Score]], metric: str = "weighted_accuracy") -> Table:
+def class_table(corpus: str, lines: dict[Key, dict[str, Score]]) -> Table:
     """One column a class."""
-    names = list(dict.fromkeys(name for line in lines.values() for name in classes_of(line, metric)))
-    cells = [[key.title, key.lm, key.given, *(classes_of(line, metric).get(name) for name in names)] for key, line in lines.items()]
-    return Table(f"{corpus}-classes", f"{corpus}, test, {metric} by class", ["variant", "model", "input", *names], cells, 3)
+    found = list(dict.fromkeys(name for line in lines.values() for name in classes_of(line)))
+    cells = [[key.title, key.lm, key.given, *(classes_of(line).get(name) for name in found)] for key, line in lines.items()]
+    return Table(f"{corpus}-classes", f"{corpus}, test, {METRIC} by class", ["variant", "model", "input", *found], cells, 3)
 
 
 def retrieval_table(rows: list[dict]) -> Table:
@@ -129,11 +174,14 @@ def label_shares(report: dict) -> dict[str, dict[str, float]]:
     return {split: {name: share for name, share in of.items() if name not in never} for split, of in shares.items()}
 
 
-def data_facts(report: dict, texts: dict | None) -> list[tuple[str, list[str]]]:
+def data_facts(report: dict, features: dict | None, texts: dict | None) -> list[tuple[str, list[str]]]:
     """Lists beside a corpus's table: what was dropped, what was mended, what was checked, how texts were made."""
     facts = []
     dropped = [f"{count:,} {reason}" for reason, count in report.get("dropped", {}).items()]
     facts.append((f"Dropped: {sum(report.get('dropped', {}).values()):,} of {report.get('read', 0):,} rows", dropped or ["none"]))
+    if features and features.get("dropped"):
+        lost = [f"{count:,} {reason}" for reason, count in features["dropped"].items()]
+        facts.append((f"Without features: {sum(features['dropped'].values()):,}", lost))
     if report.get("corrections"):
         facts.append(("Mended", [f"{count:,} {what}" for what, count in report["corrections"].items()]))
     if report.get("speakers_in_two_splits"):
@@ -144,16 +192,15 @@ def data_facts(report: dict, texts: dict | None) -> list[tuple[str, list[str]]]:
 
 
 def text_facts(texts: dict) -> list[str]:
-    """How many texts came with the corpus and how many were transcribed, and how well."""
-    facts = []
-    if "from_corpus" in texts:
-        facts.append(f"{texts['from_corpus']:,} from the corpus")
-    if "transcribed" in texts:
-        by = " ".join(str(texts[key]) for key in ("engine", "model") if texts.get(key))
-        facts.append(f"{texts['transcribed']:,} transcribed" + (f" by {by}" if by and texts["transcribed"] else ""))
-    if texts.get("wer") is not None:
-        checked = f", over {texts['checked']:,} utterances with a reference" if texts.get("checked") else ""
-        facts.append(f"word error rate {100 * texts['wer']:.1f} %{checked}")
+    """How many texts came with the corpus, how many were transcribed, and how well."""
+    facts = [f"{texts['from_corpus']:,} from the corpus", f"{texts['transcribed']:,} transcribed"]
+    if texts["transcribed"] and texts.get("model"):
+        facts[1] += f" by {texts['model']}"
+    if (wer := texts.get("wer")) and wer.get("words"):
+        facts.append(f"word error rate {100 * wer['wer']:.1f} % over {wer['n']:,} utterances with a reference")
+    facts += [f"flagged: {count:,} {flag}" for flag, count in texts.get("flags", {}).items()]
+    if texts.get("unreadable"):
+        facts.append(f"{len(texts['unreadable']):,} could not be read")
     return facts
 
 
@@ -161,7 +208,8 @@ def training_sentences(calp: dict[str, dict], pretrained: dict[str, dict], heads
     """What was trained on what, for how long, on which device."""
     said = []
     for name, of in calp.items():
-        said.append(f"CALP, {name}: {len(of['curve'])} epochs on {_hours(of)} of {_and(of['corpora'])} in {_time(of['seconds'])} ({of['device']}).")
+        on = f"{_hours(of)} of {_and(of['corpora'])}"
+        said.append(f"CALP, {name}: {len(of['curve'])} epochs on {on} in {_time(of['seconds'])} ({of['device']}).")
     for name, of in pretrained.items():
         cut = of.get("cut", {}).get("utterances")
         short = f" {cut:,} utterances were cut to fit." if cut else " No utterance was cut."
@@ -209,8 +257,8 @@ def spectran(calp: dict | None) -> str:
     return f"{count:,}" if count else ""
 
 
-def run_table(calp: dict[str, dict], pretrained: dict[str, dict], heads: dict, evaluations: dict[str, str]) -> Table:
-    """MLflow run of every stage and head."""
+def run_table(calp: dict[str, dict], pretrained: dict[str, dict], heads: dict, later: dict[str, dict[str, dict]]) -> Table:
+    """MLflow run of every stage and head. `later` maps a stage that runs once a corpus -> corpus -> what it wrote."""
     found = [(f"calp@{name}", f"calm/{name}", "", of.get("mlflow_run")) for name, of in calp.items()]
     found += [(f"pretrain@{name}", f"calm/{name}", "", of.get("mlflow_run")) for name, of in pretrained.items()]
     for (corpus, model), curves in heads.items():
@@ -218,7 +266,7 @@ def run_table(calp: dict[str, dict], pretrained: dict[str, dict], heads: dict, e
         for curve in curves:
             runs.setdefault(curve.get("mlflow_run") or "", []).append(curve)
         found += [(f"head@{corpus}-{model}", f"calm/{corpus}", _what(of), run) for run, of in runs.items()]
-    found += [(f"evaluate@{corpus}", f"calm/{corpus}", "", run) for corpus, run in evaluations.items()]
+    found += [(f"{stage}@{corpus}", f"calm/{corpus}", "", of.get("mlflow_run")) for stage, by in later.items() for corpus, of in by.items()]
     cells = [[stage, experiment, what, run] for stage, experiment, what, run in found if run]
     rules = {number for number in range(1, len(cells)) if cells[number][0] != cells[number - 1][0]}
     return Table("runs", "MLflow runs", ["stage", "experiment", "what", "run"], cells, 4, rules=rules)
@@ -227,11 +275,3 @@ def run_table(calp: dict[str, dict], pretrained: dict[str, dict], heads: dict, e
 def _what(curves: list[dict]) -> str:
     key = Key(curves[0]["variant"], "", curves[0]["modality"])
     return f"{key.title}, {key.given}, seed {' '.join(str(curve['seed']) for curve in curves)}"
-
-
-def comparison_table(name: str, rows: list[dict]) -> Table:
-    return Table(f"{name}-comparisons", "", [], [])
-
-
-def notes(of: dict) -> list[str]:
-    return []

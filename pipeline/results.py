@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 KEYS = ("corpus", "synthetic", "variant", "lm", "modality", "split", "threshold", "seed", "metric", "value")
+EXTRA = {"0.5": ("auc_macro",), "argmax": ("accuracy_argmax",)}  # columns of one threshold's table only
 METRICS = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro", "f1_micro")
 BASELINES = {"chance": "chance", "egemaps": "eGeMAPS", "logmel_functionals": "log-mel functionals"}
 VARIANTS = {
@@ -44,8 +45,13 @@ class Key(NamedTuple):
     """What a line of the result table is about."""
 
     variant: str
-    lm: str
+    lm: str  # "" for baselines
     modality: str
+
+    @classmethod
+    def of(cls, row: dict) -> "Key":
+        """Of a row of `metrics.json`."""
+        return cls(row["variant"], "" if row["lm"] in (None, "-") else row["lm"], row["modality"] or "none")
 
     @property
     def title(self) -> str:
@@ -55,7 +61,7 @@ class Key(NamedTuple):
     @property
     def given(self) -> str:
         """What the model gets, for readers."""
-        return MODALITIES.get(self.modality, self.modality or "–")
+        return MODALITIES.get(self.modality, "–")
 
 
 @dataclass
@@ -95,7 +101,10 @@ class Table:
     def text(self) -> str:
         """As aligned text for a terminal; the best has a star."""
         heads = [_two_lines(name) for name in self.columns]
-        body = [[shown(cell) + ("*" if (r, c) in self.bold else " ") for c, cell in enumerate(row)] for r, row in enumerate(self.rows)]
+        body = [
+            [self._aligned(cell, c) + ("*" if (r, c) in self.bold else " ") for c, cell in enumerate(row)]
+            for r, row in enumerate(self.rows)
+        ]
         widths = [max(max(map(len, heads[c])) + 1, *(len(row[c]) for row in body)) for c in range(len(heads))]
         lines = [self._line([head[part] + " " for head in heads], widths) for part in (0, 1)]
         lines.append("-" * max(len(line) for line in lines))
@@ -104,6 +113,11 @@ class Table:
                 lines.append("")
             lines.append(self._line(row, widths))
         return "\n".join([self.title, "", *lines]) + "\n"
+
+    def _aligned(self, cell, column: int) -> str:
+        """A mean without a spread stands below the other means."""
+        lone = isinstance(cell, Score) and cell.spread is None and any(" ± " in shown(row[column]) for row in self.rows)
+        return shown(cell) + (" " * len(" ± 0.0") if lone else "")
 
     def _line(self, cells: list[str], widths: list[int]) -> str:
         sides = [(str.ljust if column < self.left else str.rjust) for column in range(len(cells))]
@@ -155,8 +169,7 @@ def scores(rows: Iterable[dict], **of: str) -> dict[Key, dict[str, Score]]:
     values = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["value"] is not None and all(str(row[name]) == wanted for name, wanted in of.items()):
-            key = Key(row["variant"], row["lm"] or "", row["modality"] or "")
-            values[key][row["metric"]].append(row["value"])
+            values[Key.of(row)][row["metric"]].append(row["value"])
     return {key: {metric: score(found) for metric, found in values[key].items()} for key in sorted(values, key=_place)}
 
 
@@ -185,7 +198,7 @@ def thresholds(rows: Iterable[dict]) -> list[str]:
 def result_table(rows: list[dict], corpus: str, threshold: str, split: str = "test") -> Table:
     """The main table of a corpus at one threshold: a line a variant, language model and modality; the best of each column is bold."""
     lines = scores(rows, corpus=corpus, split=split, threshold=threshold)
-    metrics = [name for name in METRICS if any(name in line for line in lines.values())]
+    metrics = [name for name in (*METRICS, *EXTRA.get(threshold, ())) if any(name in line for line in lines.values())]
     models = len({key.lm for key in lines if key.lm}) > 1
     cells, rules, before = [], set(), None
     for number, (key, line) in enumerate(lines.items()):

@@ -20,14 +20,18 @@ def processes(workers: int, initializer: Callable | None = None, *arguments: obj
 
     Raises OSError where a process was killed.
     """
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(initializer, arguments))
+    pool = ProcessPoolExecutor(workers, _context(), initializer=_start, initargs=(initializer, arguments))
     try:
         yield pool
     except BrokenProcessPool:
         raise OSError("a worker process was killed, most often because memory ran out: set fewer workers in params.yaml") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def counter():
+    """An integer that the processes of a pool share: `.value`, changed under `.get_lock()`."""
+    return _context().Value("i", 0)
 
 
 def in_order(pool: Executor, function: Callable, tasks: Iterable, ahead: int) -> Iterator:
@@ -39,6 +43,10 @@ def in_order(pool: Executor, function: Callable, tasks: Iterable, ahead: int) ->
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    return multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 
 
 def _start(initializer: Callable | None, arguments: tuple) -> None:

@@ -15,6 +15,7 @@ from calm.corpora.synthetic_layouts import write_mosei, write_msp_podcast
 from calm.corpora.synthetic_plan import Turn, plan
 from calm.corpora.utterances import CorpusError
 
+LEAST = 60  # utterances a corpus: fewer cannot hold every class twice in every split
 MARK = "SYNTHETIC.txt"  # its presence says that a folder was written here and may be replaced
 LAYOUTS = {"mosei": ("CMU-MOSEI (raw release)", write_mosei), "msp_podcast": ("MSP-Podcast", write_msp_podcast)}
 README = """\
@@ -32,11 +33,14 @@ def make(folder: Path, format: str, utterances: int, speakers: int, label_noise:
     """Write a corpus in the layout of `format` ("mosei" or "msp_podcast") to `folder` and return its seconds of speech.
 
     The same arguments give the same bytes whatever the number of `workers` (processes; None: one a core). The corpus is written
-    beside `folder` and renamed at the end. Raises CorpusError if `folder` holds something that was not written here.
+    beside `folder` and renamed at the end. Raises CorpusError if `folder` holds something that was not written here, or if the
+    numbers do not fit: at least 60 utterances, and three a speaker.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / MARK).exists():
         raise CorpusError(f"{folder} is not a corpus of synthetic speech: move it away, or give the synthetic corpus another path")
+    if utterances < LEAST:
+        raise CorpusError(f"{utterances} utterances are too few to hold every class in every split: give at least {LEAST}")
     if speakers > utterances // 3:
         raise CorpusError(f"{speakers} speakers are too many for {utterances} utterances: give at most {utterances // 3}")
     layout, write = LAYOUTS[format]

@@ -34,7 +34,7 @@ MSP_EMOTIONS = {
     "O": (),
 }
 # What tells a single emotion: (words, voice, share). "shared" words tell only the valence, and voices tell arousal best.
-CUES = (("own", True, 0.3), ("own", False, 0.3), ("shared", True, 0.2), ("none", True, 0.2))
+CUES = (("own", True, 0.35), ("own", False, 0.30), ("shared", True, 0.15), ("none", True, 0.20))
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ STYLES = {
     "contempt": Voice(pitch=-2.4, range=-0.2, rate=-0.12, formants=-0.04, gain=-2, tilt=6, breath=-3, rise=-3.0),
 }
 # Spread (standard deviation) from utterance to utterance of one speaker in one style.
-JITTER = Voice(pitch=0.8, range=0.18, rate=0.05, formants=0.008, gain=1.3, tilt=1.6, breath=1.3, rise=0.7)
+JITTER = Voice(pitch=0.7, range=0.15, rate=0.04, formants=0.008, gain=1.0, tilt=1.2, breath=1.0, rise=0.6)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def draw_speaker(number: int, rng: np.random.Generator) -> Speaker:
         range=rng.uniform(-0.25, 0.25),
         rate=rng.uniform(-0.36, -0.04),  # hibari itself speaks fast
         formants=rng.uniform(-0.26, -0.12) if male else rng.uniform(-0.06, 0.12),
-        gain=rng.uniform(-2.5, 2.5),
-        tilt=rng.uniform(-3.5, 3.5),
+        gain=rng.uniform(-1.5, 1.5),
+        tilt=rng.uniform(-2.5, 2.5),
         breath=rng.uniform(-2, 2),
     )
     return Speaker(number, "male" if male else "female", voice, rng.uniform(-68, -56))

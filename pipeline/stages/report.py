@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline import command, dag, paths, report_tables, results
-from pipeline.results import THRESHOLDS, Table
+from pipeline.results import THRESHOLDS
 from pipeline.settings import Settings
 
 MEANINGS = [
@@ -30,6 +30,8 @@ MEANINGS = [
     ),
     ("f1_macro", "1/C Σ<sub>c</sub> F1<sub>c</sub>", "The plain mean of the classes' F1."),
     ("f1_micro", "", "F1 of the counts summed over the classes."),
+    ("auc_macro", "", "The mean over the classes of the area under the ROC curve, which needs no threshold. Knowing nothing gives 50."),
+    ("accuracy_argmax", "", "The share of rows whose likeliest class is the right one."),
     (
         "thresholds",
         "",
@@ -45,12 +47,14 @@ class Inputs:
     def __init__(self, settings: Settings):
         self.corpora = {name: found for name in settings.corpora if (found := read(paths.ingest_report(name)))}
         self.texts = {name: read(paths.texts(name) / "metrics.json") for name in settings.corpora}
+        self.features = {name: read(paths.features(name) / "report.json") for name in settings.corpora}
         self.calp = {name: found for name in settings.models if (found := read(paths.calp(name) / "metrics.json"))}
         self.pretrained = {name: found for name in settings.models if (found := read(paths.pretrained(name) / "metrics.json"))}
         curves = {(corpus, model): paths.heads(corpus, model) / "curves.json" for corpus in settings.targets for model in settings.heads_on}
         self.heads = {names: found for names, path in curves.items() if (found := read(path))}
         self.rows = results.sort_rows(row for name in settings.targets for row in read(paths.evaluation(name) / "metrics.json") or [])
         self.comparisons = {name: read(paths.evaluation(name) / "comparisons.json") or [] for name in settings.targets}
+        self.baselines = {name: read(paths.baselines(name) / "metrics.json") or {} for name in settings.targets}
         self.notes = {name: read(paths.evaluation(name) / "notes.json") or {} for name in settings.targets}
 
 
@@ -83,9 +87,8 @@ def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
     retrieval = retrieval_part(inputs, figures)
     data = [data_part(name, inputs, figures) for name in inputs.corpora]
     parameters = report_tables.parameter_tables(paper_sizes(), inputs.calp, inputs.pretrained)
-    runs = report_tables.run_table(
-        inputs.calp, inputs.pretrained, inputs.heads, {name: note.get("mlflow_run") for name, note in inputs.notes.items()}
-    )
+    later = {"baselines": inputs.baselines, "evaluate": inputs.notes}
+    runs = report_tables.run_table(inputs.calp, inputs.pretrained, inputs.heads, later)
     folder = Path("dvc.yaml")
     (figures / "dag.svg").write_text(dag.svg(folder), encoding="utf-8")
     written = [table for part in parts for table in part["all"]] + [part["table"] for part in data] + parameters
@@ -96,8 +99,8 @@ def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
         "synthetic": [name for name, corpus in settings.corpora.items() if corpus.synthetic],
         "models": [{"words": words(name, settings)} for name in settings.models],
         "results": parts,
-        "meanings": MEANINGS,
-        "training": training_part(inputs, figures),
+        "meanings": [line for line in MEANINGS if line[0] == "thresholds" or any(line[0] == row["metric"] for row in inputs.rows)],
+        "training": training_part(inputs, figures) if inputs.calp or inputs.pretrained or inputs.heads else None,
         "retrieval": retrieval,
         "data": data,
         "parameters": parameters,
@@ -124,20 +127,30 @@ def results_part(name: str, settings: Settings, inputs: Inputs, folder: Path) ->
     for by_class in report_tables.class_scores(lines):
         shown = figures.classes(by_class.scores, "weighted_accuracy")
         pictures.append(picture(f"Weighted accuracy by class, {by_class.title}", shown, f"{name}-classes-{by_class.name}", folder))
-    if inputs.comparisons[name]:
-        more.append(report_tables.comparison_table(name, inputs.comparisons[name]))
+    compared = [row for row in inputs.comparisons[name] if (row["metric"], row["threshold"]) == ("weighted_accuracy", thresholds[0])]
+    if compared:
+        more.append(report_tables.comparison_table(name, compared))
+    everything = report_tables.comparison_table(name, inputs.comparisons[name], everything=True)
     return {
         "name": name,
         "synthetic": settings.corpora[name].synthetic,
-        "sentences": report_tables.sentences(lines),
+        "sentences": report_tables.sentences(lines, compared),
         "tables": tables,
         "thresholds": [THRESHOLDS.get(threshold, threshold) for threshold in thresholds],
-        "counts": f"mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))}.",
+        "counts": over_seeds(rows),
         "notes": report_tables.notes(inputs.notes[name]),
         "pictures": pictures,
         "more": more,
-        "all": [*tables, *validation, *more, *(report_tables.class_table(name, lines),)],
+        "all": [*tables, *validation, *more, everything, report_tables.class_table(name, lines)],
     }
+
+
+def over_seeds(rows: list[dict]) -> str:
+    """What the numbers are means of."""
+    seeds = sorted({row["seed"] for row in rows if row["variant"] not in results.BASELINES})
+    if len(seeds) > 1:
+        return f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
+    return f"one seed, {seeds[0]}." if seeds else ""
 
 
 def seed_values(rows: list[dict], threshold: str, metric: str) -> dict:
@@ -145,7 +158,7 @@ def seed_values(rows: list[dict], threshold: str, metric: str) -> dict:
     found: dict[results.Key, list[float]] = {}
     for row in rows:
         if (row["split"], str(row["threshold"]), row["metric"]) == ("test", threshold, metric) and row["value"] is not None:
-            found.setdefault(results.Key(row["variant"], row["lm"] or "", row["modality"] or ""), []).append(row["value"])
+            found.setdefault(results.Key.of(row), []).append(row["value"])
     return found
 
 
@@ -191,9 +204,9 @@ def data_part(name: str, inputs: Inputs, folder: Path) -> dict:
     return {
         "name": name,
         "synthetic": report["synthetic"],
-        "words": f"Read from {report['path']}, in the layout of {report['format']}.",
+        "words": f"Read from {report['path']}, in the layout of {report['format']}. Dropped rows by name: {paths.ingest_report(name)}.",
         "table": report_tables.data_table(name, report),
-        "facts": report_tables.data_facts(report, inputs.texts[name]),
+        "facts": report_tables.data_facts(report, inputs.features[name], inputs.texts[name]),
         "pictures": pictures,
     }
 

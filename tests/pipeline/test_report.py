@@ -1,7 +1,6 @@
 """The report page and its tables, from small made inputs; in a browser where one is installed."""
 
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -10,87 +9,199 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_report import made_inputs, made_rows
 
 from pipeline import dag, paths, results
 from pipeline.settings import Settings, load
 from pipeline.stages import report
 
 REPOSITORY = Path(__file__).parents[2]
-CLASSES = {"mosei": ["happy", "sad", "anger", "surprise", "disgust", "fear"], "msp": ["angry", "sad", "happy", "neutral"]}
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 
-def made_rows(corpus: str, seeds: list[int]) -> list[dict]:
-    """Rows as `evaluate` writes them."""
-    random = np.random.default_rng(len(corpus))
-    lines = [("chance", None, None, 0.0, [None]), ("egemaps", None, "audio", 0.14, [None]), ("logmel_functionals", None, "audio", 0.12, [None])]
-    for variant, gain in (("no_pretraining", 0.15), ("calm", 0.18), ("no_pretraining_frozen", 0.06), ("calm_frozen", 0.12)):
-        lines += [(variant, "small", modality, gain + more, seeds) for modality, more in (("audio", 0.0), ("text", 0.02), ("both", 0.07))]
-    rows = []
-    for variant, lm, modality, gain, of in lines:
-        for split in ("validation", "test"):
-            for threshold in ("0.5", "tuned", *(["argmax"] if corpus == "msp" else [])):
-                for seed in of:
-                    shared = {"corpus": corpus, "synthetic": True, "variant": variant, "lm": lm, "modality": modality, "split": split}
-                    value = 0.5 + gain + 0.02 * random.standard_normal() * (variant != "chance") - 0.05 * (threshold == "0.5")
-                    metrics = {name: value - 0.03 * number for number, name in enumerate(results.METRICS)}
-                    metrics |= {f"weighted_accuracy/{name}": value + 0.06 * random.standard_normal() for name in CLASSES[corpus]}
-                    metrics |= {"accuracy": 0.5 + gain + 0.2}
-                    rows += [{**shared, "threshold": threshold, "seed": seed, "metric": m, "value": float(v)} for m, v in metrics.items()]
-    return rows
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with everything made and the report written; the settings beside it."""
+    folder = tmp_path_factory.mktemp("made")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(REPOSITORY / "recipes" / "demo.yaml" if name == "params.yaml" else REPOSITORY / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        settings = load()
+        made_inputs(folder, settings)
+        report.run(settings)
+    return folder, settings
 
 
-def made_curve(epochs: int, **starts: float) -> list[dict]:
-    return [{"epoch": e, **{k: start * (0.4 + 0.6 * math.exp(-e / 6)) for k, start in starts.items()}} for e in range(1, epochs + 1)]
+def page_of(folder: Path) -> str:
+    return (folder / "reports/index.html").read_text(encoding="utf-8")
 
 
-def made_ingest(corpus: str) -> dict:
-    splits = {}
-    for split, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
-        rows = int(360 * share)
-        counts = {name: rows // (2 + number) for number, name in enumerate(CLASSES[corpus])}
-        labels = {**counts, "none of them": rows // 10 if corpus == "mosei" else 0, "unlabelled": 0}
-        given = rows if corpus == "mosei" else 0
-        splits[split] = {"rows": rows, "hours": rows / 900, "speakers": rows // 12, "with_text": given, "labels": labels}
-    dropped = {"too short": 3, "audio file is missing": 1, "label outside its range": 1}
-    return {
-        "corpus": corpus, "format": "mosei", "path": f"data/raw/{corpus}", "options": {}, "synthetic": True, "read": 365, "kept": 360,
-        "dropped": dropped, "dropped_by_choice": 0, "corrections": {"start before 0 set to 0": 4}, "splits": splits,
-        "speakers_in_two_splits": [], "checks": {}, "dropped_rows": [],
-    }  # fmt: skip
+def cells_of(table: str) -> list[list[str]]:
+    """Texts of a table's body."""
+    body = table[table.index("<tbody>") : table.index("</tbody>")]
+    rows = re.findall(r"<tr.*?</tr>", body, re.DOTALL)
+    strip = re.compile(r'<i class="gone">.*?</i>|<[^>]+>')
+    return [[strip.sub("", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
 
 
-def made_retrieval(corpus: str, pair: str, split: str) -> dict:
-    found = {"recall_at_1": 0.11, "recall_at_5": 0.34, "recall_at_10": 0.52, "median_rank": 9.0}
-    chance = {"recall_at_1": 1 / 72, "recall_at_5": 5 / 72, "recall_at_10": 10 / 72, "median_rank": 36.5}
-    return {"corpus": corpus, "split": split, "pair": pair, "n": 72, **found, **{f"chance_{key}": value for key, value in chance.items()}}
+def test_page_needs_no_network_and_is_small(made):
+    page = page_of(made[0])
+    assert len(page.encode()) < 3 * 2**20
+    loads = re.findall(r"""(?:src|href|action|data|poster)\s*=\s*["']?([^"'\s>]+)|url\(([^)]+)\)|@import\s+(\S+)""", page)
+    assert all(re.match(r"#|data:", next(filter(None, found))) for found in loads), loads
+    assert "<script" not in page
 
 
-def made_inputs(folder: Path, settings: Settings) -> None:
-    """Everything that the other stages would have written, below `folder`."""
+def test_metrics_are_those_of_the_evaluations(made):
+    folder, settings = made
+    text = (folder / "reports/metrics.json").read_text()
+    written = json.loads(text)
+    assert text.count("\n") == len(written) + 2 and tuple(written[0]) == results.KEYS
+    given = [row for corpus in settings.targets for row in json.loads((folder / paths.evaluation(corpus) / "metrics.json").read_text())]
+    as_set = [{json.dumps(row, sort_keys=True) for row in rows} for rows in (written, given)]
+    assert as_set[0] == as_set[1] and len(written) == len(given)
+    assert results.sort_rows(reversed(written)) == written
 
-    def write(path: Path, value) -> None:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(json.dumps(value), encoding="utf-8")
 
-    for corpus in settings.corpora:
-        write(paths.ingest_report(corpus), made_ingest(corpus))
-        write(paths.texts(corpus) / "metrics.json", {"transcribed": 20, "from_corpus": 340, "wer": 0.043})
-        write(paths.evaluation(corpus) / "metrics.json", made_rows(corpus, settings.seeds))
-        curves = [
-            {"variant": variant, "modality": modality, "seed": seed, "seconds": 12.5, "mlflow_run": f"{number}{seed}" * 8}
-            | {"curve": made_curve(8, loss=0.6, validation_loss=0.62 + 0.02 * seed - 0.05 * number)}
-            for variant in ("calm", "no_pretraining", "calm_frozen", "no_pretraining_frozen")
-            for number, modality in enumerate(("audio", "text", "both"))
-            for seed in settings.seeds
-        ]
-        write(paths.heads(corpus, "small") / "curves.json", curves)
-    pairs = [("audio to text", split) for split in ("validation", "test")] + [("audio to next block", split) for split in ("validation", "test")]
-    shared = {"corpora": list(settings.corpora), "synthetic": True, "seed": 1, "seconds": 64.0, "device": "cpu", "hours": 0.4}
-    calp = {"language_model": "minilm", "layers": 2, "parameters": {"spectran": 440_000, "projections": 65_000}, "mlflow_run": "a" * 32}
-    found = [made_retrieval(corpus, *pair) for corpus in settings.corpora for pair in pairs]
-    write(paths.calp("small") / "metrics.json", {**shared, **calp, "curve": made_curve(40, loss=4, validation_loss=4.3), "retrieval": found})
-    pretrained = {"validation": {"mlm": 3.1, "mam": 0.61, "mam_middle": 0.83}, "cut": {"utterances": 0, "tokens": 0, "blocks": 0}}
-    pretrained |= {"parameters": {"language_model": 15_300_000, "calm_besides_language_model": 1_100_000, "all": 16_400_000}}
-    curve = made_curve(10, loss=5, mlm=4.5, mam=1.0, mam_middle=1.2)
-    write(paths.pretrained("small") / "metrics.json", {**shared, **pretrained, "curve": curve, "mlflow_run": "b" * 32})
+@pytest.mark.parametrize("threshold", ["0.5", "tuned", "argmax"])
+def test_table_shows_the_means_of_metrics_json(made, threshold):
+    folder, _ = made
+    rows = json.loads((folder / "reports/metrics.json").read_text())
+    page = page_of(folder)
+    names = {title: name for name, title in results.VARIANTS.items()}
+    inputs = {"audio": "audio", "text": "text", "audio + text": "both", "–": "none"}
+    section = page[page.index('id="results-msp"') :]
+    number = ["tuned", "0.5", "argmax"].index(threshold)
+    shown = cells_of(section.split('<figure class="table">')[1 + number])
+    assert len(shown) == 15
+    for title, given, *values in shown:
+        for metric, cell in zip((*results.METRICS, *results.EXTRA.get(threshold, ())), values, strict=True):
+            wanted = {"corpus": "msp", "split": "test", "threshold": threshold, "metric": metric}
+            wanted |= {"variant": names[title], "modality": inputs[given]}
+            found = [row["value"] for row in rows if wanted.items() <= row.items()]
+            spread = f" ± {100 * np.std(found, ddof=1):.1f}" if len(found) > 1 else ""
+            assert cell == f"{100 * np.mean(found):.1f}{spread}"
+
+
+def test_best_of_a_column_is_bold(made):
+    folder, _ = made
+    rows = json.loads((folder / "reports/metrics.json").read_text())
+    table = results.result_table(rows, "mosei", "tuned")
+    for column in range(2, 2 + len(results.METRICS)):
+        marked = [row for row, c in table.bold if c == column]
+        means = [row[column].mean for row in table.rows]
+        assert [round(means[row], 9) for row in marked] == [round(max(means), 9)] * len(marked) != []
+    lines = table.markdown().splitlines()
+    assert sum("**" in line for line in lines) >= 1 and all(line.count("|") == lines[2].count("|") for line in lines[2:])
+
+
+def test_csv_has_full_precision(made):
+    folder, _ = made
+    rows = json.loads((folder / "reports/metrics.json").read_text())
+    lines = [line.split(",") for line in (folder / "reports/tables/mosei-test-0.5.csv").read_text().splitlines()]
+    assert lines[0][2:4] == ["weighted_accuracy", "weighted_accuracy std"]
+    wanted = {"corpus": "mosei", "split": "test", "threshold": "0.5", "variant": "calm", "modality": "both", "metric": "weighted_accuracy"}
+    found = [row["value"] for row in rows if wanted.items() <= row.items()]
+    line = next(line for line in lines if line[:2] == ["CALM", "audio + text"])
+    assert float(line[2]) == pytest.approx(np.mean(found), abs=1e-12) and float(line[3]) == pytest.approx(np.std(found, ddof=1), abs=1e-12)
+
+
+def test_synthetic_speech_says_so(made):
+    page = page_of(made[0])
+    assert "these figures show that the pipeline works, not how good the method is" in page
+    assert page.count('<span class="tag">synthetic speech</span>') == 4
+
+
+def test_figures_and_tables_are_written(made):
+    folder, _ = made
+    figures = {path.name for path in (folder / "reports/figures").iterdir()}
+    assert {"dag.svg", "mosei-variants.png", "small-calp.png", "small-pretraining.png", "msp-small-heads.png", "retrieval.png"} <= figures
+    tables = {path.name for path in (folder / "reports/tables").iterdir()}
+    assert {"mosei-test-tuned.md", "msp-test-argmax.csv", "retrieval.md", "parameters-paper.csv", "data-mosei.md"} <= tables
+    assert page_of(folder).count("<svg") == sum(name.endswith(".png") for name in figures) + 1
+
+
+def test_only_what_is_there_is_shown(tmp_path, monkeypatch):
+    """Real speech, one corpus evaluated, nothing else written: no section stands empty, no banner is shown."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "paper_sizes", list)
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
+    given = load(REPOSITORY / "recipes" / "demo.yaml").model_dump()
+    for corpus in given["corpora"].values():
+        corpus["synthetic"] = False
+    settings = Settings.model_validate(given)
+    rows = [{**row, "synthetic": False} for row in made_rows("msp", [1])]
+    (tmp_path / paths.evaluation("msp")).mkdir(parents=True)
+    (tmp_path / paths.evaluation("msp") / "metrics.json").write_text(json.dumps(rows))
+    report.run(settings)
+    page = page_of(tmp_path)
+    assert 'id="results-msp"' in page and 'id="results-mosei"' not in page
+    assert "ynthetic speech" not in re.sub(r"<dl>.*?</dl>", "", page.replace(settings.title, ""), flags=re.DOTALL)
+    assert all(f'id="{name}"' not in page for name in ("retrieval", "parameters", "training", "data"))
+    assert not any("±" in cell for row in cells_of(page) for cell in row) and "one seed, 1." in page
+
+
+def test_nothing_evaluated_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="dvc repro"):
+        report.run(load(REPOSITORY / "recipes" / "demo.yaml"))
+
+
+def test_print(made):
+    folder, _ = made
+    heavy = "import sys, runpy; sys.argv = ['report', '--print']; runpy.run_module('pipeline.stages.report', run_name='__main__'); "
+    heavy += "assert not {'torch', 'transformers', 'matplotlib', 'mlflow', 'jinja2'} & set(sys.modules)"
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", heavy], cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((folder / "reports/metrics.json").read_text())
+    both = results.scores(rows, corpus="mosei", split="test", threshold="tuned")[results.Key("calm", "small", "both")]
+    line = next(line for line in done.stdout.splitlines() if re.match(r"CALM +audio \+ text", line))
+    assert str(both["weighted_accuracy"]) in line
+    assert max(map(len, done.stdout.splitlines())) <= 140
+    assert "reports/index.html" in done.stdout and "mlflow ui --backend-store-uri sqlite:///mlflow.db" in done.stdout
+
+
+def test_dag_has_every_stage_and_no_arrow_backwards():
+    of = dag.stages(REPOSITORY / "dvc.yaml")
+    place = {name: number for number, row in enumerate(dag.rows(of)) for name in row}
+    assert set(place) == set(of) and "report" in of
+    assert all(place[need] < place[name] for name in of for need in of[name]["needs"])
+    assert of["pretrain"]["needs"] == {"embed"}  # calp is reached through embed: one arrow is enough
+    picture = dag.svg(REPOSITORY / "dvc.yaml")
+    assert all(f">{name}</text>" in picture for name in of)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(made, tmp_path, width):
+    """No error on the console, no sideways scrolling of the page, and every table and figure has a size."""
+    probe = """<script>addEventListener("load", () => {
+      const boxes = [...document.querySelectorAll("svg, .tabs > figure:first-of-type table")].map(e => e.getBoundingClientRect());
+      const small = boxes.filter(box => box.width < 150 || box.height < 60).length;
+      parent.postMessage(JSON.stringify([document.documentElement.scrollWidth, innerWidth, small, boxes.length]), "*");
+    })</script>"""
+    (tmp_path / "page.html").write_text(page_of(made[0]).replace("</body>", probe + "</body>"), encoding="utf-8")
+    frame = f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'  # windows are never narrower than 500
+    page = tmp_path / "frame.html"
+    page.write_text(f"<title>nothing</title><script>onmessage = e => document.title = e.data</script>{frame}", encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--window-size=1400,900"]
+    command = [BROWSER, *options, "--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    scroll, inner, invisible, sizes = json.loads(re.search(r"<title>(\[.*?\])</title>", done.stdout)[1])
+    assert inner == width and scroll <= width
+    assert sizes > 10 and invisible == 0
+
+
+def test_comparisons_are_marked(made):
+    folder, _ = made
+    page = page_of(folder)
+    assert "CALM (small) lies" in page and "95\u00a0% interval −1.0 to +9.0: not significant" in page
+    rows = [line.split(",") for line in (folder / "reports/tables/mosei-comparisons.csv").read_text().splitlines()]
+    assert len(rows) == 8 and [row[-1] for row in rows[1:]].count("not significant") == 3
+    assert len((folder / "reports/tables/mosei-comparisons-all.csv").read_text().splitlines()) == 29
+    assert "word error rate 4.3\u00a0% over 20 utterances" in page and "CALM: audio + text" in page
+    assert "Deciding for no class at all gives accuracy 77.5 and weighted_accuracy 50.0." in page
+    assert "left out of weighted accuracy: fear" in page and "eGeMAPS, audio, has no answer to 2 utterances" in page

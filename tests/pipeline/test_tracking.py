@@ -255,13 +255,14 @@ def test_under_dvc(tmp_path, folder, client):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1"}
     for name in ("CALM_REBUILD", "DVC_ROOT"):
         environment.pop(name, None)
+    begin = int(time.time() * 1000)
     for arguments in (["init", "--no-scm", "-q"], ["repro"]):
         command = [sys.executable, "-m", "dvc", *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("calm/both").experiment_id
-    runs = {run.info.run_name: run.data.tags for run in client.search_runs([experiment])}
+    runs = {run.info.run_name: run.data.tags for run in client.search_runs([experiment], f"attributes.start_time > {begin}")}
     assert set(runs) >= {"first@mosei", "second"} and len(runs) == 3
     lock = safe_load((tmp_path / "dvc.lock").read_text())["stages"]
     for stage in ("first@mosei", "second"):

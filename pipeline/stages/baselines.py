@@ -1,0 +1,100 @@
+"""What a user would pick instead of CALM, on the same utterances: chance, eGeMAPS and functionals of the log-mel."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from calm import baselines, metrics
+from calm.corpora.utterances import read_table, write_parquet
+from pipeline import command, paths, tracking
+from pipeline.settings import Settings
+
+NAMED = 50  # ids of utterances without features that a report names for each baseline; it counts all
+
+
+def run(settings: Settings, corpus: str) -> str:
+    """Write `logits.parquet` of the validation and test split, and `metrics.json` with the choices and the failures."""
+    begin = time.monotonic()
+    names, synthetic = settings.evaluate.baselines, settings.corpora[corpus].synthetic
+    with (
+        tracking.stage_run(settings, corpus, {"baselines": names}, synthetic, settings.seeds[0]) as tracked,
+        command.whole(paths.baselines(corpus)) as folder,
+    ):
+        report = answer(settings, paths.utterances(corpus), paths.features(corpus), folder)
+        command.write_json({**report, "synthetic": synthetic, "mlflow_run": tracked.id}, folder / "metrics.json")
+        for name, about in report["baselines"].items():
+            tracked.log({f"{name}/{key}": value for key, value in about.items() if isinstance(value, int | float)})
+        tracked.artifact(folder / "metrics.json")
+    lacking = {name: count for name, about in report["baselines"].items() if (count := about["without_features"])}
+    failures = "".join(f"; {name} has no features of {count} utterances" for name, count in lacking.items())
+    return f"{corpus}: {', '.join(names) or 'no baseline'} in {time.monotonic() - begin:.0f} s{failures}"
+
+
+def answer(settings: Settings, utterances: Path, features: Path, folder: Path) -> dict:
+    """Fit every baseline of the settings and write `logits.parquet` to `folder`; returns the report.
+
+    Columns: id, split, variant, modality, seed, logits (log-odds of each class).
+    """
+    table = read_table(utterances)
+    classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
+    table = table[table["labels"].notna()].reset_index(drop=True)
+    targets = metrics.multi_hot(table["labels"], classes, one_hot)
+    train, held_out = (table["split"] == "train").to_numpy(), table["split"].isin(("validation", "test")).to_numpy()
+    if not train.any() or not held_out.any():
+        raise ValueError(
+            f"{utterances} has {train.sum()} labelled utterances in train and {held_out.sum()} in validation and test: baselines need both"
+        )
+    report, parts = {"classes": classes, "train": int(train.sum()), "baselines": {}}, []
+    for name in settings.evaluate.baselines:
+        probabilities, report["baselines"][name] = _one(name, settings, table, targets, one_hot, features)
+        columns = {"variant": name, "modality": "none" if name == "chance" else "audio", "seed": settings.seeds[0]}
+        rows = table.loc[held_out, ["id", "split"]].assign(**columns)
+        parts.append(_logits(rows, baselines.log_odds(probabilities[held_out])))
+    empty = _logits(table.loc[[], ["id", "split"]].assign(variant="", modality="", seed=0), np.empty((0, len(classes)), np.float32))
+    write_parquet(pa.concat_tables(parts or [empty]), folder / "logits.parquet")
+    return report
+
+
+def _one(name: str, settings: Settings, table: pd.DataFrame, targets: np.ndarray, one_hot: bool, features: Path) -> tuple[np.ndarray, dict]:
+    """Probabilities (utterances, classes) of one baseline, and what there is to say about it."""
+    begin = time.monotonic()
+    train, validation = ((table["split"] == split).to_numpy() for split in ("train", "validation"))
+    if name == "chance":
+        prior = baselines.prior(targets[train])
+        return np.tile(prior, (len(targets), 1)), {"prior": prior.tolist(), "without_features": 0}
+    if name == "egemaps":
+        segments = list(table[["audio", "start", "end"]].itertuples(index=False, name=None))
+        extracted = baselines.egemaps(segments, settings.features.workers)
+    else:
+        extracted = baselines.logmel_functionals(features, table["id"])
+    seconds = time.monotonic() - begin
+    if not (extracted.good & train).any():
+        reason = next(iter(extracted.failed.values()), "")
+        raise ValueError(f"{name}: none of the {train.sum()} training utterances has features; the first: {reason}")
+    fitted = baselines.regress(extracted, targets, train, validation, one_hot)
+    about = {
+        "functionals": extracted.values.shape[1],
+        "c": fitted.strength,
+        "validation_auc": fitted.validation_auc,
+        "unconverged": fitted.unconverged,
+        "constant_classes": fitted.constant,
+        "without_features": fitted.without_features,
+        "failed": {table["id"][row]: reason for row, reason in list(extracted.failed.items())[:NAMED]},
+        "seconds_features": seconds,
+        "seconds": time.monotonic() - begin,
+    }
+    return fitted.probabilities, about
+
+
+def _logits(rows: pd.DataFrame, logits: np.ndarray) -> pa.Table:
+    """The rows with their logits (utterances, classes) as a list column."""
+    table = pa.Table.from_pandas(rows.astype({"seed": "int64"}), preserve_index=False)
+    offsets = pa.array(np.arange(len(rows) + 1) * logits.shape[1], pa.int32())
+    return table.append_column("logits", pa.ListArray.from_arrays(offsets, pa.array(logits.ravel(), pa.float32())))
+
+
+if __name__ == "__main__":
+    command.start(run, corpus=lambda settings: settings.targets)

@@ -1,0 +1,204 @@
+"""Appendix B's metrics and the standard ones, of every head and baseline, on validation and test, at three kinds of thresholds.
+
+Thresholds: "0.5" for every class; "tuned", one a class, on the validation split of the same run; "argmax", the likeliest class
+alone, where every utterance has exactly one. What needs no threshold (auc_macro, average_precision_macro, ece) stands with "0.5".
+"""
+
+import time
+from collections import defaultdict
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from calm import evaluation, metrics
+from calm.corpora.utterances import write_parquet
+from pipeline import command, paths, tracking
+from pipeline.runs import Evaluation, Run, System, read_runs, read_truth
+from pipeline.settings import Settings
+
+COMPARED = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro")
+BASELINES = ("egemaps", "logmel_functionals")
+
+
+def run(settings: Settings, corpus: str) -> str:
+    """Evaluate one corpus; writes metrics, thresholds, predictions, comparisons, calibration and notes."""
+    begin, synthetic = time.monotonic(), settings.corpora[corpus].synthetic
+    with (
+        tracking.stage_run(settings, corpus, {"evaluate": settings.evaluate}, synthetic, settings.seeds[0]) as tracked,
+        command.whole(paths.evaluation(corpus)) as folder,
+    ):
+        files = logits_files(settings, corpus)
+        made, runs = evaluate(settings, corpus, files, folder, tracked.id)
+        tracked.log(means(made.rows))
+        for name in ("metrics.json", "comparisons.json", "thresholds.json", "notes.json"):
+            tracked.artifact(folder / name)
+    missing = f"; {len(made.notes['missing'])} lack utterances (notes.json)" if made.notes["missing"] else ""
+    return f"{corpus}: {len(runs)} runs evaluated, {len(made.rows)} values in {time.monotonic() - begin:.1f} s{missing}"
+
+
+def logits_files(settings: Settings, corpus: str) -> dict[str, Path]:
+    """File of logits of every model with heads, and of the baselines as "-"; raises ValueError where one is missing.
+
+    Folders of models that the settings no longer name are not read.
+    """
+    files = {model: paths.heads(corpus, model) / "logits.parquet" for model in settings.heads_on}
+    files["-"] = paths.baselines(corpus) / "logits.parquet"
+    for name, file in files.items():
+        if not file.exists():
+            raise ValueError(f"{file} is missing: run the stage {'baselines' if name == '-' else 'head'} for {corpus} first")
+    return files
+
+
+def evaluate(settings: Settings, corpus: str, files: dict[str, Path], folder: Path, mlflow_run: str = "") -> tuple[Evaluation, list[Run]]:
+    """All of the stage but its tracking: reads `files` (model -> logits), writes to `folder`."""
+    made = read_truth(paths.utterances(corpus), corpus, settings.corpora[corpus].synthetic)
+    made.notes |= {"mlflow_run": mlflow_run, "missing": [], "not_evaluated": []}
+    runs = [one for lm, file in files.items() for one in read_runs(file, lm, made)]
+    for one in runs:
+        decide(one, made)
+        measure(one, made)
+    command.write_json(made.rows, folder / "metrics.json")
+    command.write_json(_thresholds(runs, made), folder / "thresholds.json")
+    write_parquet(_predictions(runs, made), folder / "predictions.parquet", compression="zstd")
+    command.write_json(compare(runs, made, settings.evaluate.bootstrap, settings.seeds[0]), folder / "comparisons.json")
+    command.write_json(_calibration(runs, made), folder / "calibration.json")
+    made.notes["left_out"] = [{**dict(what), "runs": of} for what, of in made.left_out.items()]
+    command.write_json(made.notes, folder / "notes.json")
+    return made, runs
+
+
+def decide(one: Run, made: Evaluation) -> None:
+    """Tune thresholds on validation and decide at all thresholds; where there is no validation, not at tuned ones."""
+    if "validation" in made.truth and (answered := one.answered("validation")).any():
+        one.thresholds = evaluation.tune_thresholds(made.truth["validation"].targets[answered], one.probabilities["validation"][answered])
+    for split, probabilities in one.probabilities.items():
+        if not one.answered(split).any():
+            made.notes["not_evaluated"].append({**one.name, "split": split, "reason": "no answer to any utterance"})
+            continue
+        one.decisions[split, "0.5"] = probabilities >= 0.5
+        if one.thresholds is None:
+            made.notes["not_evaluated"].append({**one.name, "split": split, "threshold": "tuned", "reason": "no validation to tune on"})
+        else:
+            one.decisions[split, "tuned"] = probabilities >= one.thresholds
+        if made.one_hot:
+            one.decisions[split, "argmax"] = evaluation.likeliest(one.logits[split])
+
+
+def measure(one: Run, made: Evaluation) -> None:
+    """Rows of metrics of a run, over the utterances that it answers."""
+    for (split, threshold), decisions in one.decisions.items():
+        answered = one.answered(split)
+        targets = made.truth[split].targets[answered]
+        results = [metrics.decided(targets, decisions[answered], made.classes, argmax=threshold == "argmax")]
+        if threshold == "0.5":
+            results.append(metrics.ranked(targets, one.probabilities[split][answered], made.classes))
+        head = {"corpus": made.corpus, "synthetic": made.synthetic, **one.system._asdict(), "split": split, "threshold": threshold}
+        for result in results:
+            made.rows += [{**head, "seed": one.seed, "metric": name, "value": value} for name, value in result.values.items()]
+            for name, classes in result.left_out.items():
+                what = {"split": split, "threshold": threshold, "metric": name, "classes": tuple(classes), "defined": name in result.values}
+                made.left_out[tuple(what.items())].append(f"{' '.join(one.system)} {one.seed}")
+
+
+def compare(runs: list[Run], made: Evaluation, samples: int, seed: int) -> list[dict]:
+    """Paired bootstrap over the speakers of the test split, on the utterances that all runs answer.
+
+    `a` and `b` are systems; `difference` is a - b of the metric's mean over seeds, `low` and `high` its 95 % interval.
+    """
+    runs = [one for one in runs if ("test", "0.5") in one.decisions]
+    if not runs:
+        return []
+    shared = np.logical_and.reduce([one.answered("test") for one in runs])
+    if not shared.any():
+        made.notes["not_evaluated"].append({"comparisons": "all", "reason": "no test utterance is answered by every run"})
+        return []
+    truth, rows = made.truth["test"], []
+    resamples = evaluation.Resamples.of(truth.table["speaker"][shared].tolist(), samples, seed)
+    values: dict = defaultdict(list)
+    for one in runs:
+        for (split, threshold), decisions in one.decisions.items():
+            if split == "test":
+                values[one.system, threshold].append(resamples.metrics(truth.targets[shared], decisions[shared], COMPARED))
+    size = {"n": int(shared.sum()), "speakers": resamples.speakers}
+    for (a, b), threshold, metric in product(_pairs({one.system for one in runs}), ("0.5", "tuned", "argmax"), COMPARED):
+        if values[a, threshold] and values[b, threshold]:
+            first, second = ([found[metric] for found in values[system, threshold]] for system in (a, b))
+            seeds = {"seeds_a": len(first), "seeds_b": len(second)}
+            about = {"corpus": made.corpus, "synthetic": made.synthetic, "split": "test", "threshold": threshold, "metric": metric}
+            rows.append({"a": a._asdict(), "b": b._asdict(), **about, **evaluation.difference(first, second), **size, **seeds})
+    return rows
+
+
+def _pairs(systems: set[System]) -> list[tuple[System, System]]:
+    """CALM against no pretraining; both modalities against each; audio against the baselines; frozen as unfrozen."""
+    pairs = []
+    for a in sorted(system for system in systems if system.variant in ("calm", "calm_frozen")):
+        others = [a._replace(variant=a.variant.replace("calm", "no_pretraining"))]
+        if a.modality == "both":
+            others += [a._replace(modality="audio"), a._replace(modality="text")]
+        if a.modality == "audio":
+            others += [System(name, "-", "audio") for name in BASELINES]
+        pairs += [(a, b) for b in others if b in systems]
+    return pairs
+
+
+def _thresholds(runs: list[Run], made: Evaluation) -> list[dict]:
+    """Tuned thresholds of every run by class."""
+    tuned = [one for one in runs if one.thresholds is not None]
+    return [{**one.name, "thresholds": dict(zip(made.classes, one.thresholds.tolist(), strict=True))} for one in tuned]
+
+
+def _calibration(runs: list[Run], made: Evaluation) -> list[dict]:
+    """Bins of a reliability diagram of every run and split."""
+    rows = []
+    for one, split in product(runs, made.truth):
+        if (answered := one.answered(split)).any():
+            bins = evaluation.calibration(made.truth[split].targets[answered], one.probabilities[split][answered])
+            rows.append({**one.name, "split": split, "bins": bins})
+    return rows
+
+
+def _predictions(runs: list[Run], made: Evaluation) -> pa.Table:
+    """One row an answer: id, split, speaker, labels, the run, probabilities in the order of the classes, and classes decided on."""
+    parts = []
+    for one, split in product(runs, made.truth):
+        answered = one.answered(split)
+        table, probabilities = made.truth[split].table[answered], one.probabilities[split][answered]
+        size = len(table)
+        columns = {
+            "id": pa.array(table["id"], pa.string()),
+            "split": pa.array([split] * size, pa.string()),
+            "speaker": pa.array(table["speaker"], pa.string()),
+            "labels": _lists(made.truth[split].targets[answered], made.classes),
+            **{key: pa.array([value] * size, pa.int64() if key == "seed" else pa.string()) for key, value in one.name.items()},
+            "probabilities": pa.ListArray.from_arrays(
+                pa.array(np.arange(size + 1) * len(made.classes), pa.int32()), pa.array(probabilities.ravel(), pa.float32())
+            ),
+        }
+        for threshold in ("0.5", "tuned", *(["argmax"] if made.one_hot else [])):
+            decisions = one.decisions.get((split, threshold))
+            empty = pa.nulls(size, pa.list_(pa.string()))
+            columns[f"decided_{threshold}"] = empty if decisions is None else _lists(decisions[answered], made.classes)
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts).replace_schema_metadata({"classes": "\n".join(made.classes)})
+
+
+def _lists(chosen: np.ndarray, classes: tuple[str, ...]) -> pa.ListArray:
+    """Bool (utterances, classes) as lists of class names."""
+    offsets = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes, pa.string()).take(pa.array(np.nonzero(chosen)[1])))
+
+
+def means(rows: list[dict]) -> dict[str, float]:
+    """Means over seeds of the metrics of the report, by a name for MLflow."""
+    found = defaultdict(list)
+    for row in rows:
+        if row["metric"] in metrics.OF_COUNTS:
+            found["/".join(row[key] for key in ("split", "threshold", "variant", "lm", "modality", "metric"))].append(row["value"])
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+if __name__ == "__main__":
+    command.start(run, corpus=lambda settings: settings.targets)
