@@ -109,7 +109,7 @@ class FasterWhisper(Whisper):
             encoded,
             prompts,
             beam_size=self.beam,
-            max_length=len(prompts[0]) + limit,
+            max_length=2 * limit,  # CTranslate2 gives the text half of it, as Whisper does of its context
             suppress_tokens=self._suppressed,
             return_scores=True,
             return_no_speech_prob=True,

@@ -15,6 +15,7 @@ from calm import metrics
 from calm.audio import read_audio, trim
 
 SAMPLE_RATE = 16000  # what eGeMAPS is computed at
+PART = 1024  # utterances whose functionals are kept at once for a stopped extraction
 CEPSTRUM = 20  # coefficients of the DCT over the mel bands
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUIET_DB = 30  # frames before and after the speech that are so far below the loudest count for nothing
@@ -58,22 +59,51 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     return (np.log(cut) - np.log1p(-cut)).astype(np.float32)
 
 
-def egemaps(segments: Sequence[tuple[str, float | None, float | None]], workers: int | None = None, title: str = "eGeMAPS") -> Extracted:
+def egemaps(
+    segments: Sequence[tuple[str, float | None, float | None]],
+    workers: int | None = None,
+    work: Path | None = None,
+    title: str = "eGeMAPS",
+) -> Extracted:
     """eGeMAPSv02 functionals, (utterances, 88), one process a core (or `workers`); a file that fails costs its row alone.
 
     Args:
         segments: path, start and end in seconds of every utterance.
+        work: folder for finished parts, from which a stopped extraction of the same segments goes on.
     """
     import joblib
     from tqdm import tqdm
 
     processes = max(1, min(workers or joblib.cpu_count(), len(segments) // 8))  # starting a process costs seconds
-    jobs = (joblib.delayed(_egemaps)(*segment) for segment in segments)
-    done = joblib.Parallel(processes, return_as="generator")(jobs)
-    rows = list(tqdm(done, desc=title, total=len(segments), unit="utt"))
-    failed = {row: found for row, found in enumerate(rows) if isinstance(found, str)}
-    nothing = np.full(len(_smile().feature_names), np.nan, np.float32)
-    return Extracted(np.stack([nothing if row in failed else found for row, found in enumerate(rows)] or [nothing])[: len(rows)], failed)
+    extracted = Extracted(np.full((len(segments), len(_smile().feature_names)), np.nan, np.float32))
+    with tqdm(desc=title, total=len(segments), unit="utt") as bar:
+        for first in range(0, len(segments), PART):
+            part = work / f"egemaps-{first}.npz" if work else None
+            if part is None or not part.exists():
+                jobs = (joblib.delayed(_egemaps)(*segment) for segment in segments[first : first + PART])
+                for row, found in enumerate(joblib.Parallel(processes, return_as="generator")(jobs), first):
+                    if isinstance(found, str):
+                        extracted.failed[row] = found
+                    else:
+                        extracted.values[row] = found
+                    bar.update()
+                if part:
+                    _keep(extracted, first, part)
+            else:
+                with np.load(part) as kept:
+                    extracted.values[first : first + PART] = kept["values"]
+                    extracted.failed |= dict(zip(kept["rows"].tolist(), kept["reasons"].tolist(), strict=True))
+                bar.update(len(segments[first : first + PART]))
+    return extracted
+
+
+def _keep(extracted: Extracted, first: int, part: Path) -> None:
+    """Write the rows of one part, whole or not at all."""
+    failed = {row: reason for row, reason in extracted.failed.items() if row >= first}
+    partial = part.with_name(f".{part.name}")
+    values, rows = extracted.values[first : first + PART], np.array(list(failed), np.int64)
+    np.savez(partial, values=values, rows=rows, reasons=np.array(list(failed.values()), str))
+    partial.replace(part)
 
 
 def _egemaps(path: str, start: float | None, end: float | None) -> np.ndarray | str:

@@ -65,7 +65,7 @@ def comparison_table(corpus: str, rows: list[dict], everything: bool = False) ->
         interval = f"{_points(row['low'])} to {_points(row['high'])}" if known else "–"
         mark = "" if row["significant"] else "not significant" if known else "too few speakers"
         of = [row["threshold"], row["metric"]] if everything else []
-        cells.append([a, b, *of, _points(row["difference"]), interval, mark])
+        cells.append([a, b, *of, "–" if row["difference"] is None else _points(row["difference"]), interval, mark])
     columns = ["first", "second", *(["threshold", "metric"] if everything else []), "difference", "95 % interval", "note"]
     sizes = f"{rows[0]['n']:,} utterances of {rows[0]['speakers']:,} speakers" if rows else ""
     what = "" if everything else f"Weighted accuracy, {THRESHOLDS.get(rows[0]['threshold'], '')}: " if rows else ""
@@ -216,12 +216,16 @@ def training_sentences(calp: dict[str, dict], pretrained: dict[str, dict], heads
         last = of["validation"]
         said.append(
             f"Masked words and masked audio, {name}: {len(of['curve'])} epochs in {_time(of['seconds'])}; held-out losses: words "
-            f"{last['mlm']:.2f}, audio {last['mam']:.3f}, its middle blocks {last['mam_middle']:.3f}.{short}"
+            f"{_loss(last, 'mlm')}, audio {_loss(last, 'mam')}, its middle blocks {_loss(last, 'mam_middle')}.{short}"
         )
     for (corpus, model), curves in heads.items():
         seconds = sum({curve.get("mlflow_run") or number: curve["seconds"] for number, curve in enumerate(curves)}.values())
         said.append(f"Heads on {corpus}, {model}: {len(curves)} in {_time(seconds)}.")
     return said
+
+
+def _loss(of: dict, name: str) -> str:
+    return "–" if of.get(name) is None else f"{of[name]:.3g}"
 
 
 def _hours(of: dict) -> str:

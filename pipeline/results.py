@@ -115,9 +115,11 @@ class Table:
         return "\n".join([self.title, "", *lines]) + "\n"
 
     def _aligned(self, cell, column: int) -> str:
-        """A mean without a spread stands below the other means."""
-        lone = isinstance(cell, Score) and cell.spread is None and any(" ± " in shown(row[column]) for row in self.rows)
-        return shown(cell) + (" " * len(" ± 0.0") if lone else "")
+        """Means stand below means, whether or not a spread follows."""
+        if not isinstance(cell, Score):
+            return shown(cell)
+        tails = [len(shown(row[column])) - len(row[column].text) for row in self.rows if isinstance(row[column], Score)]
+        return cell.text + shown(cell)[len(cell.text) :].ljust(max(tails))
 
     def _line(self, cells: list[str], widths: list[int]) -> str:
         sides = [(str.ljust if column < self.left else str.rjust) for column in range(len(cells))]

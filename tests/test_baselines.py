@@ -56,6 +56,20 @@ def test_egemaps_in_processes_keeps_the_order(tmp_path):
     assert (np.diff(extracted.values[:16, 0]) > 0).all()
 
 
+def test_egemaps_goes_on_from_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "PART", 2)
+    paths = [sound(tmp_path / f"{pitch}.wav", 0.3, pitch) for pitch in (120, 160, 200)]
+    segments, work = [(path, None, None) for path in [paths[0], str(tmp_path / "gone.wav"), *paths[1:]]], tmp_path / "work"
+    work.mkdir()
+    first = baselines.egemaps(segments, 1, work)
+    for path in paths[:1]:
+        Path(path).unlink()  # its part is finished
+    (work / "egemaps-2.npz").unlink()
+    second = baselines.egemaps(segments, 1, work)
+    np.testing.assert_array_equal(first.values, second.values)
+    assert first.failed == second.failed == {1: f"AudioError: {tmp_path}/gone.wav does not exist"}
+
+
 def test_no_utterances():
     assert baselines.egemaps([]).values.shape == (0, 88)
 

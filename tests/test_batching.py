@@ -18,7 +18,9 @@ from calm.corpora.utterances import Corpus, Utterance, write_table
 
 def frames_of(lengths, mels=64):
     """Every frame holds its own number in all mels, row r starting at 1000 r, so that a block tells where it was cut."""
-    return Ragged.of([np.repeat((1000 * row + np.arange(length))[:, None], mels, 1).astype(np.float16) for row, length in enumerate(lengths)])
+    return Ragged.of(
+        [np.repeat((1000 * row + np.arange(length))[:, None], mels, 1).astype(np.float16) for row, length in enumerate(lengths)]
+    )
 
 
 def logmels_of(lengths):
@@ -168,7 +170,9 @@ def corpus(tmp_path):
     features.mkdir()
     for number, (name, length) in enumerate((("a", 60), ("c", 20))):
         logmel = pa.array([np.full(length * 64, 3.0, dtype=np.float16)], pa.list_(pa.float16()))
-        pq.write_table(pa.table({"id": [name], "frames": pa.array([length], pa.int32()), "logmel": logmel}), features / f"part-{number:05}.parquet")
+        pq.write_table(
+            pa.table({"id": [name], "frames": pa.array([length], pa.int32()), "logmel": logmel}), features / f"part-{number:05}.parquet"
+        )
     (features / "stats.json").write_text(json.dumps({"mean": [1.0] * 64, "std": [4.0] * 64}))
     return {"corpus": (tmp_path / "utterances.parquet", texts, features)}
 

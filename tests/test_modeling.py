@@ -18,7 +18,9 @@ from calm.modeling import (
     pool,
 )
 
-TEXT = BertConfig(vocab_size=60, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, max_position_embeddings=40)
+TEXT = BertConfig(
+    vocab_size=60, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, max_position_embeddings=40
+)
 
 
 def config(**options) -> CalmConfig:

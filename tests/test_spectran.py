@@ -18,7 +18,9 @@ def test_63_patches_of_160_values():
     assert embedding(torch.zeros(2, 50, 64)).shape == (2, 63, 128)
 
 
-@pytest.mark.parametrize(("patch", "stride", "shape"), [((10, 16), (5, 8), (9, 7)), ((2, 64), (1, 64), (49, 1)), ((20, 8), (10, 4), (4, 15))])
+@pytest.mark.parametrize(
+    ("patch", "stride", "shape"), [((10, 16), (5, 8), (9, 7)), ((2, 64), (1, 64), (49, 1)), ((20, 8), (10, 4), (4, 15))]
+)
 def test_patch_order_is_time_first_then_frequency(patch, stride, shape):
     config = CalmConfig(TEXT, patch=patch, stride=stride)
     assert config.patches == shape

@@ -45,7 +45,7 @@ class Voice:
 # Arousal sets pitch, loudness and tilt, so anger lies near happy, fear near surprise, sad near neutral, contempt near disgust.
 STYLES = {
     "neutral": Voice(range=-0.35),
-    "happy": Voice(pitch=3.4, range=0.45, rate=0.10, formants=0.05, gain=3, tilt=4, rise=1.0),
+    "happy": Voice(pitch=3.8, range=0.5, rate=0.12, formants=0.06, gain=4, tilt=5, rise=1.0),
     "anger": Voice(pitch=2.0, range=0.25, rate=0.16, gain=7, tilt=12, breath=-3, rise=-2.0),
     "sad": Voice(pitch=-2.0, range=-1.1, rate=-0.26, gain=-6, tilt=-9, breath=5, rise=-1.0),
     "fear": Voice(pitch=4.2, range=-0.5, rate=0.20, gain=-3, tilt=-2, breath=8, tremor=0.7),

@@ -21,9 +21,10 @@ def run(settings: Settings, corpus: str) -> str:
     names, synthetic = settings.evaluate.baselines, settings.corpora[corpus].synthetic
     with (
         tracking.stage_run(settings, corpus, {"baselines": names}, synthetic, settings.seeds[0]) as tracked,
+        command.checkpoints(f"baselines@{corpus}", paths.utterances(corpus)) as work,
         command.whole(paths.baselines(corpus)) as folder,
     ):
-        report = answer(settings, paths.utterances(corpus), paths.features(corpus), folder)
+        report = answer(settings, paths.utterances(corpus), paths.features(corpus), folder, work)
         command.write_json({**report, "synthetic": synthetic, "mlflow_run": tracked.id}, folder / "metrics.json")
         for name, about in report["baselines"].items():
             tracked.log({f"{name}/{key}": value for key, value in about.items() if isinstance(value, int | float)})
@@ -33,10 +34,10 @@ def run(settings: Settings, corpus: str) -> str:
     return f"{corpus}: {', '.join(names) or 'no baseline'} in {time.monotonic() - begin:.0f} s{failures}"
 
 
-def answer(settings: Settings, utterances: Path, features: Path, folder: Path) -> dict:
+def answer(settings: Settings, utterances: Path, features: Path, folder: Path, work: Path | None = None) -> dict:
     """Fit every baseline of the settings and write `logits.parquet` to `folder`; returns the report.
 
-    Columns: id, split, variant, modality, seed, logits (log-odds of each class).
+    Columns: id, split, variant, modality, seed, logits (log-odds of each class). In `work` a stopped extraction keeps what it has.
     """
     table = read_table(utterances)
     classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
@@ -49,7 +50,7 @@ def answer(settings: Settings, utterances: Path, features: Path, folder: Path) -
         )
     report, parts = {"classes": classes, "train": int(train.sum()), "baselines": {}}, []
     for name in settings.evaluate.baselines:
-        probabilities, report["baselines"][name] = _one(name, settings, table, targets, one_hot, features)
+        probabilities, report["baselines"][name] = _one(name, settings, table, targets, one_hot, features, work)
         columns = {"variant": name, "modality": "none" if name == "chance" else "audio", "seed": settings.seeds[0]}
         rows = table.loc[held_out, ["id", "split"]].assign(**columns)
         parts.append(_logits(rows, baselines.log_odds(probabilities[held_out])))
@@ -58,7 +59,9 @@ def answer(settings: Settings, utterances: Path, features: Path, folder: Path) -
     return report
 
 
-def _one(name: str, settings: Settings, table: pd.DataFrame, targets: np.ndarray, one_hot: bool, features: Path) -> tuple[np.ndarray, dict]:
+def _one(
+    name: str, settings: Settings, table: pd.DataFrame, targets: np.ndarray, one_hot: bool, features: Path, work: Path | None
+) -> tuple[np.ndarray, dict]:
     """Probabilities (utterances, classes) of one baseline, and what there is to say about it."""
     begin = time.monotonic()
     train, validation = ((table["split"] == split).to_numpy() for split in ("train", "validation"))
@@ -67,7 +70,7 @@ def _one(name: str, settings: Settings, table: pd.DataFrame, targets: np.ndarray
         return np.tile(prior, (len(targets), 1)), {"prior": prior.tolist(), "without_features": 0}
     if name == "egemaps":
         segments = list(table[["audio", "start", "end"]].itertuples(index=False, name=None))
-        extracted = baselines.egemaps(segments, settings.features.workers)
+        extracted = baselines.egemaps(segments, settings.features.workers, work)
     else:
         extracted = baselines.logmel_functionals(features, table["id"])
     seconds = time.monotonic() - begin

@@ -171,7 +171,8 @@ def _features(file: audio.AudioFile, start: float, end: float) -> np.ndarray:
         raise Unusable("NaN or infinity", where)
     if np.ptp(samples) < SILENCE:
         raise Unusable("digital silence", where)
-    frames = logmel(samples)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        frames = logmel(samples)
     if not len(frames):
         raise Unusable("shorter than a frame", f"{len(samples)} samples, a frame has {logmel.window}: {where}")
     if not np.isfinite(frames).all():

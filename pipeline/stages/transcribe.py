@@ -38,8 +38,9 @@ SCHEMA = pa.schema(
 
 def run(settings: Settings, corpus: str) -> str:
     """Texts of one corpus; returns the summary."""
-    section, raw = settings.transcribe, settings.corpora[corpus].path
-    metrics = write(paths.utterances(corpus), raw / "reference.jsonl", section, paths.texts(corpus), f"transcribe@{corpus}")
+    raw = settings.corpora[corpus].path
+    reference = (raw if raw.is_dir() else raw.parent) / "reference.jsonl"
+    metrics = write(paths.utterances(corpus), reference, settings.transcribe, paths.texts(corpus), f"transcribe@{corpus}")
     if not metrics["transcribed"]:
         return f"{corpus}: all {metrics['from_corpus']} utterances have a text of their own"
     wer = metrics["wer"]
@@ -104,6 +105,7 @@ def hear(frame: pd.DataFrame, section: Transcribe, finished: Path) -> dict[str, 
     turns = workers.counter()
     preparation = (section.engine, model, options, section.no_speech_threshold, gpus, turns)
     with bar, finished.open("a", encoding="utf-8") as log, workers.processes(count, _prepare, *preparation) as pool:
+        log.write("\n")  # after a line that was torn
         for results in workers.in_order(pool, _hear, tasks, ahead=4 * count):
             log.writelines(json.dumps(result) + "\n" for result in results)
             log.flush()

