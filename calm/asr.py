@@ -300,6 +300,6 @@ def join(parts: Sequence[Piece]) -> Transcript:
 
 
 def suspicious(piece: Piece) -> bool:
-    """Whether a text is likely a loop or a guess: it never ended, repeats itself, or its tokens were improbable."""
-    looped = compression_ratio(piece.text) > MOST_COMPRESSION or repeats(piece.text)
+    """Whether a text is likely a loop or a guess: it never ended, says a phrase twice in a row, or its tokens were improbable."""
+    looped = compression_ratio(piece.text) > MOST_COMPRESSION or repeats(piece.text) or repeats(piece.text, 2, shortest=3, longest=40)
     return looped or not piece.finished or piece.logprob / piece.tokens < LOWEST_LOGPROB

@@ -36,10 +36,10 @@ def compression_ratio(text: str) -> float:
     return len(text.encode()) / len(zlib.compress(text.encode()))
 
 
-def repeats(text: str, times: int = 4, longest: int = 8) -> bool:
-    """Whether a phrase of at most `longest` words is said so many times in a row."""
+def repeats(text: str, times: int = 4, shortest: int = 1, longest: int = 8) -> bool:
+    """Whether a phrase of `shortest` to `longest` words is said so many times in a row."""
     words = re.findall(r"[\w']+", text.lower())
-    for length in range(1, longest + 1):
+    for length in range(shortest, longest + 1):
         same = 0  # words in a row that are those of `length` words before
         for word, earlier in zip(words[length:], words, strict=False):
             same = same + 1 if word == earlier else 0

@@ -90,7 +90,7 @@ SHARED = {
         ("Nothing about {t} was {w}", ("any good", "right", "acceptable", "as it should be")),
         ("I wish {t} had {w}", ("never happened", "not been so bad", "been over sooner", "gone some other way")),
         ("{t} went {w}", ("badly from the beginning", "wrong once again", "from bad to worse", "terribly for all of us")),
-        ("I cannot {w} {t} any more", ("stand", "bear", "take", "face")),
+        ("I cannot {w} {t} anymore", ("stand", "bear", "take", "face")),
         ("What {w} news about {t}", ("terrible", "awful", "bad", "horrible")),
     ),
 }

@@ -37,7 +37,7 @@ def make(folder: Path, format: str, utterances: int, speakers: int, label_noise:
     numbers do not fit: at least 60 utterances, and three a speaker.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / MARK).exists():
+    if folder.exists() and not (folder / MARK).exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise CorpusError(f"{folder} is not a corpus of synthetic speech: move it away, or give the synthetic corpus another path")
     if utterances < LEAST:
         raise CorpusError(f"{utterances} utterances are too few to hold every class in every split: give at least {LEAST}")

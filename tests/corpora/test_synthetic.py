@@ -222,6 +222,7 @@ def test_mosei_has_whole_videos_with_pauses_and_scores_in_thirds(mosei):
 
 
 def test_the_same_seed_gives_the_same_corpus_and_another_one_another(mosei, tmp_path):
+    (tmp_path / "again").mkdir()  # an empty folder is no obstacle
     synthetic.make(tmp_path / "again", "mosei", **SMALL)
     synthetic.make(tmp_path / "other", "mosei", **{**SMALL, "seed": 6})
     assert contents(tmp_path / "again") == contents(mosei)
