@@ -173,6 +173,7 @@ class Head(Optimiser):
     variants: list[Literal["calm", "no_pretraining"]] = ["calm", "no_pretraining"]
     tuning: list[Literal["frozen", "unfrozen"]] = ["frozen", "unfrozen"]  # 4.6
     train_spectran: bool = False  # unfrozen only
+    train_words: bool = True  # unfrozen only; false: the word embeddings stay as they are, most of a small model's parameters
     body_rate: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'
     frozen_epochs: Positive = 60  # heads alone cost little
     frozen_learning_rate: Rate = 1e-3

@@ -141,6 +141,7 @@ def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path,
     begin, (seed,), section = time.monotonic(), seeds, bench.settings.head
     network = bench.network(condition, seed)
     network.calm.spectran.requires_grad_(bench.along(condition))
+    network.calm.get_input_embeddings().requires_grad_(section.train_words)
     collator = bench.collator(condition, network)
     with tracked.child(title(condition, seed), tags={"variant": condition.name, "modality": condition.modality, "seed": seed}) as run:
         curve = train(
