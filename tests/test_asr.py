@@ -39,7 +39,7 @@ def tiny() -> str:
 
 
 def test_word_error_rate_of_real_speech(speech, tiny):
-    engine = asr.load("faster-whisper", tiny, window=10)
+    engine = asr.load("faster-whisper", tiny, window=6)
     heard = [engine([clip])[0] for clip, _ in speech]
     errors = word_errors([text for _, text in speech], [transcript.text for transcript in heard])
     assert errors.words > 80
@@ -55,8 +55,8 @@ def test_word_error_rate_of_real_speech(speech, tiny):
 
 def test_both_engines_hear_the_same(speech, tiny, tmp_path):
     convert(Path(tiny) / "model.bin", tmp_path / "tiny.en.pt")
-    ours = asr.load("faster-whisper", tiny, compute_type="float32", window=10)
-    theirs = asr.load("openai-whisper", asr.resolve("openai-whisper", str(tmp_path / "tiny.en.pt")), window=10)
+    ours = asr.load("faster-whisper", tiny, compute_type="float32", window=6)
+    theirs = asr.load("openai-whisper", asr.resolve("openai-whisper", str(tmp_path / "tiny.en.pt")), window=6)
     clips = [clip for clip, _ in speech[:2]]
     for mine, other in zip(ours(clips), theirs(clips), strict=True):
         assert mine.text == other.text
@@ -65,7 +65,7 @@ def test_both_engines_hear_the_same(speech, tiny, tmp_path):
 
 
 def test_silence_and_no_clip(tiny):
-    engine = asr.load("faster-whisper", tiny, window=10)
+    engine = asr.load("faster-whisper", tiny, window=6)
     assert engine([]) == []
     (silent,) = engine([np.zeros(2 * RATE, np.float32)])
     assert isinstance(silent, Transcript)
@@ -121,7 +121,7 @@ def piece(text: str, tokens: int = 4, logprob: float = -0.4, no_speech: float = 
 
 @pytest.mark.parametrize(
     ("window", "seconds", "expected"),
-    [(30, 2, 30), (10, 2, 10), (10, 9, 10), (10, 9.1, 20), (10, 19.5, 30), (10, 30, 30), (8, 24, 30), (5, 3.5, 5), (5, 4.1, 10)],
+    [(30, 2, 30), (6, 2, 6), (6, 5, 6), (6, 5.1, 8), (6, 12.9, 14), (6, 28.5, 30), (6, 30, 30), (5, 3.5, 5), (5, 4.1, 6)],
 )
 def test_windows(window, seconds, expected):
     assert Recorded([], window=window).seconds(seconds) == expected
@@ -137,9 +137,9 @@ def test_windows(window, seconds, expected):
     ],
 )
 def test_what_looks_wrong_is_heard_again_with_30_s(wrong):
-    engine = Recorded([piece("fine"), wrong, piece("right")], window=10)
+    engine = Recorded([piece("fine"), wrong, piece("right")], window=6)
     assert [transcript.text for transcript in engine([np.zeros(RATE), np.zeros(3 * RATE)])] == ["fine", "right"]
-    assert engine.asked == [([1.0, 3.0], 10), ([3.0], 30.0)]
+    assert engine.asked == [([1.0, 3.0], 6), ([3.0], 30.0)]
     engine = Recorded([wrong], window=30)
     assert engine([np.zeros(RATE)])[0].text == wrong.text
     assert len(engine.asked) == 1
