@@ -67,7 +67,8 @@ class Whisper(ABC):
 
     def seconds(self, longest: float) -> float:
         """The window for pieces of at most so many seconds."""
-        return min(LONGEST, max(self.window, STEP * math.ceil((longest + MARGIN) / STEP)))
+        needed = longest + MARGIN
+        return self.window if needed <= self.window else min(LONGEST, STEP * math.ceil(needed / STEP))
 
     @abstractmethod
     def _decode(self, batch: list[np.ndarray], seconds: float) -> list[Piece]:

@@ -29,7 +29,9 @@ class CalmPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.text_config.initializer_range
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, HeadLayer):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=std)
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
@@ -275,6 +277,10 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         return MaskedOutput(loss=mlm + mam, mlm_loss=mlm.detach(), mam_loss=mam.detach(), mam_middle_loss=middle)
 
 
+class HeadLayer(nn.Linear):
+    """A linear layer with PyTorch's initial weights: two in a row as small as the language model's would hardly move at first."""
+
+
 class Head(nn.Sequential):
     """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits."""
 
@@ -283,10 +289,10 @@ class Head(nn.Sequential):
         dropout = config.head_dropout
         super().__init__(
             nn.Dropout(dropout),
-            nn.Linear(width, config.head_hidden),
+            HeadLayer(width, config.head_hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(config.head_hidden, classes),
+            HeadLayer(config.head_hidden, classes),
         )
 
 

@@ -1,19 +1,16 @@
 """English sentences of 4-9 words whose words carry an emotion, only its valence, or nothing: the texts of the synthetic corpora.
 
 A sentence is a frame filled with a topic and with one of the frame's own words. Every topic goes with every emotion, so a topic tells
-nothing; there are some 45 topics and about 30 frame-and-word pairs an emotion, so most sentences of a test split stand in no other split.
+nothing; there are 24 topics and about 30 frame-and-word pairs an emotion, so most sentences of a test split stand in no other split.
 """
 
 import numpy as np
 
 TOPICS = (
-    "the trip to the coast", "my cousin's visit", "the new office", "the phone call", "our dinner", "the garden project",
-    "the school concert", "her letter", "the apartment", "the weekend market", "the bus ride", "my brother's car", "the old kitchen",
-    "his answer", "the game last night", "the radio story", "the job interview", "the museum tour", "the family photo", "the train station",
-    "the hotel room", "the history exam", "the meeting on Friday", "my sister's wedding", "the doctor's report", "the restaurant",
-    "the basement", "the boat ride", "the election", "the birthday party", "the movie", "the neighbor's house", "the cabin by the lake",
-    "the package", "the hospital", "the painting", "the long winter", "the soccer team", "my uncle's farm", "the first lesson",
-    "the message from home", "the town hall", "the mountain road", "the computer class", "the final decision",
+    "the trip to the coast", "the new office", "the phone call", "our dinner", "the garden project", "the school concert", "her letter",
+    "the apartment", "the bus ride", "my brother's car", "his answer", "the game last night", "the job interview", "the hotel room",
+    "the meeting on Friday", "my sister's wedding", "the doctor's report", "the restaurant", "the boat ride", "the birthday party",
+    "the movie", "the package", "the hospital", "the soccer team",
 )  # fmt: skip
 
 # An emotion's own words: (frame, words). {t} is the topic, {w} the word.

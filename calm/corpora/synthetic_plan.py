@@ -8,7 +8,7 @@ import numpy as np
 from calm.corpora import sentences, voices
 from calm.corpora.utterances import SPLITS
 
-SPLIT_SHARES = {"train": 0.65, "validation": 0.15, "test": 0.20}
+SPLIT_SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
 LEAST_IN_SPLIT = 18  # utterances that validation and test have at least, so that every class can occur in them twice
 
 # How often each set of emotions is the label. MOSEI's are multi-label, () is its row of zeros; MSP's codes are one-hot,
@@ -34,7 +34,7 @@ MSP_EMOTIONS = {
     "O": (),
 }
 # What tells a single emotion: (words, voice, share). "shared" words tell only the valence, and voices tell arousal best.
-CUES = (("own", True, 0.26), ("own", False, 0.30), ("shared", True, 0.22), ("none", True, 0.22))
+CUES = (("own", True, 0.45), ("own", False, 0.19), ("shared", True, 0.18), ("none", True, 0.18))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _performed(label, shares: Mapping, noisy: bool, rng: np.random.Generator) ->
 
 
 def _turn(index, split, speaker, label, performed, seed: int, said: set[str], rng: np.random.Generator) -> Turn:
-    strength = rng.uniform(0.7, 1.3)
+    strength = rng.uniform(0.9, 1.5)
     worded, cue, style = _cues(performed, rng)
     text = _unsaid(worded, cue, said, rng)
     voice = speaker.voice + voices.perform(style, strength, rng)

@@ -29,7 +29,10 @@ class Inline(Executor):
 
     def submit(self, function, *arguments):
         future = Future()
-        future.set_result(function(*arguments))
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
         return future
 
 
@@ -162,7 +165,8 @@ def test_unreadable_audio_is_named_and_the_rest_goes_on(tmp_path, engine):
     assert "c0.wav cannot be read as audio" in metrics["unreadable"][0]["detail"]
 
 
-def test_a_stopped_run_hears_nothing_twice(tmp_path, engine):
+def test_a_stopped_run_hears_nothing_twice(tmp_path, engine, monkeypatch):
+    monkeypatch.setitem(transcribe.BATCH, "cpu", 4)
     source = table(tmp_path, [None] * 9)
     engine.stop_at = 11
     with pytest.raises(KeyboardInterrupt):
