@@ -88,7 +88,9 @@ class Features(Section):
     def bands_fit(self):
         """The bands lie below half of the sample rate."""
         if not self.low_hz < self.high_hz <= self.sample_rate / 2:
-            raise ValueError(f"features.high_hz is {self.high_hz}: allowed is above low_hz, {self.low_hz}, up to {self.sample_rate / 2:.0f}")
+            raise ValueError(
+                f"features.high_hz is {self.high_hz}: allowed is above low_hz, {self.low_hz}, up to {self.sample_rate / 2:.0f}"
+            )
         return self
 
 
@@ -225,7 +227,9 @@ class Settings(Section):
     def patch_fits_mels(self):
         """A patch lies in the bands that there are."""
         if self.spectran.patch[1] > self.features.mels:
-            raise ValueError(f"spectran.patch is {list(self.spectran.patch)}: its mels must be no more than features.mels, {self.features.mels}")
+            raise ValueError(
+                f"spectran.patch is {list(self.spectran.patch)}: its mels must be no more than features.mels, {self.features.mels}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -241,7 +245,9 @@ class Settings(Section):
             raise ValueError("models: 'baselines' is the name of the baselines' folder, give the model another")
         for name, model in self.models.items():
             if model.pretrain_on != "." and model.pretrain_on not in self.corpora:
-                raise ValueError(f"models.{name}.pretrain_on: '{model.pretrain_on}' is none of corpora ({', '.join(self.corpora)}) and not '.'")
+                raise ValueError(
+                    f"models.{name}.pretrain_on: '{model.pretrain_on}' is none of corpora ({', '.join(self.corpora)}) and not '.'"
+                )
         return self
 
     @model_validator(mode="after")
