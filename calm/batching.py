@@ -55,7 +55,7 @@ class Ragged:
         """Acoustic tokens (rows of (blocks, width) float16) to Parquet: id, blocks, tokens."""
         width = self.values.shape[1]
         offsets = np.append(self.offsets, len(self.values)) * width
-        tokens = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(self.values.ravel(), pa.float16()))
+        tokens = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(self.values.ravel(), pa.float16()))
         columns = {"id": pa.array(ids, pa.string()), "blocks": pa.array(self.lengths, pa.int32()), "tokens": tokens}
         write_parquet(pa.table(columns, metadata={"width": str(width)}), path)
 

@@ -58,6 +58,7 @@ class SpecTran(nn.Module):
             raise ValueError(f"SpecTran's width is {width}: heads are 64 wide, so it must be a multiple of 64")
         frames, mels = config.patches
         self.shape = (config.block_frames, config.mels)
+        self.token_width = config.hidden_size
         self.pooling = config.spectran_pooling
         self.patches = PatchEmbedding(config, width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))

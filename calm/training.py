@@ -345,8 +345,8 @@ def acoustic_tokens(spectran: nn.Module, logmels: LogMels, batch: int = 512) -> 
     rows = np.repeat(np.arange(len(counts)), counts)
     starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * logmels.hop
     spectran.eval()
-    parts = []
+    tokens = np.empty((len(rows), spectran.token_width), np.float16)
     for first in range(0, len(rows), batch):
         blocks = torch.from_numpy(logmels.cut(rows[first : first + batch], starts[first : first + batch]))
-        parts.append(spectran(blocks.to(device)).half().cpu().numpy())
-    return Ragged(np.concatenate(parts), counts)
+        tokens[first : first + batch] = spectran(blocks.to(device)).half().cpu().numpy()
+    return Ragged(tokens, counts)

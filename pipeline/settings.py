@@ -182,6 +182,7 @@ class Head(Optimiser):
     average: Share = 0.0  # share of the last epochs whose weights are averaged
     max_tokens: Positive = 512
     augment: Augment = Augment()
+    workers: Positive | None = None  # heads trained at once; null: one a GPU, else one a core, 8 at most
 
 
 class Evaluate(Section):

@@ -33,6 +33,9 @@ class Run:
         self.client, self.id, self.experiment, self.uri = client, id, experiment, uri
         self._metrics, self._params, self._sent, self._told = [], [], time.monotonic(), False
 
+    def __reduce__(self):
+        return _attached, (self.id, self.experiment, self.uri)  # in another process, by a client of its own
+
     def __repr__(self) -> str:
         return f"run {self.id} of experiment {self.experiment} in {self.uri}"
 
@@ -149,6 +152,10 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
     finally:
         with lock:
             run._try(tracking_store.end_parent, client, experiment_id, parent)
+
+
+def _attached(id: str, experiment: str, uri: str) -> Run:
+    return Run(tracking_store.connect(uri), id, experiment, uri) if id else Run()
 
 
 def _start(client, experiment_id: str, uri: str, name: str, params: dict, tags: dict) -> Run:

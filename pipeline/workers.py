@@ -1,8 +1,9 @@
-"""Processes of one thread each, and results in order without holding more than a few: shared by `features` and `transcribe`."""
+"""Processes of few threads each, and results in order without holding more than a few: shared by the stages."""
 
 import contextlib
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -15,16 +16,22 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def processes(workers: int, initializer: Callable | None = None, *arguments: object) -> Iterator[Executor]:
-    """A pool of processes whose numeric libraries use one thread each. On an error what waits is dropped, not waited for.
+def processes(workers: int, initializer: Callable | None = None, *arguments: object, threads: int = 1) -> Iterator[Executor]:
+    """A pool of processes whose numeric libraries use so many threads each.
+
+    On an error, and when the stage is stopped, what waits is dropped and what runs gets SIGTERM: training writes a checkpoint and ends.
 
     Raises OSError where a process was killed.
     """
-    pool = ProcessPoolExecutor(workers, _context(), initializer=_start, initargs=(initializer, arguments))
+    pool = ProcessPoolExecutor(workers, _context(), initializer=_start, initargs=(threads, initializer, arguments))
     try:
         yield pool
     except BrokenProcessPool:
         raise OSError("a worker process was killed, most often because memory ran out: set fewer workers in params.yaml") from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -46,12 +53,17 @@ def in_order(pool: Executor, function: Callable, tasks: Iterable, ahead: int) ->
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    return multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # What the stage has imported is imported once more, by the server, and not by every process.
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith(("calm.", "pipeline."))])
+    return context
 
 
-def _start(initializer: Callable | None, arguments: tuple) -> None:
+def _start(threads: int, initializer: Callable | None, arguments: tuple) -> None:
     from threadpoolctl import threadpool_limits
 
     if initializer:
         initializer(*arguments)
-    threadpool_limits(1)  # after the imports of the initializer: it limits the libraries that are loaded
+    threadpool_limits(threads)  # after the imports of the initializer: it limits the libraries that are loaded

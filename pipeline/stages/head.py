@@ -1,25 +1,30 @@
 """Supervised heads (4.6, 5.2, 5.3) on one corpus and one model: frozen and unfrozen, audio, text and both, every seed."""
 
+import hashlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from calm.batching import Ragged, SequenceCollator, tokenise
 from calm.corpora.utterances import write_parquet
 from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForMaskedPretraining, CalmForSequenceClassification, FrozenHeads
-from calm.training import acoustic_tokens, predict, train
-from pipeline import build, command, paths, tracking
+from calm.training import Interrupted, acoustic_tokens, predict, train
+from pipeline import build, command, paths, tracking, workers
 from pipeline.settings import Settings
 
 TASK = "emotion"  # name of the head in the saved model
+MOST_WORKERS = 8  # without a GPU, where the settings say nothing: each holds the tokens and log-mel of its corpus
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Condition:
 class Bench:
     """What all conditions of a stage share: the examples, the language model, and the tokens under each SpecTran."""
 
-    def __init__(self, settings: Settings, corpus: str, model: str):
-        self.settings, self.corpus, self.model = settings, corpus, model
+    def __init__(self, settings: Settings, corpus: str, model: str, folder: Path):
+        self.settings, self.corpus, self.model, self.folder = settings, corpus, model, folder
         self.examples = build.examples(settings, [corpus])
         given = settings.models[model]
         self.language_model = load_language_model(given.language_model, given.layers)
@@ -81,10 +86,22 @@ class Bench:
         return whole if condition.modality == "text" else replace(whole, acoustic=self.acoustic(condition, network))
 
     def acoustic(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:
-        """Acoustic tokens under the network's SpecTran: those of `embed` where it is the same one."""
+        """Acoustic tokens under the network's SpecTran: those of `embed` where it is the same one, else computed once for all runs."""
         if condition.variant == "calm" and not self.settings.pretrain.train_spectran:
             return build.acoustic(self.model, self.examples, [self.corpus])
-        return acoustic_tokens(network.calm.spectran, self.examples.logmels)
+        file, ids = self.folder / f"tokens-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                acoustic_tokens(network.calm.spectran, self.examples.logmels).write(file, ids)
+        return Ragged.read(file, ids)
+
+
+def digest(module: torch.nn.Module) -> str:
+    """What tells one set of weights from another."""
+    found = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def conditions(settings: Settings) -> Iterator[Condition]:
@@ -98,42 +115,73 @@ def conditions(settings: Settings) -> Iterator[Condition]:
 def run(settings: Settings, corpus: str, model: str) -> str:
     """Train the heads; writes logits of validation and test, training curves, and the model to use."""
     begin, seeds, settings = time.monotonic(), settings.seeds, settings.for_target(corpus)
-    bench = Bench(settings, corpus, model)
     work = [paths.pretrained(model), paths.tokens(model), paths.features(corpus), paths.texts(corpus), paths.utterances(corpus)]
-    parts = [seeds, settings.models[model], settings.spectran, settings.head]
+    parts = [seeds, settings.models[model], settings.spectran, settings.head.model_copy(update={"workers": None})]
     params = {"head": settings.head, "model": settings.models[model], "seeds": seeds}
     with (
         command.checkpoints(f"head@{corpus}-{model}", *parts, *work) as checkpoints,
         tracking.stage_run(settings, corpus, params, build.synthetic(settings, [corpus]), seeds[0]) as tracked,
         command.whole(paths.heads(corpus, model)) as folder,
     ):
-        tables, curves = [], []
-        jobs = [(condition, seeds) for condition in conditions(settings) if condition.tuning == "frozen"]
-        jobs += [(condition, [seed]) for condition in conditions(settings) if condition.tuning == "unfrozen" for seed in seeds]
-        bar = tqdm(jobs, desc=f"Heads {corpus} {model}", unit="run")
-        for condition, chosen in bar:
-            bar.set_postfix_str(f"{condition.name}, {condition.modality}, seed {' '.join(map(str, chosen))}")
-            name = f"{condition.name}-{condition.modality}-{chosen[0]}"
-            train_condition = unfrozen if condition.tuning == "unfrozen" else frozen
-            table, curve = kept(checkpoints / name, lambda: train_condition(bench, condition, chosen, checkpoints / name, tracked))  # noqa: B023
-            tables.append(table)
-            curves += curve
+        folders = train_all(settings, corpus, model, checkpoints, tracked)
+        tables = [pd.read_parquet(job / "logits.parquet") for job in folders]
+        curves = [entry for job in folders for entry in command.read_json(job / "curves.json")]
         write_parquet(pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False), folder / "logits.parquet")
         command.write_json(curves, folder / "curves.json")
-        release(bench, checkpoints, folder / "model")
+        release(settings, corpus, model, checkpoints, folder / "model")
         tracked.artifact(folder / "curves.json")
     return f"{corpus} with {model}: {len(curves)} heads in {time.monotonic() - begin:.0f} s"
 
 
-def kept(folder: Path, make) -> tuple[pd.DataFrame, list[dict]]:
-    """The result of a run that ended before the stage was stopped, else that of `make`, which is kept."""
-    table, curves = folder / "logits.parquet", folder / "curves.json"
-    if not curves.exists():
-        made, entries = make()
-        write_parquet(pa.Table.from_pandas(made, preserve_index=False), table)
-        command.write_json(entries, curves)
-        return made, entries
-    return pd.read_parquet(table), command.read_json(curves)
+def train_all(settings: Settings, corpus: str, model: str, checkpoints: Path, tracked: tracking.Run) -> list[Path]:
+    """Train every condition and seed, several at once; returns the folders of the results."""
+    jobs = [(condition, settings.seeds) for condition in conditions(settings) if condition.tuning == "frozen"]
+    jobs += [(condition, [seed]) for condition in conditions(settings) if condition.tuning == "unfrozen" for seed in settings.seeds]
+    count = min(settings.head.workers or torch.cuda.device_count() or min(workers.cores(), MOST_WORKERS), len(jobs))
+    threads = max(1, workers.cores() // count)
+    preparation = (settings, corpus, model, checkpoints, tracked, threads, workers.counter())
+    folders = []
+    with (
+        tqdm(total=len(jobs), desc=f"Heads {corpus} {model}", unit="run") as bar,
+        workers.processes(count, _prepare, *preparation, threads=threads) as pool,
+    ):
+        for folder, name in workers.in_order(pool, _train, jobs, ahead=len(jobs) + 1):
+            folders.append(folder)
+            bar.set_postfix_str(name, refresh=False)
+            bar.update()
+    return folders
+
+
+# In the workers
+
+
+def _prepare(settings: Settings, corpus: str, model: str, folder: Path, tracked: tracking.Run, threads: int, turns) -> None:
+    global _loader, _bench, _tracked, _stopped
+    if gpus := torch.cuda.device_count():
+        with turns.get_lock():
+            index, turns.value = turns.value, turns.value + 1
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(index % gpus)  # heeded, as CUDA has not been used yet
+    torch.set_num_threads(threads)
+    _loader, _bench, _tracked, _stopped = partial(Bench, settings, corpus, model, folder), None, tracked, False
+
+
+def _train(job: tuple[Condition, list[int]]) -> tuple[Path, str]:
+    """One run: its folder, with `logits.parquet` and `curves.json`, and its name. What ended before the stage was stopped is kept."""
+    global _bench, _stopped
+    if _stopped:  # this run waited in the queue when the stage was stopped
+        raise Interrupted(143)
+    condition, seeds = job
+    _bench = _bench or _loader()  # here and not before, so that what fails is told
+    folder, name = _bench.folder / f"{condition.name}-{condition.modality}-{seeds[0]}", title(condition, *seeds)
+    if not (folder / "curves.json").exists():
+        try:
+            table, curves = (unfrozen if condition.tuning == "unfrozen" else frozen)(_bench, condition, seeds, folder, _tracked)
+        except Interrupted:
+            _stopped = True
+            raise
+        write_parquet(pa.Table.from_pandas(table, preserve_index=False), folder / "logits.parquet")
+        command.write_json(curves, folder / "curves.json")
+    return folder, name
 
 
 def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, tracked) -> tuple[pd.DataFrame, list[dict]]:
@@ -232,14 +280,13 @@ def released(settings: Settings) -> tuple[Condition, int]:
     return Condition(**{key: wanted if wanted in given else given[0] for key, (wanted, given) in best.items()}), settings.seeds[0]
 
 
-def release(bench: Bench, checkpoints: Path, folder: Path) -> None:
+def release(settings: Settings, corpus: str, model: str, checkpoints: Path, folder: Path) -> None:
     """The model to use, with its tokenizer and the statistics that its log-mel is normalised by."""
-    condition, seed = released(bench.settings)
-    CalmForSequenceClassification.from_pretrained(checkpoints / f"{condition.name}-{condition.modality}-{seed}" / "model").save_pretrained(
-        folder
-    )
-    bench.tokenizer.save_pretrained(folder)
-    command.write_json(command.read_json(paths.features(bench.corpus) / "stats.json"), folder / "logmel.json")
+    condition, seed = released(settings)
+    trained = checkpoints / f"{condition.name}-{condition.modality}-{seed}" / "model"
+    CalmForSequenceClassification.from_pretrained(trained).save_pretrained(folder)
+    load_tokenizer(settings.models[model].language_model).save_pretrained(folder)
+    command.write_json(command.read_json(paths.features(corpus) / "stats.json"), folder / "logmel.json")
 
 
 if __name__ == "__main__":
