@@ -77,7 +77,7 @@ def test_the_most_common_codes_and_the_share_of_wrong_labels():
 def test_quotas_and_sizes_add_up():
     assert quotas({"a": 0.6, "b": 0.3, "c": 0.1}, 10, {"a": 0, "b": 0, "c": 2}) == {"a": 6, "b": 2, "c": 2}
     assert sum(quotas(MSP_SHARES, 54, dict.fromkeys(MSP_SHARES, 0)).values()) == 54
-    assert split_sizes(360, 18) == {"train": 234, "validation": 54, "test": 72}
+    assert split_sizes(360, 18) == {"train": 216, "validation": 54, "test": 90}
 
 
 def test_most_sentences_of_test_are_not_in_another_corpus_of_the_same_kind():

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -48,16 +49,16 @@ class Rebuild:
     def write(self, given: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(given))
 
-    def repro(self) -> subprocess.CompletedProcess:
+    def start(self, *command: str) -> subprocess.Popen:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "CALM_REBUILD"))}
-        return subprocess.run(
-            ["dvc", "repro"],
-            cwd=self.folder,
-            env=environment | {"PATH": path, "PYTHONPATH": str(self.folder)},
-            capture_output=True,
-            text=True,
-        )
+        environment |= {"PATH": path, "PYTHONPATH": str(self.folder)}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def repro(self) -> subprocess.CompletedProcess:
+        process = self.start("dvc", "repro")
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,26 @@ def test_every_number_leads_to_a_run(rebuilt):
     curves = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
     run = client.get_run(next(entry["mlflow_run"] for entry in curves if entry["variant"] == "calm"))
     assert run.data.tags["variant"] == "calm" and run.data.tags["seed"] in ("1", "2")
+
+
+def test_heads_go_on_after_a_polite_kill(rebuilt):
+    command = (sys.executable, "-m", "pipeline.stages.head", "--corpus", "msp", "--model", "small")
+    before = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
+    work = rebuilt.folder / "data/work/head-msp-small"
+    stage = rebuilt.start(*command)
+    while stage.poll() is None and not list(work.glob("*/*/curves.json")):
+        time.sleep(0.1)
+    stage.terminate()
+    _, errors = stage.communicate()
+    assert stage.returncode == 143, errors
+    kept = [entry for file in work.glob("*/*/curves.json") for entry in json.loads(file.read_text())]
+    assert 0 < len(kept) < len(before)
+    stage = rebuilt.start(*command)
+    _, errors = stage.communicate()
+    assert stage.returncode == 0 and not work.exists(), errors
+    after = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
+    assert all(entry in after for entry in kept)
+    assert [entry["curve"] for entry in after] == [entry["curve"] for entry in before]
 
 
 def test_a_second_rebuild_does_nothing(rebuilt):
