@@ -55,10 +55,21 @@ class Model(Section):
     pretrain_on: str = "."  # one corpus, or "." for every corpus of this file (tables 1, 2: in-domain, out-of-domain)
 
 
+class Cut(Section):
+    """Recordings without segments and without text are cut at their pauses (4.3). All in seconds."""
+
+    longer_than: Annotated[float, Field(gt=0)] = 30  # only such recordings
+    shortest: Annotated[float, Field(gt=0)] = 1  # shorter pieces are joined to their neighbour, where that is not too long then
+    longest: Annotated[float, Field(gt=1)] = 20
+    pause: Annotated[float, Field(ge=0.1)] = 0.3  # silences from here on part two pieces
+    margin: Annotated[float, Field(ge=0)] = 0.1  # silence that stays around the speech
+
+
 class Ingest(Section):
     min_seconds: Annotated[float, Field(gt=0)] = 0.25
     max_seconds: Annotated[float, Field(gt=0)] = 120
     max_dropped: Share = 0.1  # a corpus that loses a larger share of its rows stops the run
+    cut: Cut | None = Cut()  # null: recordings are never cut
 
 
 class Transcribe(Section):

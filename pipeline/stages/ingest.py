@@ -3,16 +3,18 @@
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from calm.corpora import read_corpus
+from calm.audio import AudioError
+from calm.corpora import pauses, read_corpus
 from calm.corpora.headers import Header, read_header
+from calm.corpora.pauses import Pauses
 from calm.corpora.utterances import SPLITS, Corpus, CorpusError, Utterance, write_table
-from pipeline import command, paths, settings
+from pipeline import command, paths, settings, workers
 
 
 def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, table: Path, report: Path) -> dict:
@@ -22,8 +24,10 @@ def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, tab
     `limits.max_dropped`. Rows that the options do not ask for (another test set, songs) are dropped but count as no loss.
     """
     corpus = read_corpus(source.format, source.path, **source.options)
+    headers = read_headers({row.audio for row in corpus.utterances}, name)
+    cut(corpus, headers, limits.cut, name)
     read = len(corpus.utterances) + len(corpus.dropped)
-    check(corpus, limits, name)
+    check(corpus, headers, limits)
     refuse(corpus, limits)
     frame = write_table(corpus, table)
     summary = {
@@ -46,12 +50,46 @@ def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, tab
     return summary
 
 
-def check(corpus: Corpus, limits: settings.Ingest, name: str = "") -> None:
+def cut(corpus: Corpus, headers: dict[Path, Header], limits: settings.Cut | None, name: str = "") -> None:
+    """Replace long recordings that have no segments and no text by the pieces between their pauses, which keep their speaker,
+    split and labels; a recording in which nobody speaks is dropped.
+    """
+    long = [row for row in corpus.utterances if limits and _uncut(row) and headers[row.audio].seconds > limits.longer_than]
+    if not long:
+        return
+    tasks = [(row.audio, headers[row.audio].seconds, Pauses(**limits.model_dump(exclude={"longer_than"}))) for row in long]
+    parts, count = {}, min(workers.cores(), len(tasks))
+    with workers.processes(count) as pool:
+        found = workers.in_order(pool, _cut, tasks, ahead=4 * count)
+        for row, intervals in zip(long, tqdm(found, desc=f"{name}: pauses", total=len(long), unit="file", delay=2), strict=True):
+            parts[id(row)] = []
+            if isinstance(intervals, str):
+                corpus.drop(row.id, "unreadable audio", intervals)
+            elif not intervals:
+                corpus.drop(row.id, "no speech found", str(row.audio))
+            else:
+                corpus.corrections["recordings cut at pauses"] += 1
+                parts[id(row)] = [replace(row, id=f"{row.id}[{a:.2f}-{b:.2f}]", start=a, end=b) for a, b in intervals]
+    corpus.utterances = [part for row in corpus.utterances for part in parts.get(id(row), [row])]
+
+
+def _uncut(row: Utterance) -> bool:
+    return row.start == 0 and row.end is None and row.text is None
+
+
+def _cut(task: tuple[Path, float, Pauses]) -> list[tuple[float, float]] | str:
+    """Pieces of a recording, or why it cannot be read."""
+    try:
+        return pauses.cut(*task)
+    except AudioError as error:
+        return str(error)
+
+
+def check(corpus: Corpus, headers: dict[Path, Header], limits: settings.Ingest) -> None:
     """Drop rows whose audio or interval cannot be used and, of several with one id, all but the first that can.
 
     Fills in ends that are the file's own and clamps those beyond it.
     """
-    headers = read_headers({row.audio for row in corpus.utterances}, name)
     kept = {}
     for row in corpus.utterances:
         seconds = headers[row.audio].seconds

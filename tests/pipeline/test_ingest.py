@@ -1,6 +1,7 @@
 """The ingest stage: every row is kept or named with its reason, ends are mended, and a bad corpus stops with one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+from calm.audio import read_audio
+from calm.corpora import pauses
 from calm.corpora.utterances import CorpusError, read_table
 from pipeline import paths, settings
 from pipeline.stages import ingest
 
 LIMITS = settings.Ingest(min_seconds=0.25, max_seconds=5, max_dropped=1)
 HERE = Path(__file__).parents[2]
+CORPORA = os.environ.get("CALM_CORPORA")
 
 
 def corpus(folder: Path, rows: list[str], head="audio,start,end,speaker,split,labels", **audio: float) -> settings.CorpusSettings:
@@ -172,3 +176,54 @@ def test_the_command(tmp_path):
     assert missing.returncode == 1 and missing.stderr.startswith("gone: raw/gone is missing") and "Traceback" not in missing.stderr
     assert not (tmp_path / paths.utterances("gone")).exists()
     assert "params.yaml has mine, gone" in command("other").stderr
+
+
+@pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
+def test_long_recordings_are_cut_at_their_pauses(tmp_path):
+    """Sentences of a reader with a second of silence between them: the pieces are the sentences, in each of which somebody speaks."""
+    clips = [read_audio(path) for path in sorted(Path(CORPORA).glob("librispeech/untranscribed/*.flac"))[:4]]
+    silence = np.zeros(16000, np.float32)
+    parts = [part for clip in clips for part in (silence, clip[: 8 * 16000])]
+    soundfile.write(tmp_path / "talk.wav", np.concatenate([*parts, silence]), 16000)
+    soundfile.write(tmp_path / "hum.wav", np.zeros(40 * 16000), 16000)
+    source = corpus(tmp_path, ["talk.wav,,,s1,train,x", "hum.wav,,,s2,train,x", "a.wav,,,s3,test,y"], a=2)
+    table, report = run(tmp_path, source, settings.Ingest(max_dropped=1))
+    assert report["corrections"] == {"recordings cut at pauses": 1} and report["dropped"] == {"no speech found": 1}
+    pieces = table[table["speaker"] == "s1"].sort_values("start")
+    assert (pieces["duration"] <= 20).all() and (pieces["start"].to_numpy()[1:] >= pieces["end"].to_numpy()[:-1]).all()
+    assert pieces["labels"].map(list).tolist() == [["x"]] * len(pieces) and (pieces["split"] == "train").all()
+    spoken = np.cumsum([0] + [1 + len(clip[: 8 * 16000]) / 16000 for clip in clips])
+    for start in spoken:  # no piece holds much of the silence between two sentences
+        assert not any(piece.start < start + 0.2 and piece.end > start + 0.8 for piece in pieces.itertuples())
+    assert pieces["duration"].sum() > 0.7 * (spoken[-1] - 4)
+    assert run(tmp_path, source, settings.Ingest(max_dropped=1, cut=None, max_seconds=1000))[1]["kept"] == 3
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.05, 3), st.floats(0.05, 12)), max_size=30),
+    st.floats(0.1, 3),
+    st.floats(12, 30),
+)
+def test_pieces_are_joined_without_loss_or_overlap(gaps, shortest, longest):
+    pieces, at = [], 0.0
+    for silence, length in gaps:
+        pieces.append((at + silence, at + silence + length))
+        at = pieces[-1][1]
+    joined = pauses.join(pieces, pauses.Pauses(shortest=shortest, longest=longest))
+    assert all(end - start <= longest for start, end in joined)
+    assert all(first[1] <= second[0] for first, second in zip(joined, joined[1:], strict=False))
+    assert all(any(a <= start and end <= b for a, b in joined) for start, end in pieces)
+
+
+def test_a_recording_is_read_window_by_window(tmp_path, monkeypatch):
+    """Speech of 3 s every 4 s: windows that end within it give the same pieces as one window over all."""
+
+    def loud(samples, _):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], np.abs(samples) > 0.05, [0]])))
+        return [(a / 16000, b / 16000) for a, b in edges.reshape(-1, 2)]
+
+    monkeypatch.setattr(pauses, "speech", loud)
+    soundfile.write(tmp_path / "a.wav", np.tile(np.repeat([0.0, 0.1], [16000, 48000]), 10), 16000)
+    every = [(4.0 * k + 1, 4.0 * k + 4) for k in range(10)]
+    for window in (600, 9.5, 11, 6):
+        np.testing.assert_allclose(pauses.cut(tmp_path / "a.wav", 40.0, pauses.Pauses(), window), every, atol=1e-4)
