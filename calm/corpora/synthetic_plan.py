@@ -34,7 +34,7 @@ MSP_EMOTIONS = {
     "O": (),
 }
 # What tells a single emotion: (words, voice, share). "shared" words tell only the valence, and voices tell arousal best.
-CUES = (("own", True, 0.45), ("own", False, 0.19), ("shared", True, 0.18), ("none", True, 0.18))
+CUES = (("own", True, 0.55), ("own", False, 0.15), ("shared", True, 0.15), ("none", True, 0.15))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _performed(label, shares: Mapping, noisy: bool, rng: np.random.Generator) ->
 
 
 def _turn(index, split, speaker, label, performed, seed: int, said: set[str], rng: np.random.Generator) -> Turn:
-    strength = rng.uniform(0.9, 1.5)
+    strength = rng.uniform(1.0, 1.6)
     worded, cue, style = _cues(performed, rng)
     text = _unsaid(worded, cue, said, rng)
     voice = speaker.voice + voices.perform(style, strength, rng)

@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from calm.audio import read_audio
-from calm.corpora import pauses
+from calm.corpora import checking, pauses
 from calm.corpora.utterances import CorpusError, read_table
 from pipeline import paths, settings
 from pipeline.stages import ingest
@@ -95,8 +95,8 @@ def test_of_several_rows_with_one_id_the_first_good_one_is_kept(tmp_path):
 
 def test_each_file_is_read_once(tmp_path, monkeypatch):
     seen = Counter()
-    original = ingest.read_header
-    monkeypatch.setattr(ingest, "read_header", lambda path: seen.update([path]) or original(path))
+    original = checking.read_header
+    monkeypatch.setattr(checking, "read_header", lambda path: seen.update([path]) or original(path))
     run(tmp_path, corpus(tmp_path, [f"a.wav,{n / 10},{n / 10 + 1},s,train," for n in range(9)], a=2))
     assert seen == {tmp_path / "a.wav": 1}
 
