@@ -94,12 +94,17 @@ class CorpusError(ValueError):
     """A corpus that cannot be used: missing, of another layout, or with too few good rows. One sentence that says what to do."""
 
 
-def write_table(corpus: Corpus, path: Path) -> pd.DataFrame:
-    """Write the kept utterances to Parquet under a temporary name, then rename. Classes go into the schema's metadata."""
+def frame_of(corpus: Corpus) -> pd.DataFrame:
+    """The kept utterances as a table: the columns of SCHEMA, then the corpus's own. Ends must be known."""
     rows = [{**{k: v for k, v in vars(u).items() if k != "extra"}, "audio": str(u.audio), **u.extra} for u in corpus.utterances]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*SCHEMA.names, *(key for row in rows for key in row)])))
     frame["duration"] = frame["end"] - frame["start"]
-    schema = SCHEMA
+    return frame
+
+
+def write_table(corpus: Corpus, path: Path) -> pd.DataFrame:
+    """Write the kept utterances to Parquet under a temporary name, then rename. Classes go into the schema's metadata."""
+    frame, schema = frame_of(corpus), SCHEMA
     extras = frame[[name for name in frame.columns if name not in SCHEMA.names]]
     for name, column in zip(extras.columns, pa.Table.from_pandas(extras, preserve_index=False).columns, strict=True):
         schema = schema.append(pa.field(name, column.type))
