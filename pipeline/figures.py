@@ -213,6 +213,56 @@ def labels(shares: dict[str, dict[str, float]]):
     return figure
 
 
+def durations(seconds: dict[str, list[float]]):
+    """How long the utterances of each split are. `seconds` maps split -> seconds of every utterance."""
+    import numpy as np
+
+    plt = _plt()
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.2), layout="constrained")
+    every = [value for of in seconds.values() for value in of]
+    edges = np.linspace(0, max(1.0, float(np.quantile(every, 0.99))), 31)
+    colours = [COLOURS[name] for name in ("both", "audio", "text")][: len(seconds)]
+    clipped = [np.minimum(of, edges[-1]) for of in seconds.values()]  # the longest hundredth is in the last bar
+    axes.hist(clipped, edges, stacked=True, color=colours, label=list(seconds))
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("utterances")
+    figure.legend(loc="outside upper left", ncols=3, fontsize=8, handlelength=0.9)
+    return figure
+
+
+def together(counts):
+    """Counts of rows that have both classes, as a table with shades. `counts`: data frame (classes, classes)."""
+    plt = _plt()
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.34 * len(counts)), layout="constrained")
+    axes.grid(False)
+    largest = max(1, int(counts.to_numpy().max()))
+    for y, row in enumerate(counts.to_numpy()):
+        for x, value in enumerate(row):
+            share = 0.85 * value / largest
+            axes.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=COLOURS["both"], alpha=share, linewidth=0))
+            axes.text(x, y, f"{value:,}", ha="center", va="center", fontsize=8, color=COLOURS["ink"])
+    axes.set_xlim(-0.5, len(counts) - 0.5)
+    axes.set_ylim(len(counts) - 0.5, -0.5)
+    axes.set_xticks(range(len(counts)), list(counts.columns), rotation=30, ha="right")
+    axes.set_yticks(range(len(counts)), list(counts.index))
+    axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+def logmel(values, hop_ms: float):
+    """Log-mel (frames, mels) as a picture, low bands below."""
+    plt = _plt()
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.5), layout="constrained")
+    axes.grid(False)
+    seconds = len(values) * hop_ms / 1000
+    top = float(values.max())
+    shown = {"origin": "lower", "aspect": "auto", "cmap": "magma", "interpolation": "nearest"}
+    axes.imshow(values.T, extent=(0, seconds, 0, values.shape[1]), vmin=top - 12, vmax=top, **shown)  # 12 nepers of power: 52 dB
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("mel band")
+    return figure
+
+
 def _modality_legend(figure, modalities: set[str]) -> None:
     from matplotlib.lines import Line2D
 

@@ -201,6 +201,10 @@ class Evaluate(Section):
     bootstrap: int = Field(1000, ge=0)
 
 
+class Report(Section):
+    examples: int = Field(0, ge=0, le=12)  # utterances of each corpus to hear in the page; its licence may forbid to pass such a page on
+
+
 class Tracking(Section):
     uri: str = "sqlite:///mlflow.db"  # MLFLOW_TRACKING_URI, where it is set, goes before
     system_metrics_seconds: Positive = 5
@@ -225,6 +229,7 @@ class Settings(Section):
     head: Head
     head_of: dict[Name, dict] = {}  # by target, what differs from `head` (5.2 and 5.3 train with other rates and batches)
     evaluate: Evaluate
+    report: Report = Report()
     tracking: Tracking
 
     @field_validator("seeds")

@@ -85,7 +85,7 @@ def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
     """What the template shows; figures are written to a folder on the way. `written` holds every table."""
     parts = [results_part(name, settings, inputs, figures) for name in settings.targets if any(r["corpus"] == name for r in inputs.rows)]
     retrieval = retrieval_part(inputs, figures)
-    data = [data_part(name, inputs, figures) for name in inputs.corpora]
+    data = [data_part(name, settings, inputs, figures) for name in inputs.corpora]
     parameters = report_tables.parameter_tables(paper_sizes(), inputs.calp, inputs.pretrained)
     later = {"baselines": inputs.baselines, "evaluate": inputs.notes}
     runs = report_tables.run_table(inputs.calp, inputs.pretrained, inputs.heads, later)
@@ -193,14 +193,21 @@ def retrieval_part(inputs: Inputs, folder: Path) -> dict | None:
     return {"sentences": report_tables.retrieval_sentences(rows), "table": report_tables.retrieval_table(rows), "pictures": [shown]}
 
 
-def data_part(name: str, inputs: Inputs, folder: Path) -> dict:
-    """What a corpus gave, lost and was corrected in."""
-    from pipeline import figures
+def data_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> dict:
+    """What a corpus gave, lost and was corrected in, and a few of its utterances."""
+    from calm.corpora.utterances import SPLITS
+    from pipeline import figures, report_data
 
     report = inputs.corpora[name]
-    pictures = []
+    pictures, examples = [], []
     if shares := report_tables.label_shares(report):
         pictures.append(picture("Labels", figures.labels(shares), f"{name}-labels", folder))
+    if (frame := report_data.utterances(paths.utterances(name))) is not None:
+        seconds = {split: list(frame.loc[frame["split"] == split, "duration"]) for split in SPLITS if (frame["split"] == split).any()}
+        pictures.append(picture("Durations", figures.durations(seconds), f"{name}-durations", folder))
+        if (counts := report_data.together(frame)) is not None:
+            pictures.append(picture("Rows that have both labels", figures.together(counts), f"{name}-together", folder))
+        examples = examples_of(name, settings, frame, folder)
     return {
         "name": name,
         "synthetic": report["synthetic"],
@@ -208,7 +215,31 @@ def data_part(name: str, inputs: Inputs, folder: Path) -> dict:
         "table": report_tables.data_table(name, report),
         "facts": report_tables.data_facts(report, inputs.features[name], inputs.texts[name]),
         "pictures": pictures,
+        "examples": examples,
     }
+
+
+def examples_of(name: str, settings: Settings, frame, folder: Path) -> list[dict]:
+    """Utterances to hear, with their log-mel; one whose audio cannot be read any more is left out."""
+    import pandas as pd
+
+    from calm.audio import AudioError
+    from pipeline import figures, report_data
+
+    file = paths.texts(name) / "texts.parquet"
+    if not settings.report.examples or not file.exists():
+        return []
+    table = pd.read_parquet(file, columns=["id", "text"]).dropna()
+    texts = dict(zip(table["id"], table["text"], strict=True))
+    found = []
+    for number, row in enumerate(report_data.chosen(frame, texts, settings.report.examples).itertuples(), 1):
+        try:
+            clip = report_data.clip(row, texts[row.id], settings.features)
+        except AudioError:
+            continue
+        figure = figures.logmel(clip.pop("logmel"), settings.features.hop_ms)
+        found.append({**clip, "id": row.id, **picture(clip["label"], figure, f"{name}-example-{number}", folder)})
+    return found
 
 
 def picture(title: str, figure, name: str, folder: Path) -> dict:
