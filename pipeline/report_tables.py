@@ -220,7 +220,7 @@ def training_sentences(calp: dict[str, dict], pretrained: dict[str, dict], heads
         )
     for (corpus, model), curves in heads.items():
         seconds = sum({curve.get("mlflow_run") or number: curve["seconds"] for number, curve in enumerate(curves)}.values())
-        said.append(f"Heads on {corpus}, {model}: {len(curves)} in {_time(seconds)}.")
+        said.append(f"Heads on {corpus}, {model}: {len(curves)}, whose runs add to {_time(seconds)}; several run at once.")
     return said
 
 
