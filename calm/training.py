@@ -179,6 +179,24 @@ class EpochMetrics(TrainerCallback):
             state.log_history[-1].update(self.validation)
 
 
+class EpochLoss(TrainerCallback):
+    """Keep the sum of the losses since the epoch began in each checkpoint: Trainer logs only those since it was started."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_save(self, args, state, control, **kwargs):
+        torch.save((self.trainer._tr_loss.cpu(), self.trainer._globalstep_last_logged), self._file(args, state))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step and self._file(args, state).exists():
+            total, self.trainer._globalstep_last_logged = torch.load(self._file(args, state), weights_only=True)
+            self.trainer._tr_loss += total.to(args.device)
+
+    def _file(self, args, state) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / f"loss-{args.process_index}.pt"
+
+
 class Averaging(TrainerCallback):
     """Average the weights at the ends of the last epochs, and put the average in place when training ends."""
 
@@ -270,6 +288,7 @@ def train(
         optimizers=(optimizer(model, schedule, body), None),
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.callback_handler.callbacks.insert(0, EpochLoss(trainer))  # before Checkpoints, which marks a checkpoint as complete
     trainer.lengths = lengths
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if checkpoints.stopped:
