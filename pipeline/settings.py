@@ -210,6 +210,33 @@ class Tracking(Section):
     system_metrics_seconds: Positive = 5
 
 
+class Compute(Section):
+    """Where stages run. No result depends on it, so a change reruns nothing."""
+
+    dask: str | None = None  # scheduler that runs the shards of features, transcribe and embed, "tcp://host:8786"; null: processes here
+    devices: dict[Literal["calp", "pretrain"], Positive] = {}  # processes, one a GPU, that train a model together by torchrun; else 1
+    torchrun: list[str] = []  # further options of torchrun for several hosts: [--nnodes=2, --rdzv-backend=c10d, --rdzv-endpoint=host:29500]
+
+
+class Flows(Section):
+    """Prefect: when the flows run, and how many stages run at once (`pipeline/flows.py`)."""
+
+    timezone: str = "UTC"  # of the schedules
+    rebuild: str | None = "0 2 * * *"  # cron's five fields; null: only when asked
+    score_new: str | None = "*/5 * * * *"
+    cpu: Positive | None = None  # stages at once that need no GPU; null: one for every two cores, and at least 2
+    gpu: Positive | None = None  # slots of the limit "gpu"; null: as many as there are GPUs, 1 where there is none
+    retries: int = Field(2, ge=0)  # of a failed stage, which goes on from its last checkpoint
+    retry_seconds: Annotated[float, Field(gt=0)] = 10  # before the first retry; twice as long before each further one
+    stop_seconds: Annotated[float, Field(gt=0)] = 60  # that a stopped stage has to write its checkpoint
+    inbox: Path = Path("data/inbox")  # audio that `score_new` scores
+    scores: Path = Path("data/scores")  # its Parquet table
+    prefect_port: Positive = 4200
+    mlflow_port: Positive = 5000
+    prefect_database: str | None = None  # "postgresql+asyncpg://..."; null: SQLite under data/servers
+    mlflow_database: str | None = None  # "postgresql://..."; null: the SQLite file of tracking.uri
+
+
 class Settings(Section):
     """All of `params.yaml`."""
 
@@ -231,6 +258,8 @@ class Settings(Section):
     evaluate: Evaluate
     report: Report = Report()
     tracking: Tracking
+    compute: Compute = Compute()
+    flows: Flows = Flows()
 
     @field_validator("seeds")
     @classmethod
