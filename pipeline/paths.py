@@ -59,3 +59,18 @@ def evaluation(corpus: str) -> Path:
 def work(stage: str) -> Path:
     """Checkpoints and partial results of a stage that was stopped; outside every DVC output, removed when the stage ends."""
     return DATA / "work" / stage.replace("@", "-")
+
+
+def device_lock(device: str) -> Path:
+    """Held by the flow whose stage has a GPU."""
+    return servers() / f"gpu-{device}.lock"
+
+
+def servers() -> Path:
+    """Databases, logs and process numbers of the servers that `make up` starts."""
+    return DATA / "servers"
+
+
+def last_results() -> Path:
+    """`metrics.json` of the last successful rebuild by a flow, to compare the next one with."""
+    return DATA / "rebuilds" / "last-metrics.json"

@@ -1,0 +1,91 @@
+"""`python -m pipeline.flows`: start and stop the servers, serve the flows on their schedules, or run one now."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import settings
+from pipeline.flows import servers
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _prepare(context: typer.Context) -> None:
+    context.obj = settings.load_or_exit()
+    os.environ.update(servers.environment(context.obj.flows))
+
+
+@app.command()
+def up(context: typer.Context) -> None:
+    """Start Prefect's server, MLflow's server and the worker on this machine, and print their addresses."""
+    try:
+        typer.echo("\n".join(servers.up(context.obj)))
+    except servers.ServerError as error:
+        sys.exit(str(error))
+
+
+@app.command()
+def down(context: typer.Context) -> None:
+    """End exactly what `up` started."""
+    typer.echo("\n".join(servers.down(context.obj.flows)))
+
+
+@app.command()
+def limits(context: typer.Context) -> None:
+    """Make the global concurrency limits on Prefect's server."""
+    from pipeline.flows import limits
+
+    typer.echo(", ".join(f"{name}: {slots}" for name, slots in limits.make(context.obj.flows).items()))
+
+
+@app.command()
+def serve(context: typer.Context) -> None:
+    """Be the worker: run the flows on their schedules, and when asked in the UI, until stopped."""
+    from pipeline.flows import deployments
+
+    deployments.serve(context.obj.flows)
+
+
+@app.command()
+def deploy(context: typer.Context) -> None:
+    """Deploy `prefect.yaml` to a work pool, with the schedules of params.yaml."""
+    from pipeline.flows import deployments
+
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    sys.exit(subprocess.run(command, env={**os.environ, **deployments.environment(context.obj.flows)}).returncode)
+
+
+@app.command()
+def rebuild(targets: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; all if none is named.")] = None) -> None:
+    """Run the flow `rebuild` now, in this process."""
+    from pipeline.flows.rebuild import rebuild
+
+    _run(lambda: rebuild(targets or None))
+
+
+@app.command("score-new")
+def score_new(
+    inbox: Annotated[Path | None, typer.Option(help="Folder with audio; else flows.inbox.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or models:/name of the model; else flows.model.")] = None,
+) -> None:
+    """Run the flow `score_new` now, in this process."""
+    from pipeline.flows.score_new import score_new
+
+    _run(lambda: score_new(inbox, model))
+
+
+def _run(flow) -> None:
+    """A flow's own errors are in its log: no second traceback."""
+    try:
+        flow()
+    except (RuntimeError, ValueError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    app()

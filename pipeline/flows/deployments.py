@@ -1,0 +1,47 @@
+"""The flows on their schedules, all from `flows` in params.yaml: served by this machine's worker, or deployed to a work pool."""
+
+import asyncio
+import signal
+
+import psutil
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import EntrypointType
+from prefect.runner import Runner
+from prefect.schedules import Cron
+
+from pipeline.flows.rebuild import rebuild
+from pipeline.flows.score_new import score_new
+from pipeline.settings import Flows
+
+
+class Worker(Runner):
+    """Prefect's runner, which on SIGTERM lets its flows end before it does: it would kill them, and they could tell the server nothing."""
+
+    stop_seconds: float
+
+    def handle_sigterm(self, *args, **kwargs) -> None:
+        flows = psutil.Process().children()
+        for flow in flows:
+            flow.send_signal(signal.SIGTERM)
+        psutil.wait_procs(flows, self.stop_seconds)
+        super().handle_sigterm(*args, **kwargs)
+
+
+def serve(section: Flows) -> None:
+    """Run the flows when they are due or asked for, until SIGTERM; a run that is due while the last one still runs is left out."""
+    worker = Worker("calm")
+    worker.stop_seconds = section.stop_seconds
+    once = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    for flow, cron in ((rebuild, section.rebuild), (score_new, section.score_new)):
+        schedules = [Cron(cron, timezone=section.timezone)] if cron else None
+        worker.add_deployment(
+            flow.to_deployment(flow.name, schedules=schedules, concurrency_limit=once, entrypoint_type=EntrypointType.MODULE_PATH)
+        )
+    print("serving rebuild and score_new", flush=True)
+    asyncio.run(worker.start())
+
+
+def environment(section: Flows) -> dict[str, str]:
+    """What `prefect.yaml` takes from the settings."""
+    given = {"CALM_TIMEZONE": section.timezone, "CALM_REBUILD_CRON": section.rebuild, "CALM_SCORE_NEW_CRON": section.score_new}
+    return {name: value or "" for name, value in given.items()}
