@@ -1,9 +1,10 @@
 # make demo - install, rebuild the embedded default, print its results     make test - install, run the tests
+# make up - install, start Prefect's and MLflow's servers and the worker   make down - end exactly these
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test install clean
+.PHONY: demo test up down install clean
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +21,12 @@ demo: install
 
 test: install
 	python -m pytest
+
+up: install
+	@python -m pipeline.flows up
+
+down: install
+	@python -m pipeline.flows down
 
 clean:
 	rm -rf data/work .pytest_cache .hypothesis .ruff_cache

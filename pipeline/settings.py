@@ -231,6 +231,8 @@ class Flows(Section):
     stop_seconds: Annotated[float, Field(gt=0)] = 60  # that a stopped stage has to write its checkpoint
     inbox: Path = Path("data/inbox")  # audio that `score_new` scores
     scores: Path = Path("data/scores")  # its Parquet table
+    model: str | None = None  # what it scores with: models:/name@alias or a folder; null: the champion of the first of targets
+    work_pool: str = "calm"  # that `deploy` deploys to
     prefect_port: Positive = 4200
     mlflow_port: Positive = 5000
     prefect_database: str | None = None  # "postgresql+asyncpg://..."; null: SQLite under data/servers

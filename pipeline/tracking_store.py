@@ -20,6 +20,7 @@ def connect(uri: str):
     """A client of the store; a new SQLite store is set up first, which takes some seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_DISABLE_AGENT_HINT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # seconds, not minutes, for a server that is away
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:") and not (database.exists() and database.stat().st_size):

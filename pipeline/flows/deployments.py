@@ -1,7 +1,9 @@
 """The flows on their schedules, all from `flows` in params.yaml: served by this machine's worker, or deployed to a work pool."""
 
 import asyncio
+import os
 import signal
+from pathlib import Path
 
 import psutil
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
@@ -42,6 +44,8 @@ def serve(section: Flows) -> None:
 
 
 def environment(section: Flows) -> dict[str, str]:
-    """What `prefect.yaml` takes from the settings."""
-    given = {"CALM_TIMEZONE": section.timezone, "CALM_REBUILD_CRON": section.rebuild, "CALM_SCORE_NEW_CRON": section.score_new}
-    return {name: value or "" for name, value in given.items()}
+    """What `prefect.yaml` takes from the settings; what is set already goes before (the folder on a cluster's nodes)."""
+    wanted = {"CALM_FOLDER": str(Path.cwd()), "CALM_WORK_POOL": section.work_pool, "CALM_TIMEZONE": section.timezone}
+    for name, cron in (("REBUILD", section.rebuild), ("SCORE_NEW", section.score_new)):
+        wanted |= {f"CALM_{name}_CRON": cron or "0 0 * * *", f"CALM_{name}_SCHEDULED": str(cron is not None).lower()}
+    return {name: value for name, value in wanted.items() if name not in os.environ}

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from calm import evaluation, metrics
 from calm.corpora.utterances import write_parquet
-from pipeline import command, paths, tracking
+from pipeline import command, paths, registry, tracking
 from pipeline.runs import Evaluation, Run, System, read_runs, read_truth
 from pipeline.settings import Settings
 
@@ -34,8 +34,25 @@ def run(settings: Settings, corpus: str) -> str:
         tracked.log(means(made.rows))
         for name in ("metrics.json", "comparisons.json", "thresholds.json", "notes.json"):
             tracked.artifact(folder / name)
+        registered = [register(settings, made, runs, lm, tracked) for lm in settings.heads_on]
     missing = f"; {len(made.notes['missing'])} lack utterances (notes.json)" if made.notes["missing"] else ""
-    return f"{corpus}: {len(runs)} runs evaluated, {len(made.rows)} values in {time.monotonic() - begin:.1f} s{missing}"
+    said = f"{corpus}: {len(runs)} runs evaluated, {len(made.rows)} values in {time.monotonic() - begin:.1f} s{missing}"
+    return "; ".join([said, *registered])
+
+
+def register(settings: Settings, made: Evaluation, runs: list[Run], lm: str, tracked: tracking.Run) -> str:
+    """Put the released model of a language model in MLflow's registry; returns what was done in a few words."""
+    model = paths.heads(made.corpus, lm) / "model"
+    kept = command.read_json(model / "release.json")
+    system = System(kept["variant"], lm, kept["modality"])
+    (one,) = [one for one in runs if one.system == system and one.seed == kept["seed"]]
+    if ("validation", "tuned") not in one.decisions:
+        return f"the model on {lm} is not registered, as nothing was decided on validation"
+    truth = made.truth["validation"]
+    columns = {"targets": list(truth.targets), "decided": list(one.decisions["validation", "tuned"])}
+    validation = truth.table[["id", "speaker"]].assign(**columns)[one.answered("validation")]
+    tags = {**{key: str(value) for key, value in one.name.items()}, "calm.synthetic": str(made.synthetic).lower()}
+    return registry.register(tracked, made.corpus, model, validation, tags, settings.evaluate.bootstrap, settings.seeds[0])
 
 
 def logits_files(settings: Settings, corpus: str) -> dict[str, Path]:

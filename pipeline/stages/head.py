@@ -281,12 +281,14 @@ def released(settings: Settings) -> tuple[Condition, int]:
 
 
 def release(settings: Settings, corpus: str, model: str, checkpoints: Path, folder: Path) -> None:
-    """The model to use, with its tokenizer and the statistics that its log-mel is normalised by."""
+    """The model to use, with its tokenizer, the statistics that its log-mel is normalised by, and which of the heads it is."""
     condition, seed = released(settings)
     trained = checkpoints / f"{condition.name}-{condition.modality}-{seed}" / "model"
     CalmForSequenceClassification.from_pretrained(trained).save_pretrained(folder)
     load_tokenizer(settings.models[model].language_model).save_pretrained(folder)
-    command.write_json(command.read_json(paths.features(corpus) / "stats.json"), folder / "logmel.json")
+    statistics = command.read_json(paths.features(corpus) / "stats.json")
+    command.write_json({**statistics, "normalise": settings.spectran.normalise}, folder / "logmel.json")
+    command.write_json({"variant": condition.name, "modality": condition.modality, "seed": seed}, folder / "release.json")
 
 
 if __name__ == "__main__":

@@ -1,72 +1,14 @@
 """The whole pipeline through DVC on a very small corpus of synthetic speech: every stage, then nothing to do, then a changed setting."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import mlflow
 import pandas as pd
-import pytest
-import yaml
+from made_project import small
 
-ROOT = Path(__file__).parents[2]
 METRICS = {"weighted_accuracy", "accuracy", "f1_paper", "f1_macro", "f1_micro", "balanced_accuracy"}
-
-
-def small() -> dict:
-    """The embedded default with one corpus, few utterances and few epochs."""
-    given = yaml.safe_load((ROOT / "params.yaml").read_text())
-    given["seeds"] = [1, 2]
-    given["targets"] = ["msp"]
-    for section in ("synthetic", "corpora"):
-        given[section] = {"msp": given[section]["msp"]}
-    given["synthetic"]["msp"] |= {"utterances": 100, "speakers": 20}
-    given["calp"] |= {"epochs": 2}
-    given["pretrain"] |= {"epochs": 1}
-    given["head"] |= {"epochs": 1, "frozen_epochs": 3, "modalities": ["audio", "both"]}
-    given["evaluate"] |= {"baselines": ["chance", "logmel_functionals"], "bootstrap": 50}
-    return given
-
-
-class Rebuild:
-    """A copy of the project in a folder of its own."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for name in ("calm", "pipeline", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"):
-            source, target = ROOT / name, folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(
-                source, target
-            )
-        self.write(small())
-        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-
-    def write(self, given: dict) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(given))
-
-    def start(self, *command: str) -> subprocess.Popen:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "CALM_REBUILD"))}
-        environment |= {"PATH": path, "PYTHONPATH": str(self.folder)}
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def repro(self) -> subprocess.CompletedProcess:
-        process = self.start("dvc", "repro")
-        output, errors = process.communicate()
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-
-
-@pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory):
-    made = Rebuild(tmp_path_factory.mktemp("rebuild"))
-    made.first = made.repro()
-    assert made.first.returncode == 0, made.first.stdout[-2000:] + made.first.stderr[-4000:]
-    return made
 
 
 def test_metrics_are_rows_of_one_value(rebuilt):

@@ -1,0 +1,195 @@
+"""What `score_new` runs in a process of its own: files of the inbox to rows of a Parquet table, each file exactly once.
+
+`python -m pipeline.flows.scoring INBOX SCORES MODEL`. The table is a folder of Parquet files, one a batch, each written under a
+temporary name and renamed; what they name is done. However often and wherever the process is killed, a file's rows are all there, once,
+or not yet at all. A file that cannot be read, or in which nobody speaks, has a row that says so.
+"""
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.dataset
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from calm.corpora.utterances import write_parquet
+
+BATCH = 32  # files of one Parquet file
+SETTLE_SECONDS = 5  # a file that was changed since may still be being copied
+PARTIAL = (".partial", ".part", ".tmp", ".crdownload")
+
+SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),  # relative to the inbox
+        ("sha256", pa.string()),
+        ("size", pa.int64()),  # bytes
+        ("modified_ns", pa.int64()),
+        ("start", pa.float64()),  # seconds; long recordings are cut at their pauses
+        ("end", pa.float64()),
+        ("text", pa.string()),
+        ("flags", pa.list_(pa.string())),  # of the transcript, see the stage `transcribe`
+        ("probabilities", pa.map_(pa.string(), pa.float64())),  # by class
+        ("fault", pa.string()),  # why the file has no probabilities
+        ("model", pa.string()),
+        ("scored", pa.timestamp("s", "UTC")),
+    ]
+)
+
+
+class Found(NamedTuple):
+    """A file of the inbox."""
+
+    file: str
+    size: int
+    modified_ns: int
+
+
+def new_files(inbox: Path, scores: Path) -> list[Found]:
+    """Files that lie in the inbox, are no longer written to, and are not in the table; in the order of their names."""
+    done = set(map(Found._make, _columns(scores, Found._fields)))
+    now, found = time.time(), []
+    for folder, folders, names in os.walk(inbox):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith(".") or name.endswith(PARTIAL):
+                continue
+            path = Path(folder) / name
+            stat = path.stat()
+            if now - stat.st_mtime >= SETTLE_SECONDS:
+                found.append(Found(path.relative_to(inbox).as_posix(), stat.st_size, stat.st_mtime_ns))
+    return sorted(set(found) - done)
+
+
+def score(inbox: Path, scores: Path, model: str) -> tuple[int, int]:
+    """Score what is new; returns the numbers of files scored and of those among them with a fault.
+
+    Raises ValueError where the model cannot be loaded, and Timeout where another process scores into the same table.
+    """
+    scores.mkdir(parents=True, exist_ok=True)
+    with FileLock(scores / ".lock", timeout=0):
+        known = dict(_columns(scores, ("file", "sha256")))
+        # A file that was only touched has another time, and the same content.
+        files = [found for found in new_files(inbox, scores) if found.file not in known or digest(inbox / found.file) != known[found.file]]
+        if not files:
+            return 0, 0
+        scorer, total, faults = Scorer(model), 0, 0
+        with tqdm(total=len(files), desc="Scoring", unit="file", delay=2) as bar:
+            for first in range(0, len(files), BATCH):
+                some = files[first : first + BATCH]
+                rows = [row for found in some for row in scorer.rows(inbox, found)]
+                name = hashlib.sha256("\n".join(f"{row['file']} {row['sha256']}" for row in rows).encode()).hexdigest()[:16]
+                write_parquet(pa.Table.from_pylist(rows, SCHEMA), scores / f"scores-{name}.parquet")
+                total += len(some)
+                faults += sum(row["fault"] is not None for row in rows)
+                bar.update(len(some))
+    return total, faults
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content; "" where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+class Scorer:
+    """The model, Whisper where the model wants text, and the settings of both."""
+
+    def __init__(self, model: str):
+        from calm import asr
+        from calm.inference import Predictor
+        from pipeline import build, settings
+
+        self.settings, self.model = settings.load(), model
+        self.predictor = Predictor(located(model, self.settings), build.device())
+        section = self.settings.transcribe
+        self.whisper = None
+        if self.predictor.needs_text:
+            options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}
+            device = "cuda" if asr.gpus(section.engine) else "cpu"
+            name = asr.resolve(section.engine, section.model)
+            self.whisper = asr.load(section.engine, name, **options, window=section.window_seconds, device=device)
+
+    def rows(self, inbox: Path, found: Found) -> Iterator[dict]:
+        """Rows of one file: one a piece between pauses, or one that says what is wrong."""
+        from calm.audio import AudioError
+
+        try:
+            pieces = list(self._pieces(inbox / found.file))
+        except AudioError as error:
+            pieces = [{"fault": str(error)}]
+        about = {**found._asdict(), "sha256": digest(inbox / found.file), "model": self.model, "scored": datetime.now(UTC)}
+        for piece in pieces or [{"fault": "no speech"}]:
+            yield dict.fromkeys(SCHEMA.names) | {"flags": []} | about | piece
+
+    def _pieces(self, path: Path) -> Iterator[dict]:
+        from calm import asr, transcripts
+        from calm.audio import read_audio
+
+        for start, end in self._intervals(path):
+            text, flags = None, []
+            if self.whisper:
+                (transcript,) = self.whisper([read_audio(path, start, end, asr.SAMPLE_RATE)])
+                text, flags = transcript.text, transcripts.flags(transcript, self.settings.transcribe.no_speech_threshold)
+            (probabilities,) = self.predictor([read_audio(path, start, end, self.predictor.sample_rate)], [text])
+            named = list(zip(self.predictor.classes, probabilities.tolist(), strict=True))
+            yield {"start": start, "end": end, "text": text, "flags": flags, "probabilities": named}
+
+    def _intervals(self, path: Path) -> list[tuple[float, float]]:
+        """The pieces of a recording between its pauses; [] where nobody speaks."""
+        from calm.audio import AudioError
+        from calm.corpora import pauses
+        from calm.corpora.headers import read_header
+        from pipeline.settings import Cut
+
+        header = read_header(path)
+        if header.fault:
+            raise AudioError(f"{header.fault}: {header.detail}")
+        limits = self.settings.ingest.cut or Cut()
+        return pauses.cut(path, header.seconds, pauses.Pauses(**limits.model_dump(exclude={"longer_than"})))
+
+
+def located(model: str, given) -> Path:
+    """Folder of a released model: the folder itself, or what MLflow's registry has under `models:/...`."""
+    if not model.startswith("models:/"):
+        return Path(model)
+    from pipeline import provenance, registry, tracking_store
+
+    uri = tracking_store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or given.tracking.uri, provenance.root())
+    with tracking_store.clear_errors(uri):
+        tracking_store.connect(uri)
+    return registry.fetch(model, uri) / "artifacts" / "model"
+
+
+def _columns(scores: Path, names: tuple[str, ...]) -> list[tuple]:
+    """Columns of the table, as rows; [] where there is no table yet."""
+    files = sorted(map(str, scores.glob("scores-*.parquet")))
+    if not files:
+        return []
+    table = pyarrow.dataset.dataset(files, schema=SCHEMA).to_table(columns=list(names))
+    return list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
+
+
+def main() -> None:
+    inbox, scores, model = sys.argv[1:]
+    try:
+        total, faults = score(Path(inbox), Path(scores), model)
+    except Timeout:
+        print("another process scores into this table: nothing was done")
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    else:
+        print(f"{total} files scored" + (f", {faults} of them without a result (column `fault`)" if faults else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A copy of the project with a very small corpus of synthetic speech: what tests rebuild."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def small() -> dict:
+    """The embedded default with one corpus, few utterances and few epochs."""
+    given = yaml.safe_load((ROOT / "params.yaml").read_text())
+    given["seeds"] = [1, 2]
+    given["targets"] = ["msp"]
+    for section in ("synthetic", "corpora"):
+        given[section] = {"msp": given[section]["msp"]}
+    given["synthetic"]["msp"] |= {"utterances": 100, "speakers": 20}
+    given["calp"] |= {"epochs": 2}
+    given["pretrain"] |= {"epochs": 1}
+    given["head"] |= {"epochs": 1, "frozen_epochs": 3, "modalities": ["audio", "both"]}
+    given["evaluate"] |= {"baselines": ["chance", "logmel_functionals"], "bootstrap": 50}
+    return given
+
+
+class Project:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, folder: Path, **environment: str):
+        self.folder, self.environment = folder, environment
+        for name in ("calm", "pipeline", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"):
+            source, target = ROOT / name, folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(
+                source, target
+            )
+        self.write(small())
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+
+    def write(self, given: dict) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(given))
+
+    def copy(self, folder: Path, **environment: str) -> "Project":
+        """Another one as far as this one is."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = Project.__new__(Project)
+        other.folder, other.environment = folder, environment
+        return other
+
+    def start(self, *command: str) -> subprocess.Popen:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "PREFECT_", "CALM_REBUILD"))
+        }
+        environment |= {"PATH": path, "PYTHONPATH": str(self.folder), **self.environment}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def repro(self) -> subprocess.CompletedProcess:
+        return self.run("dvc", "repro")
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        process = self.start(*command)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)

@@ -1,0 +1,342 @@
+"""The flows on real servers: Prefect's, MLflow's and the worker are started as a user starts them, and ended."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+from made_project import Project, small
+
+SECONDS = 90  # that any one thing may take
+
+# A stage that notes when it ran, and goes on from where it was stopped.
+WORK = """
+    import json, signal, sys, time
+    from pathlib import Path
+    name, seconds = sys.argv[1], float(sys.argv[2])
+    kept = Path(f"kept-{name}")
+    began, tries = time.time(), int(kept.read_text()) if kept.exists() else 0
+    def stop(*_):
+        kept.write_text(str(tries + 1))
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, stop)
+    print(f"{name} goes on from {tries}", flush=True)
+    if name == "broken":
+        sys.exit(1)
+    if name == "flaky" and not tries:
+        kept.write_text("1")
+        sys.exit(1)
+    if not tries:
+        time.sleep(seconds)
+    with open("times.jsonl", "a") as file:
+        print(json.dumps([name, began, time.time()]), file=file)
+    Path(f"{name}.out").write_text(f"after {tries} stops")
+"""
+STAGES = {  # name: seconds, limit, what it needs
+    "one": (1.5, "gpu", []),
+    "two": (1.5, "gpu", []),
+    "three": (3, "cpu", []),
+    "four": (1, "cpu", ["one", "three"]),
+    "flaky": (0, "cpu", []),
+    "broken": (0, "cpu", []),
+    "child": (0, "cpu", ["broken"]),
+    "long": (300, "gpu", []),
+    "longer": (300, "gpu", []),
+}
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Flows:
+    """A rebuilt project with further stages, and its servers."""
+
+    def __init__(self, project: Project):
+        self.project, self.folder = project, project.folder
+        (self.folder / "work.py").write_text(textwrap.dedent(WORK))
+        given = yaml.safe_load((self.folder / "dvc.yaml").read_text())
+        for name, (seconds, limit, needs) in STAGES.items():
+            given["stages"][name] = {
+                "cmd": f"{sys.executable} work.py {name} {seconds}",
+                "meta": {"limit": limit},
+                "deps": ["work.py", *(f"{need}.out" for need in needs)],
+                "outs": [f"{name}.out"],
+            }
+        (self.folder / "dvc.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+        prefect, mlflow = free_ports(2)
+        flows = {"prefect_port": prefect, "mlflow_port": mlflow, "cpu": 2, "gpu": 1, "retries": 1, "retry_seconds": 0.1}
+        self.settings = small() | {"flows": {**flows, "rebuild": None, "score_new": "* * * * *"}}
+        project.write(self.settings)
+        self.api, self.ports = f"http://127.0.0.1:{prefect}/api", (prefect, mlflow)
+
+    def command(self, *arguments: str):
+        return self.project.run(sys.executable, "-m", "pipeline.flows", *arguments)
+
+    def post(self, path: str, **body):
+        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def trigger(self, *targets: str) -> str:
+        """Ask the worker for a rebuild; returns the flow run."""
+        deployment = httpx.get(f"{self.api}/deployments/name/rebuild/rebuild").json()["id"]
+        body = {"parameters": {"targets": list(targets)}, "state": {"type": "SCHEDULED"}}
+        return self.post(f"deployments/{deployment}/create_flow_run", **body)["id"]
+
+    def state(self, run: str) -> str:
+        return httpx.get(f"{self.api}/flow_runs/{run}").json()["state"]["name"]
+
+    def said(self, run: str) -> str:
+        lines = self.post("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
+        return "\n".join(line["message"] for line in lines)
+
+    def slots(self) -> dict[str, int]:
+        return {limit["name"]: limit["active_slots"] for limit in self.post("v2/concurrency_limits/filter") if ":" not in limit["name"]}
+
+    def worker(self) -> psutil.Process:
+        return psutil.Process(json.loads((self.folder / "data/servers/worker.json").read_text())["pid"])
+
+    def processes(self, *parts: str) -> list[str]:
+        """Command lines of what runs in the project's folder and has one of the parts in its own."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if process.cwd() == str(self.folder) and any(part in line for part in parts):
+                    found.append(line)
+        return found
+
+
+def until(condition, what: str, seconds: float = SECONDS):
+    limit = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < limit, f"{what}: not within {seconds} s"
+        time.sleep(0.2)
+    return value
+
+
+@pytest.fixture(scope="module")
+def flows(rebuilt, tmp_path_factory):
+    made = Flows(rebuilt.copy(tmp_path_factory.mktemp("flows") / "project"))
+    started = made.command("up")
+    assert started.returncode == 0, started.stderr
+    made.started = started.stdout
+    yield made
+    ended = made.command("down")
+    assert ended.returncode == 0, ended.stderr
+    assert not made.processes("prefect", "mlflow", "pipeline.flows", "dvc", "work.py")
+    for port in made.ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)), f"something still listens on {port}"
+
+
+@pytest.fixture(scope="module")
+def first(flows):
+    """A flow in this machine's foreground over stages that wait for each other, fail once, and fail for good."""
+    run = flows.command("rebuild", "two", "four", "flaky", "child")
+    lines = [json.loads(line) for line in (flows.folder / "times.jsonl").read_text().splitlines()]
+    return run, {name: (begin, end) for name, begin, end in lines}
+
+
+def overlap(first: tuple[float, float], second: tuple[float, float]) -> float:
+    return min(first[1], second[1]) - max(first[0], second[0])
+
+
+def test_up_tells_the_addresses(flows):
+    for port in flows.ports:
+        assert f"http://127.0.0.1:{port}" in flows.started
+    assert "gpu 1" in flows.started and "cpu 2" in flows.started
+    assert "runs already" in flows.command("up").stdout
+
+
+def test_two_gpu_stages_never_overlap_while_cpu_stages_do(first):
+    _, times = first
+    assert overlap(times["one"], times["two"]) < 0
+    assert max(overlap(times["three"], times[name]) for name in ("one", "two")) > 0.5
+    assert times["four"][0] > max(times["one"][1], times["three"][1])
+
+
+def test_a_stage_that_fails_once_goes_on_where_it_was(flows, first):
+    run, _ = first
+    assert (flows.folder / "flaky.out").read_text() == "after 1 stops"
+    assert "flaky goes on from 0" in run.stderr and "flaky goes on from 1" in run.stderr
+
+
+def test_a_failed_stage_stops_its_descendants_only(flows, first):
+    run, times = first
+    assert run.returncode == 1 and "child" not in times and not (flows.folder / "child.out").exists()
+    assert set(times) == {"one", "two", "three", "four", "flaky"}
+    assert "broken failed; not run for want of it: child" in run.stderr
+
+
+def test_a_missing_limit_stops_the_flow_with_what_to_do(flows):
+    httpx.delete(f"{flows.api}/v2/concurrency_limits/gpu").raise_for_status()
+    stopped = flows.command("rebuild", "two")
+    assert stopped.returncode == 1
+    assert "no global concurrency limit gpu" in stopped.stderr and "pipeline.flows limits" in stopped.stderr
+    assert "gpu: 1" in flows.command("limits").stdout
+    assert flows.command("rebuild", "two").returncode == 0
+
+
+def test_an_unknown_stage_is_refused(flows):
+    refused = flows.command("rebuild", "nothing")
+    assert refused.returncode == 1 and "'nothing' is no stage of dvc.yaml" in refused.stderr
+
+
+def stopped_while_running(flows, name: str, stop) -> str:
+    """Let the worker run a long stage, stop it somehow, and wait until nothing of it runs; returns the flow run."""
+    run = flows.trigger(name)
+    until(lambda: f"{name} goes on from" in flows.said(run), f"{name} runs")
+    assert flows.slots()["gpu"] == 1
+    stop(run)
+    until(lambda: not flows.processes("prefect.engine", "flows.guard", "dvc repro", "work.py"), f"{name} has ended")
+    assert (flows.folder / f"kept-{name}").read_text() == "1"  # it has written its checkpoint
+    until(lambda: flows.slots() == {"gpu": 0, "cpu": 0}, "no slot is taken", 15)
+    return run
+
+
+def test_a_cancelled_flow_ends_its_stage_after_a_checkpoint(flows):
+    def cancel(run):
+        flows.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+
+    run = stopped_while_running(flows, "long", cancel)
+    until(lambda: flows.state(run) == "Cancelled", "the run is cancelled")
+    again = flows.trigger("long")
+    until(lambda: flows.state(again) == "Completed", "the next run completes")
+    assert (flows.folder / "long.out").read_text() == "after 1 stops"
+
+
+def test_sigterm_to_the_worker_ends_its_flows_after_a_checkpoint(flows):
+    worker = flows.worker()
+    run = stopped_while_running(flows, "longer", lambda run: worker.terminate())
+    assert flows.state(run) == "Crashed"
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker has ended")
+    assert flows.command("up").returncode == 0
+    again = flows.trigger("longer")
+    until(lambda: flows.state(again) == "Completed", "the next run completes")
+
+
+def test_kill_9_of_the_worker_in_calp_and_a_second_start_end_in_the_undisturbed_result(flows, tmp_path):
+    given = json.loads(json.dumps(flows.settings))
+    given["calp"] |= {"epochs": 60, "checkpoint_minutes": 0.02}
+    undisturbed = flows.project.copy(tmp_path / "undisturbed")
+    for project in (undisturbed, flows.project):
+        project.write(given)
+    alone = undisturbed.run("dvc", "repro", "-s", "calp@small")
+    assert alone.returncode == 0, alone.stderr
+    run, work = flows.trigger("calp@small"), flows.folder / "data/work/calp-small"
+    until(lambda: list(work.glob("*/checkpoint-*/complete")), "a checkpoint is written")
+    worker = flows.worker()
+    worker.send_signal(signal.SIGKILL)
+    until(lambda: not flows.processes("prefect.engine", "flows.guard", "stages.calp"), "nothing goes on without its worker")
+    assert flows.state(run) == "Crashed" and list(work.glob("*/checkpoint-*/complete"))
+    assert flows.command("up").returncode == 0
+    again = flows.trigger("calp@small")
+    until(lambda: flows.state(again) == "Completed", "the second start completes")
+    weights = [(project.folder / "data/calp/small/model.safetensors").read_bytes() for project in (undisturbed, flows.project)]
+    assert weights[0] == weights[1]
+    curves = [
+        json.loads((project.folder / "data/calp/small/metrics.json").read_text())["curve"] for project in (undisturbed, flows.project)
+    ]
+    assert curves[0] == curves[1] and len(curves[0]) == 60
+
+
+def test_a_whole_rebuild_leaves_its_artifacts(flows):
+    for name in ("broken", "child"):
+        (flows.folder / f"{name}.out").write_text("made by hand")
+    given = yaml.safe_load((flows.folder / "dvc.yaml").read_text())
+    given["stages"] = {name: stage for name, stage in given["stages"].items() if name not in STAGES}
+    (flows.folder / "dvc.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+    for bootstrap in (50, 51):
+        flows.project.write(small() | {"flows": flows.settings["flows"], "evaluate": {**small()["evaluate"], "bootstrap": bootstrap}})
+        done = flows.command("rebuild")
+        assert done.returncode == 0, done.stderr[-3000:]
+    newest = flows.post("artifacts/latest/filter")
+    found = {artifact["key"]: artifact["data"] for artifact in newest}
+    assert {row["stage"] for row in json.loads(found["stage-times"])} >= {"check", "calp@small", "report"}
+    assert "| CALM | audio + text |" in found["results"] and "Synthetic speech" in found["results"]
+    assert found["difference"] == "No figure changed."
+    assert "calm/msp" in found["mlflow-runs"]
+
+
+def test_a_schedule_fires_and_its_run_succeeds(flows):
+    """`score_new` is due every minute in these settings, and finds nothing."""
+
+    def fired():
+        runs = flows.post("flow_runs/filter", flows={"name": {"any_": ["score_new"]}}, sort="START_TIME_DESC")
+        return [run for run in runs if run["auto_scheduled"] and run["state"]["name"] == "Completed"]
+
+    until(fired, "a scheduled run completes")
+
+
+def test_files_of_the_inbox_are_scored_once(flows):
+    """Killed at any moment and run again, every file has its rows once; silence and noise have a row that says so."""
+    import numpy as np
+    import pandas as pd
+    import soundfile
+
+    inbox, scores = flows.folder / "data/inbox", flows.folder / "data/scores"
+    inbox.mkdir(parents=True, exist_ok=True)
+    speech = sorted((flows.folder / "data/raw/msp-synthetic").rglob("*.wav"))[:5]
+    for path in speech:
+        shutil.copy(path, inbox / path.name)
+    soundfile.write(inbox / "silence.wav", np.zeros(16000), 16000)
+    (inbox / "torn.wav").write_bytes(b"RIFF")
+    (inbox / ".hidden.wav").write_bytes(b"RIFF")
+    for path in inbox.iterdir():
+        os.utime(path, (time.time() - 60,) * 2)
+    (inbox / "still-copied.wav").write_bytes(b"RIFF")
+    given = {**flows.settings, "flows": {**flows.settings["flows"], "score_new": None}}
+    flows.project.write(given)
+    killed = flows.project.start(sys.executable, "-m", "pipeline.flows", "score-new", "--inbox", str(inbox))
+    until(lambda: flows.processes("flows.scoring"), "scoring runs")
+    killed.kill()
+    killed.communicate()
+    until(lambda: not flows.processes("flows.scoring"), "scoring has ended with its flow")
+    os.utime(inbox / "still-copied.wav")
+    done = flows.command("score-new", "--inbox", str(inbox))
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(scores)
+    expected = {path.name for path in speech} | {"silence.wav", "torn.wav"}
+    assert set(table["file"]) == expected
+    assert not table.duplicated(["file", "start"]).any()
+    faults = table[table["fault"].notna()].set_index("file")["fault"]
+    assert set(faults.index) == {"silence.wav", "torn.wav"} and faults["silence.wav"] == "no speech"
+    heard = table[table["fault"].isna()]
+    assert heard["text"].str.len().gt(0).all() and all(len(row) == 8 for row in heard["probabilities"])
+    before = sorted(scores.glob("*.parquet"))
+    os.utime(inbox / speech[0].name, (time.time() - 30,) * 2)  # touched, not changed
+    assert flows.command("score-new", "--inbox", str(inbox)).returncode == 0
+    assert [
+        path for path in sorted(scores.glob("*.parquet")) if "still-copied" not in str(pd.read_parquet(path)["file"].tolist())
+    ] == before
+
+
+def test_the_guard_ends_a_command_with_its_flow(tmp_path):
+    """Also one that ignores SIGTERM, after the seconds that it was given."""
+    import subprocess
+
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    command = [sys.executable, "-m", "pipeline.flows.guard", "1", sys.executable, "-c", stubborn]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert guard.stdout.readline() == b"on\n"
+    (child,) = psutil.Process(guard.pid).children()
+    guard.stdin.close()
+    assert guard.wait(10) == 143
+    assert not child.is_running()
+    guard.stdout.close()
