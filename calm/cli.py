@@ -67,7 +67,8 @@ def _option(text: str) -> tuple[str, object]:
 
 def summary(corpus: Corpus, path: Path) -> dict:
     """What a corpus holds and what is wrong with it, as plain values."""
-    from calm.corpora.checking import Limits, by_split, check, read_headers, speakers_in_two_splits
+    from calm.corpora.checking import by_split, check, read_headers, speakers_in_two_splits
+    from calm.corpora.limits import Limits
     from calm.corpora.utterances import frame_of
 
     read = len(corpus.utterances) + len(corpus.dropped)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calm.corpora.limits import Limits, Pauses
 from pipeline import settings
 
 DEMO = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
@@ -69,3 +70,8 @@ def test_the_stage_says_so_and_runs_nothing(tmp_path, monkeypatch, capsys):
         settings.main()
     assert "seeds.0 is 'a'" in str(error.value) and "Nothing was run" in str(error.value)
     assert not (tmp_path / "data").exists()
+
+
+def test_limits_have_one_default_in_library_and_settings():
+    assert Limits(**settings.Ingest().model_dump(exclude={"cut"})) == Limits()
+    assert Pauses(**settings.Cut().model_dump()) == Pauses()
