@@ -11,7 +11,8 @@ import numpy as np
 
 from calm.corpora.utterances import Utterance
 
-PROBED = 8  # utterances whose log-mel is computed
+PROBED = 8  # utterances whose log-mel is computed, of each the first
+PROBED_SECONDS = 30.0
 HEARD = 2  # utterances that are transcribed
 SECONDS = 2.0  # that training is measured for
 BATCH = 32  # utterances a step of CALP
@@ -47,7 +48,7 @@ def features(rows: Sequence[Utterance]) -> Need:
     for row in spread(rows, PROBED):
         begin = time.perf_counter()
         try:
-            samples = read_audio(row.audio, row.start, row.end, logmel.sample_rate)
+            samples = read_audio(row.audio, row.start, min(row.end, row.start + PROBED_SECONDS), logmel.sample_rate)
         except AudioError:
             continue
         logmel(samples)
