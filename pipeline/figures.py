@@ -230,6 +230,23 @@ def durations(seconds: dict[str, list[float]]):
     return figure
 
 
+def speakers(rates: list[float], overall: float):
+    """Share of the speakers whose word error rate is at most x, both in percent; the line is the rate over all words."""
+    import numpy as np
+
+    plt = _plt()
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.9), layout="constrained")
+    found = sorted(rates)
+    axes.step([0, *found], [100 * rank / len(found) for rank in range(len(found) + 1)], where="post", color=COLOURS["both"])
+    axes.axvline(overall, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xlim(0, 1.03 * max(1.0, overall, float(np.quantile(found, 0.99))))  # one loop can make more words than were said
+    axes.set_ylim(0, 104)
+    axes.set_yticks([0, 50, 100])
+    axes.set_xlabel("word error rate, percent (dashed: over all words)")
+    axes.set_ylabel("speakers, percent")
+    return figure
+
+
 def together(counts):
     """Counts of rows that have both classes, as a table with shades. `counts`: data frame (classes, classes)."""
     plt = _plt()

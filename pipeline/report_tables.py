@@ -1,5 +1,6 @@
 """Tables and sentences of the report beside the main result table: data, training, retrieval, parameters, runs."""
 
+from statistics import median
 from typing import NamedTuple
 
 from pipeline.results import THRESHOLDS, VARIANTS, Key, Score, Table
@@ -191,17 +192,53 @@ def data_facts(report: dict, features: dict | None, texts: dict | None) -> list[
     return facts
 
 
+FLAGS = {  # of `transcribe`, in words
+    "no_speech": "where Whisper hears no speech",
+    "compression": "that shrink like a loop",
+    "repeats": "with a phrase said four times in a row",
+}
+
+
 def text_facts(texts: dict) -> list[str]:
-    """How many texts came with the corpus, how many were transcribed, and how well."""
+    """How many texts came with the corpus, how many were transcribed, how well, and how many look like no speech or a loop."""
     facts = [f"{texts['from_corpus']:,} from the corpus", f"{texts['transcribed']:,} transcribed"]
     if texts["transcribed"] and texts.get("model"):
         facts[1] += f" by {texts['model']}"
     if (wer := texts.get("wer")) and wer.get("words"):
         facts.append(f"word error rate {100 * wer['wer']:.1f} % over {wer['n']:,} utterances with a reference")
-    facts += [f"flagged: {count:,} {flag}" for flag, count in texts.get("flags", {}).items()]
+        facts += speaker_facts(wer)
+    if texts["transcribed"]:
+        flags = [f"{count:,} {FLAGS.get(flag, flag)}" for flag, count in texts.get("flags", {}).items() if count]
+        facts.append(f"likely hallucinations, kept and flagged: {_and(flags) or 'none'}")
     if texts.get("unreadable"):
         facts.append(f"{len(texts['unreadable']):,} could not be read")
     return facts
+
+
+def speaker_facts(wer: dict) -> list[str]:
+    """How the word error rate lies over the speakers, as far as so many have a say."""
+    rates = sorted(speaker_rates(wer).values())
+    if len(rates) < 2:
+        return ["of one speaker"] if rates else []
+    tenth = [f"nine of ten up to {rates[-(-9 * len(rates) // 10) - 1]:.1f} %"] if len(rates) >= 10 else []
+    parts = [f"median {median(rates):.1f} %", *tenth, f"worst {rates[-1]:.1f} %"]
+    return [f"by speaker ({len(rates):,}): {', '.join(parts)}"]
+
+
+def speaker_rates(wer: dict) -> dict[str, float]:
+    """Word error rate in percent of every speaker who has a reference with words, the worst first."""
+    rates = {name: 100 * of["wer"] for name, of in wer.get("by_speaker", {}).items() if of["words"]}
+    return dict(sorted(rates.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def speaker_table(name: str, wer: dict) -> Table:
+    """Word errors of every speaker, the worst first."""
+    kinds = ("n", "words", "substitutions", "deletions", "insertions")
+    cells = [
+        [speaker, f"{rate:.1f}", *(f"{wer['by_speaker'][speaker][kind]}" for kind in kinds)] for speaker, rate in speaker_rates(wer).items()
+    ]
+    columns = ["speaker", "WER, percent", "texts", *kinds[1:]]
+    return Table(f"{name}-speakers", f"{name}: word error rate by speaker", columns, cells, note="A rate over few words says little.")
 
 
 def training_sentences(calp: dict[str, dict], pretrained: dict[str, dict], heads: dict[tuple[str, str], list[dict]]) -> list[str]:

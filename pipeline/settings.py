@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from calm.corpora import check_options
+from calm.corpora.limits import Limits, Pauses
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -58,17 +59,17 @@ class Model(Section):
 class Cut(Section):
     """Recordings without segments and without text are cut at their pauses (4.3). All in seconds."""
 
-    longer_than: Annotated[float, Field(gt=0)] = 30  # only such recordings
-    shortest: Annotated[float, Field(gt=0)] = 1  # shorter pieces are joined to their neighbour, where that is not too long then
-    longest: Annotated[float, Field(gt=1)] = 20
-    pause: Annotated[float, Field(ge=0.1)] = 0.3  # silences from here on part two pieces
-    margin: Annotated[float, Field(ge=0)] = 0.1  # silence that stays around the speech
+    longer_than: Annotated[float, Field(gt=0)] = Pauses.longer_than  # only such recordings
+    shortest: Annotated[float, Field(gt=0)] = Pauses.shortest  # shorter pieces join their neighbour, where that is not too long then
+    longest: Annotated[float, Field(gt=1)] = Pauses.longest
+    pause: Annotated[float, Field(ge=0.1)] = Pauses.pause  # silences from here on part two pieces
+    margin: Annotated[float, Field(ge=0)] = Pauses.margin  # silence that stays around the speech
 
 
 class Ingest(Section):
-    min_seconds: Annotated[float, Field(gt=0)] = 0.25
-    max_seconds: Annotated[float, Field(gt=0)] = 120
-    max_dropped: Share = 0.1  # a corpus that loses a larger share of its rows stops the run
+    min_seconds: Annotated[float, Field(gt=0)] = Limits.min_seconds
+    max_seconds: Annotated[float, Field(gt=0)] = Limits.max_seconds
+    max_dropped: Share = Limits.max_dropped  # a corpus that loses a larger share of its rows stops the run
     cut: Cut | None = Cut()  # null: recordings are never cut
 
 

@@ -10,22 +10,24 @@ from ct2_to_openai import convert
 
 from calm import asr
 from calm.audio import read_audio
+from calm.corpora import read_corpus
+from calm.corpora.utterances import Utterance
 from calm.transcripts import Transcript, compression_ratio, flags, repeats, word_errors
 
 RATE = asr.SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
-def speech() -> list[tuple[np.ndarray, str]]:
-    """A few LibriSpeech utterances of middling length and what was said."""
+def read() -> list[Utterance]:
+    """Transcribed LibriSpeech, shortest first."""
     if not os.environ.get("CALM_CORPORA"):
         pytest.skip("CALM_CORPORA is not set: no real speech")
-    chapter = Path(os.environ["CALM_CORPORA"]) / "librispeech/train-clean-100/26/495"
-    lines = next(chapter.glob("*.trans.txt")).read_text(encoding="utf-8").splitlines()
-    said = dict(line.split(" ", 1) for line in lines)
-    clips = [(read_audio(chapter / f"{id}.flac"), text) for id, text in said.items()]
-    middle = len(clips) // 2
-    return sorted(clips, key=lambda clip: len(clip[0]))[middle : middle + 4]
+    found = read_corpus("librispeech", Path(os.environ["CALM_CORPORA"]) / "librispeech").utterances
+    return sorted((row for row in found if row.text), key=lambda row: (row.audio.stat().st_size, row.id))
+
+
+def heard(rows: list[Utterance]) -> list[np.ndarray]:
+    return [read_audio(row.audio, row.start, row.end) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +40,14 @@ def tiny() -> str:
 # Engines
 
 
-def test_word_error_rate_of_real_speech(speech, tiny):
+def test_word_error_rate_of_real_speech(read, tiny):
+    rows = [row for row in read if row.speaker == "26"][60:64]
     engine = asr.load("faster-whisper", tiny, window=6)
-    heard = [engine([clip])[0] for clip, _ in speech]
-    errors = word_errors([text for _, text in speech], [transcript.text for transcript in heard])
+    transcripts = [engine([clip])[0] for clip in heard(rows)]
+    errors = word_errors([row.text for row in rows], [transcript.text for transcript in transcripts])
     assert errors.words > 80
     assert errors.wer < 0.12
-    for transcript in heard:
+    for transcript in transcripts:
         assert transcript.text == transcript.text.lower()
         assert transcript.language == "en"
         assert -1 < transcript.avg_logprob < 0
@@ -53,15 +56,44 @@ def test_word_error_rate_of_real_speech(speech, tiny):
         assert flags(transcript) == []
 
 
-def test_both_engines_hear_the_same(speech, tiny, tmp_path):
-    convert(Path(tiny) / "model.bin", tmp_path / "tiny.en.pt")
+@pytest.fixture(scope="module")
+def theirs(tiny, tmp_path_factory):
+    """Makes an engine of openai-whisper with the packaged weights."""
+    path = tmp_path_factory.mktemp("whisper") / "tiny.en.pt"
+    convert(Path(tiny) / "model.bin", path)
+    return lambda **options: asr.load("openai-whisper", asr.resolve("openai-whisper", str(path)), **options)
+
+
+def test_both_engines_compute_the_same(read, tiny, theirs):
+    clips = heard([row for row in read if row.speaker == "26"][60:62])
     ours = asr.load("faster-whisper", tiny, compute_type="float32", window=6)
-    theirs = asr.load("openai-whisper", asr.resolve("openai-whisper", str(tmp_path / "tiny.en.pt")), window=6)
-    clips = [clip for clip, _ in speech[:2]]
-    for mine, other in zip(ours(clips), theirs(clips), strict=True):
+    for mine, other in zip(ours(clips), theirs(window=6)(clips), strict=True):
         assert mine.text == other.text
         assert mine.avg_logprob == pytest.approx(other.avg_logprob, abs=1e-3)
         assert mine.no_speech_prob == pytest.approx(other.no_speech_prob, abs=1e-3)
+
+
+def test_both_engines_hear_the_same(read, tiny, theirs):
+    """As the pipeline runs them, int8 against float32; three readers, all lengths. All of them: benchmarks/whisper_engines.py."""
+    chosen = {row.id for speaker in ("19", "26", "27") for row in [row for row in read if row.speaker == speaker][::18]}
+    rows = [row for row in read if row.id in chosen]  # of about one length in a batch
+    assert len(rows) > 18
+    texts = []
+    for engine in (asr.load("faster-whisper", tiny, window=6), theirs(window=6)):
+        texts.append([transcript.text for first in range(0, len(rows), 8) for transcript in engine(heard(rows[first : first + 8]))])
+    errors = [word_errors([row.text for row in rows], of) for of in texts]
+    assert errors[0].words > 500
+    assert abs(errors[0].wer - errors[1].wer) < 0.01
+    assert word_errors(texts[1], texts[0]).wer < 0.02
+
+
+def test_a_loop_of_greedy_decoding_is_left_by_beams(read, tiny):
+    """In int8, of "but this was all knavery and collusion", greedy decoding makes "naval naval naval ..." until the limit of tokens."""
+    clips = heard([row for row in read if row.id == "26-495-0030"])
+    engine = asr.load("faster-whisper", tiny)
+    (greedy,) = engine._decode(clips, asr.LONGEST, beam=1)
+    assert asr.suspicious(greedy)
+    assert word_errors(["but this was all knavery and collusion"], [engine(clips)[0].text]).errors == 1
 
 
 def test_silence_and_no_clip(tiny):
@@ -110,8 +142,8 @@ class Recorded(asr.Whisper):
         super().__init__("recorded", **options)
         self.answers, self.asked = list(answers), []
 
-    def _decode(self, batch, seconds):
-        self.asked.append(([len(clip) / RATE for clip in batch], seconds))
+    def _decode(self, batch, seconds, beam):
+        self.asked.append(([len(clip) / RATE for clip in batch], seconds, beam))
         return [self.answers.pop(0) for _ in batch]
 
 
@@ -136,13 +168,19 @@ def test_windows(window, seconds, expected):
         piece("la" + " la" * 60),
     ],
 )
-def test_what_looks_wrong_is_heard_again_with_30_s(wrong):
-    engine = Recorded([piece("fine"), wrong, piece("right")], window=6)
-    assert [transcript.text for transcript in engine([np.zeros(RATE), np.zeros(3 * RATE)])] == ["fine", "right"]
-    assert engine.asked == [([1.0, 3.0], 6), ([3.0], 30.0)]
-    engine = Recorded([wrong], window=30)
-    assert engine([np.zeros(RATE)])[0].text == wrong.text
-    assert len(engine.asked) == 1
+def test_what_looks_wrong_is_heard_again_with_30_s_and_then_with_more_beams(wrong):
+    clips, right = [np.zeros(RATE), np.zeros(3 * RATE)], piece("right")
+    engine = Recorded([piece("fine"), wrong, right], window=6)
+    assert [transcript.text for transcript in engine(clips)] == ["fine", "right"]
+    assert engine.asked == [([1.0, 3.0], 6, 1), ([3.0], 30.0, 1)]
+    engine = Recorded([piece("fine"), wrong, wrong, right], window=6)
+    assert [transcript.text for transcript in engine(clips)] == ["fine", "right"]
+    assert engine.asked[1:] == [([3.0], 30.0, 1), ([3.0], 30.0, 5)]
+    engine = Recorded([wrong, wrong], window=30)
+    assert engine(clips[:1])[0].text == wrong.text
+    assert engine.asked == [([1.0], 30, 1), ([1.0], 30.0, 5)]
+    engine = Recorded([wrong], window=30, beam=5)
+    assert engine(clips[:1])[0].text == wrong.text and len(engine.asked) == 1
 
 
 def test_a_long_clip_is_cut_where_it_is_quiet_and_joined():

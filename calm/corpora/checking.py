@@ -3,23 +3,14 @@
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from calm.corpora.headers import Header, read_header
+from calm.corpora.limits import Limits
 from calm.corpora.utterances import SPLITS, Corpus, CorpusError, Utterance
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Shortest and longest utterance in seconds, and the share of its rows that a corpus may lose."""
-
-    min_seconds: float = 0.25
-    max_seconds: float = 120
-    max_dropped: float = 0.1
 
 
 def check(corpus: Corpus, headers: dict[Path, Header], limits: Limits) -> None:

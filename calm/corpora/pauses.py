@@ -1,25 +1,20 @@
 """Long recordings without segments, cut at their pauses (4.3: "if not we can automate this based on pauses") by Silero's VAD."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from calm.audio import read_audio
+from calm.corpora.limits import Pauses
+from calm.corpora.utterances import Utterance
 
 SAMPLE_RATE = 16000
 WINDOW = 600.0  # seconds that are in memory at once
 
 
-@dataclass(frozen=True)
-class Pauses:
-    """What a piece is. Lengths in seconds: pieces shorter than `shortest` are joined to their neighbour where `longest` allows it,
-    silences of `pause` part two pieces, and `margin` of silence stays around the speech."""
-
-    shortest: float = 1.0
-    longest: float = 20.0
-    pause: float = 0.3
-    margin: float = 0.1
+def to_cut(row: Utterance, seconds: float, pauses: Pauses) -> bool:
+    """Whether a row is a whole recording, so many seconds long and longer than is left as it is, without a text."""
+    return row.start == 0 and row.end is None and row.text is None and seconds > pauses.longer_than
 
 
 def cut(path: Path, seconds: float, pauses: Pauses, window: float = WINDOW) -> list[tuple[float, float]]:

@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 from calm.audio import AudioError
 from calm.corpora import pauses, read_corpus
-from calm.corpora.checking import Limits, by_split, check, read_headers, refuse, speakers_in_two_splits
+from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits
 from calm.corpora.headers import Header
-from calm.corpora.pauses import Pauses
-from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.corpora.limits import Limits, Pauses
+from calm.corpora.utterances import Corpus, write_table
 from pipeline import command, paths, settings, workers
 
 
@@ -25,7 +25,7 @@ def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, tab
     headers = read_headers({row.audio for row in corpus.utterances}, name)
     cut(corpus, headers, limits.cut, name)
     read = len(corpus.utterances) + len(corpus.dropped)
-    allowed = Limits(limits.min_seconds, limits.max_seconds, limits.max_dropped)
+    allowed = Limits(**limits.model_dump(exclude={"cut"}))
     check(corpus, headers, allowed)
     refuse(corpus, allowed)
     frame = write_table(corpus, table)
@@ -53,10 +53,11 @@ def cut(corpus: Corpus, headers: dict[Path, Header], limits: settings.Cut | None
     """Replace long recordings that have no segments and no text by the pieces between their pauses, which keep their speaker,
     split and labels; a recording in which nobody speaks is dropped.
     """
-    long = [row for row in corpus.utterances if limits and _uncut(row) and headers[row.audio].seconds > limits.longer_than]
+    allowed = Pauses(**limits.model_dump()) if limits else None
+    long = [row for row in corpus.utterances if allowed and pauses.to_cut(row, headers[row.audio].seconds, allowed)]
     if not long:
         return
-    tasks = [(row.audio, headers[row.audio].seconds, Pauses(**limits.model_dump(exclude={"longer_than"}))) for row in long]
+    tasks = [(row.audio, headers[row.audio].seconds, allowed) for row in long]
     parts, count = {}, min(workers.cores(), len(tasks))
     with workers.processes(count) as pool:
         found = workers.in_order(pool, _cut, tasks, ahead=4 * count)
@@ -70,10 +71,6 @@ def cut(corpus: Corpus, headers: dict[Path, Header], limits: settings.Cut | None
                 corpus.corrections["recordings cut at pauses"] += 1
                 parts[id(row)] = [replace(row, id=f"{row.id}[{a:.2f}-{b:.2f}]", start=a, end=b) for a, b in intervals]
     corpus.utterances = [part for row in corpus.utterances for part in parts.get(id(row), [row])]
-
-
-def _uncut(row: Utterance) -> bool:
-    return row.start == 0 and row.end is None and row.text is None
 
 
 def _cut(task: tuple[Path, float, Pauses]) -> list[tuple[float, float]] | str:

@@ -5,11 +5,14 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import command, dag, paths, report_tables, results
 from pipeline.results import THRESHOLDS
 from pipeline.settings import Settings
+
+WORST = 10  # speakers with the highest word error rate that the page names
 
 MEANINGS = [
     (
@@ -91,7 +94,7 @@ def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
     runs = report_tables.run_table(inputs.calp, inputs.pretrained, inputs.heads, later)
     folder = Path("dvc.yaml")
     (figures / "dag.svg").write_text(dag.svg(folder), encoding="utf-8")
-    written = [table for part in parts for table in part["all"]] + [part["table"] for part in data] + parameters
+    written = [table for part in parts for table in part["all"]] + [table for part in data for table in part["all"]] + parameters
     return {
         "title": settings.title,
         "seeds": settings.seeds,
@@ -208,11 +211,18 @@ def data_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> di
         if (counts := report_data.together(frame)) is not None:
             pictures.append(picture("Rows that have both labels", figures.together(counts), f"{name}-together", folder))
         examples = examples_of(name, settings, frame, folder)
+    wer = (inputs.texts[name] or {}).get("wer") or {}
+    table, speakers = report_tables.data_table(name, report), report_tables.speaker_table(name, wer)
+    if len(speakers.rows) > 1:
+        shown = figures.speakers(list(report_tables.speaker_rates(wer).values()), 100 * wer["wer"])
+        pictures.append(picture("Word error rate by speaker", shown, f"{name}-speakers", folder))
     return {
         "name": name,
         "synthetic": report["synthetic"],
         "words": f"Read from {report['path']}, in the layout of {report['format']}. Dropped rows by name: {paths.ingest_report(name)}.",
-        "table": report_tables.data_table(name, report),
+        "table": table,
+        "speakers": replace(speakers, rows=speakers.rows[:WORST]) if len(speakers.rows) > 1 else None,
+        "all": [table, speakers],
         "facts": report_tables.data_facts(report, inputs.features[name], inputs.texts[name]),
         "pictures": pictures,
         "examples": examples,

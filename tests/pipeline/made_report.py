@@ -76,6 +76,17 @@ def made_ingest(corpus: str) -> dict:
     }  # fmt: skip
 
 
+def made_word_errors(speakers: int) -> dict:
+    """Speaker k of so many has k errors in 100 words; the one beside them has no reference."""
+
+    def errors(count: int, words: int, n: int) -> dict:
+        rate = count / words if words else None
+        return {"n": n, "words": words, "substitutions": count, "deletions": 0, "insertions": 0, "wer": rate}
+
+    by_speaker = {f"s{k:04}": errors(k, 100, 5) for k in range(1, speakers + 1)} | {"mute": errors(0, 0, 1)}
+    return {**errors(speakers * (speakers + 1) // 2, 100 * speakers, 5 * speakers), "by_speaker": by_speaker, "worst": []}
+
+
 def made_retrieval(corpus: str, pair: str, split: str) -> dict:
     found = {"recall_at_1": 0.11, "recall_at_5": 0.34, "recall_at_10": 0.52, "median_rank": 9.0}
     chance = {"recall_at_1": 1 / 72, "recall_at_5": 5 / 72, "recall_at_10": 10 / 72, "median_rank": 36.5}
@@ -90,8 +101,8 @@ def made_inputs(folder: Path, settings: Settings) -> None:
         (folder / path).write_text(json.dumps(value), encoding="utf-8")
 
     for corpus in settings.corpora:
-        wer = {"wer": 0.043, "n": 20, "words": 180, "errors": 8}
-        texts = {"transcribed": 20, "from_corpus": 340, "model": "tiny.en", "wer": wer, "flags": {"repetitive": 1}, "unreadable": []}
+        wer = made_word_errors(1 if corpus == "msp" else 40)
+        texts = {"transcribed": 20, "from_corpus": 340, "model": "tiny.en", "wer": wer, "flags": {"repeats": 1}, "unreadable": []}
         write(paths.ingest_report(corpus), made_ingest(corpus))
         write(paths.texts(corpus) / "metrics.json", texts)
         write(paths.evaluation(corpus) / "metrics.json", made_rows(corpus, settings.seeds))

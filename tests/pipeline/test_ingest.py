@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from calm.audio import read_audio
 from calm.corpora import checking, pauses
+from calm.corpora.limits import Pauses
 from calm.corpora.utterances import CorpusError, read_table
 from pipeline import paths, settings
 from pipeline.stages import ingest
@@ -209,7 +210,7 @@ def test_pieces_are_joined_without_loss_or_overlap(gaps, shortest, longest):
     for silence, length in gaps:
         pieces.append((at + silence, at + silence + length))
         at = pieces[-1][1]
-    joined = pauses.join(pieces, pauses.Pauses(shortest=shortest, longest=longest))
+    joined = pauses.join(pieces, Pauses(shortest=shortest, longest=longest))
     assert all(end - start <= longest for start, end in joined)
     assert all(first[1] <= second[0] for first, second in zip(joined, joined[1:], strict=False))
     assert all(any(a <= start and end <= b for a, b in joined) for start, end in pieces)
@@ -226,4 +227,4 @@ def test_a_recording_is_read_window_by_window(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.tile(np.repeat([0.0, 0.1], [16000, 48000]), 10), 16000)
     every = [(4.0 * k + 1, 4.0 * k + 4) for k in range(10)]
     for window in (600, 9.5, 11, 6):
-        np.testing.assert_allclose(pauses.cut(tmp_path / "a.wav", 40.0, pauses.Pauses(), window), every, atol=1e-4)
+        np.testing.assert_allclose(pauses.cut(tmp_path / "a.wav", 40.0, Pauses(), window), every, atol=1e-4)

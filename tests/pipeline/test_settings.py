@@ -1,10 +1,12 @@
 """Settings are typed and checked; a fault names the key, what was given and what is allowed."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from calm.corpora.limits import Limits, Pauses
 from pipeline import settings
 
 DEMO = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
@@ -69,3 +71,17 @@ def test_the_stage_says_so_and_runs_nothing(tmp_path, monkeypatch, capsys):
         settings.main()
     assert "seeds.0 is 'a'" in str(error.value) and "Nothing was run" in str(error.value)
     assert not (tmp_path / "data").exists()
+
+
+def test_limits_have_one_default_in_library_and_settings():
+    assert Limits(**settings.Ingest().model_dump(exclude={"cut"})) == Limits()
+    assert Pauses(**settings.Cut().model_dump()) == Pauses()
+
+
+def test_settings_of_the_data_page_are_valid():
+    page = (Path(__file__).parents[2] / "data/README.md").read_text()
+    snippets = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert snippets
+    for snippet in snippets:
+        corpora = settings.Settings.model_validate(DEMO | {"corpora": DEMO["corpora"] | snippet["corpora"]}).corpora
+        assert corpora["msp"].options["labels"] == "all" and corpora["msp"].path == Path("data/raw/msp")
