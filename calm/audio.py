@@ -86,7 +86,7 @@ class _SoundFile:
         try:
             self.file.seek(first)
             return rate, self.file.read(last - first, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
+        except (soundfile.LibsndfileError, MemoryError, ValueError) as error:  # the latter two: a length that the file cannot have
             raise AudioError(f"{self.path} does not decode between {start:g} s and {last / rate:g} s: {error}") from error
 
 

@@ -15,7 +15,7 @@ import torch
 
 from calm import objectives
 from calm.augmentation import Augmentation
-from calm.corpora.utterances import read_table, write_parquet
+from calm.corpora.utterances import SOFT, read_table, write_parquet
 
 IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
 
@@ -114,7 +114,7 @@ class LogMels:
 class Examples:
     """Utterances of one or several corpora with their log-mel: row i of `table` is row i of `logmels`."""
 
-    table: pd.DataFrame  # corpus, id, split, speaker, text, labels
+    table: pd.DataFrame  # corpus, id, split, speaker, text, labels, and soft labels where a corpus has them
     logmels: LogMels
     classes: tuple[str, ...] = ()
     one_hot: bool = False
@@ -125,12 +125,15 @@ class Examples:
         return np.flatnonzero(keep & self.table["labels"].notna() if labelled else keep)
 
     def targets(self) -> np.ndarray:
-        """(rows, classes) float32 multi-hot labels; rows without labels are all zero."""
+        """(rows, classes) float32 multi-hot labels, or soft ones where the corpus has them; rows without labels are all zero."""
         index = {name: column for column, name in enumerate(self.classes)}
         targets = np.zeros((len(self.table), len(self.classes)), dtype=np.float32)
         for row, labels in enumerate(self.table["labels"]):
             if labels is not None:
                 targets[row, [index[label] for label in labels]] = 1
+        soft = self.table.reindex(columns=[SOFT + name for name in self.classes]).to_numpy(np.float32)
+        known = self.table["labels"].notna().to_numpy() & np.isfinite(soft).all(axis=1)
+        targets[known] = soft[known]
         return targets
 
 
@@ -161,7 +164,7 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
             frames.values[frames.offsets[row] : frames.offsets[row] + len(logmel)] = logmel
             scale[row] = deviation
             row += 1
-    columns = ["corpus", "id", "split", "speaker", "text", "labels"]
+    columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
     return Examples(table[columns], LogMels(frames, scale, block, hop), classes, one_hot)
 
 

@@ -187,6 +187,18 @@ def test_examples_join_what_has_features(corpus):
     assert examples.rows("train", labelled=True).tolist() == [0]
 
 
+def test_soft_labels_stand_for_the_others_where_a_row_has_them(corpus):
+    """As columns of the table; a row without a label stays without one, whatever its columns say."""
+    rows = [Utterance(name, "x.wav", 0, 1, name, None, "train", None, labels) for name, labels in (("a", ["sad"]), ("b", []), ("c", None))]
+    for row, share in zip(rows[::2], (0.6, 0.9), strict=True):
+        row.extra = {"target_happy": share, "target_sad": 0.4}
+    write_table(Corpus(("happy", "sad"), False, rows), corpus["corpus"][0])
+    assert load_examples(corpus).targets().tolist() == [[np.float32(0.6), np.float32(0.4)], [0, 0]]
+    rows[0].extra = {"target_happy": float("nan"), "target_sad": float("nan")}
+    write_table(Corpus(("happy", "sad"), False, rows), corpus["corpus"][0])
+    assert load_examples(corpus).targets().tolist() == [[0, 1], [0, 0]]
+
+
 def test_examples_of_two_corpora_are_normalised_apart(corpus, monkeypatch):
     files = corpus["corpus"]
     examples = load_examples({"one": files, "two": files})

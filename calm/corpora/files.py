@@ -1,8 +1,10 @@
 """What every corpus module does with folders, text files and numbers."""
 
+import csv
 import math
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from calm.corpora.utterances import Corpus, CorpusError
@@ -37,18 +39,40 @@ def walk(folder: Path, *suffixes: str) -> Iterator[Path]:
 
 
 def read_text(path: Path, corpus: Corpus) -> str:
-    """A text file as UTF-8 (with or without byte order mark), or else as Latin-1, which is counted."""
-    data = path.read_bytes()
+    """A text file as UTF-8 (with or without byte order mark); lines that are not are read as Latin-1, and such files counted."""
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode()
     except UnicodeDecodeError:
         corpus.corrections["file read as Latin-1"] += 1
-        return data.decode("latin-1")
+        return "\n".join(map(_decoded, data.replace(b"\r", b"\n").split(b"\n")))
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def lines(text: str) -> list[str]:
     """Lines that hold something. Not `splitlines`: to it, Latin-1's 0x85 and Unicode's separators end a line too."""
     return [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
+
+
+def csv_rows(text: str) -> Iterator[dict]:
+    """Rows of a CSV by the names of its head, as of `csv.DictReader`: cells that lack are None, those too many lie under the key None.
+
+    Line by line, for tables without line ends in their cells: a quote that is never closed then tears its own row and no other.
+    """
+    head = None
+    for line in lines(text):
+        cells = next(csv.reader([line]))
+        if head is None:
+            head = [name.strip() for name in cells]
+        else:
+            more = {None: cells[len(head) :]} if len(cells) > len(head) else {}
+            yield dict(zip_longest(head, cells[: len(head)])) | more
 
 
 def tidy(text: str | None) -> str | None:
@@ -57,8 +81,8 @@ def tidy(text: str | None) -> str | None:
 
 
 def number(value: object) -> float:
-    """A float, or NaN where it is none."""
+    """A float, or NaN where it is none. Not so `1_0`, which Python takes for 10 and a transcript for two fields."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return math.nan if "_" in str(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return math.nan

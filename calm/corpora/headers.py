@@ -6,7 +6,9 @@ from pathlib import Path
 
 OWN = ("wav", "w64", "flac", "ogg", "mp3", "aiff", "au", "caf")  # containers libsndfile knows: where it refuses one, PyAV would guess
 RATES = (1_000, 1_000_000)  # Hz; outside, the header is wrong
+UNKNOWN = 0x7FFFFFFFFFFFFFFF  # frames, by libsndfile, of a FLAC that was written into a pipe
 NO_PROMISE = 0x7FFF0000  # data sizes from here on are what programs write into a pipe, for "not known"
+PACKET = 0.1  # seconds that may be missing at the end of what comes in packets, of which the last one may not tell its length
 SLACK = 0.01  # seconds that may be missing at the end: some recorders count their header in
 
 
@@ -43,6 +45,8 @@ def _check(path: Path, file) -> Header:
         return Header(fault="wrong header", detail=f"{path} says {rate} Hz")
     if frames == 0:
         return _empty(path)
+    if frames == UNKNOWN:
+        return Header(fault="wrong header", detail=f"{path} does not say how long it is")
     if (missing := _missing(path, frames, rate)) > SLACK:
         return Header(fault="truncated audio", detail=f"{path} promises {frames / rate + missing:.2f} s and holds {frames / rate:.2f} s")
     try:
@@ -84,17 +88,30 @@ def _missing(path: Path, frames: int, rate: int) -> float:
     return 0.0
 
 
+def _last_packet(file, stream, seconds: float) -> float:
+    """Where the last packet ends, in seconds from the first; packets alone are read, from a second before the promised end."""
+    begin = float((stream.start_time or 0) * stream.time_base)
+    file.seek(int((begin + max(0.0, seconds - 1)) / stream.time_base), stream=stream)
+    ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in file.demux(stream) if packet.pts is not None]
+    return float(max(ends, default=0)) - begin
+
+
 def _read_with_av(path: Path, refusal: str) -> Header:
     """For containers that libsndfile does not know (m4a, mp4, webm ...): the length from the header, after decoding one frame."""
     import av
 
     try:
-        with av.open(str(path)) as file:
+        with av.open(str(path), metadata_errors="ignore") as file:
             if set(file.format.name.split(",")) & set(OWN) or not file.streams.audio:
                 return Header(fault="unreadable audio", detail=f"{path}: {refusal}")
             stream = file.streams.audio[0]
             next(file.decode(stream))
             length, base = (stream.duration, stream.time_base) if stream.duration else (file.duration, 1 / av.time_base)
-            return Header(float(length * base)) if length else Header(fault="wrong header", detail=f"{path} does not say how long it is")
+            if not length:
+                return Header(fault="wrong header", detail=f"{path} does not say how long it is")
+            seconds = float(length * base)
+            missing = seconds - _last_packet(file, stream, seconds)
+            promise = f"{path} promises {seconds:.2f} s and ends {missing:.2f} s before"
+            return Header(fault="truncated audio", detail=promise) if missing > PACKET else Header(seconds)
     except (av.FFmpegError, StopIteration, OSError, ValueError) as error:
         return Header(fault="unreadable audio", detail=f"{path}: {refusal} {error}")

@@ -47,6 +47,8 @@ def read(
     check_shares(validation_share, test_share)
     corpus = Corpus(classes=tuple(classes or ()))
     rows = _rows(path, corpus)
+    if not rows:
+        raise CorpusError(f"{path} has no rows: write an utterance a row below the names of the columns")
     if not any("audio" in row for row in rows):
         raise CorpusError(f"{path} has no column 'audio': name each row's file in it (other columns: {', '.join(COLUMNS[1:])})")
     corpus.checks["columns not read"] = sorted({key for row in rows for key in row if key is not None} - set(COLUMNS))
@@ -86,9 +88,9 @@ def _utterance(cells: dict, folder: Path) -> Utterance:
     audio, start, end = str(cells["audio"]), cells["start"], cells["end"]
     start, end = 0.0 if start is None else number(start), None if end is None else number(end)
     whole = cells["start"] is None and end is None
-    interval = "" if whole else f"[{start:g}-{'' if end is None else format(end, 'g')}]"
+    interval = "" if whole else f"[{start:.10g}-{'' if end is None else format(end, '.10g')}]"
     return Utterance(
-        id=str(cells["id"] or Path(audio).with_suffix("").as_posix() + interval),
+        id=str(cells["id"] or Path(audio).as_posix().removesuffix(Path(audio).suffix) + interval),
         audio=folder / audio,
         start=start,
         end=end,
@@ -113,7 +115,7 @@ def _split(corpus: Corpus, validation: float, test: float, seed: int) -> None:
     fixed = {who(utterance): utterance.split for utterance in corpus.utterances if utterance.split}
     without = [utterance for utterance in corpus.utterances if not utterance.split]
     corpus.checks["rows whose split was made here"] = len(without)
-    assign(without, validation, test, seed, {speaker: split for speaker, split in fixed.items() if speaker in {who(u) for u in without}})
+    assign(without, validation, test, seed, fixed)
 
 
 def _rows(path: Path, corpus: Corpus) -> list[dict]:
@@ -127,10 +129,12 @@ def _rows(path: Path, corpus: Corpus) -> list[dict]:
 
             rows = pq.read_table(path).to_pylist()
         elif kind in (".csv", ".tsv"):
-            rows = list(csv.DictReader(io.StringIO(read_text(path, corpus), newline=""), delimiter="," if kind == ".csv" else "\t"))
+            text = io.StringIO(read_text(path, corpus), newline="")
+            # strict: a quote that is never closed would else take all rows below it into one cell
+            rows = list(csv.DictReader(text, delimiter="," if kind == ".csv" else "\t", strict=True))
         else:
             rows = [_json(line) for line in lines(read_text(path, corpus))]
-    except (ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+    except (ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's errors are the first two
         raise CorpusError(f"{path} does not parse ({error}): write it anew") from None
     return [{key if key is None else str(key).strip().lower(): value for key, value in row.items()} for row in rows]
 
@@ -139,6 +143,6 @@ def _json(line: str) -> dict:
     """A row of JSON lines; one that does not parse has the key None, as a row of CSV with too many cells."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     return row if isinstance(row, dict) else {None: line}

@@ -7,8 +7,9 @@ Raw/Transcript/Segmented/Combined/<video>.txt      <video>___<clip>___<start s>_
 folds/{train,valid,test}_videos.txt                ids of the official folds, one a line; not in the release, see `read_folds`
 ```
 A row is a labelled segment. Its transcript line is the one with the same start and end: the order of the `.csd` is neither the
-order in time nor that of the clip numbers. An emotion is present where its score is above 0 (5.1); a segment in which none is
-present is labelled `[]`. The speaker is not annotated and taken to be the video.
+order in time nor that of the clip numbers. Lines that do not parse are no rows of their own: `checks` names them. An emotion is
+present where its score is above 0 (5.1); a segment in which none is present is labelled `[]`. The speaker is not annotated and
+taken to be the video.
 """
 
 import json
@@ -50,21 +51,24 @@ def read(path: Path, *, folds: Path = Path("folds")) -> Corpus:
     split_of = read_folds(path / folds)
     transcripts = require(path, TRANSCRIPTS, what="transcripts")
     audio = require(path, AUDIO, what="whole-video WAVs")
-    labelled = set()
+    labelled, broken = set(), []
     for video, intervals, scores in read_labels(require(path, LABELS, what="labels"), corpus):
         labelled.add(video)
         split = split_of.get(video)
-        transcript = read_transcript(transcripts / f"{video}.txt", video, corpus) if split else []
+        transcript, torn = read_transcript(transcripts / f"{video}.txt", video, corpus) if split else ([], [])
+        broken += torn
         for index, ((start, end), row) in enumerate(zip(intervals.tolist(), scores.tolist(), strict=True)):
             name = f"{video}[{index}]"
             line = nearest(transcript, start, end)
             if split is None:
                 corpus.drop(name, "video in no fold")
             elif line is None:
-                corpus.drop(name, "no transcript line with this start and end", f"{start:.3f} to {end:.3f} s of {video}")
+                beside = f"; {len(torn)} of its lines do not parse, the first {torn[0]}" if torn else ""
+                corpus.drop(name, "no transcript line with this start and end", f"{start:.3f} to {end:.3f} s of {video}{beside}")
             elif (emotions := clamp(row, name, corpus)) is not None:
                 _add(corpus, Utterance(f"{video}_{line.clip}", audio / f"{video}.wav", start, end, video, split=split), line, emotions)
     corpus.checks["videos of a fold without labels"] = sorted(set(split_of) - labelled)
+    corpus.checks["transcript lines that do not parse"] = broken
     return corpus
 
 
@@ -95,11 +99,11 @@ def nearest(transcript: list[Line], start: float, end: float) -> Line | None:
     return min(close, key=lambda line: abs(line.start - start) + abs(line.end - end), default=None)
 
 
-def read_transcript(path: Path, video: str, corpus: Corpus) -> list[Line]:
-    """Lines of a video's transcript, none where it has no file; a line that does not parse is dropped and named."""
+def read_transcript(path: Path, video: str, corpus: Corpus) -> tuple[list[Line], list[str]]:
+    """Lines of a video's transcript, none where it has no file, and those that do not parse, as `<file> line <n>: <line>`."""
     if not path.is_file():
-        return []
-    found = []
+        return [], []
+    found, broken = [], []
     for position, line in enumerate(lines(read_text(path, corpus)), 1):
         # The id goes first because it may hold or end in "_", as the text may hold "___"; the rest is split three times.
         parts = line.removeprefix(f"{video}___").split("___", 3) if line.startswith(f"{video}___") else line.split("___", 4)[1:]
@@ -107,8 +111,8 @@ def read_transcript(path: Path, video: str, corpus: Corpus) -> list[Line]:
         if len(parts) == 4 and parts[0].strip().isdecimal() and math.isfinite(start) and math.isfinite(end):
             found.append(Line(parts[0].strip(), start, end, parts[3]))
         else:
-            corpus.drop(f"{video}.txt line {position}", "transcript line does not parse", line[:200])
-    return found
+            broken.append(f"{video}.txt line {position}: {line[:200]}")
+    return found, broken
 
 
 def read_folds(folder: Path) -> dict[str, str]:
@@ -126,7 +130,10 @@ def read_folds(folder: Path) -> dict[str, str]:
 
 
 def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Video, intervals (segments, 2) in seconds and scores (segments, 7): sentiment, then CLASSES. Broken videos are dropped."""
+    """Video, intervals (segments, 2) in seconds and scores (segments, 7): sentiment, then CLASSES.
+
+    Of a video whose groups are broken every segment is dropped. Raises CorpusError where the file is not the `.csd` of the labels.
+    """
     import h5py
 
     try:
@@ -137,17 +144,27 @@ def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, np.ndarray, n
                     intervals, scores = np.asarray(group["intervals"], float), np.asarray(group["features"], float)[:, columns]
                     if intervals.shape != (len(scores), 2):
                         raise ValueError(f"intervals {intervals.shape} and scores {scores.shape} do not fit")
-                except (KeyError, ValueError, IndexError, TypeError) as error:
-                    corpus.drop(video, "labels of a video do not parse", str(error))
+                except (KeyError, ValueError, IndexError, TypeError, OSError) as error:
+                    for index in range(_segments(group)):
+                        corpus.drop(f"{video}[{index}]", "labels of a video do not parse", str(error))
                 else:
                     yield video, intervals, scores
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, AttributeError, RuntimeError) as error:
         raise CorpusError(f"{path} is not the .csd of CMU-MOSEI's labels ({error}): download it again") from None
+
+
+def _segments(group) -> int:
+    """Segments of a video whose groups are broken, by the longer of those that are there; 1 where neither tells."""
+    found = [group.get(name) for name in ("intervals", "features")] if hasattr(group, "get") else []
+    return max([1, *(len(data) for data in found if getattr(data, "shape", ()))])
 
 
 def _columns(file, path: Path) -> list[int]:
     """Where sentiment and each class stand in the scores, by the file's own names."""
-    names = json.loads(np.ravel(file["All Labels/metadata/dimension names"][()])[0])
+    try:
+        names = list(map(str, json.loads(np.ravel(file["All Labels/metadata/dimension names"][()])[0])))
+    except (ValueError, TypeError, IndexError) as error:
+        raise CorpusError(f"{path}: its dimension names are no list in JSON ({error}): download it again") from None
     missing = [name for name in ("sentiment", *CLASSES) if name not in names]
     if missing:
         raise CorpusError(f"{path} has no column {', '.join(missing)} (it has {', '.join(names)}): give the .csd of all labels")

@@ -6,16 +6,15 @@ Labels/labels.txt  labels_consensus.{csv,json}  labels_detailed.{csv,json}     a
 Partitions.txt     <set>; <file>            Speaker_ids.txt     Speaker_<n>; <gender> and <file>; <n>
 Transcripts/<name>.txt
 ```
-A row is a file of the consensus or of `Partitions.txt`. Codes O (other) and X (no agreement, a fifth of the corpus) are no class:
-such rows stay in train without a label, for pretraining, and are left out of validation and test.
+A row is a line of the consensus, or a file that only `Partitions.txt` has. Codes O (other) and X (no agreement, a fifth of the
+corpus) are no class: such rows stay in train without a label, for pretraining, and are left out of validation and test.
 """
 
 import csv
-import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,8 +22,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tqdm import tqdm
 
-from calm.corpora.files import lines, number, read_text, require, tidy
-from calm.corpora.msp_votes import CLASSES, CODES, NO_CLASS, Answer, plurality, present, read_headers, read_votes, shares
+from calm.corpora.files import csv_rows, lines, number, read_text, require, tidy
+from calm.corpora.msp_votes import CLASSES, CODES, NO_CLASS, Answer, fractions, plurality, present, read_headers, read_votes, shares
 from calm.corpora.utterances import Corpus, CorpusError, Utterance
 
 SETS = {"train": "train", "development": "validation", "validation": "validation", "test1": "test", "test2": "test", "test3": "test"}
@@ -47,6 +46,7 @@ def read(
     *,
     labels: Literal["primary", "all", "votes"] = "primary",
     min_workers: Annotated[int, Field(ge=1)] = 1,
+    soft: bool = False,
     test: Sequence[Literal["Test1", "Test2", "Test3"]] = ("Test1",),
     transcripts: bool = False,
 ) -> Corpus:
@@ -55,6 +55,8 @@ def read(
     labels: `primary` is the published consensus, one class a row; `all` is every class that at least `min_workers` workers named
     as primary or secondary emotion, through the table SECONDARY of `msp_votes` (5.3: "a list of all emotions"); `votes` is the
     same from the primary emotions alone.
+    soft: heads are trained towards the share of the workers that named each class (with `all` also as secondary emotion), columns
+    `target_<class>`, where a row has answers; what a row is evaluated on stays `labels`.
     test: which of the test sets are the test split; the others are left out (their speakers overlap).
     transcripts: take the release's texts; else every text is null, to be transcribed.
     Extra columns: consensus (code), activation, valence, dominance (1..7), `votes_<class>` (workers), where they are published.
@@ -63,20 +65,25 @@ def read(
     folder = require(path, "Labels", "labels", "label", what="labels")
     audio = require(path, "Audios", "Audio", what="a WAV a turn")
     texts = require(path, "Transcripts", what="texts; or set transcripts: false") if transcripts else None
-    rows = read_consensus(folder, corpus)
+    rows, known = read_consensus(folder, corpus)
     more = Published(read_votes(folder, corpus), read_partitions(path, corpus), *read_speakers(path, corpus))
-    if labels != "primary" and not more.votes:
-        raise CorpusError(f"labels: {labels} needs the workers' answers and {folder} has no labels.txt or labels_detailed: use primary")
-    known = {row["FileName"] for row in rows}
+    if (labels != "primary" or soft) and not more.votes:
+        asked = "soft: true" if soft else f"labels: {labels}"
+        raise CorpusError(
+            f"{asked} needs the workers' answers and {folder} has no labels.txt or labels_detailed with any: "
+            "use labels: primary, soft: false"
+        )
     rows += [{"FileName": file} for file in more.sets if file not in known]
     for row in tqdm(rows, desc="labels", unit="file", delay=2, leave=False):
-        row["Split_Set"] = _known(row.get("Split_Set")) or more.sets.get(row["FileName"])
+        row["Split_Set"] = _known(row.get("Split_Set")) or _known(more.sets.get(row["FileName"]))
         split = _split(row, {name.lower() for name in test}, corpus)
         if split and (fault := _fault(row)):
             corpus.drop(Path(row["FileName"]).stem, *fault)
         elif split:
             utterance = _utterance(row, split, audio, more)
-            utterance.labels = _label(row, more.votes.get(row["FileName"]), labels, min_workers)
+            answers = more.votes.get(row["FileName"])
+            utterance.labels = _label(row, answers, labels, min_workers)
+            utterance.extra |= fractions(answers, labels == "all") if soft and answers else {}
             _add(corpus, utterance, row, texts)
     _checks(corpus, rows, more)
     return corpus
@@ -165,54 +172,76 @@ def _checks(corpus: Corpus, rows: list[dict], more: Published) -> None:
     }
     listed = [row for row in rows if row["FileName"] in more.sets]
     corpus.checks["partition differs from Partitions.txt"] = [
-        row["FileName"] for row in listed if row["Split_Set"].lower() != more.sets[row["FileName"]].lower()
+        row["FileName"] for row in listed if (row["Split_Set"] or "").lower() != more.sets[row["FileName"]].lower()
     ]
     corpus.checks["speaker unknown"] = sum(not utterance.speaker for utterance in corpus.utterances)
 
 
-def read_consensus(folder: Path, corpus: Corpus) -> list[dict]:
-    """Rows of the consensus as published, from CSV, JSON or the head lines of `labels.txt`; those that do not parse are dropped."""
+def read_consensus(folder: Path, corpus: Corpus) -> tuple[list[dict], set[str]]:
+    """Rows of the consensus as published, from CSV, JSON or the head lines of `labels.txt`; those that do not parse are dropped.
+
+    Also the files that it names, in whichever row.
+    """
     names = [f"labels_{name}.{kind}" for kind in ("csv", "json") for name in ("consensus", "concensus")]
     path = require(folder, *names, "labels.txt", what="the consensus")
     text = read_text(path, corpus)
     try:
-        found = {".csv": _rows_of_csv, ".json": _rows_of_json, ".txt": read_headers}[path.suffix](text)
-    except (ValueError, TypeError, AttributeError, IndexError, csv.Error) as error:
+        found = list({".csv": csv_rows, ".json": _rows_of_json, ".txt": read_headers}[path.suffix](text))
+    except (ValueError, RecursionError, csv.Error) as error:
         raise CorpusError(f"{path} does not parse as MSP-Podcast's consensus ({error}): copy that of the release") from None
-    rows = []
+    rows, known = [], set()
     for index, row in enumerate(found, 1):
         row = {key: value.strip() if isinstance(value, str) else value for key, value in row.items()}
-        if row.get("FileName") and None not in row and None not in row.values():
+        id = Path(row.get("FileName") or "").stem
+        if id and None not in row and None not in row.values():
             rows.append({**row, "EmoClass": row.get("EmoClass", row.get("EmoClass_Major", ""))})
         else:
-            corpus.drop(f"{path.name} row {index}", "label row does not parse", str(row)[:200])
+            corpus.drop(id or f"{path.name} row {index}", "label row does not parse", str(row)[:200])
+        known.add(row.get("FileName"))
     if not rows:
         raise CorpusError(f"{path} has no row with a FileName: it is not MSP-Podcast's consensus, copy that of the release")
-    return rows
+    return rows, known
 
 
-def _rows_of_csv(text: str) -> list[dict]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+class Members(list):
+    """A JSON object as pairs of name and value: a file that stands twice in it is seen twice."""
 
 
-def _rows_of_json(text: str) -> list[dict]:
-    """An object of objects by file name (or of lists of one)."""
-    return [{"FileName": file, **(row[0] if isinstance(row, list) else row)} for file, row in json.loads(text).items()]
+def _rows_of_json(text: str) -> Iterator[dict]:
+    """An object of objects by file name (or of lists of one); what else a file has lies under the key None, as cells too many do."""
+    files = json.loads(text, object_pairs_hook=Members)
+    if not isinstance(files, Members):
+        raise ValueError("it is no object by file name")
+    for file, value in files:
+        row = value[0] if type(value) is list and value else value
+        yield {**(dict(row) if isinstance(row, Members) else {None: row}), "FileName": file}
 
 
 def read_partitions(path: Path, corpus: Corpus) -> dict[str, str]:
-    """Set of every file of `Partitions.txt`; empty without it."""
-    return {file: name for name, file in _pairs(path / "Partitions.txt", corpus) if file.lower().endswith(".wav")}
+    """Set of every file of `Partitions.txt`, `<one> and <other>`, which is no set, of a file in two; empty without it."""
+    sets, broken = {}, []
+    for name, file in _pairs(path / "Partitions.txt", corpus, broken):
+        if not file.lower().endswith(".wav"):
+            broken.append(f"{name}; {file}")
+        elif (other := sets.setdefault(file, name)).lower() != name.lower():
+            sets[file] = f"{other} and {name}"
+    corpus.checks["lines of Partitions.txt that do not parse"] = broken
+    return sets
 
 
 def read_speakers(path: Path, corpus: Corpus) -> tuple[dict[str, str], dict[str, str]]:
     """Speaker of every file and gender of every speaker, of `Speaker_ids.txt`; empty without it."""
-    pairs = [(key, _known(value)) for key, value in _pairs(path / "Speaker_ids.txt", corpus)]
+    broken = corpus.checks["lines of Speaker_ids.txt that do not parse"] = []
+    pairs = [(key, _known(value)) for key, value in _pairs(path / "Speaker_ids.txt", corpus, broken)]
     speakers = {key: value for key, value in pairs if value and key.lower().endswith(".wav")}
     return speakers, {_known(key): value for key, value in pairs if value and not key.lower().endswith(".wav")}
 
 
-def _pairs(path: Path, corpus: Corpus) -> list[tuple[str, str]]:
-    """`<one>; <other>` lines of a file, none where it is missing."""
-    text = read_text(path, corpus) if path.is_file() else ""
-    return [(key.strip(), value.strip()) for key, mark, value in (line.partition(";") for line in lines(text)) if mark]
+def _pairs(path: Path, corpus: Corpus, broken: list[str]) -> Iterator[tuple[str, str]]:
+    """`<one>; <other>` lines of a file, none where it is missing; other lines go to `broken`."""
+    for line in lines(read_text(path, corpus)) if path.is_file() else ():
+        key, mark, value = line.partition(";")
+        if mark:
+            yield key.strip(), value.strip()
+        else:
+            broken.append(line[:200])

@@ -5,7 +5,6 @@
 """
 
 import csv
-import io
 import json
 import re
 from collections import Counter
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from calm.corpora.files import find, lines, read_text
-from calm.corpora.utterances import Corpus, CorpusError
+from calm.corpora.files import csv_rows, find, lines, read_text
+from calm.corpora.utterances import SOFT, Corpus, CorpusError
 
 CODES = {"A": "angry", "S": "sad", "H": "happy", "U": "surprise", "F": "fear", "D": "disgust", "C": "contempt", "N": "neutral"}
 CLASSES = tuple(CODES.values())
@@ -49,7 +48,8 @@ SECONDARY = {
 }
 PRIMARY = {name.capitalize(): code for code, name in CODES.items()}  # the eight that a worker may choose as primary, beside Other
 
-HEADER = re.compile(r"([^;]+);\s*([A-Z]);\s*A:([^;]*);\s*V:([^;]*);\s*D:([^;]*);?\s*$")
+NAMES = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom")  # of a block's first line
+HEADER = re.compile(r"(?!WORKER)([^;]+);\s*([A-Z]);\s*A:([^;]*);\s*V:([^;]*);\s*D:([^;]*);?\s*$")
 ANSWER = re.compile(r"[^;]+;\s*([^;]*);(.*);\s*A:[^;]*;\s*V:[^;]*;\s*D:[^;]*;?\s*$")  # free text of "Other-..." may hold ";"
 
 
@@ -67,8 +67,11 @@ def parse(line: str) -> Answer | None:
     return answer(match[1], match[2].rpartition(";")[2]) if match else None
 
 
-def answer(primary: str, secondary: str) -> Answer | None:
+def answer(primary: object, secondary: object) -> Answer | None:
     """An answer from its two fields, `Other-<free text>` cut to `Other`; None where the primary emotion is not one of the nine."""
+    secondary = "" if secondary is None else secondary
+    if not (isinstance(primary, str) and isinstance(secondary, str)):
+        return None
     name = _name(primary)
     chosen = (_name(item) for item in secondary.split(","))  # free text may hold "," too: what is not in the table is left out
     return Answer(name, tuple(item for item in chosen if item in SECONDARY)) if name in PRIMARY or name == "Other" else None
@@ -88,10 +91,22 @@ def plurality(answers: list[Answer]) -> str:
 
 def present(answers: list[Answer], secondary: bool, workers: int) -> list[str]:
     """Classes that at least so many workers named as primary emotion or, if asked for, as a secondary one."""
+    named = _named(answers, secondary)
+    return [name for name in CLASSES if named[name] >= workers]
+
+
+def fractions(answers: list[Answer], secondary: bool) -> dict[str, float]:
+    """Share of the workers that named each class, as columns of the table: soft labels. Who answered Other counts among all."""
+    named = _named(answers, secondary)
+    return {SOFT + name: named[name] / len(answers) for name in CLASSES}
+
+
+def _named(answers: list[Answer], secondary: bool) -> Counter:
+    """Workers that named each class, as primary emotion or, if asked for, as a secondary one."""
     named = Counter()
     for item in answers:
         named.update({SECONDARY.get(name) for name in (item.primary, *(item.secondary if secondary else ()))})
-    return [name for name in CLASSES if named[name] >= workers]
+    return named
 
 
 def shares(answers: list[Answer]) -> dict[str, int]:
@@ -101,42 +116,61 @@ def shares(answers: list[Answer]) -> dict[str, int]:
 
 
 def read_votes(folder: Path, corpus: Corpus) -> dict[str, list[Answer]]:
-    """Every file's answers, from whichever file the release has; empty without one. A line that does not parse is counted and named."""
-    votes, broken = {}, []
+    """Every file's answers, from whichever file the release has; empty without one.
+
+    A line that does not parse, or of which the file is not known, is named; one that stands twice counts once.
+    """
+    votes, broken, seen = {}, [], set()
     try:
         for file, line, given in tqdm(_answers(folder, corpus), desc="votes", unit="answer", delay=2, leave=False):
-            if given is None:
-                broken.append(f"{file}: {line[:200]}")
+            if given is None or not file:
+                broken.append(f"{file or 'no file'}: {line[:200]}")
+            elif (key := hash((file, line))) in seen:  # not the lines themselves: a release has a million
+                corpus.corrections["answer that stands twice counted once"] += 1
             else:
+                seen.add(key)
                 votes.setdefault(file, []).append(given)
-    except (ValueError, AttributeError, csv.Error) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise CorpusError(f"labels_detailed in {folder} does not parse ({error}): copy that of the release, or leave it out") from None
     corpus.checks["answers that do not parse"] = broken
     return votes
 
 
 def _answers(folder: Path, corpus: Corpus) -> Iterator[tuple[str, str, Answer | None]]:
-    """File, what was read and the answer (None: it does not parse)."""
+    """File (None: not known), what was read, another text for every worker, and the answer (None: it does not parse)."""
     if path := find(folder, "labels.txt"):
         file = None
         for line in lines(read_text(path, corpus)):
-            if match := HEADER.match(line):
-                file = match[1].strip()
-            else:
+            if row := read_header(line):
+                file = None if None in row else row["FileName"]
+            if not row or None in row:
                 yield file, line, parse(line)
     elif path := find(folder, "labels_detailed.csv"):
-        for row in csv.DictReader(io.StringIO(read_text(path, corpus), newline="")):
+        for number, row in enumerate(csv_rows(read_text(path, corpus)), 1):
+            file, detail = (row.get("FileName") or "").strip(), row.get("EmoDetail")
             if "EmoDetail" in row:
-                yield row.get("FileName"), str(row["EmoDetail"]), parse(row["EmoDetail"] or "")
+                yield file, str(detail), None if None in row else parse(detail or "")
             else:
-                yield row.get("FileName"), str(row), answer(row.get("EmoClass_Major") or "", row.get("EmoClass_Second") or "")
+                named = any("worker" in str(name).lower() for name in row)
+                text = str(row) if named else f"row {number}: {row}"  # without a name, two workers may have answered alike
+                yield file, text, None if None in row else answer(row.get("EmoClass_Major"), row.get("EmoClass_Second"))
     elif path := find(folder, "labels_detailed.json"):
         for file, workers in json.loads(read_text(path, corpus)).items():
             for worker, row in workers.items():
-                yield file, worker, answer(row.get("EmoClass_Major") or "", row.get("EmoClass_Second") or "")
+                yield file.strip(), worker, answer(row.get("EmoClass_Major"), row.get("EmoClass_Second"))
 
 
 def read_headers(text: str) -> list[dict]:
     """The consensus as `labels.txt` itself gives it, with the names of `labels_consensus.csv`."""
-    names = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom")
-    return [dict(zip(names, match.groups(), strict=True)) for line in lines(text) if (match := HEADER.match(line))]
+    return [row for line in lines(text) if (row := read_header(line))]
+
+
+def read_header(line: str) -> dict | None:
+    """The first line of a block by NAMES; None for an answer. What is neither has the line under the key None: a torn first line, as
+    far as one can know, and the answers below it must not count for the block above.
+    """
+    if match := HEADER.match(line):
+        return dict(zip(NAMES, map(str.strip, match.groups()), strict=True))
+    if line.startswith("WORKER") or ANSWER.match(line):
+        return None
+    return {"FileName": line.partition(";")[0].strip(), None: line}

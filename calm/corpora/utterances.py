@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SPLITS = ("train", "validation", "test")
+SOFT = "target_"  # and a class: columns of soft labels, 0..1, towards which heads are trained in place of `labels`
 
 SCHEMA = pa.schema(
     [
@@ -72,9 +73,12 @@ class Corpus:
     checks: dict = field(default_factory=dict)
 
     def add(self, utterance: Utterance) -> None:
-        """Keep a row; one without a number as a time is dropped, a negative start becomes 0 and is counted."""
+        """Keep a row; one without a number as a time, or that no table can hold, is dropped; a negative start becomes 0 and is counted."""
         if not all(math.isfinite(time) for time in (utterance.start, utterance.end) if time is not None):
             return self.drop(utterance.id, "time is not a number", f"start {utterance.start}, end {utterance.end}")
+        written = "".join([utterance.id, str(utterance.audio), utterance.speaker, utterance.text or "", *(utterance.labels or ())])
+        if _readable(written) != written:
+            return self.drop(utterance.id, "name or text is not UTF-8", f"{utterance.audio}: {utterance.text}")
         if utterance.start < 0:
             utterance.start = 0.0
             self.corrections["negative start set to 0"] += 1
@@ -83,11 +87,16 @@ class Corpus:
 
     def drop(self, id: str, reason: str, detail: str = "") -> None:
         """Name and count a row that cannot be used."""
-        self.dropped.append(Dropped(id, reason, detail))
+        self.dropped.append(Dropped(_readable(id), reason, _readable(detail)))
 
     def leave_out(self, id: str, reason: str, detail: str = "") -> None:
         """Name and count a row that could be used and was not asked for."""
-        self.dropped.append(Dropped(id, reason, detail, fault=False))
+        self.dropped.append(Dropped(_readable(id), reason, _readable(detail), fault=False))
+
+
+def _readable(text: str) -> str:
+    """Text with its bytes that are not UTF-8 (in names of files and of HDF5, escapes in JSON) written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class CorpusError(ValueError):

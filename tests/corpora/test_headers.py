@@ -10,6 +10,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from calm.audio import AudioError, read_audio
 from calm.corpora.headers import read_header
 
 
@@ -58,6 +59,33 @@ def test_what_libsndfile_does_not_know_is_read_with_pyav(tmp_path):
         file.mux(stream.encode(frame) + stream.encode(None))
     header = read_header(path)
     assert not header.fault and header.seconds == pytest.approx(1, abs=0.1)
+
+
+def test_a_recording_cut_in_its_packets(tmp_path):
+    path = tmp_path / "a.mka"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("flac", rate=16000, layout="mono")
+        whole = av.AudioFrame.from_ndarray((speech(2.0).T * 32767).astype(np.int16), format="s16", layout="mono")
+        whole.sample_rate, whole.pts = 16000, 0
+        pieces = av.AudioResampler(format="s16", layout="mono", rate=16000, frame_size=stream.frame_size or 1024)
+        for frame in [*pieces.resample(whole), *pieces.resample(None), None]:
+            file.mux(stream.encode(frame))
+    assert read_header(path).seconds == pytest.approx(2, abs=0.01)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert read_header(path).fault == "truncated audio"
+
+
+def test_a_flac_from_a_pipe_does_not_say_how_long_it_is(tmp_path):
+    """Its STREAMINFO counts 0 samples, in 36 bits from byte 21 on."""
+    path = write(tmp_path / "a.flac")
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    header = read_header(path)
+    assert (header.fault, header.detail) == ("wrong header", f"{path} does not say how long it is")
+    with pytest.raises(AudioError, match="does not decode"):
+        read_audio(path)
 
 
 def test_sizes_that_promise_nothing_are_believed_by_the_file(tmp_path):

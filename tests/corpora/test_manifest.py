@@ -84,7 +84,9 @@ def test_json_lines_that_do_not_parse(tmp_path):
     ("name", "text", "says"),
     [
         ("corpus.csv", "file,text\na,b\n", "no column 'audio'"),
-        ("corpus.csv", "", "no column 'audio'"),
+        ("corpus.csv", "", "has no rows"),
+        ("corpus.csv", "audio,text\n", "has no rows"),
+        ("corpus.csv", 'audio,text\na.wav,"so\nb.wav,no\n', "does not parse"),
         ("corpus.xlsx", "x", "is no manifest"),
         ("corpus.parquet", "x", "does not parse"),
         ("corpus.csv", 'audio\n"' + "x" * 200_000, "does not parse"),
@@ -93,6 +95,31 @@ def test_json_lines_that_do_not_parse(tmp_path):
 def test_another_file_is_one_clear_sentence(tmp_path, name, text, says):
     with pytest.raises(CorpusError, match=says):
         read(tmp_path, text, name)
+
+
+def test_odd_values_in_json(tmp_path):
+    """Names that are no files, numbers beyond any float, text that no table can hold, brackets without end."""
+    rows = [
+        {"audio": "."},
+        {"audio": "/"},
+        {"audio": "a.wav", "start": 10**400},
+        {"audio": "b\ud800.wav"},
+        {"audio": "c.wav", "text": "\udc80"},
+    ]
+    rows += [{"audio": ["d.wav"], "labels": {"x": 1}}, {"audio": "e.wav", "start": "1_0"}, {"audio": 5, "labels": [1, [2]]}]
+    corpus = read(tmp_path, "\n".join([*map(json.dumps, rows), "[" * 100_000]), "corpus.jsonl")
+    assert Counter(row.reason for row in corpus.dropped) == {
+        "time is not a number": 2,
+        "name or text is not UTF-8": 2,
+        "row does not parse": 1,
+    }
+    assert [row.id for row in corpus.utterances] == [".", "/", "['d", "5"]
+    assert "b\\ud800" in {row.id for row in corpus.dropped}
+
+
+def test_intervals_late_in_a_recording_have_ids_of_their_own(tmp_path):
+    corpus = read(tmp_path, "audio,start,end\na.wav,123456.71,123457.21\na.wav,123456.72,123457.22\n")
+    assert [row.id for row in corpus.utterances] == ["a[123456.71-123457.21]", "a[123456.72-123457.22]"]
 
 
 def test_missing_splits_are_disjoint_by_speaker_balanced_and_repeatable(tmp_path):

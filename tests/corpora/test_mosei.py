@@ -82,6 +82,12 @@ def test_latin_1_is_read_and_counted(tmp_path):
     assert corpus.corrections["file read as Latin-1"] == 1
 
 
+def test_one_line_in_latin_1_leaves_the_others_as_they_are(tmp_path):
+    text = "v___0___0___2___naïve\n".encode() + "v___1___2___4___café\n".encode("latin-1")
+    corpus = read_corpus("mosei", write(tmp_path, {"v": [((0, 2), NEUTRAL), ((2, 4), NEUTRAL)]}, {"v": text}, {"train": ["v"]}))
+    assert [row.text for row in corpus.utterances] == ["naïve", "café"]
+
+
 def test_what_cannot_be_used_is_dropped_and_named(tmp_path):
     nan, low, high = [np.nan] + NEUTRAL[1:], [0, -1, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0]
     labels = {
@@ -96,24 +102,25 @@ def test_what_cannot_be_used_is_dropped_and_named(tmp_path):
         "label is not a number": 1,
         "label outside its range": 2,
         "no transcript line with this start and end": 3,
-        "transcript line does not parse": 2,
         "video in no fold": 1,
     }
+    assert corpus.checks["transcript lines that do not parse"] == ["v.txt line 5: v___four___8___9___d", "v.txt line 6: nonsense"]
     assert [(row.id, row.text) for row in corpus.utterances] == [("v_3", None)]
     assert corpus.corrections["empty transcript line: to be transcribed"] == 1
     assert corpus.checks["videos of a fold without labels"] == ["gone"]
-    assert {row.id for row in corpus.dropped} >= {"v[0]", "stray[0]", "silent[0]", "v.txt line 5"}
+    assert {row.id for row in corpus.dropped} == {*(f"v[{n}]" for n in (0, 1, 2, 4, 5)), "stray[0]", "silent[0]"}
+    assert "2 of its lines do not parse, the first v.txt line 5" in next(row.detail for row in corpus.dropped if row.id == "v[4]")
 
 
 def test_a_video_whose_groups_are_broken_is_dropped(tmp_path):
     root = write(
-        tmp_path, {"v": [((0, 2), NEUTRAL)], "w": [((0, 2), NEUTRAL)], "x": []}, {"v": "v___0___0___2___a\n"}, {"train": ["v", "w"]}
+        tmp_path, {"v": [((0, 2), NEUTRAL)], "w": [((0, 2), NEUTRAL)] * 2, "x": []}, {"v": "v___0___0___2___a\n"}, {"train": ["v", "w"]}
     )
     with h5py.File(root / "CMU_MOSEI_Labels.csd", "a") as file:
         del file["All Labels/data/w/intervals"]
     corpus = read_corpus("mosei", root)
     assert [row.id for row in corpus.utterances] == ["v_0"]
-    assert [(row.id, row.reason) for row in corpus.dropped] == [("w", "labels of a video do not parse")]
+    assert [(row.id, row.reason) for row in corpus.dropped] == [(f"w[{n}]", "labels of a video do not parse") for n in (0, 1)]
 
 
 def test_columns_are_found_by_name(tmp_path):
@@ -121,6 +128,12 @@ def test_columns_are_found_by_name(tmp_path):
     root = write(tmp_path, {"v": [((0, 2), [1, -2, 0, 0, 0, 0, 0])]}, {"v": "v___0___0___2___a\n"}, {"train": ["v"]}, names)
     row = read_corpus("mosei", root).utterances[0]
     assert row.labels == ["fear"] and row.extra["sentiment"] == -2
+
+
+def replace(root: Path, name: str, content: list) -> None:
+    with h5py.File(root / "CMU_MOSEI_Labels.csd", "a") as file:
+        del file[f"All Labels/{name}"]
+        file[f"All Labels/{name}"] = content
 
 
 @pytest.mark.parametrize(
@@ -131,6 +144,11 @@ def test_columns_are_found_by_name(tmp_path):
         (lambda root: (root / "CMU_MOSEI_Labels.csd").write_bytes(b""), "not the .csd"),
         (lambda root: (root / "CMU_MOSEI_Labels.csd").unlink(), "has no CMU_MOSEI_Labels.csd"),
         (lambda root: h5py.File(root / "CMU_MOSEI_Labels.csd", "w").close(), "not the .csd"),
+        (lambda root: replace(root, "metadata/dimension names", []), "dimension names are no list"),
+        (lambda root: replace(root, "metadata/dimension names", [3.5]), "dimension names are no list"),
+        (lambda root: replace(root, "metadata/dimension names", ["sentiment, happy"]), "dimension names are no list"),
+        (lambda root: replace(root, "metadata/dimension names", ['["sentiment", 1]']), "no column happy, sad.*it has sentiment, 1"),
+        (lambda root: replace(root, "data", [1.0]), "not the .csd"),
         (lambda root: (root / "Raw/Audio/Full/WAV_16000").rmdir(), "has no Raw/Audio/Full/WAV_16000"),
     ],
 )
@@ -167,8 +185,7 @@ def test_every_labelled_segment_is_kept_or_named_once(videos, random):
         folds = {video: random.choice(["train", "valid", "test", "none"]) for video in videos}
         members = {fold: [video for video in videos if folds[video] == fold] for fold in ("train", "valid", "test")}
         corpus = read_corpus("mosei", write(Path(folder), labels, transcripts, members))
-    segments = [row for row in corpus.dropped if row.reason != "transcript line does not parse"]
-    assert len(corpus.utterances) + len(segments) == sum(map(len, videos.values()))
+    assert len(corpus.utterances) + len(corpus.dropped) == sum(map(len, videos.values()))
     for row in corpus.utterances:
         assert row.start >= 0 and np.isfinite([row.start, row.end]).all()
         assert all(0 <= row.extra[f"score_{name}"] <= 3 for name in corpus.classes)

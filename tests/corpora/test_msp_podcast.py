@@ -168,6 +168,66 @@ def test_bad_rows_are_dropped_and_named(tmp_path):
     assert [row.id for row in corpus.utterances] == ["good", "good"]  # ingest drops the second
 
 
+def test_a_file_in_two_partitions_is_in_none(tmp_path):
+    text = "Train; a.wav\r\nTest1; a.wav\r\nTrain; b.wav\r\ntrain; b.wav\r\n; c.wav\r\nTrain; d\r\nTrain e.wav\r\n"
+    files = {"labels_consensus.csv": "FileName,EmoClass\na.wav,N\nb.wav,H\n", "Partitions.txt": text, "Speaker_ids.txt": "Speaker_1 Male"}
+    corpus = read_corpus("msp_podcast", write(tmp_path, files))
+    assert [(row.id, row.split) for row in corpus.utterances] == [("b", "train")]
+    dropped = [(row.id, row.reason, row.detail) for row in corpus.dropped]
+    assert dropped == [("a", "unknown partition", "Train and Test1"), ("c", "in no partition", "")]
+    assert corpus.checks["lines of Partitions.txt that do not parse"] == ["Train; d", "Train e.wav"]
+    assert corpus.checks["lines of Speaker_ids.txt that do not parse"] == ["Speaker_1 Male"]
+
+
+def test_a_row_is_lost_alone_and_once(tmp_path):
+    """A quote that is never closed, and a file that stands twice in JSON; the partition list does not bring a torn row back."""
+    text = HEAD + 'a.wav,"N,4,4,4,1,Male,Train\nb.wav,N,4,4,4,1,Male,Train\nc.wav,"N",4,4,4,1,Male,Train\n'
+    root = write(tmp_path / "csv", {"labels_consensus.csv": text, "Partitions.txt": "Train; a.wav"})
+    corpus = read_corpus("msp_podcast", root)
+    assert [row.id for row in corpus.utterances] == ["b", "c"]
+    assert [(row.id, row.reason) for row in corpus.dropped] == [("a", "label row does not parse")]
+    row = '{"EmoClass": "N", "Split_Set": "Train"}'
+    text = f'{{"a.wav": {row}, "b.wav": null, "c.wav": [], "/": {row}, "a.wav": {row}}}'
+    corpus = read_corpus("msp_podcast", write(tmp_path / "json", {"labels_consensus.json": text}))
+    assert [row.id for row in corpus.utterances] == ["a", "a"]  # ingest drops the second
+    assert [row.id for row in corpus.dropped] == ["b", "c", "labels_consensus.json row 4"]
+
+
+def test_answers_below_a_torn_first_line_count_for_no_other_file(tmp_path):
+    """And a block that stands twice counts once."""
+    text = labels_txt().replace("MSP-PODCAST_0001_0009_0001.wav; X; A:4.0", "MSP-PODCAST_0001_0009_0001.wav; X; \n")
+    corpus = read_corpus("msp_podcast", write(tmp_path, {"labels_consensus.csv": consensus_csv(), "labels.txt": text + "\n" + text}))
+    rows = {row.id: row.extra for row in corpus.utterances}
+    assert [rows["MSP-PODCAST_0001_0008"][f"votes_{name}"] for name in ("angry", "sad", "happy", "neutral")] == [2, 1, 0, 0]
+    assert "votes_happy" not in rows["MSP-PODCAST_0001_0009_0001"]
+    assert len(corpus.checks["answers that do not parse"]) == 2 * 4  # the line in two parts, and two answers
+    assert corpus.corrections["answer that stands twice counted once"] == 7
+    partitions = "".join(f"Train; {file}\n" for file in ROWS)
+    corpus = read_corpus("msp_podcast", write(tmp_path / "alone", {"labels.txt": text, "Partitions.txt": partitions}))
+    reasons = Counter((row.id, row.reason) for row in corpus.dropped)
+    assert reasons["MSP-PODCAST_0001_0009_0001", "label row does not parse"] == 1
+
+
+def test_workers_without_a_name_may_answer_alike(tmp_path):
+    answers = "FileName,EmoClass_Major,EmoClass_Second\n" + "a.wav,Happy,Happy\n" * 3
+    files = {"labels_consensus.csv": HEAD + "a.wav,H,4,4,4,1,Male,Train\n", "labels_detailed.csv": answers}
+    assert read_corpus("msp_podcast", write(tmp_path, files)).utterances[0].extra["votes_happy"] == 3
+
+
+@pytest.mark.parametrize("labels", ["primary", "votes", "all"])
+def test_soft_labels_are_shares_of_the_workers(tmp_path, labels):
+    root = write(tmp_path, {"labels_consensus.csv": consensus_csv(), "labels.txt": labels_txt()})
+    assert not any(key.startswith("target_") for row in read_corpus("msp_podcast", root, labels=labels).utterances for key in row.extra)
+    rows = {row.id: row for row in read_corpus("msp_podcast", root, labels=labels, soft=True).utterances}
+    first = {name: rows["MSP-PODCAST_0001_0008"].extra[f"target_{name}"] for name in CLASSES}
+    # Two said angry, one sad; who said sad also named amused, which counts for happy. Annoyed beside angry is angry once.
+    happy = 1 / 3 if labels == "all" else 0
+    assert first == dict.fromkeys(CLASSES, 0) | {"angry": 2 / 3, "sad": 1 / 3, "happy": happy}
+    undecided = rows["MSP-PODCAST_0001_0009_0001"]
+    assert (undecided.extra["target_happy"], undecided.extra["target_neutral"]) == (0.5, 0.5)
+    assert undecided.labels == (None if labels == "primary" else ["happy", "neutral"])
+
+
 def test_answers_that_do_not_parse_and_disagreement_are_reported(tmp_path):
     text = (
         labels_txt().replace("WORKER00000002; Sad;", "WORKER00000002; Blue;").replace("0001_0008.wav; A;", "0001_0008.wav; S;")
@@ -188,6 +248,8 @@ def test_answers_that_do_not_parse_and_disagreement_are_reported(tmp_path):
         ({"labels_consensus.csv": ""}, {}, "no row with a FileName"),
         ({"labels_consensus.json": "[1]"}, {}, "does not parse"),
         ({"labels_consensus.json": '{"a.wav": '}, {}, "does not parse"),
+        ({"labels_consensus.json": "[" * 100_000}, {}, "does not parse"),
+        ({"labels_consensus.csv": consensus_csv()}, {"soft": True}, "soft: true needs the workers' answers"),
         ({"labels_consensus.csv": consensus_csv()}, {"labels": "all"}, "needs the workers' answers"),
         ({"labels_consensus.csv": consensus_csv()}, {"transcripts": True}, "has no Transcripts"),
         ({"labels_consensus.csv": consensus_csv(), "labels_detailed.json": "[]"}, {}, "labels_detailed in .* does not parse"),
