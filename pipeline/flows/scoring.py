@@ -145,17 +145,18 @@ class Scorer:
             yield {"start": start, "end": end, "text": text, "flags": flags, "probabilities": named}
 
     def _intervals(self, path: Path) -> list[tuple[float, float]]:
-        """The pieces of a recording between its pauses; [] where nobody speaks."""
+        """A whole recording, or the pieces of a long one between its pauses; [] where nobody speaks."""
         from calm.audio import AudioError
         from calm.corpora import pauses
         from calm.corpora.headers import read_header
-        from pipeline.settings import Cut
 
         header = read_header(path)
         if header.fault:
             raise AudioError(f"{header.fault}: {header.detail}")
-        limits = self.settings.ingest.cut or Cut()
-        return pauses.cut(path, header.seconds, pauses.Pauses(**limits.model_dump(exclude={"longer_than"})))
+        cut = self.settings.ingest.cut
+        limits = pauses.Pauses(**cut.model_dump()) if cut else pauses.Pauses()
+        pieces = pauses.cut(path, header.seconds, limits)
+        return [(0.0, header.seconds)] if pieces and header.seconds <= limits.longer_than else pieces
 
 
 def located(model: str, given) -> Path:
