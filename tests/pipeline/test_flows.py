@@ -1,6 +1,7 @@
 """The flows on real servers: Prefect's, MLflow's and the worker are started as a user starts them, and ended."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import signal
 import socket
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,10 @@ import psutil
 import pytest
 import yaml
 from made_project import Project, small
+
+from pipeline import paths
+from pipeline.flows import limits
+from pipeline.flows.children import Stopped, lines
 
 SECONDS = 90  # that any one thing may take
 
@@ -322,12 +328,35 @@ def test_files_of_the_inbox_are_scored_once(flows):
     assert set(faults.index) == {"silence.wav", "torn.wav"} and faults["silence.wav"] == "no speech"
     heard = table[table["fault"].isna()]
     assert heard["text"].str.len().gt(0).all() and all(len(row) == 8 for row in heard["probabilities"])
-    before = sorted(scores.glob("*.parquet"))
+    (inbox / "still-copied.wav").unlink()
     os.utime(inbox / speech[0].name, (time.time() - 30,) * 2)  # touched, not changed
-    assert flows.command("score-new", "--inbox", str(inbox)).returncode == 0
-    assert [
-        path for path in sorted(scores.glob("*.parquet")) if "still-copied" not in str(pd.read_parquet(path)["file"].tolist())
-    ] == before
+    assert scoring.new_files(inbox, scores)
+    assert scoring.score(inbox, scores, "no model is loaded") == (0, 0)
+    assert len(pd.read_parquet(scores)) == len(table)
+
+
+def test_a_stage_sees_only_the_gpus_of_its_slots(tmp_path, monkeypatch):
+    """Two flows of one machine never share a device; stages that need none see none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(limits, "_of_all_flows", lambda *_: contextlib.nullcontext())
+    paths.servers().mkdir(parents=True)
+    one, other = (limits.Limits({"gpu": 3, "cpu": 1}, ["0", "1", "2"]) for _ in range(2))
+    never = threading.Event()
+    with one.take("gpu", 1, never) as first, other.take("gpu", 2, never) as second, one.take("cpu", 1, never) as none:
+        assert [first, second, none] == [{"CUDA_VISIBLE_DEVICES": seen} for seen in ("0", "1,2", "")]
+        stopped = threading.Event()
+        threading.Timer(0.5, stopped.set).start()
+        with pytest.raises(Stopped), one.take("gpu", 1, stopped):
+            pytest.fail("a fourth device was found")
+    with one.take("gpu", 9, never) as all_of_them:  # no more than there are
+        assert all_of_them == {"CUDA_VISIBLE_DEVICES": "0,1,2"}
+    with limits.Limits({"gpu": 1, "cpu": 1}, []).take("gpu", 2, never) as environment:
+        assert environment == {}
+
+
+def test_of_a_progress_bar_one_state_is_logged():
+    printed = b"begin\r\n" + b"".join(b"\r%d of 50" % number for number in range(50)) + b"\nend"
+    assert list(lines(io.BufferedReader(io.BytesIO(printed)))) == ["begin", "0 of 50", "49 of 50", "end"]
 
 
 def test_the_guard_ends_a_command_with_its_flow(tmp_path):
