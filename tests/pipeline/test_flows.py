@@ -20,7 +20,7 @@ import yaml
 from made_project import Project, small
 
 from pipeline import paths
-from pipeline.flows import limits
+from pipeline.flows import limits, scoring
 from pipeline.flows.children import Stopped, lines
 
 SECONDS = 90  # that any one thing may take
