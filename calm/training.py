@@ -1,5 +1,6 @@
 """Training of the three objectives by Transformers' Trainer: resume, mixed precision and devices come with it."""
 
+import os
 import signal
 import threading
 import time
@@ -325,6 +326,7 @@ def train(
         report_to=[],
         disable_tqdm=True,
         seed=seed,
+        use_cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),  # else accelerate would take torchrun's processes for one
         dataloader_pin_memory=torch.cuda.is_available(),
         **precision(),
     )
