@@ -2,9 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +53,15 @@ class Ragged:
 
     def write(self, path: Path, ids: Sequence[str]) -> None:
         """Acoustic tokens (rows of (blocks, width) float16) to Parquet: id, blocks, tokens."""
+        write_parquet(self.to_table(ids), path)
+
+    def to_table(self, ids: Sequence[str]) -> pa.Table:
+        """Acoustic tokens as a table: id, blocks, tokens."""
         width = self.values.shape[1]
         offsets = np.append(self.offsets, len(self.values)) * width
         tokens = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(self.values.ravel(), pa.float16()))
         columns = {"id": pa.array(ids, pa.string()), "blocks": pa.array(self.lengths, pa.int32()), "tokens": tokens}
-        write_parquet(pa.table(columns, metadata={"width": str(width)}), path)
+        return pa.table(columns, metadata={"width": str(width)})
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row] + self.lengths[row]]
@@ -149,7 +153,7 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
         table = read_table(utterances)
         classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
         spoken = pd.read_parquet(Path(texts) / "texts.parquet", columns=["id", "text"])
-        counted = pd.concat([pd.read_parquet(shard, columns=["id", "frames"]) for shard in _shards(features)])
+        counted = pd.concat([pd.read_parquet(shard, columns=["id", "frames"]) for shard in shards(features)])
         table = table.drop(columns="text").merge(spoken, on="id", how="left", validate="one_to_one").assign(corpus=name)
         tables.append(counted.merge(table, on="id", how="left", validate="one_to_one"))
     table = pd.concat(tables, ignore_index=True)
@@ -158,7 +162,7 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
     frames, scale = Ragged(np.empty(0), lengths), np.empty(len(table), dtype=np.float32)
     row = 0
     for _, _, features in corpora.values():
-        for logmel, deviation in _normalised(Path(features), normalise):
+        for logmel, deviation in _all_normalised(Path(features), normalise):
             if not row:
                 frames.values = _empty((int(lengths.sum()), logmel.shape[1]))
             frames.values[frames.offsets[row] : frames.offsets[row] + len(logmel)] = logmel
@@ -168,22 +172,46 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
     return Examples(table[columns], LogMels(frames, scale, block, hop), classes, one_hot)
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The files of log-mel that `features` wrote, in order."""
     return sorted(Path(folder).glob("part-*.parquet"))
 
 
-def _normalised(folder: Path, normalise: str):
-    """Every utterance's normalised log-mel, (frames, mels) float32, and the mean deviation it was divided by, shard by shard."""
+def load_logmels(shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus") -> tuple[list, LogMels]:
+    """Ids and log-mel of a piece of one shard: the `number`-th so many rows of it. No more than the piece is held."""
+    stats = _statistics(shard.parent)
+    batches = pq.ParquetFile(shard).iter_batches(batch_size=rows, columns=["id", "logmel"])
+    batch = next(islice(batches, number, None))
+    made = list(_normalised(batch.column("logmel"), stats, normalise))
+    frames = Ragged(np.empty(0), np.array([max(len(logmel), block) for logmel, _ in made], np.int64))
+    frames.values = np.zeros((int(frames.lengths.sum()), len(stats[0])), np.float16)
+    for first, (logmel, _) in zip(frames.offsets, made, strict=True):
+        frames.values[first : first + len(logmel)] = logmel
+    scale = np.array([deviation for _, deviation in made], np.float32)
+    return batch.column("id").to_pylist(), LogMels(frames, scale, block, hop)
+
+
+def _statistics(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of every band over the training split, (mels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    corpus = np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
-    for shard in _shards(folder):
+    return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
+
+
+def _all_normalised(folder: Path, normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+    """`_normalised` of every utterance, shard by shard."""
+    stats = _statistics(folder)
+    for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["logmel"]):
-            logmel = batch.column("logmel")
-            flat, ends = logmel.flatten().to_numpy(zero_copy_only=False), logmel.offsets.to_numpy() - logmel.offsets[0].as_py()
-            for first, last in pairwise(ends):
-                frames = flat[first:last].reshape(-1, len(corpus[0])).astype(np.float32)
-                mean, std = corpus if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
-                yield (frames - mean) / std, std.mean()
+            yield from _normalised(batch.column("logmel"), stats, normalise)
+
+
+def _normalised(logmel: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+    """Every row's normalised log-mel, (frames, mels) float32, and the mean deviation it was divided by."""
+    flat, ends = logmel.flatten().to_numpy(zero_copy_only=False), logmel.offsets.to_numpy() - logmel.offsets[0].as_py()
+    for first, last in pairwise(ends):
+        frames = flat[first:last].reshape(-1, len(stats[0])).astype(np.float32)
+        mean, std = stats if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
+        yield (frames - mean) / std, std.mean()
 
 
 def _empty(shape: tuple[int, int]) -> np.ndarray:

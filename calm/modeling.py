@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTraine
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
-from calm import objectives
+from calm import distributed, objectives
 from calm.configuration import CalmConfig
 from calm.language_model import pool_text
 from calm.spectran import SpecTran
@@ -169,7 +169,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         words: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> ContrastiveOutput:
-        """Equation 2 of a mini-batch.
+        """Equation 2 of a mini-batch; in training by several processes, of their shares together.
 
         Args:
             anchor, neighbour: (batch, frames, mels) blocks A_ij and A_i(j+1).
@@ -183,10 +183,15 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
                 self.language_model, {"input_ids": input_ids, "attention_mask": attention_mask}, words, self.text_pooling
             )
         audio = self.embed_audio(torch.cat([anchor, neighbour]))
+        anchors, neighbours = audio.chunk(2)
+        texts = self.embed_text(text_vectors.to(audio.dtype))
+        if self.training:  # a process has a share of the batch, and the negatives are those of all of it
+            anchors, neighbours, texts, text_index, has_text = distributed.gather(anchors, neighbours, texts, text_index, has_text)
         same = text_index[:, None] == text_index if self.config.ignore_same_text and text_index is not None else None
         terms = objectives.calp(
-            *audio.chunk(2),
-            self.embed_text(text_vectors.to(audio.dtype)),
+            anchors,
+            neighbours,
+            texts,
             self.config.alpha,
             self.temperature(),
             self.config.keep_positive,
@@ -257,7 +262,7 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         input_features: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> MaskedOutput:
-        """Equation 3 of a mini-batch.
+        """Equation 3 of a mini-batch; in training by several processes, a share whose mean over them is that of the whole batch.
 
         Args:
             input_ids, attention_mask: (batch, tokens), masked words already replaced.
@@ -274,6 +279,9 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         predicted = self.mam_head(audio[audio_mask]).view(-1, self.config.block_frames, self.config.mels)
         mam = objectives.masked_audio(predicted, audio_labels)
         middle = objectives.masked_audio(predicted.detach(), audio_labels, self.middle_frames())
+        if self.training:
+            of_words, of_audio = distributed.weights(len(word_labels), len(audio_labels), device=mlm.device)
+            mlm, mam, middle = mlm * of_words, mam * of_audio, middle * of_audio
         return MaskedOutput(loss=mlm + mam, mlm_loss=mlm.detach(), mam_loss=mam.detach(), mam_middle_loss=middle)
 
 

@@ -1,5 +1,6 @@
 """Training of the three objectives by Transformers' Trainer: resume, mixed precision and devices come with it."""
 
+import os
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from calm import distributed
 from calm.batching import LogMels, Ragged
 
 Collator = Callable[..., dict[str, torch.Tensor]]
@@ -86,13 +88,47 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class RowTrainer(Trainer):
-    """Trainer over row numbers."""
+class Shares(torch.utils.data.Sampler):
+    """Batches of a sampler's rows, of each the share of one of the processes that train together.
 
+    Shares of a batch differ by one row at most. A last batch of fewer rows than processes is left out of its epoch.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch: int, processes: int = 1, rank: int = 0):
+        self.sampler, self.batch, self.processes, self.rank = sampler, batch, processes, rank
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.batch)
+        return whole + (rest >= self.processes)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self):
+        order = list(self.sampler)
+        for first in range(0, len(self) * self.batch, self.batch):
+            yield order[first : first + self.batch][self.rank :: self.processes]
+
+
+class Loader(torch.utils.data.DataLoader):
+    """Batches of an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class RowTrainer(Trainer):
+    """Trainer over row numbers; `batch` is that of all processes together, `lengths` are those of the rows."""
+
+    batch: int
     lengths: Sequence[int] | None = None
 
-    def _get_train_sampler(self, train_dataset=None):
-        return EpochSampler(len(self.train_dataset), self.args.train_batch_size, self.args.seed, self.lengths)
+    def get_train_dataloader(self) -> Loader:
+        """Not by accelerate, which repeats rows to fill the last batch: they would be negatives of themselves."""
+        sampler = EpochSampler(len(self.train_dataset), self.batch, self.args.seed, self.lengths)
+        shares = Shares(sampler, self.batch, distributed.processes(), distributed.rank())
+        pin = self.args.dataloader_pin_memory
+        return Loader(self.train_dataset, batch_sampler=shares, collate_fn=self.data_collator, pin_memory=pin)
 
 
 class Progress(TrainerCallback):
@@ -102,7 +138,7 @@ class Progress(TrainerCallback):
         self.title, self.bar = title, None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_local_process_zero:
+        if state.is_world_process_zero:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step", mininterval=1)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -119,17 +155,20 @@ class Progress(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Save every so many minutes (an epoch may take seconds or hours), and on SIGTERM, which then ends the training."""
+    """Save every so many minutes (an epoch may take seconds or hours), and on SIGTERM, which then ends the training.
+
+    Processes that train together ask each other at every step, so that all save, and stop, at the same one.
+    """
 
     def __init__(self, minutes: float):
-        self.seconds, self.last, self.stopped, self.previous = 60 * minutes, time.monotonic(), False, None
+        self.seconds, self.last, self.asked, self.stopped, self.previous = 60 * minutes, time.monotonic(), False, False, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if threading.current_thread() is threading.main_thread():
             self.previous = signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, number, frame):
-        self.stopped = True
+        self.asked = True
 
     def on_step_end(self, args, state, control, **kwargs):
         if not self._epoch_ends(args, state):
@@ -145,17 +184,24 @@ class Checkpoints(TrainerCallback):
         return state.global_step % (state.max_steps // args.num_train_epochs) == 0
 
     def _save(self, control) -> None:
-        if self.stopped or time.monotonic() - self.last > self.seconds:
+        due, self.stopped = distributed.anywhere(time.monotonic() - self.last > self.seconds, self.asked)
+        if self.stopped or due:
             self.last = time.monotonic()
             control.should_save = True
             control.should_training_stop = self.stopped or control.should_training_stop
 
     def on_save(self, args, state, control, **kwargs):
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        distributed.wait()  # until all processes have written their parts
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.previous is not None:
             signal.signal(signal.SIGTERM, self.previous)
+        (self.stopped,) = distributed.anywhere(self.asked)
+        if self.previous is not None and self.stopped and distributed.processes() > 1:
+            # torchrun sends the signal again as soon as one process has ended, and each must come to its own end.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -186,7 +232,9 @@ class EpochLoss(TrainerCallback):
         self.trainer = trainer
 
     def on_save(self, args, state, control, **kwargs):
-        torch.save((self.trainer._tr_loss.cpu(), self.trainer._globalstep_last_logged), self._file(args, state))
+        total = distributed.mean(self.trainer._tr_loss).cpu()
+        if state.is_world_process_zero:
+            torch.save((total, self.trainer._globalstep_last_logged), self._file(args, state))
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step and self._file(args, state).exists():
@@ -194,7 +242,7 @@ class EpochLoss(TrainerCallback):
             self.trainer._tr_loss += total.to(args.device)
 
     def _file(self, args, state) -> Path:
-        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / f"loss-{args.process_index}.pt"
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "loss.pt"
 
 
 class Averaging(TrainerCallback):
@@ -210,7 +258,7 @@ class Averaging(TrainerCallback):
             self.average.update_parameters(model)
 
     def on_save(self, args, state, control, **kwargs):
-        if self.average is not None:
+        if self.average is not None and state.is_world_process_zero:
             torch.save(self.average.state_dict(), self._file(args, state))
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -241,6 +289,10 @@ def train(
 ) -> list[dict]:
     """Train a model in place, from the last checkpoint in `folder` where there is one.
 
+    Under torchrun its processes train one model together, each on its share of every batch: call this in all of them, with the same
+    arguments. The loss that the model returns must then be, averaged over the processes, that of the whole batch, as those of CALP
+    and of masked prediction are.
+
     Args:
         rows: row numbers of the utterances.
         collator: makes a batch of some of them, `collator(rows, generator)`; without a generator nothing in it is random.
@@ -255,6 +307,7 @@ def train(
 
     Raises:
         Interrupted: SIGTERM came; a checkpoint was written.
+        ValueError: there are fewer rows than processes, or the batch cannot be shared.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -273,9 +326,11 @@ def train(
         report_to=[],
         disable_tqdm=True,
         seed=seed,
+        use_cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),  # else accelerate would take torchrun's processes for one
         dataloader_pin_memory=torch.cuda.is_available(),
         **precision(),
     )
+    _share(arguments, schedule.batch, len(rows))
     checkpoints = Checkpoints(schedule.checkpoint_minutes)
     extra = [Averaging(schedule.average)] if schedule.average else []
     extra += [Progress(title)] if title else []
@@ -289,8 +344,10 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks.insert(0, EpochLoss(trainer))  # before Checkpoints, which marks a checkpoint as complete
-    trainer.lengths = lengths
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.batch, trainer.lengths = schedule.batch, lengths
+    if distributed.rank():
+        torch.manual_seed(mix(seed, distributed.rank()))  # so that processes drop out different parts of the network
+    trainer.train(resume_from_checkpoint=distributed.of_first(last_checkpoint(folder)))
     if checkpoints.stopped:
         raise Interrupted(143)
     model.eval()
@@ -299,6 +356,17 @@ def train(
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
+
+
+def _share(arguments: TrainingArguments, batch: int, rows: int) -> None:
+    """Let each process take its part of the batch, on one device. Raises ValueError where the batch or the rows do not suffice."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # further GPUs are for further processes: DataParallel would multiply the batch
+    processes = distributed.processes()
+    if batch % processes:
+        raise ValueError(f"a batch of {batch} utterances cannot be shared by {processes} processes: make it a multiple of them")
+    if rows < processes:
+        raise ValueError(f"{rows} utterances to train on are too few for {processes} processes: use fewer")
+    arguments.per_device_train_batch_size = batch // processes
 
 
 def precision() -> dict[str, bool]:

@@ -1,5 +1,7 @@
 """From settings to the objects of `calm`: configurations, examples and schedules."""
 
+import os
+
 import torch
 import transformers
 from transformers import BertModel
@@ -17,8 +19,8 @@ transformers.logging.disable_progress_bar()
 
 
 def device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The first GPU where there is one, or under torchrun this process's own; else the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def config(

@@ -212,10 +212,10 @@ class Tracking(Section):
 
 
 class Compute(Section):
-    """Where stages run. No result depends on it, so a change reruns nothing."""
+    """Where stages run. No setting of the method is among them, so a change reruns nothing: docs/scale.md."""
 
     dask: str | None = None  # scheduler that runs the shards of features, transcribe and embed, "tcp://host:8786"; null: processes here
-    devices: dict[Literal["calp", "pretrain"], Positive] = {}  # processes, one a GPU, that train a model together by torchrun; else 1
+    devices: dict[Literal["calp", "pretrain"], Positive] = {}  # processes of a host, one a GPU, that train a model by torchrun; else 1
     torchrun: list[str] = []  # further options of torchrun for several hosts: [--nnodes=2, --rdzv-backend=c10d, --rdzv-endpoint=host:29500]
 
 
@@ -297,6 +297,15 @@ class Settings(Section):
                 raise ValueError(
                     f"models.{name}.pretrain_on: '{model.pretrain_on}' is none of corpora ({', '.join(self.corpora)}) and not '.'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def batches_can_be_shared(self):
+        """Processes that train together take equal parts of a batch."""
+        for stage, processes in self.compute.devices.items():
+            batch = getattr(self, stage).batch
+            if batch % processes:
+                raise ValueError(f"compute.devices.{stage} is {processes}: it must divide {stage}.batch, {batch}, which they share")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Processes of few threads each, and results in order without holding more than a few: shared by the stages."""
+"""Processes of few threads each, here or on a Dask cluster, and results in order without holding more than a few: for all stages."""
 
 import contextlib
 import multiprocessing
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+_turn = 0
+
 
 def cores() -> int:
     """Cores that this process may use."""
@@ -16,14 +18,27 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def processes(workers: int, initializer: Callable | None = None, *arguments: object, threads: int = 1) -> Iterator[Executor]:
+def processes(
+    workers: int, initializer: Callable | None = None, *arguments: object, threads: int = 1, dask: str | None = None
+) -> Iterator[Executor]:
     """A pool of processes whose numeric libraries use so many threads each.
+
+    Args:
+        initializer: called with the arguments in every process before its first task.
+        dask: address of a scheduler; its workers, as many as there are, then take the place of the processes.
 
     On an error, and when the stage is stopped, what waits is dropped and what runs gets SIGTERM: training writes a checkpoint and ends.
 
-    Raises OSError where a process was killed.
+    Raises OSError where a process was killed, or the cluster is of no use.
     """
-    pool = ProcessPoolExecutor(workers, _context(), initializer=_start, initargs=(threads, initializer, arguments))
+    if dask:
+        from pipeline import cluster
+
+        with cluster.connect(dask, threads, initializer, arguments) as pool:
+            yield pool
+        return
+    context = _context()
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(context.Value("i", 0), threads, initializer, arguments))
     try:
         yield pool
     except BrokenProcessPool:
@@ -36,17 +51,18 @@ def processes(workers: int, initializer: Callable | None = None, *arguments: obj
         pool.shutdown(cancel_futures=True)
 
 
-def counter():
-    """An integer that the processes of a pool share: `.value`, changed under `.get_lock()`."""
-    return _context().Value("i", 0)
+def turn() -> int:
+    """Number of this process in its pool, from 0; by it each takes a GPU of its own. 0 outside a pool."""
+    return _turn
 
 
 def in_order(pool: Executor, function: Callable, tasks: Iterable, ahead: int) -> Iterator:
-    """`function` of every task, in the order of the tasks; at most `ahead` are under way or wait to be taken."""
+    """`function` of every task, in the order of the tasks; at most `ahead`, or what keeps a cluster busy, are under way or wait to be
+    taken."""
     waiting = deque()
     for task in tasks:
         waiting.append(pool.submit(function, task))
-        if len(waiting) >= ahead:
+        if len(waiting) >= max(ahead, getattr(pool, "ahead", 0)):
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
@@ -61,7 +77,15 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _start(threads: int, initializer: Callable | None, arguments: tuple) -> None:
+def _start(turns, threads: int, initializer: Callable | None, arguments: tuple) -> None:
+    global _turn
+    with turns.get_lock():
+        _turn, turns.value = turns.value, turns.value + 1
+    prepare(threads, initializer, arguments)
+
+
+def prepare(threads: int, initializer: Callable | None, arguments: tuple) -> None:
+    """Make this process ready for the tasks of a stage."""
     from threadpoolctl import threadpool_limits
 
     if initializer:

@@ -149,4 +149,4 @@ def utterance_vectors(model: CalmForContrastivePretraining, examples: Examples, 
 
 
 if __name__ == "__main__":
-    command.start(run, model=lambda settings: settings.models)
+    command.start(run, devices="calp", model=lambda settings: settings.models)

@@ -67,7 +67,8 @@ class Shard:
 def run(settings: Settings, corpus: str) -> str:
     """Features of one corpus; returns the summary. Raises ValueError where more rows are lost than `ingest.max_dropped` allows."""
     started = time.perf_counter()
-    report = extract(paths.utterances(corpus), settings.features, paths.features(corpus), f"features@{corpus}", settings.ingest.max_dropped)
+    table, folder, stage, limit = paths.utterances(corpus), paths.features(corpus), f"features@{corpus}", settings.ingest.max_dropped
+    report = extract(table, settings.features, folder, stage, limit, settings.compute.dask)
     elapsed = time.perf_counter() - started
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
     return (
@@ -76,16 +77,17 @@ def run(settings: Settings, corpus: str) -> str:
     )
 
 
-def extract(table: Path, section: Features, folder: Path, stage: str, max_dropped: float = 1.0) -> dict:
+def extract(table: Path, section: Features, folder: Path, stage: str, max_dropped: float = 1.0, dask: str | None = None) -> dict:
     """Write `part-00000.parquet` ..., `stats.json` and `report.json` to `folder`; returns the report.
 
     Shards hold the utterances of `section.shard` rows of the table each, in its order: id, frames, logmel (frames * mels values,
-    float16, frame by frame). Finished shards of a stopped run are kept and used. The same bytes come out whatever the number of workers.
+    float16, frame by frame). Finished shards of a stopped run are kept and used. The same bytes come out whatever the number of workers,
+    and whether they are processes here or those of a Dask cluster (`dask`: address of its scheduler).
     """
     logmel = _logmel(section)
     frame = read_table(table, ["id", "audio", "start", "end", "duration", "split"])
     with command.checkpoints(stage, section, table, Path(audio.__file__), Path(__file__)) as work:
-        shards = list(_shards(frame, section, logmel, work))
+        shards = list(_shards(frame, section, logmel, work, dask))
         with command.whole(folder) as new:
             report = _report(frame, shards, max_dropped)
             command.write_json(report, new / "report.json")
@@ -102,13 +104,13 @@ def _logmel(section: Features) -> audio.LogMel:
         raise ValueError(f"params.yaml: features.{error}") from None
 
 
-def _shards(frame: pd.DataFrame, section: Features, logmel: audio.LogMel, work: Path) -> Iterator[Shard]:
+def _shards(frame: pd.DataFrame, section: Features, logmel: audio.LogMel, work: Path, dask: str | None) -> Iterator[Shard]:
     """Compute and write the shards in order; those that lie finished in `work` are not computed again."""
     tables = [frame.iloc[first : first + section.shard] for first in range(0, len(frame), section.shard)]
     tasks = {number: _tasks(table) for number, table in enumerate(tables) if not _finished(work, number)}
     processes = min(section.workers or workers.cores(), max(1, sum(map(len, tasks.values()))))
     bar = tqdm(total=len(frame), desc="log-mel", unit="utt", delay=2)
-    with bar, workers.processes(processes, _prepare, logmel, section.trim_db) as pool:
+    with bar, workers.processes(processes, _prepare, logmel, section.trim_db, dask=dask) as pool:
         results = workers.in_order(pool, _compute, chain.from_iterable(tasks.values()), ahead=4 * processes)
         for number, table in enumerate(tables):
             if number in tasks:

@@ -139,7 +139,7 @@ def train_all(settings: Settings, corpus: str, model: str, checkpoints: Path, tr
     jobs += [(condition, [seed]) for condition in conditions(settings) if condition.tuning == "unfrozen" for seed in settings.seeds]
     count = min(settings.head.workers or torch.cuda.device_count() or min(workers.cores(), MOST_WORKERS), len(jobs))
     threads = max(1, workers.cores() // count)
-    preparation = (settings, corpus, model, checkpoints, tracked, threads, workers.counter())
+    preparation = (settings, corpus, model, checkpoints, tracked, threads)
     folders = []
     with (
         tqdm(total=len(jobs), desc=f"Heads {corpus} {model}", unit="run") as bar,
@@ -155,12 +155,10 @@ def train_all(settings: Settings, corpus: str, model: str, checkpoints: Path, tr
 # In the workers
 
 
-def _prepare(settings: Settings, corpus: str, model: str, folder: Path, tracked: tracking.Run, threads: int, turns) -> None:
+def _prepare(settings: Settings, corpus: str, model: str, folder: Path, tracked: tracking.Run, threads: int) -> None:
     global _loader, _bench, _tracked, _stopped
     if gpus := torch.cuda.device_count():
-        with turns.get_lock():
-            index, turns.value = turns.value, turns.value + 1
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(index % gpus)  # heeded, as CUDA has not been used yet
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(workers.turn() % gpus)  # heeded, as CUDA has not been used yet
     torch.set_num_threads(threads)
     _loader, _bench, _tracked, _stopped = partial(Bench, settings, corpus, model, folder), None, tracked, False
 

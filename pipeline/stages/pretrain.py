@@ -119,4 +119,4 @@ def _entry(losses: dict, prefix: str = "") -> dict:
 
 
 if __name__ == "__main__":
-    command.start(run, model=lambda settings: settings.models)
+    command.start(run, devices="pretrain", model=lambda settings: settings.models)

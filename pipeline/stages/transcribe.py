@@ -40,7 +40,8 @@ def run(settings: Settings, corpus: str) -> str:
     """Texts of one corpus; returns the summary."""
     raw = settings.corpora[corpus].path
     reference = (raw if raw.is_dir() else raw.parent) / "reference.jsonl"
-    metrics = write(paths.utterances(corpus), reference, settings.transcribe, paths.texts(corpus), f"transcribe@{corpus}")
+    folder, dask = paths.texts(corpus), settings.compute.dask
+    metrics = write(paths.utterances(corpus), reference, settings.transcribe, folder, f"transcribe@{corpus}", dask)
     if not metrics["transcribed"]:
         return f"{corpus}: all {metrics['from_corpus']} utterances have a text of their own"
     wer = metrics["wer"]
@@ -51,7 +52,7 @@ def run(settings: Settings, corpus: str) -> str:
     )
 
 
-def write(table: Path, reference: Path, section: Transcribe, folder: Path, stage: str) -> dict:
+def write(table: Path, reference: Path, section: Transcribe, folder: Path, stage: str, dask: str | None = None) -> dict:
     """Write `texts.parquet` (SCHEMA, a row an utterance) and `metrics.json` to `folder`; returns the metrics.
 
     Of the utterances that have a text, `section.check` are heard too, to measure the word error rate, where others have none.
@@ -63,7 +64,7 @@ def write(table: Path, reference: Path, section: Transcribe, folder: Path, stage
     heard = {}
     with command.checkpoints(stage, section, table, Path(asr.__file__), Path(__file__)) as work:
         if missing.any():
-            heard = hear(pd.concat([frame[missing], checked(frame[~missing], section.check)]), section, work / "heard.jsonl")
+            heard = hear(pd.concat([frame[missing], checked(frame[~missing], section.check)]), section, work / "heard.jsonl", dask)
         metrics = _metrics(frame, missing, heard, told, faults, section)
         with command.whole(folder) as new:
             write_parquet(_texts(frame, missing, heard, told, section), new / "texts.parquet")
@@ -88,7 +89,7 @@ def checked(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     return frame.iloc[np.unique(np.linspace(0, len(frame) - 1, min(count, len(frame))).round().astype(int))]
 
 
-def hear(frame: pd.DataFrame, section: Transcribe, finished: Path) -> dict[str, dict]:
+def hear(frame: pd.DataFrame, section: Transcribe, finished: Path, dask: str | None = None) -> dict[str, dict]:
     """Transcribe rows; returns what each came to by id: the fields of a Transcript, flags and seconds, or a fault.
 
     Each result is appended to `finished`, and rows that stand there are taken from it.
@@ -100,11 +101,10 @@ def hear(frame: pd.DataFrame, section: Transcribe, finished: Path) -> dict[str, 
         return done
     count = min(section.workers or gpus or workers.cores(), len(tasks))
     options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language, "window": section.window_seconds}
-    model = asr.resolve(section.engine, section.model)
+    asr.resolve(section.engine, section.model)  # fetched once, and told now where it cannot be
     bar = tqdm(total=len(frame), initial=len(frame) - sum(map(len, tasks)), desc="Whisper", unit="utt", delay=2, smoothing=0.05)
-    turns = workers.counter()
-    preparation = (section.engine, model, options, section.no_speech_threshold, gpus, turns)
-    with bar, finished.open("a", encoding="utf-8") as log, workers.processes(count, _prepare, *preparation) as pool:
+    preparation = (section.engine, section.model, options, section.no_speech_threshold)
+    with bar, finished.open("a", encoding="utf-8") as log, workers.processes(count, _prepare, *preparation, dask=dask) as pool:
         log.write("\n")  # after a line that was torn
         for results in workers.in_order(pool, _hear, tasks, ahead=4 * count):
             log.writelines(json.dumps(result) + "\n" for result in results)
@@ -136,13 +136,16 @@ def _tasks(frame: pd.DataFrame, batch: int) -> list[list[tuple]]:
 # In the workers
 
 
-def _prepare(engine: str, model: str, options: dict, no_speech_threshold: float, gpus: int, turns) -> None:
+def _prepare(engine: str, model: str, options: dict, no_speech_threshold: float) -> None:
     global _loader, _model, _threshold
-    with turns.get_lock():
-        index, turns.value = turns.value, turns.value + 1
-    where = {"device": "cuda", "index": index % gpus} if gpus else {"device": "cpu"}
+    gpus = asr.gpus(engine)
+    where = {"device": "cuda", "index": workers.turn() % gpus} if gpus else {"device": "cpu"}
     _model, _threshold = None, no_speech_threshold
-    _loader = partial(asr.load, engine, model, **options, **where)
+    _loader = partial(_load, engine, model, options | where)
+
+
+def _load(engine: str, model: str, options: dict) -> asr.Whisper:
+    return asr.load(engine, asr.resolve(engine, model), **options)
 
 
 def _hear(task: list[tuple]) -> list[dict]:

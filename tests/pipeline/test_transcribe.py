@@ -61,7 +61,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def engine(monkeypatch):
     @contextlib.contextmanager
-    def processes(count, initializer, *arguments):
+    def processes(count, initializer, *arguments, dask):
         initializer(*arguments)
         yield Inline()
 

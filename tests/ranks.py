@@ -1,0 +1,140 @@
+"""What `test_distributed.py` runs by torchrun in two processes, and for comparison by itself in one: `ranks.py FOLDER`."""
+
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from transformers import BertConfig, TrainerCallback
+
+from calm import distributed
+from calm.batching import LogMels, PairCollator, Ragged
+from calm.configuration import CalmConfig
+from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining
+from calm.training import Interrupted, Schedule, train
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64, "max_position_embeddings": 40}
+TEXT = BertConfig(vocab_size=60, hidden_dropout_prob=0, attention_probs_dropout_prob=0, **SIZES)
+CONTRASTIVE = {
+    "plain": {},
+    "InfoNCE": {"keep_positive": True},
+    "without text": {"alpha": 0.0},
+    "symmetric": {"symmetric": True, "alpha": 1.0},
+    "ignore_same_text": {"ignore_same_text": True, "symmetric": True},
+    "learned temperature": {"learn_temperature": True},
+    "no projection": {"projection": None},
+}
+ROWS = 7  # of a batch: the two processes take four and three
+
+
+def share(batch: dict, rank: int, processes: int) -> dict:
+    """Every so-many-eth row of a batch, as Shares takes them."""
+    return {key: value[rank::processes] for key, value in batch.items()}
+
+
+def pairs() -> dict[str, torch.Tensor]:
+    """A batch of equation 2; some say the same, one says nothing."""
+    draw = torch.Generator().manual_seed(0)
+    blocks = torch.randn(2, ROWS, 50, 64, generator=draw)
+    return {
+        "anchor": blocks[0],
+        "neighbour": blocks[1],
+        "text_vectors": torch.randn(ROWS, 64, generator=draw),
+        "text_index": torch.tensor([0, 1, 0, 2, 1, 3, 4]),
+        "has_text": torch.tensor([True, True, True, False, True, True, True]),
+    }
+
+
+def masked(words: torch.Tensor, audio: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A batch of equation 3 with these masks, (rows, 6) and (rows, 4)."""
+    draw = torch.Generator().manual_seed(1)
+    return {
+        "input_ids": torch.randint(5, 60, (ROWS, 6), generator=draw),
+        "attention_mask": torch.ones(ROWS, 6, dtype=torch.long),
+        "word_mask": words,
+        "acoustic_mask": torch.ones(ROWS, 4, dtype=torch.bool),
+        "audio_mask": audio,
+        "input_features": torch.randn(ROWS, 4, 50, 64, generator=draw),
+    }
+
+
+def with_labels(batch: dict) -> dict:
+    """Labels of what is masked, in row order."""
+    return batch | {
+        "word_labels": batch["input_ids"][batch["word_mask"]],
+        "audio_labels": batch["input_features"][batch["audio_mask"]],
+    }
+
+
+def masks() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Few and many masked items, and none at all in the first process's rows."""
+    draw = torch.Generator().manual_seed(2)
+    words, audio = torch.rand(ROWS, 6, generator=draw) < 0.4, torch.rand(ROWS, 4, generator=draw) < 0.4
+    odd = torch.arange(ROWS) % 2 == 1
+    return {"masked": (words, audio), "masked in one process only": (words & odd[:, None], audio & odd[:, None])}
+
+
+def step(model, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss, averaged over the processes, and the gradients of one batch of all of them."""
+    trained = DistributedDataParallel(model, find_unused_parameters=True) if distributed.processes() > 1 else model
+    loss = trained.train()(**batch).loss
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return distributed.mean(loss.detach()), gradients
+
+
+def steps() -> dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """Loss and gradients of every case by name."""
+    rank, processes, found = distributed.rank(), distributed.processes(), {}
+    for name, options in CONTRASTIVE.items():
+        torch.manual_seed(3)
+        model = CalmForContrastivePretraining(CalmConfig(TEXT, **{"projection": 16, "spectran_layers": 1, **options}))
+        found[name] = step(model, share(pairs(), rank, processes))
+    for name, (words, audio) in masks().items():
+        torch.manual_seed(3)
+        model = CalmForMaskedPretraining(CalmConfig(TEXT, spectran_layers=1))
+        found[name] = step(model, with_labels(share(masked(words, audio), rank, processes)))
+    return found
+
+
+class StopSecond(TrainerCallback):
+    """Send the last process alone SIGTERM in the fifth step, in the middle of an epoch."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 4 and distributed.rank() == distributed.processes() - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def calp(folder: Path, blocks: int = 5, callbacks=(), dropout: float = 0.2) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """CALP on 19 made utterances of so many blocks, in batches of 8, 8 and 3; the weights and the curve."""
+    frames = 50 + 30 * (blocks - 1)
+    values = np.random.default_rng(0).normal(size=(22 * frames, 64)).astype(np.float16)
+    logmels = LogMels(Ragged(values, np.full(22, frames)), np.ones(22, np.float32))
+    vectors = torch.randn(22, 64, generator=torch.Generator().manual_seed(1))
+    collator = PairCollator(logmels, [f"text {row % 9}" for row in range(22)], vectors)
+    torch.manual_seed(3)
+    model = CalmForContrastivePretraining(CalmConfig(TEXT, projection=16, spectran_layers=1, spectran_dropout=dropout))
+    schedule = Schedule(epochs=3, batch=8, learning_rate=0.003)
+    curve = train(model, range(19), collator, schedule, folder, seed=5, held_out=range(19, 22), callbacks=callbacks)
+    return {name: value.clone() for name, value in model.state_dict().items()}, curve
+
+
+def main(folder: Path) -> None:
+    """Everything in both processes; the first one keeps what came out."""
+    undisturbed = calp(folder / "whole")  # by which the processes find each other
+    found = {"steps": steps(), "undisturbed": undisturbed}
+    try:
+        calp(folder / "stopped", callbacks=[StopSecond()])
+    except Interrupted as stop:
+        found["code"] = stop.code
+    distributed.wait()
+    found["checkpoints"] = sorted(path.parent.name for path in (folder / "stopped").glob("*/complete"))
+    found["resumed"] = calp(folder / "stopped")
+    found["two blocks"] = calp(folder / "two", blocks=2, dropout=0.0)
+    torch.save(found, folder / f"found-{distributed.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
