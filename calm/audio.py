@@ -21,6 +21,10 @@ class AudioError(ValueError):
     """An audio file or interval that cannot be used. One sentence that names the file and says why."""
 
 
+class NotNumbers(AudioError):
+    """Samples that are NaN or infinite."""
+
+
 class AudioFile:
     """An audio file of any rate, channel count and format, opened once and read by intervals (a context manager).
 
@@ -48,7 +52,8 @@ class AudioFile:
     def read(self, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
         """Samples from `start` to `end` (seconds; None: the file's own), the mean of the channels, as float32 (samples,) at `sample_rate`.
 
-        An `end` past the file's is cut to it. Raises AudioError for an empty interval and for data that do not decode.
+        An `end` past the file's is cut to it. Raises AudioError for an empty interval and for data that do not decode, NotNumbers for
+        samples that are none.
         """
         start = 0.0 if start is None else float(start)
         if start < 0 or (end is not None and end <= start):
@@ -56,6 +61,8 @@ class AudioFile:
         rate, samples = self._source.read(start, None if end is None else float(end))
         if not len(samples):
             raise AudioError(f"{self.path} holds no audio after {start:g} s" if start else f"{self.path} holds no audio")
+        if not np.isfinite(samples).all():
+            raise NotNumbers(f"{self.path} holds samples that are NaN or infinite after {start:g} s")
         mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
         if rate != sample_rate:
             mono = soxr.resample(mono, rate, sample_rate)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from calm.audio import LOG_FLOOR, AudioError, AudioFile, LogMel, mel_filters, read_audio, trim
+from calm.audio import LOG_FLOOR, AudioError, AudioFile, LogMel, NotNumbers, mel_filters, read_audio, trim
 
 
 def sine(hz: float, seconds: float, rate: int = 16000, height: float = 0.5) -> np.ndarray:
@@ -238,3 +238,13 @@ def test_trim_leaves_one_block(before, loud, behind, first, frames):
 def test_trim_of_nothing_and_of_silence():
     assert trim(np.empty((0, 64), np.float32), 40).shape == (0, 64)
     assert len(trim(np.full((200, 64), math.log(LOG_FLOOR), np.float32), 40)) == 200
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
+    samples = np.zeros(16000, np.float32)
+    samples[12000] = value
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    assert len(read_audio(tmp_path / "a.wav", 0, 0.5)) == 8000
+    with pytest.raises(NotNumbers, match=r"a\.wav holds samples that are NaN or infinite after 0\.5 s"):
+        read_audio(tmp_path / "a.wav", 0.5, 1)

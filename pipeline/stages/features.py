@@ -159,6 +159,8 @@ def _compute(task: list[tuple]) -> dict[int, np.ndarray | tuple[str, str]]:
 def _one(file: audio.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
     try:
         return _features(file, start, end)
+    except audio.NotNumbers as error:
+        return "NaN or infinity", str(error)
     except audio.AudioError as error:
         return "unreadable audio", str(error)
     except Unusable as error:
@@ -169,8 +171,6 @@ def _features(file: audio.AudioFile, start: float, end: float) -> np.ndarray:
     logmel, trim_db = _settings
     samples = file.read(start, end, logmel.sample_rate)
     where = f"{file.path}, {start:.3f} to {end:.3f} s"
-    if not np.isfinite(samples).all():
-        raise Unusable("NaN or infinity", where)
     if np.ptp(samples) < SILENCE:
         raise Unusable("digital silence", where)
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
