@@ -65,6 +65,8 @@ def compared(new: pd.DataFrame, old: pd.DataFrame, samples: int, seed: int) -> t
         return True, "the last champion answered other utterances or classes"
     targets, ours, theirs = (np.stack(both[column].to_list()).astype(bool) for column in ("targets", "decided", "decided_old"))
     found = evaluation.bootstrap_difference(targets, [ours], [theirs], both["speaker"].tolist(), samples=samples, seed=seed)
+    if found["difference"] is None:
+        return False, "their validation utterances have no weighted accuracy: every class is in all of them, or in none"
     low, high = found["low"], found["high"]
     interval = "" if low is None else f", {100 * low:+.1f} to {100 * high:+.1f}"
     return low is not None and low > 0, f"{100 * found['difference']:+.1f} points on {len(both)} validation utterances{interval}"

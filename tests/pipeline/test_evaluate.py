@@ -307,12 +307,16 @@ def test_baselines_then_the_command(place):
     assert set(logits["seed"]) == {1}
     lost = logits[logits["id"] == "u60"].set_index("variant")["logits"]
     np.testing.assert_array_equal(lost["egemaps"], lost["chance"])  # the prior of training
+    model = paths.heads("mosei", "small") / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"heads": {"emotion": list(MULTI)}}))
+    (model / "release.json").write_text(json.dumps({"variant": "calm", "modality": "both", "seed": 1}))
     surroundings = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
     command = [sys.executable, "-m", "pipeline.stages.evaluate", "--corpus", "mosei"]
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mosei: 15 runs evaluated")
-    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout.endswith("calm-mosei version 1 is now the champion (the first)\n") and len(done.stdout.splitlines()) == 1
     rows = json.loads((paths.evaluation("mosei") / "metrics.json").read_text())
     for name in ("egemaps", "logmel_functionals"):
         assert value(rows, variant=name, split="test", threshold="argmax", metric="weighted_accuracy") > 0.9

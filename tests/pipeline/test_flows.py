@@ -311,8 +311,9 @@ def test_files_of_the_inbox_are_scored_once(flows):
         os.utime(path, (time.time() - 60,) * 2)
     (inbox / "still-copied.wav").write_bytes(b"RIFF")
     os.utime(inbox / "still-copied.wav", (time.time() + 600,) * 2)
-    given = {**flows.settings, "flows": {**flows.settings["flows"], "score_new": None}}
-    flows.project.write(given)
+    flows.project.write(flows.settings)
+    # A second slot: the one of the killed flow is free only after a minute.
+    httpx.patch(f"{flows.api}/v2/concurrency_limits/gpu", json={"limit": 2}).raise_for_status()
     killed = flows.project.start(sys.executable, "-m", "pipeline.flows", "score-new", "--inbox", str(inbox))
     until(lambda: flows.processes("flows.scoring"), "scoring runs")
     killed.kill()

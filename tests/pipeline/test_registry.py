@@ -1,0 +1,88 @@
+"""MLflow's registry: what a version serves, and when the alias moves."""
+
+import base64
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from calm.audio import read_audio
+from calm.inference import Predictor
+from pipeline import registry
+
+
+def decisions(right: list[bool], speakers: int = 10) -> pd.DataFrame:
+    """One class, present in every second pair of utterances, and decided on as `right` says."""
+    present = [number // 2 % 2 == 0 for number in range(len(right))]
+    return pd.DataFrame(
+        {
+            "id": [f"u{number}" for number in range(len(right))],
+            "speaker": [f"s{number % speakers}" for number in range(len(right))],
+            "targets": [[one] for one in present],
+            "decided": [[one == good] for one, good in zip(present, right, strict=True)],
+        }
+    )
+
+
+def test_only_what_is_better_for_sure_becomes_the_champion():
+    half, most, little_more = [True, False] * 20, [True] * 38 + [False] * 2, [True] * 21 + [False] * 19
+    assert registry.compared(decisions(most), decisions(half), 500, 1)[0]
+    assert not registry.compared(decisions(half), decisions(most), 500, 1)[0]
+    better, why = registry.compared(decisions(little_more), decisions(half), 500, 1)
+    assert not better and "on 40 validation utterances" in why
+    assert not registry.compared(decisions(half), decisions(half), 500, 1)[0]
+    alone = decisions([True])  # present, and nothing that it is absent from
+    assert registry.compared(alone, alone, 500, 1)[1].startswith("their validation utterances have no weighted accuracy")
+
+
+def test_a_champion_of_other_utterances_is_replaced():
+    new = decisions([True, False])
+    assert registry.compared(new.assign(id=["a", "b"]), decisions([True, True]), 100, 1) == (
+        True,
+        "the last champion answered other utterances or classes",
+    )
+
+
+@pytest.fixture
+def served(rebuilt):
+    import mlflow
+
+    uri = f"sqlite:///{rebuilt.folder}/mlflow.db"
+    folder = registry.fetch("models:/calm-msp@champion", uri)
+    mlflow.set_tracking_uri(uri)
+    return folder, mlflow.pyfunc.load_model(str(folder))
+
+
+def test_the_champion_answers_as_its_stage_did(rebuilt, served):
+    """Probabilities of the registered model, from files and texts, against the logits that the stage wrote."""
+    folder, model = served
+    released = rebuilt.folder / "data/heads/msp/small/model"
+    kept = json.loads((released / "release.json").read_text())
+    logits = pd.read_parquet(rebuilt.folder / "data/heads/msp/small/logits.parquet")
+    for key, value in kept.items():
+        logits = logits[logits[key] == value]
+    assert set(logits["split"]) == {"validation", "test"}
+    utterances = pd.read_parquet(rebuilt.folder / "data/utterances/msp/utterances.parquet").set_index("id")
+    texts = pd.read_parquet(rebuilt.folder / "data/texts/msp/texts.parquet").set_index("id")["text"]
+    some = logits.head(6)
+    files = [rebuilt.folder / utterances.loc[id, "audio"] for id in some["id"]]
+    rows = {"audio": [base64.b64encode(file.read_bytes()).decode() for file in files], "text": texts[some["id"]].tolist()}
+    answers = model.predict(pd.DataFrame(rows))
+    expected = 1 / (1 + np.exp(-np.stack(some["logits"].to_list())))
+    np.testing.assert_allclose(answers.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
+    predictor = Predictor(released)
+    clips = [read_audio(file, sample_rate=predictor.sample_rate) for file in files]
+    np.testing.assert_allclose(predictor(clips, rows["text"]), answers.to_numpy(), atol=1e-6)
+    assert list(answers.columns) == list(predictor.classes)
+    assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
+
+
+def test_a_model_that_is_not_there_is_named(rebuilt):
+    with pytest.raises(ValueError, match=r"models:/calm-nothing@champion is not in MLflow's registry .* the stage `evaluate`"):
+        registry.fetch("models:/calm-nothing@champion", f"sqlite:///{rebuilt.folder}/mlflow.db")
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is no released model"):
+        Predictor(tmp_path)
