@@ -3,3 +3,8 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see pipeline/stages/__init__.py
+
+
+def pytest_collection_modifyitems(items):
+    """What runs in one process goes first: it takes longest."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
