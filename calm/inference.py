@@ -1,66 +1,184 @@
-"""A trained model in use: from samples and texts to probabilities."""
+"""A trained model in use: from samples, texts and recordings to probabilities and vectors."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import BatchFeature
 
-from calm.audio import LogMel, trim
-from calm.batching import LogMels, Ragged, SequenceCollator, tokenise
+from calm.audio import AudioError, read_audio
+from calm.batching import LogMels
+from calm.corpora.limits import Pauses
 from calm.modeling import CalmForSequenceClassification
-from calm.training import predict
+from calm.processing import CONFIG, CalmProcessor
+
+NO_SPEECH = "no speech"
 
 
 class Predictor:
-    """A model as the stage `head` releases it: weights, tokenizer, and `logmel.json`, how its log-mel was computed and normalised.
+    """A model as the stage `head` releases it: weights, and the processor that was saved beside them.
 
     Raises ValueError for a folder that is none.
     """
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         folder = Path(folder)
-        if not (folder / "logmel.json").is_file():
-            raise ValueError(f"{folder} is no released model: it has no logmel.json (the stage `head` writes such a folder)")
+        for name in ("config.json", "model.safetensors", CONFIG):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} is no released model: it has no {name} (the stage `head` writes such a folder)")
+        self.processor = CalmProcessor.from_pretrained(folder)
         self.model = CalmForSequenceClassification.from_pretrained(folder).to(device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.given = json.loads((folder / "logmel.json").read_text(encoding="utf-8"))
-        names = ("sample_rate", "mels", "window_ms", "hop_ms", "low_hz", "high_hz")
-        self.logmel = LogMel(**{name: self.given[name] for name in names})
+        for name in ("block_frames", "block_hop", "mels"):
+            given, wanted = getattr(self.extractor, name), getattr(self.model.config, name)
+            if given != wanted:
+                raise ValueError(f"{folder}: {name} is {given} in {CONFIG} and {wanted} in config.json: release the model anew")
         ((_, self.classes),) = self.model.config.heads.items()
+
+    @property
+    def extractor(self):
+        """The processor's feature extractor."""
+        return self.processor.feature_extractor
 
     @property
     def sample_rate(self) -> int:
         """Of the samples that a call takes, in Hz."""
-        return self.logmel.sample_rate
+        return self.extractor.sampling_rate
+
+    @property
+    def modality(self) -> str:
+        """What the model was trained on: "audio", "text" or "both"."""
+        return self.model.config.modality
 
     @property
     def needs_text(self) -> bool:
         """Whether the model was trained on text; without one, it sees an empty text."""
-        return self.model.config.modality != "audio"
+        return self.modality != "audio"
 
-    def __call__(self, clips: Sequence[np.ndarray], texts: Sequence[str | None], batch: int = 16) -> np.ndarray:
-        """Probabilities of every class, (utterances, classes), from float32 (samples,) each and lower-cased texts."""
-        config = self.model.config
-        frames = Ragged.of([self._frames(clip) for clip in clips])
-        logmels = LogMels(frames, np.ones(len(clips), np.float32), config.block_frames, config.block_hop)
-        collator = SequenceCollator(logmels, tokenise(self.tokenizer, [text or "" for text in texts]), None, config.modality)
-        logits = predict(self.model, np.arange(len(clips)), collator, batch)
-        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+    def __call__(self, clips: Sequence[np.ndarray] | None, texts: Sequence[str | None] | None, batch: int = 16) -> np.ndarray:
+        """Probabilities of every class, (utterances, classes).
 
-    def _frames(self, samples: np.ndarray) -> np.ndarray:
-        """Normalised log-mel, (frames, mels) float16, as training has seen it: rounded where the features were, one block at least."""
-        logmel = self.logmel(samples)
-        if self.given["trim_db"] is not None:
-            logmel = trim(logmel, self.given["trim_db"])
-        logmel = logmel.astype(np.float16).astype(np.float32)
-        block = self.model.config.block_frames
-        normalised = np.zeros((max(len(logmel), block), self.logmel.mels), np.float16)
-        if self.given["normalise"] == "corpus":
-            mean, std = np.float32(self.given["mean"]), np.float32(self.given["std"])
-        else:
-            mean, std = logmel.mean(0), logmel.std(0) + 1e-3
-        normalised[: len(logmel)] = (logmel - mean) / std
-        return normalised
+        Args:
+            clips: float32 (samples,) each at `sample_rate`; None: texts alone.
+            texts: one each; None: audio alone. What the model was not trained on is left out, and an absent text is an empty one.
+        """
+        texts = [None] * len(clips) if texts is None else texts
+        parts = [np.empty((0, len(self.classes)))]
+        for first in range(0, len(texts), batch):
+            inputs = self.inputs(None if clips is None else clips[first : first + batch], texts[first : first + batch])
+            parts.append(probabilities(self.logits(**inputs)))
+        return np.concatenate(parts)
+
+    def inputs(self, clips: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
+        """What the model takes of a batch, by its modality. Raises ValueError where that leaves nothing."""
+        if not self.needs_text:
+            if clips is None:
+                raise ValueError("this model was trained on audio alone: give audio")
+            texts = [None] * len(clips)
+        elif self.modality == "text":
+            if all(text is None for text in texts):
+                raise ValueError("this model was trained on text alone: give a text, or have the audio transcribed")
+            clips = None
+        return self.processor(clips, texts, self.sample_rate)
+
+    @torch.inference_mode()
+    def logits(self, **inputs) -> np.ndarray:
+        """Logits, (utterances, classes) float32, of inputs on any device."""
+        return self.model(**self._moved(inputs)).logits.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def pooled(self, **inputs) -> np.ndarray:
+        """What the heads see, (utterances, width) float32."""
+        return self.model.pooled(**self._moved(inputs)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def acoustic_tokens(self, logmels: LogMels, row: int = 0, batch: int = 256) -> np.ndarray:
+        """SpecTran's outputs of every block of one row, (blocks, width) float32."""
+        blocks, _ = logmels.all_blocks(np.array([row]))
+        return torch.cat([self.model.calm.spectran(part.to(self.model.device)) for part in blocks[0].split(batch)]).float().cpu().numpy()
+
+    def _moved(self, inputs: dict) -> dict:
+        return {key: value.to(self.model.device) for key, value in inputs.items()}
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Of logits, each class by itself."""
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
+@dataclass
+class Piece:
+    """A stretch of a recording in which somebody speaks."""
+
+    start: float  # seconds
+    end: float
+    samples: np.ndarray  # float32 (samples,) at the model's rate
+    text: str | None = None
+    flags: list[str] = field(default_factory=list)  # what is suspect about a transcript, see `calm.transcripts.flags`
+
+
+def intervals(path: Path, pauses: Pauses) -> list[tuple[float, float]]:
+    """A whole recording, or the pieces of a long one between its pauses, in seconds; [] where nobody speaks. Raises AudioError."""
+    from calm.corpora import pauses as cutting
+
+    seconds = length(path)
+    pieces = cutting.cut(path, seconds, pauses)
+    return [(0.0, seconds)] if pieces and seconds <= pauses.longer_than else pieces
+
+
+def length(path: Path) -> float:
+    """Of a recording in seconds, by its header. Raises AudioError where the file cannot be used."""
+    from calm.corpora.headers import read_header
+
+    header = read_header(Path(path))
+    if header.fault:
+        raise AudioError(f"{header.fault}: {header.detail}")
+    return header.seconds
+
+
+@dataclass
+class Listener:
+    """Reads recordings piece by piece, and transcribes them where it has a Whisper (`calm.asr.load`)."""
+
+    sample_rate: int
+    whisper: object = None
+    pauses: Pauses = field(default_factory=Pauses)
+    no_speech_threshold: float = 0.6
+
+    def __call__(self, path: Path, text: str | None = None) -> Iterator[Piece]:
+        """Pieces in order of time, one in memory at once; none where nobody speaks.
+
+        Args:
+            text: of all that is said; only a recording that is not cut can have one.
+
+        Raises:
+            AudioError: a file that cannot be read, or a text of a recording in several pieces.
+        """
+        found = intervals(path, self.pauses)
+        if text is not None and len(found) > 1:
+            raise AudioError(
+                f"{path} is cut at its pauses into {len(found)} pieces, and one text was given for all of it: "
+                f"transcribe it, or cut it to {self.pauses.longer_than:g} s at most"
+            )
+        for start, end in found:
+            piece = Piece(start, end, read_audio(path, start, end, self.sample_rate), text)
+            if not np.isfinite(piece.samples).all():
+                raise AudioError(f"{path} holds NaN or infinity between {start:g} s and {end:g} s: mend it")
+            if self.whisper and text is None:
+                piece.text, piece.flags = self._heard(path, start, end)
+            yield piece
+
+    def _heard(self, path: Path, start: float, end: float) -> tuple[str, list[str]]:
+        from calm import asr, transcripts
+
+        (transcript,) = self.whisper([read_audio(path, start, end, asr.SAMPLE_RATE)])
+        return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
+
+
+def answers(predictor: Predictor, listener: Listener, path: Path, text: str | None = None) -> Iterator[dict]:
+    """What the model says of a recording: `start`, `end` (seconds), `text`, `flags`, `probabilities` by class, of each piece."""
+    for piece in listener(path, text):
+        (found,) = predictor([piece.samples], [piece.text])
+        named = dict(zip(predictor.classes, found.tolist(), strict=True))
+        yield {"start": piece.start, "end": piece.end, "text": piece.text, "flags": piece.flags, "probabilities": named}
