@@ -9,7 +9,6 @@ import torch
 from transformers import BatchFeature
 
 from calm.audio import AudioError, read_audio
-from calm.batching import LogMels
 from calm.corpora.limits import Pauses
 from calm.modeling import CalmForSequenceClassification
 from calm.processing import CONFIG, CalmProcessor
@@ -28,13 +27,23 @@ class Predictor:
         for name in ("config.json", "model.safetensors", CONFIG):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} is no released model: it has no {name} (the stage `head` writes such a folder)")
-        self.processor = CalmProcessor.from_pretrained(folder)
-        self.model = CalmForSequenceClassification.from_pretrained(folder).to(device).eval()
+        model = CalmForSequenceClassification.from_pretrained(folder).to(device)
+        self._take(model, CalmProcessor.from_pretrained(folder))
+
+    @classmethod
+    def of(cls, model: CalmForSequenceClassification, processor: CalmProcessor) -> "Predictor":
+        """From what is loaded already."""
+        made = cls.__new__(cls)
+        made._take(model, processor)
+        return made
+
+    def _take(self, model: CalmForSequenceClassification, processor: CalmProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
         for name in ("block_frames", "block_hop", "mels"):
-            given, wanted = getattr(self.extractor, name), getattr(self.model.config, name)
+            given, wanted = getattr(self.extractor, name), getattr(model.config, name)
             if given != wanted:
-                raise ValueError(f"{folder}: {name} is {given} in {CONFIG} and {wanted} in config.json: release the model anew")
-        ((_, self.classes),) = self.model.config.heads.items()
+                raise ValueError(f"{name} is {given} in the model's {CONFIG} and {wanted} in its config.json: release it anew")
+        ((_, self.classes),) = model.config.heads.items()
 
     @property
     def extractor(self):
@@ -64,42 +73,48 @@ class Predictor:
             texts: one each; None: audio alone. What the model was not trained on is left out, and an absent text is an empty one.
         """
         texts = [None] * len(clips) if texts is None else texts
+        clips = [None] * len(texts) if clips is None else self.extractor.clips(list(clips), self.sample_rate)
         parts = [np.empty((0, len(self.classes)))]
         for first in range(0, len(texts), batch):
-            inputs = self.inputs(None if clips is None else clips[first : first + batch], texts[first : first + batch])
-            parts.append(probabilities(self.logits(**inputs)))
+            some = slice(first, first + batch)
+            frames = [None if samples is None else self.extractor.frames(samples) for samples in clips[some]]
+            parts.append(probabilities(self.logits(frames, texts[some])))
         return np.concatenate(parts)
 
-    def inputs(self, clips: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
+    @torch.inference_mode()
+    def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
+        """Logits of a batch, (utterances, classes) float32, from log-mel as `extractor.frames` gives it (None: no audio) and texts."""
+        logits = np.empty((len(texts), len(self.classes)), np.float32)
+        for heard in (True, False):  # those with audio, and those without
+            rows = [row for row, one in enumerate(frames) if (one is not None) == heard]
+            if rows:
+                inputs = self.inputs([frames[row] for row in rows] if heard else None, [texts[row] for row in rows])
+                logits[rows] = self.model(**inputs).logits.float().cpu().numpy()
+        return logits
+
+    @torch.inference_mode()
+    def pooled(self, frames: np.ndarray, text: str | None) -> np.ndarray:
+        """What the heads see of one utterance, (width,) float32."""
+        return self.model.pooled(**self.inputs([frames], [text]))[0].float().cpu().numpy()
+
+    def inputs(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
         """What the model takes of a batch, by its modality. Raises ValueError where that leaves nothing."""
-        if not self.needs_text:
-            if clips is None:
+        if self.modality == "audio":
+            if frames is None:
                 raise ValueError("this model was trained on audio alone: give audio")
-            texts = [None] * len(clips)
+            texts = [None] * len(texts)
         elif self.modality == "text":
-            if all(text is None for text in texts):
+            if any(text is None for text in texts):
                 raise ValueError("this model was trained on text alone: give a text, or have the audio transcribed")
-            clips = None
-        return self.processor(clips, texts, self.sample_rate)
+            frames = None
+        logmels = None if frames is None else self.extractor.of_frames(frames)
+        return self.processor.collated(logmels, [self.processor.lowered(text) for text in texts]).to(self.model.device)
 
     @torch.inference_mode()
-    def logits(self, **inputs) -> np.ndarray:
-        """Logits, (utterances, classes) float32, of inputs on any device."""
-        return self.model(**self._moved(inputs)).logits.float().cpu().numpy()
-
-    @torch.inference_mode()
-    def pooled(self, **inputs) -> np.ndarray:
-        """What the heads see, (utterances, width) float32."""
-        return self.model.pooled(**self._moved(inputs)).float().cpu().numpy()
-
-    @torch.inference_mode()
-    def acoustic_tokens(self, logmels: LogMels, row: int = 0, batch: int = 256) -> np.ndarray:
-        """SpecTran's outputs of every block of one row, (blocks, width) float32."""
-        blocks, _ = logmels.all_blocks(np.array([row]))
+    def acoustic_tokens(self, frames: np.ndarray, batch: int = 256) -> np.ndarray:
+        """SpecTran's outputs of every block of one utterance, (blocks, width) float32."""
+        blocks, _ = self.extractor.of_frames([frames]).all_blocks(np.array([0]))
         return torch.cat([self.model.calm.spectran(part.to(self.model.device)) for part in blocks[0].split(batch)]).float().cpu().numpy()
-
-    def _moved(self, inputs: dict) -> dict:
-        return {key: value.to(self.model.device) for key, value in inputs.items()}
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -171,7 +171,7 @@ class CalmProcessor(ProcessorMixin):
             raise ValueError("neither audio nor text was given: give samples with their sampling_rate, a text, or both")
         logmels = None if audio is None else self.feature_extractor.logmels(self.feature_extractor.clips(audio, sampling_rate))
         texts = [text] if isinstance(text, str) else text
-        texts = [""] * len(logmels.blocks) if texts is None else [self._text(one) for one in texts]
+        texts = [""] * len(logmels.blocks) if texts is None else [self.lowered(one) for one in texts]
         if logmels is not None and len(texts) != len(logmels.blocks):
             raise ValueError(
                 f"{len(logmels.blocks)} utterances have audio and {len(texts)} have a text: give one text an utterance, or none at all"
@@ -193,7 +193,8 @@ class CalmProcessor(ProcessorMixin):
         return BatchFeature(as_tensors(collator(rows), return_tensors))
 
     @staticmethod
-    def _text(text: str | None) -> str:
+    def lowered(text: str | None) -> str:
+        """A text as training has seen it; "" for None."""
         if not isinstance(text, str | None):
             raise ValueError(f"a text is {type(text).__name__}: give a string, or None where an utterance has none")
         return (text or "").lower()
