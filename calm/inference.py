@@ -1,11 +1,12 @@
 """A trained model in use: from samples, texts and recordings to probabilities and vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import BatchFeature
 
 from calm.audio import AudioError, read_audio
@@ -191,9 +192,32 @@ class Listener:
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
-def answers(predictor: Predictor, listener: Listener, path: Path, text: str | None = None) -> Iterator[dict]:
-    """What the model says of a recording: `start`, `end` (seconds), `text`, `flags`, `probabilities` by class, of each piece."""
-    for piece in listener(path, text):
-        (found,) = predictor([piece.samples], [piece.text])
-        named = dict(zip(predictor.classes, found.tolist(), strict=True))
-        yield {"start": piece.start, "end": piece.end, "text": piece.text, "flags": piece.flags, "probabilities": named}
+def answer(predictor: Predictor, piece: Piece) -> dict:
+    """What the model says of a piece: `start`, `end` (seconds), `text`, `flags`, and `probabilities` by class."""
+    (found,) = predictor([piece.samples], [piece.text])
+    named = dict(zip(predictor.classes, found.tolist(), strict=True))
+    return {"start": piece.start, "end": piece.end, "text": piece.text, "flags": piece.flags, "probabilities": named}
+
+
+def each(
+    files: Sequence[Path], listener: Listener, of_piece: Callable[[Piece], dict], texts: Sequence[str | None] | None = None
+) -> Iterator[dict]:
+    """`file` and what `of_piece` makes of each of its pieces, file by file; shows how far it is where that takes more than 5 s.
+
+    A file in which nobody speaks, or that cannot be read, has a row with `fault`; the next one goes on.
+    """
+    with tqdm(total=len(files), unit="file", delay=5) as bar:
+        for path, text in zip(files, texts or [None] * len(files), strict=True):
+            bar.set_description(Path(path).name, refresh=False)
+            row, fault = {"file": str(path), "fault": None}, NO_SPEECH
+            try:
+                for piece in listener(path, text):
+                    fault = None
+                    yield row | of_piece(piece)
+                    bar.set_postfix_str(f"{piece.end:.0f} s", refresh=False)
+                    bar.update(0)
+            except AudioError as error:
+                fault = str(error)
+            if fault:
+                yield row | {"fault": fault}
+            bar.update()

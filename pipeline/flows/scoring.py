@@ -124,10 +124,10 @@ class Scorer:
     def rows(self, inbox: Path, found: Found) -> Iterator[dict]:
         """Rows of one file: one a piece between pauses, or one that says what is wrong."""
         from calm.audio import AudioError
-        from calm.inference import NO_SPEECH, answers
+        from calm.inference import NO_SPEECH, answer
 
         try:
-            pieces = list(answers(self.predictor, self.listener, inbox / found.file))
+            pieces = [answer(self.predictor, piece) for piece in self.listener(inbox / found.file)]
         except AudioError as error:
             pieces = [{"fault": str(error)}]
         about = {**found._asdict(), "sha256": digest(inbox / found.file), "model": self.model, "scored": datetime.now(UTC)}
