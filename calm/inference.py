@@ -74,8 +74,10 @@ class Predictor:
             texts: one each; None: audio alone. What the model was not trained on is left out, and an absent text is an empty one.
         """
         texts = [None] * len(clips) if texts is None else texts
+        if not len(texts):
+            return np.empty((0, len(self.classes)))
         clips = [None] * len(texts) if clips is None else self.extractor.clips(list(clips), self.sample_rate)
-        parts = [np.empty((0, len(self.classes)))]
+        parts = []
         for first in range(0, len(texts), batch):
             some = slice(first, first + batch)
             frames = [None if samples is None else self.extractor.frames(samples) for samples in clips[some]]

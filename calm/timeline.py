@@ -29,17 +29,13 @@ class Timeline:
     """One row a block."""
 
     classes: list[str]
+    time: np.ndarray  # (blocks,) seconds: the middle of the block
     start: np.ndarray  # (blocks,) seconds: where the block's window begins, and ends
     end: np.ndarray
     probabilities: np.ndarray  # (blocks, classes); NaN where nobody speaks in the window
     peaks: np.ndarray  # (columns,) loudest sample of each of the picture's columns
     logmel: np.ndarray  # (columns, mels) mean log-mel
     seconds: float  # of the recording
-
-    @property
-    def time(self) -> np.ndarray:
-        """(blocks,) seconds: the middle of each block's window."""
-        return (self.start + self.end) / 2
 
 
 def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | None = None) -> Timeline:
@@ -67,13 +63,14 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
             scorer.add(frames)
             bar.update(min(round(MINUTE), bar.total - bar.n))
     logits = scorer.ended()
-    first = np.maximum(np.arange(len(logits)) - side, 0)
-    last = np.minimum(np.arange(len(logits)) + side, len(logits) - 1)
+    block = np.arange(len(logits))
+    first, last = np.maximum(block - side, 0), np.minimum(block + side, len(logits) - 1)
+    time = (block * extractor.block_hop + extractor.block_frames / 2) * frame
     start = first * extractor.block_hop * frame
     end = (last * extractor.block_hop + extractor.block_frames) * frame
     found = probabilities(logits)
     found[~overlaps(start, end, spoken)] = np.nan
-    return Timeline(predictor.classes, start, end, found, sketch.peaks, sketch.mean(), seconds)
+    return Timeline(predictor.classes, time, start, end, found, sketch.peaks, sketch.mean(), seconds)
 
 
 def neighbours(extractor, window: float) -> int:
