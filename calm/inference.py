@@ -15,6 +15,7 @@ from calm.modeling import CalmForSequenceClassification
 from calm.processing import CONFIG, CalmProcessor
 
 NO_SPEECH = "no speech"
+LOOK = 120.0  # seconds that the search for pauses has in memory at once
 
 
 class Predictor:
@@ -141,7 +142,7 @@ def intervals(path: Path, pauses: Pauses) -> list[tuple[float, float]]:
     from calm.corpora import pauses as cutting
 
     seconds = length(path)
-    pieces = cutting.cut(path, seconds, pauses)
+    pieces = cutting.cut(path, seconds, pauses, LOOK)
     return [(0.0, seconds)] if pieces and seconds <= pauses.longer_than else pieces
 
 

@@ -16,7 +16,7 @@ from calm.audio import AudioFile
 from calm.batching import Ragged
 from calm.corpora import pauses
 from calm.corpora.limits import Pauses
-from calm.inference import Predictor, length, probabilities
+from calm.inference import LOOK, Predictor, length, probabilities
 
 MINUTE = 60.0  # seconds that are read at once
 MARGIN = 0.5  # seconds read on either side, so that resampling sees no edge
@@ -57,7 +57,7 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
         Scorer(predictor, side, text),
     )
     with tqdm(total=round(seconds), desc=Path(path).name, unit="s", delay=5) as bar:
-        spoken = pauses.cut(path, seconds, Pauses())
+        spoken = pauses.cut(path, seconds, Pauses(), LOOK)
         for samples, frames in minutes(path, extractor, seconds):
             sketch.add(samples, frames, extractor.logmel.hop)
             scorer.add(frames)
