@@ -1,17 +1,25 @@
-"""The `calm` command."""
+"""The `calm` command. What is heavy is imported by the command that needs it, so that `calm --help` is there at once."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from calm.corpora import FORMATS, CorpusError
-
 SHORT = {"msp": "msp_podcast"}  # other names of formats
 
 app = typer.Typer(help="Joint audio-language representations of speech.", no_args_is_help=True, add_completion=False)
+Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="Audio of any rate, channel count and format.", show_default=False)]
+Model = Annotated[Path, typer.Option(help="Folder of a released model: data/heads/<corpus>/<model>/model.")]
+Texts = Annotated[list[str] | None, typer.Option(help="What is said. May be repeated, one a file in their order.", show_default=False)]
+Transcribe = Annotated[bool, typer.Option("--transcribe", help="Have Whisper say what is said.")]
+Whisper = Annotated[str, typer.Option(help="A Whisper model for --transcribe: a size, or a folder of faster-whisper's format.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU where there is one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
 corpus_app = typer.Typer(help="Corpora: what they hold, and what is wrong with them.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 
@@ -24,9 +32,9 @@ def _group() -> None:
 @corpus_app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="The corpus as its publisher ships it; for `manifest` the table.")],
-    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)} (msp: msp_podcast).")],
+    format: Annotated[str, typer.Option(help="mosei, msp_podcast (or msp), ravdess, crema_d, librispeech or manifest.")],
     option: Annotated[list[str], typer.Option(help="An option of the format, NAME=VALUE in JSON; may be repeated.")] = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say before any long work whether a folder is what it should be.
 
@@ -40,7 +48,7 @@ def check(
         calm corpus check data/raw/ravdess --format ravdess --option 'test=[19, 20]'
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that spin on a busy machine would spoil the measuring
-    from calm.corpora import inspection, layout
+    from calm.corpora import FORMATS, CorpusError, inspection, layout
 
     format, options = SHORT.get(format, format), dict(map(_option, option))
     try:
@@ -63,6 +71,219 @@ def _option(text: str) -> tuple[str, object]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+@app.command()
+def predict(
+    model: Model,
+    files: Files = [],  # noqa: B006
+    text: Texts = None,
+    transcribe: Transcribe = False,
+    whisper: Whisper = "tiny.en",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say which emotions are heard and read: the probability of each class.
+
+    From audio, from text alone (--text without files), or from both. Recordings over 30 s are cut at their pauses, a line a piece; where
+    nobody speaks there is "no speech" and no emotion. The probabilities of the classes do not sum to 1.
+
+    Exit code 0: all done. 1: a file could not be read. 2: nothing was done.
+
+        calm predict clip.wav --model data/heads/msp/small/model --text "i am so glad to see you"
+
+        calm predict *.flac --model data/heads/msp/small/model --transcribe --json
+
+        calm predict --model data/heads/msp/small/model --text "leave me alone"
+    """
+    with _told():
+        predictor, listener, texts = _prepared(model, files, text, transcribe, whisper, device)
+        from calm import inference
+
+        if files:
+            rows = list(inference.each(files, listener, lambda piece: inference.answer(predictor, piece), texts))
+        else:
+            named = [dict(zip(predictor.classes, found.tolist(), strict=True)) for found in predictor(None, texts)]
+            rows = [{"file": None, "fault": None, "text": said, "probabilities": one} for said, one in zip(texts, named, strict=True)]
+    if as_json:
+        about = {"model": str(model), "synthetic": predictor.model.config.synthetic, "classes": predictor.classes}
+        typer.echo(json.dumps(about | {"rows": rows}, indent=2))
+    else:
+        for row in rows:
+            _say(row)
+    raise typer.Exit(int(any(_failed(row) for row in rows)))
+
+
+@app.command()
+def timeline(
+    file: Annotated[Path, typer.Argument(help="Audio of any rate, channel count, format and length.")],
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table (CSV): time, start, end in seconds, and a column a class.")],
+    picture: Annotated[Path | None, typer.Option(help="Picture (PNG, SVG, PDF): probabilities, waveform, log-mel.")] = None,
+    window: Annotated[float, typer.Option(help="Seconds of the blocks that are scored together, around each one.")] = 3.0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Write the probabilities over the time of a recording, a row a block.
+
+    A row's probabilities are those of the blocks around it that lie within the window (of 3 s: 9 blocks of 0.5 s, one every 0.3 s, which
+    are 2.9 s; fewer at the ends), from audio alone. They are empty where nobody speaks in the window. Exit code 2: nothing was done.
+
+        calm timeline talk.mp3 --model data/heads/msp/small/model -o talk.csv --picture talk.png
+    """
+    with _told():
+        for path in (output, *([picture] if picture else [])):
+            _writable(path)
+        predictor = _predictor(model, device)
+        from calm.timeline import draw, timeline, write_csv
+
+        if predictor.needs_text:
+            typer.echo("note: the model was trained on audio and text; here it sees audio alone", err=True)
+        found = timeline(file, predictor, window)
+        write_csv(found, output)
+        if picture:
+            draw(found, picture, file.name)
+    made = {"rows": len(found.time), "seconds": round(found.seconds, 3), "output": str(output), "picture": picture and str(picture)}
+    typer.echo(json.dumps(made) if as_json else f"{output}: {made['rows']} rows over {made['seconds']:g} s")
+
+
+@app.command()
+def embed(
+    files: Files,
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table (Parquet).")],
+    text: Texts = None,
+    transcribe: Transcribe = False,
+    whisper: Whisper = "tiny.en",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Write the vectors of recordings: of every block, of the utterance, and of its text.
+
+    A row a piece (recordings over 30 s are cut at their pauses): file, start, end, text, blocks (a vector every 0.3 s), utterance,
+    text_vector (with --text or --transcribe), and fault where there is none of them. Exit codes are those of `calm predict`.
+
+        calm embed *.wav --model data/heads/msp/small/model -o vectors.parquet
+    """
+    with _told():
+        _writable(output)
+        predictor, listener, texts = _prepared(model, files, text, transcribe, whisper, device)
+        from calm import embedding, inference
+
+        failed: list[str] = []
+
+        def noted(rows: Iterator[dict]) -> Iterator[dict]:
+            for row in rows:
+                if _failed(row):
+                    failed.append(row["fault"])
+                yield row
+
+        rows = inference.each(files, listener, lambda piece: embedding.vectors(predictor, piece), texts)
+        total = embedding.write(noted(rows), output)
+    for fault in failed:
+        typer.echo(fault, err=True)
+    said = {"rows": total, "failed": len(failed), "output": str(output)}
+    typer.echo(json.dumps(said) if as_json else f"{output}: {total} rows" + (f", {len(failed)} files not read" if failed else ""))
+    raise typer.Exit(int(bool(failed)))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed here and whether it works.
+
+    Versions of the packages against those needed, devices, packaged weights and their SHA-256, the MLflow store and the Prefect server that
+    MLFLOW_TRACKING_URI and PREFECT_API_URL name, free disk. Exit code 1 where something that is needed is missing.
+
+        calm doctor
+    """
+    from dataclasses import asdict
+
+    from calm.doctor import examine
+
+    findings = []
+    for one in examine():
+        findings.append(one)
+        if not as_json:
+            typer.echo(f"{'FAULT' if one.fault else 'ok':6}{one.what:24}{one.found}")
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in findings], indent=2))
+    raise typer.Exit(int(any(one.fault for one in findings)))
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What cannot be used ends the command with one sentence and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _predictor(model: Path, device: str):
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import torch
+    from transformers.utils import logging
+
+    from calm.inference import Predictor
+
+    logging.disable_progress_bar()
+    try:
+        predictor = Predictor(model, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    if predictor.model.config.synthetic:
+        typer.echo("note: the model was trained on synthetic speech; what it says of people's means nothing", err=True)
+    return predictor
+
+
+def _prepared(model: Path, files: list[Path], texts: list[str] | None, transcribe: bool, whisper: str, device: str):
+    """Model, reader of recordings, and a text a file or None. Raises ValueError where options do not go together."""
+    if not files and not texts:
+        raise ValueError("neither files nor --text were given: name audio files, or give a text")
+    if transcribe and (texts or not files):
+        raise ValueError("--transcribe is for files without --text: leave one of them out")
+    if files and texts and len(texts) != len(files):
+        raise ValueError(f"{len(files)} files and {len(texts)} texts: repeat --text once a file, in their order")
+    predictor, engine = _predictor(model, device), None
+    if predictor.modality == "text" and not texts and not transcribe:
+        raise ValueError("this model was trained on text alone: give --text or --transcribe")
+    if predictor.modality == "audio" and not files:
+        raise ValueError("this model was trained on audio alone: name audio files")
+    if predictor.modality == "both" and not (files and (texts or transcribe)):
+        absent = "no text (--text or --transcribe)" if files else "no audio"
+        typer.echo(f"note: the model was trained on audio and text, and sees {absent}", err=True)
+    if transcribe:
+        from calm import asr
+
+        engine = asr.load("faster-whisper", asr.resolve("faster-whisper", whisper), window=5.0)  # short pieces cost less than 30 s
+    from calm.inference import Listener
+
+    return predictor, Listener(predictor.sample_rate, engine), texts
+
+
+def _writable(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path.parent} does not exist: make the folder first, or write elsewhere")
+
+
+def _failed(row: dict) -> bool:
+    """Whether a file could not be read; that nobody speaks in it is an answer."""
+    from calm.inference import NO_SPEECH
+
+    return row["fault"] not in (None, NO_SPEECH)
+
+
+def _say(row: dict) -> None:
+    """A line of the result; what cannot be read goes to the other stream."""
+    if row["fault"]:
+        typer.echo(row["fault"] if _failed(row) else f"{row['file']}: {row['fault']}", err=_failed(row))
+        return
+    ordered = sorted(row["probabilities"].items(), key=lambda item: -item[1])
+    where = f"{row['file']} {row['start']:.2f}-{row['end']:.2f} s: " if row["file"] else ""
+    said = f'   "{row["text"]}"' if row["text"] else ""
+    typer.echo(where + "  ".join(f"{name} {value:.2f}" for name, value in ordered) + said)
 
 
 if __name__ == "__main__":

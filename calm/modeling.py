@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
@@ -430,3 +430,4 @@ def parameter_table() -> list[dict]:
 
 AutoConfig.register("calm", CalmConfig)
 AutoModel.register(CalmConfig, CalmModel)
+AutoModelForSequenceClassification.register(CalmConfig, CalmForSequenceClassification)

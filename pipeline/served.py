@@ -22,7 +22,7 @@ class Served(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         texts = model_input["text"].tolist() if "text" in model_input else [None] * len(model_input)
-        texts = [text.lower() if isinstance(text, str) else None for text in texts]
+        texts = [text if isinstance(text, str) else None for text in texts]
         clips = [self._read(base64.b64decode(audio)) for audio in model_input["audio"]]
         return pd.DataFrame(self.predictor(clips, texts), columns=self.predictor.classes)
 

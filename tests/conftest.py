@@ -4,7 +4,17 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see pipeline/stages/__init__.py
 
+import pytest  # noqa: E402
+
 
 def pytest_collection_modifyitems(items):
     """What runs in one process goes first: it takes longest."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory):
+    """Folder of a small model of audio and text."""
+    from made_model import release
+
+    return release(tmp_path_factory.mktemp("released"))

@@ -106,57 +106,33 @@ class Scorer:
 
     def __init__(self, model: str):
         from calm import asr
-        from calm.inference import Predictor
+        from calm.corpora.limits import Pauses
+        from calm.inference import Listener, Predictor
         from pipeline import build, settings
 
-        self.settings, self.model = settings.load(), model
-        self.predictor = Predictor(located(model, self.settings), build.device())
-        section = self.settings.transcribe
-        self.whisper = None
+        given, self.model = settings.load(), model
+        self.predictor = Predictor(located(model, given), build.device())
+        section, cut, whisper = given.transcribe, given.ingest.cut, None
         if self.predictor.needs_text:
             options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}
             device = "cuda" if asr.gpus(section.engine) else "cpu"
             name = asr.resolve(section.engine, section.model)
-            self.whisper = asr.load(section.engine, name, **options, window=section.window_seconds, device=device)
+            whisper = asr.load(section.engine, name, **options, window=section.window_seconds, device=device)
+        pauses = Pauses(**cut.model_dump()) if cut else Pauses()
+        self.listener = Listener(self.predictor.sample_rate, whisper, pauses, section.no_speech_threshold)
 
     def rows(self, inbox: Path, found: Found) -> Iterator[dict]:
         """Rows of one file: one a piece between pauses, or one that says what is wrong."""
         from calm.audio import AudioError
+        from calm.inference import NO_SPEECH, answer
 
         try:
-            pieces = list(self._pieces(inbox / found.file))
+            pieces = [answer(self.predictor, piece) for piece in self.listener(inbox / found.file)]
         except AudioError as error:
             pieces = [{"fault": str(error)}]
         about = {**found._asdict(), "sha256": digest(inbox / found.file), "model": self.model, "scored": datetime.now(UTC)}
-        for piece in pieces or [{"fault": "no speech"}]:
+        for piece in pieces or [{"fault": NO_SPEECH}]:
             yield dict.fromkeys(SCHEMA.names) | {"flags": []} | about | piece
-
-    def _pieces(self, path: Path) -> Iterator[dict]:
-        from calm import asr, transcripts
-        from calm.audio import read_audio
-
-        for start, end in self._intervals(path):
-            text, flags = None, []
-            if self.whisper:
-                (transcript,) = self.whisper([read_audio(path, start, end, asr.SAMPLE_RATE)])
-                text, flags = transcript.text, transcripts.flags(transcript, self.settings.transcribe.no_speech_threshold)
-            (probabilities,) = self.predictor([read_audio(path, start, end, self.predictor.sample_rate)], [text])
-            named = list(zip(self.predictor.classes, probabilities.tolist(), strict=True))
-            yield {"start": start, "end": end, "text": text, "flags": flags, "probabilities": named}
-
-    def _intervals(self, path: Path) -> list[tuple[float, float]]:
-        """A whole recording, or the pieces of a long one between its pauses; [] where nobody speaks."""
-        from calm.audio import AudioError
-        from calm.corpora import pauses
-        from calm.corpora.headers import read_header
-
-        header = read_header(path)
-        if header.fault:
-            raise AudioError(f"{header.fault}: {header.detail}")
-        cut = self.settings.ingest.cut
-        limits = pauses.Pauses(**cut.model_dump()) if cut else pauses.Pauses()
-        pieces = pauses.cut(path, header.seconds, limits)
-        return [(0.0, header.seconds)] if pieces and header.seconds <= limits.longer_than else pieces
 
 
 def located(model: str, given) -> Path:

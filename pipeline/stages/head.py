@@ -19,6 +19,7 @@ from calm.batching import Ragged, SequenceCollator, tokenise
 from calm.corpora.utterances import write_parquet
 from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForMaskedPretraining, CalmForSequenceClassification, FrozenHeads
+from calm.processing import CalmFeatureExtractor, CalmProcessor
 from calm.training import Interrupted, acoustic_tokens, predict, train
 from pipeline import build, command, paths, tracking, workers
 from pipeline.settings import Settings
@@ -279,14 +280,28 @@ def released(settings: Settings) -> tuple[Condition, int]:
 
 
 def release(settings: Settings, corpus: str, model: str, checkpoints: Path, folder: Path) -> None:
-    """The model to use, with its tokenizer, the statistics that its log-mel is normalised by, and which of the heads it is."""
+    """The model to use, with the processor of its inputs, and which of the heads it is."""
     condition, seed = released(settings)
     trained = checkpoints / f"{condition.name}-{condition.modality}-{seed}" / "model"
     CalmForSequenceClassification.from_pretrained(trained).save_pretrained(folder)
-    load_tokenizer(settings.models[model].language_model).save_pretrained(folder)
-    statistics = command.read_json(paths.features(corpus) / "stats.json")
-    command.write_json({**statistics, "normalise": settings.spectran.normalise}, folder / "logmel.json")
+    CalmProcessor(extractor(settings, corpus), load_tokenizer(settings.models[model].language_model)).save_pretrained(folder)
     command.write_json({"variant": condition.name, "modality": condition.modality, "seed": seed}, folder / "release.json")
+
+
+def extractor(settings: Settings, corpus: str) -> CalmFeatureExtractor:
+    """What makes a model's inputs of samples, as the corpus's features were made."""
+    given, spectran = command.read_json(paths.features(corpus) / "stats.json"), settings.spectran
+    same = ("mels", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db")
+    statistics = {name: given[name] for name in ("mean", "std")} if spectran.normalise == "corpus" else {}
+    return CalmFeatureExtractor(
+        given["sample_rate"],
+        **{name: given[name] for name in same},
+        normalise=spectran.normalise,
+        **statistics,
+        block_frames=spectran.block,
+        block_hop=spectran.hop,
+        max_tokens=settings.head.max_tokens,
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def test_the_page_and_the_model_are_there(rebuilt):
     page = (rebuilt.folder / "reports/index.html").read_text()
     assert "synthetic speech" in page and len(page) < 3_000_000
     model = rebuilt.folder / "data/heads/msp/small/model"
-    assert {"config.json", "model.safetensors", "tokenizer.json", "logmel.json"} <= {path.name for path in model.iterdir()}
+    expected = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "release.json"}
+    assert {path.name for path in model.iterdir()} == expected
 
 
 def test_every_number_leads_to_a_run(rebuilt):

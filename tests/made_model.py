@@ -1,0 +1,37 @@
+"""A very small model of random weights, in a folder as the stage `head` releases one."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig
+
+from calm.configuration import CalmConfig
+from calm.language_model import load_tokenizer
+from calm.modeling import CalmForSequenceClassification
+from calm.processing import CalmFeatureExtractor, CalmProcessor
+
+CLASSES = ["angry", "happy", "sad"]
+MEAN, STD = np.linspace(-4, -6, 64), np.linspace(2, 3, 64)  # about those of speech
+
+
+def release(folder: Path, modality: str = "both", **given) -> Path:
+    """Write one; `given`: changed settings of the feature extractor."""
+    torch.manual_seed(5)
+    text = BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    config = CalmConfig(text, projection=16, heads={"emotion": CLASSES}, head_pooling="cls_mean_std", modality=modality)
+    model = CalmForSequenceClassification(config).eval()
+    for parameter in model.heads.parameters():
+        parameter.data.mul_(8)  # so that answers differ
+    model.save_pretrained(folder)
+    extractor = CalmFeatureExtractor(**{"normalise": "corpus", "mean": MEAN, "std": STD, **given})
+    CalmProcessor(extractor, load_tokenizer("minilm")).save_pretrained(folder)
+    return folder
+
+
+def speech(seconds: float, seed: int = 0, rate: int = 16000) -> np.ndarray:
+    """Something that varies as speech does: harmonics that rise and fall in loudness, and noise. float32 (samples,)."""
+    draw, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    loud = 0.5 + 0.5 * np.sin(2 * np.pi * 3 * time + draw.uniform(0, 6))
+    tones = sum(np.sin(2 * np.pi * k * (120 + 60 * draw.random()) * time) / k for k in range(1, 8))
+    return (0.1 * loud * tones + 0.01 * draw.standard_normal(len(time))).astype(np.float32)
