@@ -134,8 +134,11 @@ def timeline(
     with _told():
         for path in (output, *([picture] if picture else [])):
             _writable(path)
+        from calm.timeline import draw, pictures, timeline, write_csv
+
+        if picture and picture.suffix[1:].lower() not in pictures():
+            raise ValueError(f"{picture}: pictures are of the kinds {', '.join(pictures())}")
         predictor = _predictor(model, device)
-        from calm.timeline import draw, timeline, write_csv
 
         if predictor.needs_text:
             typer.echo("note: the model was trained on audio and text; here it sees audio alone", err=True)
@@ -212,7 +215,9 @@ def doctor(as_json: AsJson = False) -> None:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """What cannot be used ends the command with one sentence and exit code 2."""
+    """What cannot be used ends the command with one sentence and exit code 2; libraries keep quiet."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before they are imported
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         yield
     except (ValueError, OSError) as error:
@@ -221,8 +226,6 @@ def _told() -> Iterator[None]:
 
 
 def _predictor(model: Path, device: str):
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
     from transformers.utils import logging
 

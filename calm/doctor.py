@@ -122,8 +122,9 @@ def unanswered(address: str, health: str) -> str:
             with socket.create_connection((parts.hostname, parts.port or 5432), TIMEOUT):
                 return ""
         return "neither a database nor a server: give sqlite:///FILE, a database's address or http://HOST:PORT"
-    except (OSError, ValueError, sqlite3.Error) as error:  # URLError is an OSError
-        return str(getattr(error, "reason", error))
+    except (OSError, ValueError, sqlite3.Error) as error:
+        reason = getattr(error, "reason", None)  # of URLError, which is an OSError
+        return str(reason if isinstance(reason, OSError) else error)
 
 
 def _database(file: Path) -> str:

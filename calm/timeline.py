@@ -196,6 +196,13 @@ def write_csv(found: Timeline, path: Path) -> None:
     partial.replace(path)
 
 
+def pictures() -> list[str]:
+    """Kinds of pictures that can be drawn, as their files' names end."""
+    from matplotlib.figure import Figure
+
+    return sorted(Figure().canvas.get_supported_filetypes())
+
+
 def draw(found: Timeline, path: Path, title: str = "") -> None:
     """Probabilities above the waveform and the log-mel, as a picture of the kind that the file's name ends with."""
     from matplotlib.figure import Figure

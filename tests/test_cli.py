@@ -2,17 +2,25 @@
 
 import json
 import os
+import re
+import shlex
+import sqlite3
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
+from made_model import CLASSES, release, speech
 from typer.testing import CliRunner
 
-from calm import asr
+from calm import asr, doctor
 from calm.cli import app
 from calm.corpora import FORMATS, layout, needs
 
@@ -127,8 +135,16 @@ def test_every_format_has_a_layout():
 
 
 def test_help_loads_no_heavy_library():
-    code = "import sys, calm.cli; sys.exit(str({'torch', 'transformers', 'scipy'} & set(sys.modules) or ''))"
+    heavy = {"torch", "transformers", "scipy", "numpy", "pandas", "pyarrow"}
+    code = f"import sys, calm.cli; sys.exit(str({heavy} & set(sys.modules) or ''))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr.strip() == b""
+
+
+def test_help_names_the_formats_and_gives_examples():
+    said = " ".join(calm("corpus", "check", "--help").output.replace("│", " ").split())
+    assert all(re.search(rf"\b{format}\b", said) for format in FORMATS)
+    for name in ("predict", "timeline", "embed", "doctor"):
+        assert f"calm {name}" in calm(name, "--help").output
 
 
 @pytest.mark.usefixtures("measured", "without_whisper")
@@ -159,3 +175,167 @@ def test_a_corpus_that_cannot_be_used(manifest, monkeypatch, arguments, expected
 def test_real_speech():
     found = json.loads(calm("corpus", "check", Path(CORPORA) / "ravdess", "--format", "ravdess", "--json").output)
     assert (found["kept"], found["faults"], found["splits"]["test"]["speakers"]) == (1200, {}, 4)
+
+
+# A model in use
+
+ROOT = Path(__file__).parents[1]
+real = pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
+
+
+@pytest.fixture
+def clip():
+    return Path(CORPORA, "ravdess", "Actor_03", "03-01-01-01-01-01-03.flac")
+
+
+def test_predict_from_text_alone(released):
+    done = calm("predict", "--model", released, "--text", "hello there", "--text", "go away", "--json")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0 and "sees no audio" in done.stderr and found["classes"] == CLASSES and not found["synthetic"]
+    assert [row["text"] for row in found["rows"]] == ["hello there", "go away"] and list(found["rows"][0]["probabilities"]) == CLASSES
+    assert len(calm("predict", "--model", released, "--text", "hello there").stdout.splitlines()) == 1
+
+
+@real
+def test_predict_goes_on_after_a_file_that_cannot_be_read(released, clip, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
+    done = calm("predict", tmp_path / "gone.wav", tmp_path / "silence.wav", clip, "--model", released)
+    lines = done.stdout.splitlines()
+    assert done.exit_code == 1 and f"missing audio: {tmp_path / 'gone.wav'}" in done.stderr
+    assert (
+        lines[0] == f"{tmp_path / 'silence.wav'}: no speech"
+        and lines[1].startswith(f"{clip} 0.00-")
+        and all(n in lines[1] for n in CLASSES)
+    )
+    assert calm("predict", clip, "--model", released, "--text", "kids are talking by the door").exit_code == 0
+
+
+@real
+@pytest.mark.skipif(not asr.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
+def test_predict_transcribes(released, clip):
+    (row,) = json.loads(calm("predict", clip, "--model", released, "--transcribe", "--json").stdout)["rows"]
+    (given,) = json.loads(calm("predict", clip, "--model", released, "--text", row["text"], "--json").stdout)["rows"]
+    assert row["text"].startswith("kids are talking") and row["probabilities"] == pytest.approx(given["probabilities"])
+
+
+@real
+def test_timeline_writes_a_table_and_a_picture(released, clip, tmp_path):
+    done = calm("timeline", clip, "--model", released, "-o", tmp_path / "out.csv", "--picture", tmp_path / "out.png", "--json")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert done.exit_code == 0 and json.loads(done.stdout)["rows"] == len(table) and list(table) == ["time", "start", "end", *CLASSES]
+    assert table["time"][0] == 0.25 and table["end"][0] == 1.7 and table[CLASSES].notna().all(axis=None)
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@real
+def test_embed_writes_vectors(released, clip, tmp_path):
+    done = calm(
+        "embed", clip, tmp_path / "gone.wav", "--model", released, "-o", tmp_path / "out.parquet", "--text", "kids", "--text", "none"
+    )
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert done.exit_code == 1 and "missing audio" in done.stderr and done.stdout.endswith("2 rows, 1 files not read\n")
+    assert table["blocks"][0][0].shape == table["text_vector"][0].shape == (64,) and table["utterance"][0].shape == (320,)
+    assert table["fault"][1].startswith("missing audio") and table["utterance"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["predict", "--model", "MODEL"], "neither files nor --text"),
+        (["predict", "a.wav", "--model", "nowhere", "--text", "x"], "nowhere is no released model: it has no config.json"),
+        (["predict", "a.wav", "b.wav", "--model", "MODEL", "--text", "x"], "2 files and 1 texts"),
+        (["predict", "a.wav", "--model", "MODEL", "--text", "x", "--transcribe"], "leave one of them out"),
+        (["predict", "a.wav", "--model", "MODEL", "--device", "abacus"], "--device abacus: "),
+        (["predict", "a.wav", "--model", "MODEL", "--transcribe", "--whisper", "nowhere.pt"], "'nowhere.pt' is no folder here"),
+        (["timeline", "a.wav", "--model", "MODEL", "-o", "gone/a.csv"], "gone does not exist: make the folder first"),
+        (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv"], "missing audio: a.wav"),
+        (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv", "--window", "0.1"], "shorter than one block"),
+        (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv", "--picture", "a.doc"], "a.doc: pictures are"),
+    ],
+)
+def test_nothing_is_done_where_the_options_are_wrong(released, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "timeline" and "--window" in arguments:
+        soundfile.write("a.wav", speech(1), 16000)
+    done = calm(*[str(released) if argument == "MODEL" else argument for argument in arguments])
+    assert done.exit_code == 2 and says in done.stderr and not (tmp_path / "a.csv").exists(), done.output
+
+
+@pytest.mark.parametrize(("modality", "says"), [("text", "give --text or --transcribe"), ("audio", "name audio files")])
+def test_a_model_of_one_modality(tmp_path, modality, says):
+    given = ["a.wav"] if modality == "text" else ["--text", "hello"]
+    done = calm("predict", *given, "--model", release(tmp_path, modality))
+    assert done.exit_code == 2 and says in done.stderr
+
+
+@real
+@pytest.mark.skipif(not asr.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
+def test_what_the_readme_says_of_a_model_runs(released, clip, tmp_path, monkeypatch):
+    section = (ROOT / "README.md").read_text().split("## Use a model")[1].split("\n## ")[0]
+    commands, code = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
+    for name in ("clip.wav", "talk.flac"):
+        soundfile.write(tmp_path / name, soundfile.read(clip)[0], 16000)
+    (tmp_path / "data/heads/msp/small").mkdir(parents=True)
+    (tmp_path / "data/heads/msp/small/model").symlink_to(released)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for line in commands.splitlines():
+        name, *arguments = shlex.split(line)
+        done = calm(*arguments)
+        assert name == "calm" and done.exit_code == 0, f"{line}: {done.output}"
+    assert {"talk.csv", "talk.png", "vectors.parquet"} <= {path.name for path in tmp_path.iterdir()}
+    given: dict = {}
+    exec(code, given)
+    assert {row["label"] for row in given["scores"]} == set(CLASSES)
+
+
+def test_doctor_finds_what_this_environment_has(monkeypatch, tmp_path):
+    """What tests run in has every package; a database that is there answers, a port that nobody listens on does not."""
+    sqlite3.connect(tmp_path / "runs.db").close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
+    monkeypatch.setenv("PREFECT_API_URL", "http://user:secret@127.0.0.1:9/api")
+    done = calm("doctor", "--json")
+    found = {one["what"]: one for one in json.loads(done.stdout)}
+    assert [name for name, one in found.items() if one["fault"]] == ["Prefect"] and done.exit_code == 1
+    assert found["MLflow"]["found"].endswith("answers") and "secret" not in found["Prefect"]["found"]
+    assert "as published" in found["MiniLM"]["found"] and found["torch"]["found"] == metadata.version("torch")
+
+
+def test_doctor_names_what_is_missing(monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["numpy>=9000", "no-such-thing>=1", 'no-such-test; extra == "test"'])
+    monkeypatch.setattr(doctor, "weights", lambda: iter([]))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = calm("doctor")
+    faults = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAULT")]
+    assert faults == ["numpy", "no-such-thing"] and "pip install 'no-such-thing>=1'" in done.stdout and done.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("sqlite:///FOLDER/new.db", ""),
+        ("sqlite:///FOLDER/no/new.db", "does not exist"),
+        ("sqlite:///FOLDER/text", "not a database"),
+        ("ftp:", "neither"),
+    ],
+)
+def test_databases_in_files(tmp_path, address, fault):
+    (tmp_path / "text").write_text("this is no database, however long it goes on for")
+    found = doctor.unanswered(address.replace("FOLDER", str(tmp_path)), "/health")
+    assert fault in found and bool(fault) == bool(found)
+
+
+@pytest.mark.parametrize(("status", "fault"), [(200, ""), (500, "500")])
+def test_servers(status, fault):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/api/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        found = doctor.unanswered(f"http://127.0.0.1:{server.server_port}/api", "/health")
+    assert fault in found and bool(fault) == bool(found)

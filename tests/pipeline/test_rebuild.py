@@ -5,6 +5,7 @@ import sys
 import time
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from made_project import small
@@ -35,6 +36,25 @@ def test_the_page_and_the_model_are_there(rebuilt):
     model = rebuilt.folder / "data/heads/msp/small/model"
     expected = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "release.json"}
     assert {path.name for path in model.iterdir()} == expected
+
+
+def test_the_released_model_answers_as_the_stage_did(rebuilt):
+    """From the audio of test utterances by `calm predict`. The stage had acoustic tokens in float16: logits differ by what that rounds."""
+    folder, heads = rebuilt.folder, rebuilt.folder / "data/heads/msp/small"
+    kept = json.loads((heads / "model/release.json").read_text())
+    logits = pd.read_parquet(heads / "logits.parquet").query("split == 'test'")
+    logits = logits[(logits[list(kept)] == pd.Series(kept)).all(axis=1)].merge(
+        pd.read_parquet(folder / "data/utterances/msp/utterances.parquet")
+    )
+    logits = logits.drop(columns="text").merge(pd.read_parquet(folder / "data/texts/msp/texts.parquet")[["id", "text"]]).head(8)
+    texts = [part for text in logits["text"] for part in ("--text", text)]
+    done = rebuilt.run(sys.executable, "-m", "calm.cli", "predict", *logits["audio"], "--model", str(heads / "model"), *texts, "--json")
+    assert done.returncode == 0 and "synthetic speech" in done.stderr, done.stderr
+    answers = json.loads(done.stdout)
+    assert kept == {"variant": "calm", "modality": "both", "seed": 1} and answers["synthetic"] and len(answers["rows"]) == 8
+    found = np.array([[row["probabilities"][name] for name in answers["classes"]] for row in answers["rows"]])
+    np.testing.assert_allclose(np.log(found / (1 - found)), np.stack(logits["logits"]), atol=2e-3)
+    assert np.stack(logits["logits"]).std(axis=0).min() > 4e-3  # utterances differ by more than that
 
 
 def test_every_number_leads_to_a_run(rebuilt):
