@@ -21,7 +21,7 @@ from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForMaskedPretraining, CalmForSequenceClassification, FrozenHeads
 from calm.processing import CalmFeatureExtractor, CalmProcessor
 from calm.training import Interrupted, acoustic_tokens, predict, train
-from pipeline import build, command, paths, tracking, workers
+from pipeline import build, command, model_card, paths, tracking, workers
 from pipeline.settings import Settings
 
 TASK = "emotion"  # name of the head in the saved model
@@ -129,7 +129,7 @@ def run(settings: Settings, corpus: str, model: str) -> str:
         curves = [entry for job in folders for entry in command.read_json(job / "curves.json")]
         write_parquet(pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False), folder / "logits.parquet")
         command.write_json(curves, folder / "curves.json")
-        release(settings, corpus, model, checkpoints, folder / "model")
+        release(settings, corpus, model, checkpoints, curves, folder / "model")
         tracked.artifact(folder / "curves.json")
     return f"{corpus} with {model}: {len(curves)} heads in {time.monotonic() - begin:.0f} s"
 
@@ -279,13 +279,16 @@ def released(settings: Settings) -> tuple[Condition, int]:
     return Condition(**{key: wanted if wanted in given else given[0] for key, (wanted, given) in best.items()}), settings.seeds[0]
 
 
-def release(settings: Settings, corpus: str, model: str, checkpoints: Path, folder: Path) -> None:
-    """The model to use, with the processor of its inputs, and which of the heads it is."""
+def release(settings: Settings, corpus: str, model: str, checkpoints: Path, curves: list[dict], folder: Path) -> None:
+    """The model to use, with the processor of its inputs, which of the heads it is, and its card."""
     condition, seed = released(settings)
     trained = checkpoints / f"{condition.name}-{condition.modality}-{seed}" / "model"
-    CalmForSequenceClassification.from_pretrained(trained).save_pretrained(folder)
+    network = CalmForSequenceClassification.from_pretrained(trained)
+    network.save_pretrained(folder)
     CalmProcessor(extractor(settings, corpus), load_tokenizer(settings.models[model].language_model)).save_pretrained(folder)
-    command.write_json({"variant": condition.name, "modality": condition.modality, "seed": seed}, folder / "release.json")
+    kept = {"variant": condition.name, "modality": condition.modality, "seed": seed}
+    command.write_json(kept, folder / "release.json")
+    model_card.write(settings, corpus, model, network.config, next(entry for entry in curves if kept.items() <= entry.items()), folder)
 
 
 def extractor(settings: Settings, corpus: str) -> CalmFeatureExtractor:

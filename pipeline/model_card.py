@@ -1,0 +1,85 @@
+"""The card of a released model, `README.md` in its folder: what it was made of, what it is for, and what it is not."""
+
+from pathlib import Path
+
+from calm.configuration import CalmConfig
+from pipeline import build, command, paths
+from pipeline.settings import Settings
+
+INPUTS = {"audio": "audio alone", "text": "text alone", "both": "audio and text"}
+SYNTHETIC = "\n**Trained on synthetic speech.** What it says of people's speech means nothing; it shows that the pipeline works.\n"
+CARD = """---
+library_name: transformers
+license: other
+tags: [{tags}]
+---
+
+# Emotions in speech: {corpus}, {model}
+
+From {inputs}, the probability of each of {count} classes: {classes}. {several}
+
+After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Representations*; variant `{variant}`, seed {seed}.
+{synthetic}
+## Data
+
+- heads: {corpus} ({format}), {hours:.2f} h of training speech
+{pretraining}- language model: {language_model}
+
+## Metrics
+
+Binary cross-entropy on the validation split: {validation_loss:.3f} (on the training split: {loss:.3f}; epochs: {epochs}). Accuracies
+and F1 on validation and test, with thresholds and intervals, are the rows of `{corpus}`, `{variant}`, `{model}`, `{modality}` in the
+project's `reports/metrics.json`, which later stages write.
+
+## Intended use
+
+Research on speech emotion, and a start for training on other data. Not for judging, selecting or watching people: what raters hear is not
+what a person feels.
+
+## Limits
+
+- It knows the language, the recordings and the raters of its data; nothing else was tried.
+- Text and audio share {max_tokens} places: longer recordings must be cut, as `calm predict` does.
+- The probabilities are not calibrated, and those of the classes do not sum to 1.
+
+## Licence
+
+The weights derive from {language_model} and the corpora above, each of which has a licence of its own. The code is Apache-2.0.
+
+## Use
+
+    calm predict clip.wav --model FOLDER --text "what is said"
+"""
+
+
+def write(settings: Settings, corpus: str, model: str, config: CalmConfig, entry: dict, folder: Path) -> None:
+    """Write the card.
+
+    Args:
+        entry: of the stage's curves: variant, modality and seed of the head that is released, and its losses.
+    """
+    ((_, classes),) = config.heads.items()
+    before = command.read_json(paths.pretrained(model) / "metrics.json")
+    last = entry["curve"][-1]
+    text = CARD.format(
+        tags="speech, emotion, calm" + (", synthetic" if config.synthetic else ""),
+        corpus=corpus,
+        model=model,
+        inputs=INPUTS[config.modality],
+        count=len(classes),
+        classes=", ".join(classes),
+        several="An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
+        synthetic=SYNTHETIC if config.synthetic else "",
+        format=settings.corpora[corpus].format,
+        hours=build.hours(settings, [corpus]),
+        pretraining=f"- pretraining: {', '.join(before['corpora'])}, {before['hours']:.2f} h\n"
+        if entry["variant"].startswith("calm")
+        else "",
+        language_model=settings.models[model].language_model,
+        epochs=len(entry["curve"]),
+        validation_loss=last["validation_loss"],
+        loss=last["loss"],
+        max_tokens=settings.head.max_tokens,
+        **{name: entry[name] for name in ("variant", "modality", "seed")},
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
