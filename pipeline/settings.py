@@ -78,6 +78,7 @@ class Transcribe(Section):
     model: str = "tiny.en"  # "tiny.en" of faster-whisper comes with a package; others by hub name or folder
     compute_type: Literal["auto", "int8", "float16", "float32"] = "auto"  # auto: int8 on CPU, float16 on GPU
     beam: Positive = 1
+    batch: Positive | None = None  # clips of about one length at once; null: 8 on CPU, 16 on GPU
     language: str | None = "en"
     window_seconds: Annotated[float, Field(ge=1, le=30)] = 30  # audio context of the encoder; 30 is what Whisper was trained with
     check: int = Field(20, ge=0)  # of the utterances with a text of their own, transcribe so many to measure the WER

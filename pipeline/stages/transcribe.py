@@ -18,7 +18,7 @@ from calm.corpora.utterances import read_table, write_parquet
 from pipeline import command, paths, workers
 from pipeline.settings import Settings, Transcribe
 
-BATCH = {"cpu": 8, "cuda": 16}  # clips of about one length at once
+BATCH = {"cpu": 8, "cuda": 16}  # clips of about one length at once, where the settings say nothing
 WORST = 10  # utterances with the most errors that the metrics show
 
 SCHEMA = pa.schema(
@@ -96,7 +96,7 @@ def hear(frame: pd.DataFrame, section: Transcribe, finished: Path, dask: str | N
     """
     done = _finished(finished)
     gpus = asr.gpus(section.engine)
-    tasks = [task for task in _tasks(frame, BATCH["cuda" if gpus else "cpu"]) if not all(row[0] in done for row in task)]
+    tasks = [task for task in _tasks(frame, section.batch or BATCH["cuda" if gpus else "cpu"]) if not all(row[0] in done for row in task)]
     if not tasks:
         return done
     count = min(section.workers or gpus or workers.cores(), len(tasks))
