@@ -1,5 +1,6 @@
 """What `test_distributed.py` runs by torchrun in two processes, and for comparison by itself in one: `ranks.py FOLDER`."""
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -133,7 +134,9 @@ def main(folder: Path) -> None:
     found["checkpoints"] = sorted(path.parent.name for path in (folder / "stopped").glob("*/complete"))
     found["resumed"] = calp(folder / "stopped")
     found["two blocks"] = calp(folder / "two", blocks=2, dropout=0.0)
-    torch.save(found, folder / f"found-{distributed.rank()}.pt")
+    with contextlib.suppress(Interrupted):
+        calp(folder / "left", blocks=2, dropout=0.0, callbacks=[StopSecond()])
+    torch.save(found | {"left": str(folder / "left")}, folder / f"found-{distributed.rank()}.pt")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calm import distributed
-from calm.training import EpochSampler, Schedule, Shares, train
+from calm.training import EpochSampler, Schedule, Shares, last_checkpoint, train
 from tests import ranks
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,15 @@ def test_a_training_of_two_is_that_of_one(found, tmp_path):
     for entry, one in zip(curve, alone, strict=True):
         assert entry == pytest.approx(one, abs=1e-4)
     assert abs(curve[1]["loss"] - curve[0]["loss"]) > 0.1  # it moved
+
+
+def test_one_process_goes_on_from_the_checkpoint_of_two(found):
+    assert last_checkpoint(found[0]["left"]).endswith("checkpoint-5")
+    (weights, curve), (resumed, continued) = found[0]["two blocks"], ranks.calp(Path(found[0]["left"]), blocks=2, dropout=0.0)
+    for name in weights:
+        torch.testing.assert_close(weights[name], resumed[name], atol=1e-4, rtol=1e-4)
+    for entry, again in zip(curve, continued, strict=True):
+        assert again == pytest.approx(entry, abs=1e-4)
 
 
 def test_shares_make_up_the_batches():
