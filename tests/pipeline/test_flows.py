@@ -23,8 +23,6 @@ from pipeline import paths
 from pipeline.flows import limits, scoring
 from pipeline.flows.children import Stopped, lines
 
-pytestmark = pytest.mark.xdist_group("rebuilt")  # one process makes the project that they share
-
 SECONDS = 90  # that any one thing may take
 
 # A stage that notes when it ran, and goes on from where it was stopped.

@@ -11,8 +11,6 @@ from calm.audio import read_audio
 from calm.inference import Predictor
 from pipeline import registry
 
-pytestmark = pytest.mark.xdist_group("rebuilt")  # one process makes the project that they share
-
 
 def decisions(right: list[bool], speakers: int = 10) -> pd.DataFrame:
     """One class, present in every second pair of utterances, and decided on as `right` says."""
