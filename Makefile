@@ -20,7 +20,7 @@ demo: install
 	@python -m pipeline.stages.report --print
 
 test: install
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest --numprocesses 2 --dist loadfile
 
 up: install
 	@python -m pipeline.flows up
