@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see pipelin
 
 import pytest  # noqa: E402
 
+
 @pytest.fixture(scope="session")
 def released(tmp_path_factory):
     """Folder of a small model of audio and text."""
