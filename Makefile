@@ -1,10 +1,11 @@
 # make demo - install, rebuild the embedded default, print its results     make test - install, run the tests
+# make study - the same with every row of the paper's tables
 # make up - install, start Prefect's and MLflow's servers and the worker   make down - end exactly these
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test up down install clean
+.PHONY: demo study test up down install clean
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,7 +17,13 @@ install: $(VENV)/installed
 
 demo: install
 	@cmp -s params.yaml recipes/demo.yaml || { echo "params.yaml is not the embedded default: cp recipes/demo.yaml params.yaml, or run dvc repro"; exit 1; }
-	dvc repro
+	@python -m pipeline.repro
+	@python -m pipeline.stages.report --print
+
+# Other settings than the embedded default's are used as they are
+study: install
+	@if cmp -s params.yaml recipes/demo.yaml; then cp recipes/study.yaml params.yaml; echo "params.yaml is recipes/study.yaml now"; fi
+	@python -m pipeline.repro
 	@python -m pipeline.stages.report --print
 
 test: install

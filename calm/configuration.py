@@ -9,6 +9,7 @@ class CalmConfig(PreTrainedConfig):
     Args:
         text_config: configuration of the BERT-style language model that the multimodal transformer starts from (4.4).
         block_frames, block_hop, mels: an acoustic block is (block_frames, mels) log-mel, one every block_hop frames (5.1).
+        front_end: what makes a token of a block: "spectran", or that of a peer, "linear" or "cnn" (tables 1, 3).
         patch, stride: (frames, mels) of a patch and of its shift (5.1; tables 11, 12).
         spectran_layers, spectran_width: size of SpecTran; width None is the language model's, else a projection follows.
         spectran_pooling: "cls", the first output embedding (4.2), or "mean".
@@ -36,6 +37,7 @@ class CalmConfig(PreTrainedConfig):
         block_frames: int = 50,
         block_hop: int = 30,
         mels: int = 64,
+        front_end: str = "spectran",
         patch: tuple[int, int] = (10, 16),
         stride: tuple[int, int] = (5, 8),
         spectran_layers: int = 2,
@@ -64,7 +66,7 @@ class CalmConfig(PreTrainedConfig):
             text_config = BertConfig(**text_config)
         self.text_config = text_config
         self.block_frames, self.block_hop, self.mels = block_frames, block_hop, mels
-        self.patch, self.stride = list(patch), list(stride)
+        self.front_end, self.patch, self.stride = front_end, list(patch), list(stride)
         self.spectran_layers, self.spectran_width = spectran_layers, spectran_width
         self.spectran_pooling, self.spectran_dropout = spectran_pooling, spectran_dropout
         self.projection = projection
@@ -94,5 +96,7 @@ class CalmConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.patch[0] > self.block_frames or self.patch[1] > self.mels:
             raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {self.mels})")
+        if self.front_end not in ("spectran", "linear", "cnn"):
+            raise ValueError(f"front_end is '{self.front_end}': allowed are 'spectran', 'linear' and 'cnn'")
         if self.head_pooling not in ("cls", "cls_mean_std"):
             raise ValueError(f"head_pooling is '{self.head_pooling}': allowed are 'cls' and 'cls_mean_std'")

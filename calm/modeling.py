@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from calm import distributed, objectives
 from calm.configuration import CalmConfig
+from calm.front_ends import FRONT_ENDS
 from calm.language_model import pool_text
 from calm.spectran import SpecTran
 
@@ -61,7 +62,7 @@ class CalmModel(CalmPreTrainedModel):
 
     def __init__(self, config: CalmConfig):
         super().__init__(config)
-        self.spectran = SpecTran(config)
+        self.spectran = FRONT_ENDS[config.front_end](config)
         self.language_model = BertModel(config.text_config, add_pooling_layer=False)
         self.post_init()
 
@@ -292,8 +293,8 @@ class HeadLayer(nn.Linear):
 class Head(nn.Sequential):
     """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits."""
 
-    def __init__(self, config: CalmConfig, classes: int):
-        width = config.hidden_size * (1 if config.head_pooling == "cls" else 5)
+    def __init__(self, config: CalmConfig, classes: int, width: int | None = None):
+        width = width or config.hidden_size * (1 if config.head_pooling == "cls" else 5)
         dropout = config.head_dropout
         super().__init__(
             nn.Dropout(dropout),

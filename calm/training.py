@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -437,3 +439,17 @@ def acoustic_tokens(spectran: nn.Module, logmels: LogMels, batch: int = 512) -> 
         blocks = torch.from_numpy(logmels.cut(rows[first : first + batch], starts[first : first + batch]))
         tokens[first : first + batch] = spectran(blocks.to(device)).half().cpu().numpy()
     return Ragged(tokens, counts)
+
+
+def step_flops(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
+    """Floating-point operations of the matrix products and convolutions of one training step, forward and backward.
+
+    Attention is counted as the products that it is made of, whichever kernel would run.
+    """
+    device, training = next(model.parameters()).device, model.training
+    model.eval()  # nothing is gathered from other processes
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(**{key: value.to(device) for key, value in batch.items()}).loss.backward()
+    model.zero_grad(set_to_none=True)
+    model.train(training)
+    return counter.get_total_flops()

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import torch
 import transformers
 from transformers import BertModel
@@ -10,7 +11,7 @@ from calm.augmentation import Augmentation
 from calm.batching import Examples, Ragged, load_examples
 from calm.configuration import CalmConfig
 from calm.corpora.utterances import read_table
-from calm.training import Schedule
+from calm.training import Collator, Schedule, step_flops
 from pipeline import paths
 from pipeline.settings import Augment, Head, Optimiser, Settings
 
@@ -89,3 +90,9 @@ def hours(settings: Settings, corpora: list[str], split: str = "train") -> float
     """Hours of audio in a split of the corpora."""
     tables = [read_table(paths.utterances(name)) for name in corpora]
     return sum(table.loc[table["split"] == split, "duration"].sum() for table in tables) / 3600
+
+
+def flops(model: torch.nn.Module, collator: Collator, rows: np.ndarray, section: Optimiser) -> float:
+    """Floating-point operations of a whole training, from those of one step on rows spread over all."""
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(section.batch, len(rows))).round().astype(int))]
+    return step_flops(model, collator(chosen)) / len(chosen) * len(rows) * section.epochs

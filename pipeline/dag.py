@@ -42,7 +42,14 @@ def _meets(dep: str, out: str) -> bool:
 
 def _each(spec: dict) -> str:
     """What a stage is repeated over, in the singular: "corpus, model"."""
-    names = {"corpora": "corpus", "targets": "corpus", "synthetic": "corpus", "models": "model", "heads_on": "model"}
+    names = {
+        "corpora": "corpus",
+        "targets": "corpus",
+        "synthetic": "corpus",
+        "models": "model",
+        "heads": "heads",
+        "transfer": "pair of corpora",
+    }
     over = spec["matrix"].values() if "matrix" in spec else [spec["foreach"]] if "foreach" in spec else []
     words = [str(item).strip("${}") for item in over]
     return " × ".join(names.get(word, word) for word in words)

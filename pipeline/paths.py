@@ -56,6 +56,11 @@ def evaluation(corpus: str) -> Path:
     return DATA / "evaluation" / corpus
 
 
+def transfer(name: str) -> Path:
+    """Figures of a model on another corpus; beside those of `evaluation`, where no corpus can have this name."""
+    return DATA / "evaluation" / "_transfer" / name
+
+
 def work(stage: str) -> Path:
     """Checkpoints and partial results of a stage that was stopped; outside every DVC output, removed when the stage ends."""
     return DATA / "work" / stage.replace("@", "-")

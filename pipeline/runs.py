@@ -17,11 +17,27 @@ SPLITS = ("validation", "test")
 NAMED = 20  # ids that the notes name of those that a run lacks; they count all
 
 
+TABLES = {  # of the paper, by variant and modality ("": any): of MOSEI and of MSP-Podcast
+    "1 3": {"chance": "", "bert_only": "", "mm_bert_cnn": "", "joint_transformer": "", "calm": "both"},
+    "2": {"no_pretraining": "both", "mm_only": "both", "calp_only": "both", "calm": "both", "calm_ood": "both"},
+    "5 6": {"no_calp_text": "audio", "calm": "audio"},
+    "7 8": {"no_calp_text": "audio", "calm": ""},
+    "9 10": {"labels_20": "", "labels_40": "", "labels_60": "", "labels_80": "", "calm": "both"},
+    "11 12": {"patch_2x64": "", "patch_20x8": "", "calm": "both"},
+}
+
+
+def tables_of(variant: str, modality: str) -> str:
+    """Numbers of the paper's tables that a row stands in, "1 3 2"; "" for none."""
+    name = variant.removesuffix("_frozen")
+    return " ".join(numbers for numbers, rows in TABLES.items() if rows.get(name) in ("", modality))
+
+
 class System(NamedTuple):
     """What is compared: the runs of all its seeds."""
 
     variant: str
-    lm: str  # model of `heads_on`; "-" for baselines
+    lm: str  # its language model's name in the tables; "-" for baselines
     modality: str
 
 
@@ -29,7 +45,7 @@ class System(NamedTuple):
 class Truth:
     """Labelled utterances of one split."""
 
-    table: pd.DataFrame  # id, speaker, labels
+    table: pd.DataFrame  # id, speaker, labels, gender, duration
     targets: np.ndarray  # bool (utterances, classes)
 
 
@@ -70,7 +86,7 @@ class Evaluation:
 
 def read_truth(path: Path, corpus: str, synthetic: bool) -> Evaluation:
     """Labelled utterances of validation and test; raises ValueError where there are none."""
-    table = read_table(path, ["id", "speaker", "split", "labels"])
+    table = read_table(path, ["id", "speaker", "split", "labels", "gender", "duration"])
     classes, truth, counted = table.attrs["classes"], {}, {}
     for split in SPLITS:
         of = table[table["split"] == split]

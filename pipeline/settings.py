@@ -1,6 +1,8 @@
 """`params.yaml`, typed and checked: the only place where settings are read. Each says what it governs and where the paper fixes it."""
 
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,11 +51,64 @@ class CorpusSettings(Section):
 
 
 class Model(Section):
-    """One CALM: its language model, and what it is pretrained on."""
+    """One CALM: its language model, what it is pretrained on, and how it differs from the sections `spectran`, `calp`, `pretrain`."""
 
     language_model: str  # hub name, folder, or "minilm" for the packaged all-MiniLM-L6-v2
     layers: Positive | None = None  # use only the first so many layers of the language model
     pretrain_on: str = "."  # one corpus, or "." for every corpus of this file (tables 1, 2: in-domain, out-of-domain)
+    lm: Name | None = None  # its language model's name in the tables, the same for models that are compared; null: the model's own name
+    stands_for: Literal["tiny", "base"] | None = None  # whose rows of the paper's tables it fills
+    aligned: bool = True  # false: no CALP, SpecTran stays as it was drawn (table 2, "MM-BERT pretraining only")
+    spectran: dict = {}
+    calp: dict = {}
+    pretrain: dict = {}
+
+
+Modality = Literal["audio", "text", "both"]
+Tuning = Literal["frozen", "unfrozen"]
+
+
+class Row(Section):
+    """One row of the tables: what its heads stand on. The default is CALM."""
+
+    network: Literal["calm", "linear", "cnn", "joint_transformer"] = "calm"  # the others are peers, never pretrained: calm/peers.py
+    start: Literal["pretrained", "calp", "language_model"] = "pretrained"  # after all pretraining; CALP only; nothing but the words
+    labels: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the labels that heads are trained on (A.3)
+    modalities: list[Modality] | None = None  # null: those of `head`
+    tuning: list[Tuning] | None = None  # null: that of `head`
+
+    @model_validator(mode="after")
+    def peers_are_trained_whole(self):
+        """A peer has no pretrained weights that could be frozen, and takes both modalities."""
+        if self.network != "calm" and (given := {"start", "modalities", "tuning"} & self.model_fields_set):
+            raise ValueError(f"network '{self.network}' is trained whole and on both modalities: it has no {', '.join(sorted(given))}")
+        return self
+
+    def conditions(self, head: "Head") -> list[tuple[Tuning, Modality]]:
+        """How the row's heads are trained, and on what."""
+        if self.network != "calm":
+            return [("unfrozen", "both")]
+        return [(tuning, modality) for tuning in self.tuning or head.tuning for modality in self.modalities or head.modalities]
+
+
+class Heads(Section):
+    """Heads on one corpus that stand on one model."""
+
+    corpus: Name
+    model: Name
+    rows: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")], Row], Field(min_length=1)] = {
+        "calm": Row(),
+        "no_pretraining": Row(start="language_model"),
+    }
+    release: bool = True  # keep a model for use, and register it
+
+    @field_validator("rows")
+    @classmethod
+    def names_are_free(cls, rows: dict[str, Row]) -> dict[str, Row]:
+        """Rows of frozen heads get their names from the rows here."""
+        if taken := [name for name in rows if name.endswith("_frozen")]:
+            raise ValueError(f"'{taken[0]}': names in _frozen are those of frozen heads, set the row's tuning: [frozen]")
+        return rows
 
 
 class Cut(Section):
@@ -177,6 +232,7 @@ class Pretrain(Optimiser):
     mask_audio_of: Literal["starts", "all"] = "starts"  # 10 % are starts of spans (about 27 % masked), or 10 % are masked in all
     mask_audio_span: Positive = 3  # a block and the following 2 (4.5)
     train_spectran: bool = False
+    modality: Literal["both", "audio"] = "both"  # audio: masked audio alone, no words (A.1)
     max_tokens: Positive = 512  # text and audio together; what is cut is reported
 
 
@@ -184,9 +240,8 @@ class Head(Optimiser):
     hidden: Positive = 64  # 5.2
     dropout: Share = 0.1
     pooling: Literal["cls", "cls_mean_std"] = "cls"  # 5.2; mean and spread of the acoustic and text outputs beside [CLS]
-    modalities: list[Literal["audio", "text", "both"]] = ["audio", "text", "both"]
-    variants: list[Literal["calm", "no_pretraining"]] = ["calm", "no_pretraining"]
-    tuning: list[Literal["frozen", "unfrozen"]] = ["frozen", "unfrozen"]  # 4.6
+    modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
+    tuning: Annotated[list[Tuning], Field(min_length=1)] = ["frozen", "unfrozen"]  # 4.6
     train_spectran: bool = False  # unfrozen only
     train_words: bool = True  # unfrozen only; false: the word embeddings stay as they are, most of a small model's parameters
     body_rate: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'
@@ -196,6 +251,13 @@ class Head(Optimiser):
     max_tokens: Positive = 512
     augment: Augment = Augment()
     workers: Positive | None = None  # heads trained at once; null: one a GPU, else one a core, 8 at most
+
+
+class Transfer(Section):
+    """A released model on the test split of another corpus, over the emotions that both know."""
+
+    trained: Name  # heads whose released model is tested
+    tested: Name  # heads of the other corpus, whose own model is shown beside it
 
 
 class Evaluate(Section):
@@ -250,7 +312,8 @@ class Settings(Section):
     corpora: Annotated[dict[Name, CorpusSettings], Field(min_length=1)]
     targets: Annotated[list[Name], Field(min_length=1)]  # corpora whose labels are learned
     models: Annotated[dict[Name, Model], Field(min_length=1)]
-    heads_on: Annotated[list[Name], Field(min_length=1)]  # models that get heads on every target
+    heads: Annotated[dict[Name, Heads], Field(min_length=1)]
+    transfer: dict[Name, Transfer] = {}
     ingest: Ingest
     transcribe: Transcribe
     features: Features
@@ -276,10 +339,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def patch_fits_mels(self):
         """A patch lies in the bands that there are."""
-        if self.spectran.patch[1] > self.features.mels:
-            raise ValueError(
-                f"spectran.patch is {list(self.spectran.patch)}: its mels must be no more than features.mels, {self.features.mels}"
-            )
+        _patch_fits_mels(self.spectran, self.features.mels, "spectran")
         return self
 
     @model_validator(mode="after")
@@ -288,9 +348,6 @@ class Settings(Section):
         for target in self.targets:
             if target not in self.corpora:
                 raise ValueError(f"targets: '{target}' is none of corpora ({', '.join(self.corpora)})")
-        for name in self.heads_on:
-            if name not in self.models:
-                raise ValueError(f"heads_on: '{name}' is none of models ({', '.join(self.models)})")
         if "baselines" in self.models:
             raise ValueError("models: 'baselines' is the name of the baselines' folder, give the model another")
         for name, model in self.models.items():
@@ -301,12 +358,50 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def heads_exist(self):
+        """Heads stand on models and corpora that there are, each once, and every target has some."""
+        rows, places = Counter(), Counter()
+        for name, heads in self.heads.items():
+            for key, known in (("corpus", self.targets), ("model", list(self.models))):
+                if getattr(heads, key) not in known:
+                    where = "targets" if key == "corpus" else "models"
+                    raise ValueError(f"heads.{name}.{key}: '{getattr(heads, key)}' is none of {where} ({', '.join(known)})")
+            rows.update((heads.corpus, self.lm(heads.model), row) for row in heads.rows)
+            places.update([(heads.corpus, heads.model)])
+        for (corpus, lm, row), times in rows.items():
+            if times > 1:
+                raise ValueError(f"heads: the row '{row}' of {lm} on {corpus} is there {times} times: give each its own name")
+        for (corpus, model), times in places.items():
+            if times > 1:
+                raise ValueError(f"heads: {times} entries are of {corpus} and {model}: put their rows into one")
+        if bare := [target for target in self.targets if not any(heads.corpus == target for heads in self.heads.values())]:
+            raise ValueError(f"heads: none is of {', '.join(bare)}, which targets name")
+        for name, transfer in self.transfer.items():
+            for key, heads in transfer:
+                if heads not in self.heads:
+                    raise ValueError(f"transfer.{name}.{key}: '{heads}' is none of heads ({', '.join(self.heads)})")
+            if not self.heads[transfer.trained].release:
+                raise ValueError(f"transfer.{name}.trained: '{transfer.trained}' has release: false, so no model of it is kept")
+            if self.heads[transfer.trained].corpus == self.heads[transfer.tested].corpus:
+                raise ValueError(f"transfer.{name}: '{transfer.trained}' and '{transfer.tested}' are of one corpus")
+        return self
+
+    @model_validator(mode="after")
+    def models_differ_validly(self):
+        """What a model changes is checked as its section is."""
+        for name in self.models:
+            for section in ("spectran", "calp", "pretrain"):
+                _checked(f"models.{name}.{section}", lambda name=name, section=section: self._of_model(name, section))
+            _patch_fits_mels(self._of_model(name, "spectran"), self.features.mels, f"models.{name}.spectran")
+        return self
+
+    @model_validator(mode="after")
     def batches_can_be_shared(self):
         """Processes that train together take equal parts of a batch."""
         for stage, processes in self.compute.devices.items():
-            batch = getattr(self, stage).batch
-            if batch % processes:
-                raise ValueError(f"compute.devices.{stage} is {processes}: it must divide {stage}.batch, {batch}, which they share")
+            for batch in {self._of_model(name, stage).batch for name in self.models}:
+                if batch % processes:
+                    raise ValueError(f"compute.devices.{stage} is {processes}: it must divide {stage}.batch, {batch}, which they share")
         return self
 
     @model_validator(mode="after")
@@ -315,12 +410,7 @@ class Settings(Section):
         for target in self.head_of:
             if target not in self.targets:
                 raise ValueError(f"head_of: '{target}' is none of targets ({', '.join(self.targets)})")
-            try:
-                self.for_target(target)
-            except ValidationError as error:
-                item = error.errors()[0]
-                key = ".".join(str(part) for part in item["loc"])
-                raise ValueError(f"head_of.{target}.{key} is {item['input']!r}: {item['msg']}") from None
+            _checked(f"head_of.{target}", lambda target=target: self.for_target(target))
         return self
 
     def for_target(self, corpus: str) -> "Settings":
@@ -328,10 +418,37 @@ class Settings(Section):
         head = Head.model_validate(self.head.model_dump() | self.head_of.get(corpus, {}))
         return self.model_copy(update={"head": head})
 
+    def for_model(self, name: str) -> "Settings":
+        """The settings with the sections of one model's own."""
+        return self.model_copy(update={section: self._of_model(name, section) for section in ("spectran", "calp", "pretrain")})
+
+    def _of_model(self, name: str, section: str) -> Section:
+        given = getattr(self, section)
+        return type(given).model_validate(given.model_dump() | getattr(self.models[name], section))
+
+    def lm(self, model: str) -> str:
+        """Name of a model's language model in the tables."""
+        return self.models[model].lm or model
+
     def pretraining_corpora(self, model: str) -> list[str]:
         """Names of the corpora that a model is pretrained on."""
         on = self.models[model].pretrain_on
         return list(self.corpora) if on == "." else [on]
+
+
+def _checked(where: str, made: Callable[[], object]) -> None:
+    """Make a section that changes another; what is wrong in it is told by the key that is wrong."""
+    try:
+        made()
+    except ValidationError as error:
+        item = error.errors()[0]
+        key = ".".join(str(part) for part in item["loc"])
+        raise ValueError(f"{where}{'.' if key else ''}{key} is {item['input']!r}: {item['msg'].removeprefix('Value error, ')}") from None
+
+
+def _patch_fits_mels(section: SpecTranSettings, mels: int, where: str) -> None:
+    if section.patch[1] > mels:
+        raise ValueError(f"{where}.patch is {list(section.patch)}: its mels must be no more than features.mels, {mels}")
 
 
 class SettingsError(ValueError):

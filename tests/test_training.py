@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 from transformers import TrainerCallback
+from transformers.utils import ModelOutput
 
-from calm.training import EpochSampler, Interrupted, Schedule, last_checkpoint, losses, predict, train
+from calm.training import EpochSampler, Interrupted, Schedule, last_checkpoint, losses, predict, step_flops, train
 
 INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS[:, :2] * 2
@@ -132,3 +133,19 @@ def test_predict_keeps_the_order_of_rows():
             return ClassificationOutput(logits=x[:, :1] * self.weight)
 
     assert predict(Logits(), [7, 3, 5], collator, 2)[:, 0].tolist() == INPUTS[[7, 3, 5], 0].tolist()
+
+
+def test_step_flops_of_a_linear_layer():
+    """Forward, and the gradients of weights and of inputs: 2 x 4 x 8 x 16 operations each, but the input has no gradient."""
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 16)
+
+        def forward(self, x):
+            return ModelOutput(loss=self.layer(x).sum())
+
+    model = Layer()
+    assert step_flops(model, {"x": torch.ones(4, 8)}) == 2 * (2 * 4 * 8 * 16)
+    assert model.layer.weight.grad is None and model.training

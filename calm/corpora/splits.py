@@ -56,3 +56,21 @@ def _counts(utterances: list[Utterance]) -> dict[str, np.ndarray]:
     for utterance in utterances:
         counts[who(utterance)][[0, *(column[name] for name in set(utterance.labels or ()))]] += 1
     return dict(counts)
+
+
+def nested(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Rows of a share of a corpus that has each combination of labels about as often as the whole; smaller shares lie in larger ones.
+
+    Args:
+        targets: (rows, classes); share: above 0, up to 1; at least one row is chosen where there is one.
+    Returns:
+        Row numbers in order.
+    """
+    draw = np.random.default_rng(seed)
+    _, kinds = np.unique(targets, axis=0, return_inverse=True)
+    ties, place = draw.permutation(len(targets)), np.empty(len(targets))
+    for kind in np.unique(kinds):
+        rows = draw.permutation(np.flatnonzero(kinds.reshape(-1) == kind))
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)  # its rows lie evenly over the whole order
+    order = np.lexsort((ties, place))
+    return np.sort(order[: max(1, round(share * len(order)))])

@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from calm.batching import Examples, PairCollator, tokenise
+from calm.corpora.utterances import write_parquet
 from calm.evaluation import retrieval
 from calm.language_model import load_language_model, load_tokenizer, text_vectors
 from calm.modeling import CalmForContrastivePretraining, count
@@ -17,42 +19,44 @@ from pipeline.settings import Settings
 
 def run(settings: Settings, name: str) -> str:
     """Train CALP for the model `name`; writes its weights and `metrics.json`."""
+    settings, given = settings.for_model(name), settings.models[name]
     out, corpora = paths.calp(name), settings.pretraining_corpora(name)
     begin = time.monotonic()
     examples = build.examples(settings, corpora)
-    language_model = load_language_model(settings.models[name].language_model, settings.models[name].layers).to(build.device())
-    tokenizer = load_tokenizer(settings.models[name].language_model)
+    language_model = load_language_model(given.language_model, given.layers).to(build.device())
+    tokenizer = load_tokenizer(given.language_model)
     collator = pairs(settings, examples, language_model, tokenizer)
     torch.manual_seed(settings.seeds[0])
     model = contrastive(settings, language_model, corpora)
     folders = [paths.features(corpus) for corpus in corpora] + [paths.texts(corpus) for corpus in corpora]
     with (
-        command.checkpoints(
-            f"calp@{name}", settings.seeds[0], settings.models[name], settings.spectran, settings.calp, *folders
-        ) as checkpoints,
+        command.checkpoints(f"calp@{name}", settings.seeds[0], given, settings.spectran, settings.calp, *folders) as checkpoints,
         tracking.stage_run(
             settings,
             name,
-            {"calp": settings.calp, "spectran": settings.spectran, "model": settings.models[name], "corpora": corpora},
+            {"calp": settings.calp, "spectran": settings.spectran, "model": given, "corpora": corpora},
             build.synthetic(settings, corpora),
             settings.seeds[0],
         ) as tracked,
         command.whole(out) as folder,
     ):
-        curve = train(
-            model,
-            trainable(settings, examples),
-            collator,
-            build.schedule(settings.calp),
-            checkpoints,
-            settings.seeds[0],
-            held_out=examples.rows("validation"),
-            callbacks=[tracked.callback()],
-            title=f"CALP {name}",
-        )
-        retrieved = retrieve(model, examples, collator)
+        rows, untrained, curve, retrieved = trainable(settings, examples), embedded(model, examples, collator), [], []
+        if given.aligned:
+            curve = train(
+                model,
+                rows,
+                collator,
+                build.schedule(settings.calp),
+                checkpoints,
+                settings.seeds[0],
+                held_out=examples.rows("validation"),
+                callbacks=[tracked.callback()],
+                title=f"CALP {name}",
+            )
+            retrieved = retrieve(model, examples, collator)
+            write_parquet(space(examples, untrained, embedded(model, examples, collator)), folder / "space.parquet")
         metrics = {
-            "language_model": settings.models[name].language_model,
+            "language_model": given.language_model,
             "layers": language_model.config.num_hidden_layers,
             "corpora": corpora,
             "synthetic": build.synthetic(settings, corpora),
@@ -60,6 +64,7 @@ def run(settings: Settings, name: str) -> str:
             "seconds": time.monotonic() - begin,
             "device": str(build.device()),
             "hours": build.hours(settings, corpora),
+            "flops": build.flops(model, collator, rows, settings.calp) if given.aligned else 0.0,
             "parameters": {"spectran": count(model.spectran), "projections": count(model, model.spectran)},
             "curve": curve,
             "retrieval": retrieved,
@@ -71,6 +76,8 @@ def run(settings: Settings, name: str) -> str:
             title = f"{row['corpus']} {row['split']} {row['pair']}"
             tracked.log({f"{title} {key}": value for key, value in row.items() if isinstance(value, int | float)})
         tracked.artifact(folder)
+    if not retrieved:
+        return f"{name}: {len(curve)} epochs of CALP in {metrics['seconds']:.0f} s, and no held-out utterance to retrieve"
     text = next((row for row in retrieved if row["pair"] == "audio to text" and row["split"] == "test"), retrieved[0])
     return (
         f"CALP {name}: {len(curve)} epochs in {metrics['seconds']:.0f} s; held-out {text['pair']} on {text['corpus']}: "
@@ -126,6 +133,28 @@ def retrieve(model: CalmForContrastivePretraining, examples: Examples, collator:
                 anchor, neighbour = (model.embed_audio(part.to(model.device)).cpu().numpy() for part in collator.pairs(several, None))
                 rows.append({"corpus": corpus, "split": split, "pair": "audio to next block", **retrieval(anchor, neighbour)})
     return rows
+
+
+@torch.inference_mode()
+def embedded(model: CalmForContrastivePretraining, examples: Examples, collator: PairCollator, most: int = 400) -> pa.Table:
+    """Vectors of held-out utterances in the shared space: row, audio and text (null where there is no text), each (projection,)."""
+    model.eval()
+    held_out = np.flatnonzero(examples.table["split"].isin(("validation", "test")))
+    chosen = held_out[np.unique(np.linspace(0, len(held_out) - 1, min(most, len(held_out))).round().astype(int))]
+    audio, texts = utterance_vectors(model, examples, chosen), model.embed_text(text_inputs(model, collator, chosen)).cpu().numpy()
+    said = [text if has else None for text, has in zip(texts.astype(np.float16), collator.has_text[chosen].tolist(), strict=True)]
+    half = pa.list_(pa.float16())
+    return pa.table({"row": chosen, "audio": pa.array(list(audio.astype(np.float16)), half), "text": pa.array(said, half)})
+
+
+def space(examples: Examples, before: pa.Table, after: pa.Table) -> pa.Table:
+    """What CALP made of the shared space: id, corpus, split, and audio_before, text_before, audio_after, text_after."""
+    about = examples.table[["id", "corpus", "split"]].iloc[before["row"].to_numpy()].reset_index(drop=True)
+    table = pa.Table.from_pandas(about, preserve_index=False)
+    for name, of in (("before", before), ("after", after)):
+        for modality in ("audio", "text"):
+            table = table.append_column(f"{modality}_{name}", of[modality])
+    return table
 
 
 def text_inputs(model: CalmForContrastivePretraining, collator: PairCollator, rows: np.ndarray) -> torch.Tensor:

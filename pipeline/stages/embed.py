@@ -1,4 +1,4 @@
-"""Acoustic tokens of every corpus of a model under its trained SpecTran, computed once; nothing where SpecTran is trained along."""
+"""Acoustic tokens of the corpora that a model is pretrained on, computed once; none where SpecTran is trained along later."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -20,18 +20,14 @@ from pipeline.settings import Settings, SpecTranSettings
 ROWS = 64  # utterances a task: SpecTran's batches never go beyond them, so that tokens do not depend on where they are computed
 
 
-def corpora_of(settings: Settings, name: str) -> list[str]:
-    """Corpora whose tokens later stages read: those of the pretraining and those whose labels are learned."""
-    return list(dict.fromkeys([*settings.pretraining_corpora(name), *settings.targets]))
-
-
 def run(settings: Settings, name: str) -> str:
-    """Write `<corpus>.parquet` for every corpus of the model `name`."""
+    """Write `<corpus>.parquet` for every corpus that the model `name` is pretrained on."""
+    settings = settings.for_model(name)
     with command.whole(paths.tokens(name)) as folder:
         if settings.pretrain.train_spectran:
             (folder / "README.txt").write_text("SpecTran is trained along (pretrain.train_spectran), so no tokens are kept.\n")
             return f"{name}: SpecTran is trained along, no tokens are kept"
-        features = {corpus: paths.features(corpus) for corpus in corpora_of(settings, name)}
+        features = {corpus: paths.features(corpus) for corpus in settings.pretraining_corpora(name)}
         blocks = write(features, paths.calp(name), settings.spectran, folder, settings.compute.dask)
     return f"{name}: {blocks} acoustic tokens"
 

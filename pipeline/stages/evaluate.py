@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from calm import evaluation, metrics
 from calm.corpora.utterances import write_parquet
-from pipeline import command, paths, registry, tracking
-from pipeline.runs import Evaluation, Run, System, read_runs, read_truth
+from pipeline import buckets, command, paths, registry, tracking
+from pipeline.runs import Evaluation, Run, System, read_runs, read_truth, tables_of
 from pipeline.settings import Settings
 
 COMPARED = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro")
@@ -29,25 +29,26 @@ def run(settings: Settings, corpus: str) -> str:
         tracking.stage_run(settings, corpus, {"evaluate": settings.evaluate}, synthetic, settings.seeds[0]) as tracked,
         command.whole(paths.evaluation(corpus)) as folder,
     ):
-        files = logits_files(settings, corpus)
-        made, runs = evaluate(settings, corpus, files, folder, tracked.id)
+        made, runs = evaluate(settings, corpus, logits_files(settings, corpus), folder, tracked.id)
         tracked.log(means(made.rows))
         for name in ("metrics.json", "comparisons.json", "thresholds.json", "notes.json"):
             tracked.artifact(folder / name)
-        registered = [register(settings, made, runs, lm, tracked) for lm in settings.heads_on]
+        track(made, runs, tracked)
+        released = [heads for heads in settings.heads.values() if heads.corpus == corpus and heads.release]
+        registered = [register(settings, made, runs, heads.model, tracked) for heads in released]
     missing = f"; {len(made.notes['missing'])} lack utterances (notes.json)" if made.notes["missing"] else ""
     said = f"{corpus}: {len(runs)} runs evaluated, {len(made.rows)} values in {time.monotonic() - begin:.1f} s{missing}"
     return "; ".join([said, *registered])
 
 
-def register(settings: Settings, made: Evaluation, runs: list[Run], lm: str, tracked: tracking.Run) -> str:
-    """Put the released model of a language model in MLflow's registry; returns what was done in a few words."""
-    model = paths.heads(made.corpus, lm) / "model"
+def register(settings: Settings, made: Evaluation, runs: list[Run], name: str, tracked: tracking.Run) -> str:
+    """Put the released model of the heads on the model `name` in MLflow's registry; returns what was done in a few words."""
+    model = paths.heads(made.corpus, name) / "model"
     kept = command.read_json(model / "release.json")
-    system = System(kept["variant"], lm, kept["modality"])
+    system = System(kept["variant"], settings.lm(name), kept["modality"])
     (one,) = [one for one in runs if one.system == system and one.seed == kept["seed"]]
     if ("validation", "tuned") not in one.decisions:
-        return f"the model on {lm} is not registered, as nothing was decided on validation"
+        return f"the model on {name} is not registered, as nothing was decided on validation"
     truth = made.truth["validation"]
     columns = {"targets": list(truth.targets), "decided": list(one.decisions["validation", "tuned"])}
     validation = truth.table[["id", "speaker"]].assign(**columns)[one.answered("validation")]
@@ -55,35 +56,55 @@ def register(settings: Settings, made: Evaluation, runs: list[Run], lm: str, tra
     return registry.register(tracked, made.corpus, model, validation, tags, settings.evaluate.bootstrap, settings.seeds[0])
 
 
-def logits_files(settings: Settings, corpus: str) -> dict[str, Path]:
-    """File of logits of every model with heads, and of the baselines as "-"; raises ValueError where one is missing.
+def logits_files(settings: Settings, corpus: str) -> list[tuple[str, Path]]:
+    """Files of logits with their language model's name, that of the baselines with "-"; raises ValueError where one is missing.
 
     Folders of models that the settings no longer name are not read.
     """
-    files = {model: paths.heads(corpus, model) / "logits.parquet" for model in settings.heads_on}
-    files["-"] = paths.baselines(corpus) / "logits.parquet"
-    for name, file in files.items():
+    models = [heads.model for heads in settings.heads.values() if heads.corpus == corpus]
+    files = [(settings.lm(model), paths.heads(corpus, model) / "logits.parquet") for model in models]
+    files.append(("-", paths.baselines(corpus) / "logits.parquet"))
+    for name, file in files:
         if not file.exists():
             raise ValueError(f"{file} is missing: run the stage {'baselines' if name == '-' else 'head'} for {corpus} first")
     return files
 
 
-def evaluate(settings: Settings, corpus: str, files: dict[str, Path], folder: Path, mlflow_run: str = "") -> tuple[Evaluation, list[Run]]:
-    """All of the stage but its tracking: reads `files` (model -> logits), writes to `folder`."""
+def evaluate(
+    settings: Settings, corpus: str, files: list[tuple[str, Path]], folder: Path, mlflow_run: str = ""
+) -> tuple[Evaluation, list[Run]]:
+    """All of the stage but its tracking: reads `files` (language model's name, file of logits), writes to `folder`."""
     made = read_truth(paths.utterances(corpus), corpus, settings.corpora[corpus].synthetic)
     made.notes |= {"mlflow_run": mlflow_run, "missing": [], "not_evaluated": []}
-    runs = [one for lm, file in files.items() for one in read_runs(file, lm, made)]
+    runs = [one for lm, file in files for one in read_runs(file, lm, made)]
     for one in runs:
         decide(one, made)
         measure(one, made)
+    comparisons, intervals = compare(runs, made, settings.evaluate.bootstrap, settings.seeds[0])
     command.write_json(made.rows, folder / "metrics.json")
     command.write_json(_thresholds(runs, made), folder / "thresholds.json")
     write_parquet(_predictions(runs, made), folder / "predictions.parquet", compression="zstd")
-    command.write_json(compare(runs, made, settings.evaluate.bootstrap, settings.seeds[0]), folder / "comparisons.json")
+    command.write_json(comparisons, folder / "comparisons.json")
+    command.write_json(intervals, folder / "intervals.json")
+    command.write_json(buckets.rows(runs, made, paths.texts(corpus), settings.transcribe.language or "en"), folder / "buckets.json")
     command.write_json(_calibration(runs, made), folder / "calibration.json")
     made.notes["left_out"] = [{**dict(what), "runs": of} for what, of in made.left_out.items()]
     command.write_json(made.notes, folder / "notes.json")
     return made, runs
+
+
+def track(made: Evaluation, runs: list[Run], tracked: tracking.Run) -> None:
+    """A run of MLflow for every run that was evaluated, with the figures of the report and its place in the paper's tables."""
+    values = defaultdict(dict)
+    for row in made.rows:
+        if row["metric"] in metrics.OF_COUNTS or row["metric"] in ("auc_macro", "ece"):
+            of = System(row["variant"], row["lm"], row["modality"]), row["seed"]
+            values[of][f"{row['split']}/{row['threshold']}/{row['metric']}"] = row["value"]
+    for one in runs:
+        place = {"table": tables_of(one.system.variant, one.system.modality), "row": one.system.variant}
+        tags = {key: str(value) for key, value in {**one.name, **place}.items()}
+        with tracked.child(f"{' '.join(one.system)} {one.seed}", tags=tags) as run:
+            run.log(values[one.system, one.seed])
 
 
 def decide(one: Run, made: Evaluation) -> None:
@@ -119,19 +140,21 @@ def measure(one: Run, made: Evaluation) -> None:
                 made.left_out[tuple(what.items())].append(f"{' '.join(one.system)} {one.seed}")
 
 
-def compare(runs: list[Run], made: Evaluation, samples: int, seed: int) -> list[dict]:
+def compare(runs: list[Run], made: Evaluation, samples: int, seed: int) -> tuple[list[dict], list[dict]]:
     """Paired bootstrap over the speakers of the test split, on the utterances that all runs answer.
 
-    `a` and `b` are systems; `difference` is a - b of the metric's mean over seeds, `low` and `high` its 95 % interval.
+    Returns:
+        Differences: `a` and `b` are systems, `difference` is a - b of the metric's mean over seeds, `low` and `high` its 95 % interval.
+        Intervals: of every system, `mean` of the metric over seeds, `low` and `high`.
     """
     runs = [one for one in runs if ("test", "0.5") in one.decisions]
     if not runs:
-        return []
+        return [], []
     shared = np.logical_and.reduce([one.answered("test") for one in runs])
     if not shared.any():
         made.notes["not_evaluated"].append({"comparisons": "all", "reason": "no test utterance is answered by every run"})
-        return []
-    truth, rows = made.truth["test"], []
+        return [], []
+    truth = made.truth["test"]
     resamples = evaluation.Resamples.of(truth.table["speaker"][shared].tolist(), samples, seed)
     values: dict = defaultdict(list)
     for one in runs:
@@ -139,20 +162,30 @@ def compare(runs: list[Run], made: Evaluation, samples: int, seed: int) -> list[
             if split == "test":
                 values[one.system, threshold].append(resamples.metrics(truth.targets[shared], decisions[shared], COMPARED))
     size = {"n": int(shared.sum()), "speakers": resamples.speakers}
+    about = {"corpus": made.corpus, "synthetic": made.synthetic, "split": "test"}
+    differences, intervals = [], []
     for (a, b), threshold, metric in product(_pairs({one.system for one in runs}), ("0.5", "tuned", "argmax"), COMPARED):
         if values[a, threshold] and values[b, threshold]:
             first, second = ([found[metric] for found in values[system, threshold]] for system in (a, b))
             seeds = {"seeds_a": len(first), "seeds_b": len(second)}
-            about = {"corpus": made.corpus, "synthetic": made.synthetic, "split": "test", "threshold": threshold, "metric": metric}
-            rows.append({"a": a._asdict(), "b": b._asdict(), **about, **evaluation.difference(first, second), **size, **seeds})
-    return rows
+            what = {**about, "threshold": threshold, "metric": metric}
+            differences.append({"a": a._asdict(), "b": b._asdict(), **what, **evaluation.difference(first, second), **size, **seeds})
+    for (system, threshold), found in values.items():
+        for metric in COMPARED if found else ():
+            drawn = [of_seed[metric] for of_seed in found]
+            of = evaluation.difference(drawn, [np.zeros_like(drawn[0])])
+            what = {**system._asdict(), "threshold": threshold, "metric": metric}
+            intervals.append({**about, **what, "mean": of["difference"], "low": of["low"], "high": of["high"], **size, "seeds": len(found)})
+    return differences, intervals
 
 
 def _pairs(systems: set[System]) -> list[tuple[System, System]]:
-    """CALM against no pretraining; both modalities against each; audio against the baselines; frozen as unfrozen."""
+    """CALM against every other row of its language model; both modalities against each; audio against the baselines; frozen as unfrozen."""
     pairs = []
     for a in sorted(system for system in systems if system.variant in ("calm", "calm_frozen")):
-        others = [a._replace(variant=a.variant.replace("calm", "no_pretraining"))]
+        frozen = a.variant.endswith("_frozen")
+        alike = [system for system in systems if system.variant.endswith("_frozen") == frozen and system != a]
+        others = sorted(system for system in alike if (system.lm, system.modality) == (a.lm, a.modality))
         if a.modality == "both":
             others += [a._replace(modality="audio"), a._replace(modality="text")]
         if a.modality == "audio":

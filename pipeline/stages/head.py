@@ -1,10 +1,8 @@
 """Supervised heads (4.6, 5.2, 5.3) on one corpus and one model: frozen and unfrozen, audio, text and both, every seed."""
 
-import hashlib
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,138 +10,56 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from filelock import FileLock
 from tqdm import tqdm
 
-from calm.batching import Ragged, SequenceCollator, tokenise
 from calm.corpora.utterances import write_parquet
-from calm.language_model import load_language_model, load_tokenizer
-from calm.modeling import CalmForMaskedPretraining, CalmForSequenceClassification, FrozenHeads
+from calm.language_model import load_tokenizer
+from calm.modeling import CalmForSequenceClassification, FrozenHeads
 from calm.processing import CalmFeatureExtractor, CalmProcessor
-from calm.training import Interrupted, acoustic_tokens, predict, train
+from calm.training import Interrupted, predict, train
 from pipeline import build, command, model_card, paths, tracking, workers
-from pipeline.settings import Settings
+from pipeline.bench import TASK, Bench, Condition, conditions
+from pipeline.settings import Head, Heads, Settings
 
-TASK = "emotion"  # name of the head in the saved model
 MOST_WORKERS = 8  # without a GPU, where the settings say nothing: each holds the tokens and log-mel of its corpus
 
 
-@dataclass(frozen=True)
-class Condition:
-    """One row of the tables: what was pretrained, what is trained now, and what goes in."""
-
-    variant: str  # "calm" or "no_pretraining"
-    tuning: str  # "frozen" or "unfrozen"
-    modality: str  # "audio", "text" or "both"
-
-    @property
-    def name(self) -> str:
-        """The variant's name in the tables."""
-        return self.variant if self.tuning == "unfrozen" else f"{self.variant}_frozen"
-
-
-class Bench:
-    """What all conditions of a stage share: the examples, the language model, and the tokens under each SpecTran."""
-
-    def __init__(self, settings: Settings, corpus: str, model: str, folder: Path):
-        self.settings, self.corpus, self.model, self.folder = settings, corpus, model, folder
-        self.examples = build.examples(settings, [corpus])
-        given = settings.models[model]
-        self.language_model = load_language_model(given.language_model, given.layers)
-        self.tokenizer = load_tokenizer(given.language_model)
-        self.pretrained = CalmForMaskedPretraining.from_pretrained(paths.pretrained(model))
-        self.tokens = tokenise(self.tokenizer, self.examples.table["text"])
-        self.targets = self.examples.targets()
-        self.splits = {split: self.examples.rows(split, labelled=True) for split in ("train", "validation", "test")}
-        empty = [split for split, rows in self.splits.items() if not len(rows)]
-        if empty:
-            raise ValueError(f"corpus {corpus} has no labelled utterance in {', '.join(empty)}: heads need all three splits")
-
-    def network(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
-        """A model with fresh heads, and the weights that its condition starts from."""
-        torch.manual_seed(seed)
-        heads = {TASK: list(self.examples.classes)}
-        one_hot = [TASK] if self.examples.one_hot else []
-        corpora = [self.corpus, *self.settings.pretraining_corpora(self.model)]
-        network = CalmForSequenceClassification(
-            build.config(self.settings, self.language_model, corpora, heads, one_hot=one_hot, modality=condition.modality)
-        )
-        if condition.variant == "calm":
-            network.calm.load_state_dict(self.pretrained.calm.state_dict())
-        else:
-            network.calm.language_model.load_state_dict(self.language_model.state_dict())
-        return network.to(build.device())
-
-    def along(self, condition: Condition) -> bool:
-        """Whether SpecTran is trained with the head."""
-        return condition.tuning == "unfrozen" and condition.modality != "text" and self.settings.head.train_spectran
-
-    def collator(self, condition: Condition, network: CalmForSequenceClassification) -> SequenceCollator:
-        """Batches of the condition's modality; acoustic tokens are computed before, unless SpecTran is trained along."""
-        section = self.settings.head
-        whole = SequenceCollator(self.examples.logmels, self.tokens, None, condition.modality, self.targets, section.max_tokens)
-        if self.along(condition):
-            return replace(whole, augment=build.augmentation(section.augment))
-        return whole if condition.modality == "text" else replace(whole, acoustic=self.acoustic(condition, network))
-
-    def acoustic(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:
-        """Acoustic tokens under the network's SpecTran: those of `embed` where it is the same one, else computed once for all runs."""
-        if condition.variant == "calm" and not self.settings.pretrain.train_spectran:
-            return build.acoustic(self.model, self.examples, [self.corpus])
-        file, ids = self.folder / f"tokens-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
-        with FileLock(f"{file}.lock"):
-            if not file.exists():
-                acoustic_tokens(network.calm.spectran, self.examples.logmels).write(file, ids)
-        return Ragged.read(file, ids)
-
-
-def digest(module: torch.nn.Module) -> str:
-    """What tells one set of weights from another."""
-    found = hashlib.sha256()
-    for tensor in module.state_dict().values():
-        found.update(tensor.cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
-def conditions(settings: Settings) -> Iterator[Condition]:
-    """Every combination that the settings ask for."""
-    for tuning in settings.head.tuning:
-        for variant in settings.head.variants:
-            for modality in settings.head.modalities:
-                yield Condition(variant, tuning, modality)
-
-
-def run(settings: Settings, corpus: str, model: str) -> str:
+def run(settings: Settings, name: str) -> str:
     """Train the heads; writes logits of validation and test, training curves, and the model to use."""
-    begin, seeds, settings = time.monotonic(), settings.seeds, settings.for_target(corpus)
-    work = [paths.pretrained(model), paths.tokens(model), paths.features(corpus), paths.texts(corpus), paths.utterances(corpus)]
-    parts = [seeds, settings.models[model], settings.spectran, settings.head.model_copy(update={"workers": None})]
-    params = {"head": settings.head, "model": settings.models[model], "seeds": seeds}
+    begin, of, seeds = time.monotonic(), settings.heads[name], settings.seeds
+    corpus, model = of.corpus, of.model
+    settings = settings.for_model(model).for_target(corpus)
+    work = [paths.calp(model), paths.pretrained(model), paths.tokens(model)]
+    work += [paths.features(corpus), paths.texts(corpus), paths.utterances(corpus)]
+    parts = [seeds, of, settings.models[model], settings.spectran, settings.head.model_copy(update={"workers": None})]
+    params = {"head": settings.head, "heads": of, "model": settings.models[model], "seeds": seeds}
     with (
-        command.checkpoints(f"head@{corpus}-{model}", *parts, *work) as checkpoints,
+        command.checkpoints(f"head@{name}", *parts, *work) as checkpoints,
         tracking.stage_run(settings, corpus, params, build.synthetic(settings, [corpus]), seeds[0]) as tracked,
         command.whole(paths.heads(corpus, model)) as folder,
     ):
-        folders = train_all(settings, corpus, model, checkpoints, tracked)
+        folders = train_all(settings, of, checkpoints, tracked)
         tables = [pd.read_parquet(job / "logits.parquet") for job in folders]
         curves = [entry for job in folders for entry in command.read_json(job / "curves.json")]
         write_parquet(pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False), folder / "logits.parquet")
         command.write_json(curves, folder / "curves.json")
-        release(settings, corpus, model, checkpoints, curves, folder / "model")
+        if of.release:
+            release(settings, of, checkpoints, curves, folder / "model")
         tracked.artifact(folder / "curves.json")
     return f"{corpus} with {model}: {len(curves)} heads in {time.monotonic() - begin:.0f} s"
 
 
-def train_all(settings: Settings, corpus: str, model: str, checkpoints: Path, tracked: tracking.Run) -> list[Path]:
+def train_all(settings: Settings, of: Heads, checkpoints: Path, tracked: tracking.Run) -> list[Path]:
     """Train every condition and seed, several at once; returns the folders of the results."""
-    jobs = [(condition, settings.seeds) for condition in conditions(settings) if condition.tuning == "frozen"]
-    jobs += [(condition, [seed]) for condition in conditions(settings) if condition.tuning == "unfrozen" for seed in settings.seeds]
+    jobs = []
+    for condition in conditions(of.rows, settings.head):
+        jobs += [(condition, settings.seeds)] if condition.tuning == "frozen" else [(condition, [seed]) for seed in settings.seeds]
     count = min(settings.head.workers or torch.cuda.device_count() or min(workers.cores(), MOST_WORKERS), len(jobs))
     threads = max(1, workers.cores() // count)
-    preparation = (settings, corpus, model, checkpoints, tracked, threads)
+    preparation = (settings, of, checkpoints, tracked, threads)
     folders = []
     with (
-        tqdm(total=len(jobs), desc=f"Heads {corpus} {model}", unit="run") as bar,
+        tqdm(total=len(jobs), desc=f"Heads {of.corpus} {of.model}", unit="run") as bar,
         workers.processes(count, _prepare, *preparation, threads=threads) as pool,
     ):
         for folder, name in workers.in_order(pool, _train, jobs, ahead=len(jobs) + 1):
@@ -156,12 +72,13 @@ def train_all(settings: Settings, corpus: str, model: str, checkpoints: Path, tr
 # In the workers
 
 
-def _prepare(settings: Settings, corpus: str, model: str, folder: Path, tracked: tracking.Run, threads: int) -> None:
-    global _loader, _bench, _tracked, _stopped
+def _prepare(settings: Settings, of: Heads, folder: Path, tracked: tracking.Run, threads: int) -> None:
+    global _loader, _bench, _tracked, _stopped, _released
     if gpus := torch.cuda.device_count():
         os.environ["CUDA_VISIBLE_DEVICES"] = str(workers.turn() % gpus)  # heeded, as CUDA has not been used yet
     torch.set_num_threads(threads)
-    _loader, _bench, _tracked, _stopped = partial(Bench, settings, corpus, model, folder), None, tracked, False
+    _loader, _bench, _tracked, _stopped = partial(Bench, settings, of.corpus, of.model, folder), None, tracked, False
+    _released = (*released(of, settings.head), settings.seeds[0]) if of.release else None
 
 
 def _train(job: tuple[Condition, list[int]]) -> tuple[Path, str]:
@@ -186,25 +103,27 @@ def _train(job: tuple[Condition, list[int]]) -> tuple[Path, str]:
 def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, tracked) -> tuple[pd.DataFrame, list[dict]]:
     """Train a head and the network below it, for one seed."""
     begin, (seed,), section = time.monotonic(), seeds, bench.settings.head
-    network = bench.network(condition, seed)
-    network.calm.spectran.requires_grad_(bench.along(condition))
-    network.calm.get_input_embeddings().requires_grad_(section.train_words)
+    network, rows, body = bench.network(condition, seed), bench.train_rows(condition), []
+    if condition.row.network != "joint_transformer":
+        network.calm.spectran.requires_grad_(bench.along(condition))
+        network.calm.get_input_embeddings().requires_grad_(section.train_words)
+        body = [network.calm]
     collator = bench.collator(condition, network)
-    with tracked.child(title(condition, seed), tags={"variant": condition.name, "modality": condition.modality, "seed": seed}) as run:
+    with tracked.child(title(condition, seed), tags=tags(condition, seed)) as run:
         curve = train(
             network,
-            bench.splits["train"],
+            rows,
             collator,
             build.schedule(section),
             folder,
             seed,
             held_out=bench.splits["validation"],
-            lengths=sum(collator.lengths(bench.splits["train"])),
-            body=[network.calm],
+            lengths=sum(collator.lengths(rows)),
+            body=body,
             callbacks=[run.callback()],
         )
         logits = {split: predict(network, bench.splits[split], collator, section.batch) for split in ("validation", "test")}
-    if (condition, seed) == released(bench.settings):
+    if (condition.name, condition.modality, seed) == _released:
         network.save_pretrained(folder / "model")
     entry = {"variant": condition.name, "modality": condition.modality, "seed": seed, "seconds": time.monotonic() - begin, "curve": curve}
     return results(bench, condition, seed, logits), [{**entry, "mlflow_run": run.id}]
@@ -223,13 +142,11 @@ def frozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, t
     # Clipping would scale one head's gradients by another's.
     changes = {"epochs": section.frozen_epochs, "learning_rate": section.frozen_learning_rate, "average": 0.0, "clip": 0.0}
     schedule = build.schedule(section, **changes)
-    tags = {"variant": condition.name, "modality": condition.modality, "seed": " ".join(map(str, seeds))}
-    with tracked.child(title(condition, *seeds), tags=tags) as run:
-        curve = train(
-            network, bench.splits["train"], collator, schedule, folder, seeds[0], bench.splits["validation"], callbacks=[run.callback()]
-        )
+    rows, held_out = bench.train_rows(condition), bench.splits["validation"]
+    with tracked.child(title(condition, *seeds), tags=tags(condition, *seeds)) as run:
+        curve = train(network, rows, collator, schedule, folder, seeds[0], held_out, callbacks=[run.callback()])
         logits = {split: predict(network, bench.splits[split], collator, 512) for split in ("validation", "test")}
-    if (condition, seeds[0]) == released(bench.settings):
+    if (condition.name, condition.modality, seeds[0]) == _released:
         whole = bench.network(condition, seeds[0])
         whole.heads[TASK].load_state_dict(network.heads[0].state_dict())
         whole.save_pretrained(folder / "model")
@@ -243,7 +160,7 @@ def frozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, t
 @torch.inference_mode()
 def pooled(bench: Bench, condition: Condition, seeds: list[int]) -> torch.Tensor:
     """What frozen heads see of every row: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed."""
-    different = condition.variant == "no_pretraining" and condition.modality != "text"
+    different = condition.random and condition.modality != "text"
     columns = []
     for seed in seeds if different else seeds[:1]:
         network = bench.network(condition, seed).eval()
@@ -272,23 +189,29 @@ def title(condition: Condition, *seeds: int) -> str:
     return f"{condition.name}, {condition.modality}, seed {' '.join(map(str, seeds))}"
 
 
-def released(settings: Settings) -> tuple[Condition, int]:
-    """The condition and seed whose model is kept for use: CALM, unfrozen and of both modalities where there is such a one."""
-    head = settings.head
-    best = {"variant": ("calm", head.variants), "tuning": ("unfrozen", head.tuning), "modality": ("both", head.modalities)}
-    return Condition(**{key: wanted if wanted in given else given[0] for key, (wanted, given) in best.items()}), settings.seeds[0]
+def tags(condition: Condition, *seeds: int) -> dict[str, str]:
+    """What tells a run from others in MLflow."""
+    return {"variant": condition.name, "modality": condition.modality, "seed": " ".join(map(str, seeds))}
 
 
-def release(settings: Settings, corpus: str, model: str, checkpoints: Path, curves: list[dict], folder: Path) -> None:
+def released(of: Heads, head: Head) -> tuple[str, str]:
+    """Variant and modality of the model that is kept for use: CALM, unfrozen and of both modalities where there is such a one."""
+    found = [condition for condition in conditions(of.rows, head) if condition.row.network == "calm"]
+    best = max(found, key=lambda one: (one.name.startswith("calm"), one.tuning == "unfrozen", one.modality == "both"))
+    return best.name, best.modality
+
+
+def release(settings: Settings, of: Heads, checkpoints: Path, curves: list[dict], folder: Path) -> None:
     """The model to use, with the processor of its inputs, which of the heads it is, and its card."""
-    condition, seed = released(settings)
-    trained = checkpoints / f"{condition.name}-{condition.modality}-{seed}" / "model"
-    network = CalmForSequenceClassification.from_pretrained(trained)
+    (variant, modality), seed = released(of, settings.head), settings.seeds[0]
+    network = CalmForSequenceClassification.from_pretrained(checkpoints / f"{variant}-{modality}-{seed}" / "model")
     network.save_pretrained(folder)
-    CalmProcessor(extractor(settings, corpus), load_tokenizer(settings.models[model].language_model)).save_pretrained(folder)
-    kept = {"variant": condition.name, "modality": condition.modality, "seed": seed}
+    tokenizer = load_tokenizer(settings.models[of.model].language_model)
+    CalmProcessor(extractor(settings, of.corpus), tokenizer).save_pretrained(folder)
+    kept = {"variant": variant, "modality": modality, "seed": seed}
     command.write_json(kept, folder / "release.json")
-    model_card.write(settings, corpus, model, network.config, next(entry for entry in curves if kept.items() <= entry.items()), folder)
+    entry = next(entry for entry in curves if kept.items() <= entry.items())
+    model_card.write(settings, of.corpus, of.model, network.config, entry, folder)
 
 
 def extractor(settings: Settings, corpus: str) -> CalmFeatureExtractor:
@@ -308,4 +231,4 @@ def extractor(settings: Settings, corpus: str) -> CalmFeatureExtractor:
 
 
 if __name__ == "__main__":
-    command.start(run, corpus=lambda settings: settings.targets, model=lambda settings: settings.heads_on)
+    command.start(run, heads=lambda settings: settings.heads)

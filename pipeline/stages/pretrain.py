@@ -14,12 +14,14 @@ from pipeline.settings import Settings
 
 def run(settings: Settings, name: str) -> str:
     """Pretrain the model `name`; writes its weights and `metrics.json`."""
+    settings, given = settings.for_model(name), settings.models[name]
     corpora, seed, section = settings.pretraining_corpora(name), settings.seeds[0], settings.pretrain
     begin = time.monotonic()
     examples = build.examples(settings, corpora)
-    tokenizer = load_tokenizer(settings.models[name].language_model)
+    tokenizer = load_tokenizer(given.language_model)
     acoustic = None if section.train_spectran else build.acoustic(name, examples, corpora)
-    sequences = SequenceCollator(examples.logmels, tokenise(tokenizer, examples.table["text"]), acoustic, most=section.max_tokens)
+    tokens = tokenise(tokenizer, examples.table["text"])
+    sequences = SequenceCollator(examples.logmels, tokens, acoustic, section.modality, most=section.max_tokens)
     collator = MaskingCollator(
         sequences,
         tokenizer.mask_token_id,
@@ -36,11 +38,11 @@ def run(settings: Settings, name: str) -> str:
     rows, held_out = examples.rows("train"), examples.rows("validation")
     folders = [paths.calp(name), paths.tokens(name)] + [paths.texts(corpus) for corpus in corpora]
     with (
-        command.checkpoints(f"pretrain@{name}", seed, settings.models[name], settings.spectran, section, *folders) as checkpoints,
+        command.checkpoints(f"pretrain@{name}", seed, given, settings.spectran, section, *folders) as checkpoints,
         tracking.stage_run(
             settings,
             name,
-            {"pretrain": section, "model": settings.models[name], "corpora": corpora},
+            {"pretrain": section, "model": given, "corpora": corpora},
             build.synthetic(settings, corpora),
             seed,
         ) as tracked,
@@ -59,14 +61,17 @@ def run(settings: Settings, name: str) -> str:
             title=f"MLM + MAM {name}",
         )
         validation = losses(model, held_out, collator, section.batch)
+        if section.modality == "audio":
+            validation.pop("mlm_loss")  # no word is masked
         metrics = {
-            "language_model": settings.models[name].language_model,
+            "language_model": given.language_model,
             "corpora": corpora,
             "synthetic": build.synthetic(settings, corpora),
             "seed": seed,
             "seconds": time.monotonic() - begin,
             "device": str(build.device()),
             "hours": build.hours(settings, corpora),
+            "flops": build.flops(model, collator, rows, section),
             "curve": [_entry(entry, "validation_") for entry in curve],
             "validation": _entry(validation),
             "parameters": parameters(model),
@@ -76,8 +81,9 @@ def run(settings: Settings, name: str) -> str:
         model.save_pretrained(folder)
         command.write_json(metrics, folder / "metrics.json")
         tracked.artifact(folder / "metrics.json")
+    words = f"words {validation['mlm_loss']:.2f}, " if "mlm_loss" in validation else ""
     return (
-        f"{name}: {len(curve)} epochs in {metrics['seconds']:.0f} s; held-out losses: words {validation['mlm_loss']:.2f}, "
+        f"{name}: {len(curve)} epochs in {metrics['seconds']:.0f} s; held-out losses: {words}"
         f"audio {validation['mam_loss']:.3f}, its middle frames {validation['mam_middle_loss']:.3f}"
     )
 

@@ -53,7 +53,7 @@ class Inputs:
         self.features = {name: read(paths.features(name) / "report.json") for name in settings.corpora}
         self.calp = {name: found for name in settings.models if (found := read(paths.calp(name) / "metrics.json"))}
         self.pretrained = {name: found for name in settings.models if (found := read(paths.pretrained(name) / "metrics.json"))}
-        curves = {(corpus, model): paths.heads(corpus, model) / "curves.json" for corpus in settings.targets for model in settings.heads_on}
+        curves = {(of.corpus, of.model): paths.heads(of.corpus, of.model) / "curves.json" for of in settings.heads.values()}
         self.heads = {names: found for names, path in curves.items() if (found := read(path))}
         self.rows = results.sort_rows(row for name in settings.targets for row in read(paths.evaluation(name) / "metrics.json") or [])
         self.comparisons = {name: read(paths.evaluation(name) / "comparisons.json") or [] for name in settings.targets}

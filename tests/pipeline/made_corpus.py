@@ -14,27 +14,39 @@ from pipeline.stages import features, transcribe
 ROOT = Path(__file__).parents[2]
 
 
-def make(utterances: int, **changes: dict) -> settings.Settings:
-    """In the working folder: `params.yaml` of one corpus `made` and one model `small`, with audio, table, texts and features.
+def make(utterances: int, classes: dict[str, tuple[str, ...]] | None = None, **changes: dict) -> settings.Settings:
+    """In the working folder: `params.yaml` of one model `small`, and of each corpus audio, table, texts and features.
 
     Args:
-        changes: of sections of the embedded default.
+        classes: of each corpus by name, one a row; None: one corpus `made` without labels.
+        changes: of sections of the embedded default; values that are no dict, and those of `models`, `heads`, replace them.
     """
+    classes = classes or {"made": ()}
     given = yaml.safe_load((ROOT / "params.yaml").read_text())
-    given |= {"synthetic": {}, "corpora": {"made": {"format": "manifest", "path": "made.csv"}}, "targets": ["made"], "head_of": {}}
+    given |= {"synthetic": {}, "corpora": {name: {"format": "manifest", "path": f"{name}.csv"} for name in classes}, "head_of": {}}
+    given |= {"targets": list(classes), "heads": {name: {"corpus": name, "model": "small"} for name in classes}}
     for section, values in changes.items():
-        given[section] = given.get(section, {}) | values
+        replaced = not isinstance(values, dict) or section in ("models", "heads")
+        given[section] = values if replaced else given.get(section, {}) | values
     Path("params.yaml").write_text(yaml.safe_dump(given))
-    corpus, noise = Corpus(), np.random.default_rng(0)
-    Path("audio").mkdir()
-    for row in range(utterances):
-        seconds = 1 + row % 4 / 2
-        soundfile.write(f"audio/{row}.wav", noise.normal(0, 0.1, int(seconds * 16000)), 16000)
-        split = "train" if row % 5 else ("validation", "test")[row // 5 % 2]
-        corpus.utterances.append(Utterance(f"u{row}", Path(f"audio/{row}.wav"), 0, seconds, split=split, text=f"number {row % 11}"))
-    write_table(corpus, paths.utterances("made"))
-    texts = [{"id": row.id, "text": row.text, "source": "corpus"} for row in corpus.utterances]
-    write_parquet(pa.Table.from_pylist(texts, schema=transcribe.SCHEMA), paths.texts("made") / "texts.parquet")
     made = settings.load()
-    features.extract(paths.utterances("made"), made.features, paths.features("made"), "features@made")
+    for name in classes:
+        _corpus(name, utterances, classes[name], made)
     return made
+
+
+def _corpus(name: str, utterances: int, classes: tuple[str, ...], made: settings.Settings) -> None:
+    """Noise whose loudness tells the class, of eight speakers; splits hold no speaker twice."""
+    corpus, noise = Corpus(classes, one_hot=bool(classes)), np.random.default_rng(0)
+    Path(f"audio-{name}").mkdir()
+    for row in range(utterances):
+        seconds, file = 1 + row % 4 / 2, Path(f"audio-{name}/{row}.wav")
+        soundfile.write(file, noise.normal(0, 0.1 / (1 + row % max(1, len(classes))), int(seconds * 16000)), 16000)
+        split = "train" if row % 5 else ("validation", "test")[row // 5 % 2]
+        labels = [classes[row % len(classes)]] if classes else None
+        of = {"speaker": f"{split}{row % 3}", "gender": ("female", "male")[row % 4 > 1]} if classes else {}
+        corpus.utterances.append(Utterance(f"u{row}", file, 0, seconds, split=split, text=f"number {row % 11}", labels=labels, **of))
+    write_table(corpus, paths.utterances(name))
+    texts = [{"id": row.id, "text": row.text, "source": "corpus", "reference": f"number {row.id[-1:]}"} for row in corpus.utterances]
+    write_parquet(pa.Table.from_pylist(texts, schema=transcribe.SCHEMA), paths.texts(name) / "texts.parquet")
+    features.extract(paths.utterances(name), made.features, paths.features(name), f"features@{name}")

@@ -16,6 +16,7 @@ def small() -> dict:
     given = yaml.safe_load((ROOT / "params.yaml").read_text())
     given["seeds"] = [1, 2]
     given["targets"] = ["msp"]
+    given["heads"] = {"msp-small": {"corpus": "msp", "model": "small"}}
     for section in ("synthetic", "corpora"):
         given[section] = {"msp": given[section]["msp"]}
     given["synthetic"]["msp"] |= {"utterances": 100, "speakers": 20}

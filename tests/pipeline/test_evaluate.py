@@ -110,7 +110,7 @@ def test_one_hot_corpus(msp):
     _, runs, files = msp
     rows, notes = files["metrics"], files["notes"]
     assert len(runs) == 4 * 3 * 2 + 3
-    assert set(files) == {"metrics", "thresholds", "comparisons", "calibration", "notes"}
+    assert set(files) == {"metrics", "thresholds", "comparisons", "intervals", "buckets", "calibration", "notes"}
     assert all(set(row) == KEYS and math.isfinite(row["value"]) for row in rows)
     assert {row["threshold"] for row in rows} == {"0.5", "tuned", "argmax"}
     assert {row["synthetic"] for row in rows} == {True}
@@ -242,7 +242,7 @@ def test_other_models_are_not_read_and_missing_ones_are_named(place):
         evaluate.logits_files(settings, "msp")
     store(pd.DataFrame(), paths.heads("msp", "small"))
     store(pd.DataFrame(), paths.baselines("msp"))
-    assert list(evaluate.logits_files(settings, "msp")) == ["small", "-"]
+    assert [lm for lm, _ in evaluate.logits_files(settings, "msp")] == ["small", "-"]
 
 
 def test_corpus_without_labels(place):

@@ -89,7 +89,7 @@ def test_every_number_leads_to_a_run(rebuilt):
 
 
 def test_heads_go_on_after_a_polite_kill(rebuilt):
-    command = (sys.executable, "-m", "pipeline.stages.head", "--corpus", "msp", "--model", "small")
+    command = (sys.executable, "-m", "pipeline.stages.head", "--heads", "msp-small")
     before = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
     work = rebuilt.folder / "data/work/head-msp-small"
     stage = rebuilt.start(*command)

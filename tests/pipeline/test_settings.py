@@ -37,7 +37,29 @@ def fault(tmp_path, *keys, value):
         (("seeds",), [], ["seeds is []", "at least 1"]),
         (("seeds",), [1, 1], ["seeds", "different"]),
         (("targets",), ["iemocap"], ["targets: 'iemocap' is none of corpora (mosei, msp)"]),
-        (("heads_on",), ["huge"], ["heads_on: 'huge' is none of models (small)"]),
+        (("heads", "msp-small", "model"), "huge", ["heads.msp-small.model: 'huge' is none of models (small)"]),
+        (("heads", "msp-small", "corpus"), "iemocap", ["heads.msp-small.corpus: 'iemocap' is none of targets (mosei, msp)"]),
+        (("heads", "msp-small", "corpus"), "mosei", ["the row 'calm' of small on mosei is there 2 times"]),
+        (("heads", "msp-small", "rows"), {}, ["heads.msp-small.rows", "at least 1"]),
+        (("heads", "msp-small", "rows"), {"calm_frozen": {}}, ["'calm_frozen': names in _frozen are those of frozen heads"]),
+        (("heads", "msp-small", "rows"), {"calm": {"labels": 0}}, ["heads.msp-small.rows.calm.labels is 0"]),
+        (
+            ("heads", "msp-small", "rows"),
+            {"peer": {"network": "cnn", "modalities": ["audio"]}},
+            ["'cnn' is trained whole", "no modalities"],
+        ),
+        (("targets",), ["mosei"], ["heads.msp-small.corpus: 'msp' is none of targets (mosei)"]),
+        (("heads",), {"mosei-small": {"corpus": "mosei", "model": "small"}}, ["heads: none is of msp"]),
+        (
+            ("transfer",),
+            {"x": {"trained": "mosei-small", "tested": "a"}},
+            ["transfer.x.tested: 'a' is none of heads (mosei-small, msp-small)"],
+        ),
+        (("transfer",), {"x": {"trained": "msp-small", "tested": "msp-small"}}, ["are of one corpus"]),
+        (("models", "small", "calp"), {"alpha": -1}, ["models.small.calp.alpha is -1"]),
+        (("models", "small", "pretrain"), {"epoch": 1}, ["models.small.pretrain.epoch"]),
+        (("models", "small", "spectran"), {"patch": [10, 65]}, ["models.small.spectran.patch is [10, 65]", "features.mels, 64"]),
+        (("models", "small", "spectran"), {"patch": [60, 16]}, ["models.small.spectran", "spectran.block, 50"]),
         (("models", "small", "pretrain_on"), "all", ["models.small.pretrain_on: 'all' is none of corpora"]),
         (("corpora", "msp", "format"), "iemocap", ["corpora.msp.format is 'iemocap'", "'mosei'"]),
         (("corpora", "msp", "options"), {"labels": "some"}, ["corpora.msp", "some"]),
@@ -85,3 +107,11 @@ def test_settings_of_the_data_page_are_valid():
     for snippet in snippets:
         corpora = settings.Settings.model_validate(DEMO | {"corpora": DEMO["corpora"] | snippet["corpora"]}).corpora
         assert corpora["msp"].options["labels"] == "all" and corpora["msp"].path == Path("data/raw/msp")
+
+
+def test_a_model_has_sections_of_its_own():
+    changed = DEMO | {"models": DEMO["models"] | {"other": {"language_model": "minilm", "lm": "small", "calp": {"alpha": 0}}}}
+    given = settings.Settings.model_validate(changed)
+    assert given.for_model("other").calp == given.calp.model_copy(update={"alpha": 0})
+    assert given.for_model("other").pretrain == given.pretrain and given.for_model("small").calp == given.calp
+    assert (given.lm("other"), given.lm("small")) == ("small", "small")

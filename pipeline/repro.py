@@ -1,0 +1,93 @@
+"""`dvc repro` that tells how far it is: `python -m pipeline.repro [TARGETS...]`. What else DVC takes goes after `--`."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from statistics import fmean
+
+BEGIN = re.compile(r"Running stage '([^']+)':")
+SKIP = re.compile(r"Stage '([^']+)' didn't change, skipping")
+CACHED = re.compile(r"Stage '([^']+)' is cached - skipping run")
+
+
+class Progress:
+    """Counts stages, and tells the time that is left from what stages of the same kind took in this run.
+
+    Args:
+        names: of all stages, "head@mosei-small" is of the kind "head".
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, names: list[str], clock=time.monotonic):
+        self.left, self.total, self.clock = dict.fromkeys(names), len(names), clock
+        self.begin, self.running, self.since = clock(), None, clock()
+        self.took: dict[str, list[float]] = defaultdict(list)
+
+    def read(self, line: str) -> str | None:
+        """What to tell before a line of DVC's output; None where nothing begins."""
+        if found := SKIP.search(line) or CACHED.search(line):
+            self._end()
+            self.left.pop(found[1], None)
+        elif found := BEGIN.search(line):
+            self._end()
+            self.running, self.since = found[1], self.clock()
+            told = f"[{self.total - len(self.left) + 1}/{self.total}] {found[1]}: {minutes(self.clock() - self.begin)} so far"
+            return told + (f", about {minutes(self.remaining())} left" if self.took else "")
+        return None
+
+    def remaining(self) -> float:
+        """Seconds that the stages that are left would take; those of a kind that has not run yet count as the mean of all."""
+        every = fmean(seconds for of in self.took.values() for seconds in of)
+        return sum(fmean(self.took[_kind(name)]) if _kind(name) in self.took else every for name in self.left)
+
+    def _end(self) -> None:
+        if self.running is not None:
+            self.took[_kind(self.running)].append(self.clock() - self.since)
+            self.left.pop(self.running, None)
+            self.running = None
+
+
+def _kind(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def minutes(seconds: float) -> str:
+    """Seconds in words."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def stages(targets: list[str]) -> list[str]:
+    """Names of the stages that `dvc repro` goes through."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        chosen = {stage for target in targets for stage in repo.stage.collect(target)} or set(repo.index.stages)
+        waiting = list(chosen)
+        while waiting:
+            more = set(repo.index.graph.successors(waiting.pop())) - chosen
+            chosen |= more
+            waiting += more
+        return [stage.addressing for stage in chosen]
+
+
+def main(arguments: list[str]) -> int:
+    """Run DVC and pass on its output and its exit code."""
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    targets, options = arguments[:split], arguments[split + 1 :]
+    progress = Progress(stages(targets))
+    dvc = subprocess.Popen(["dvc", "repro", *options, *targets], stdout=subprocess.PIPE, text=True, bufsize=1)
+    signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to DVC too, which ends its stage
+    for line in dvc.stdout:
+        if told := progress.read(line):
+            print(told, flush=True)
+        sys.stdout.write(line)
+        sys.stdout.flush()
+    return dvc.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,25 @@
+"""What is told of how far a rebuild is."""
+
+from pipeline.repro import Progress
+
+
+def test_time_left_is_that_of_stages_of_the_same_kind():
+    now = [0.0]
+    progress = Progress(["check", "calp@a", "calp@b", "head@a"], lambda: now[0])
+    assert progress.read("Running stage 'check':") == "[1/4] check: 0 s so far"
+    now[0] = 2
+    assert progress.read("Running stage 'calp@a':") == "[2/4] calp@a: 2 s so far, about 6 s left"  # three of 2 s
+    assert progress.read("> python -m pipeline.stages.calp") is None
+    now[0] = 102
+    # calp@b as calp@a: 100 s; head@a as the mean of check and calp@a: 51 s
+    assert progress.read("Running stage 'calp@b':") == "[3/4] calp@b: 2 min so far, about 3 min left"
+    now[0] = 110
+    assert progress.read("Stage 'head@a' didn't change, skipping") is None
+    assert progress.left == {} and progress.took == {"check": [2], "calp": [100, 8]}
+
+
+def test_stages_that_dvc_leaves_out_cost_nothing():
+    progress = Progress(["a", "b"], lambda: 0.0)
+    for line in ("Stage 'a' didn't change, skipping", "Stage 'b' is cached - skipping run, checking out outputs"):
+        assert progress.read(line) is None
+    assert progress.left == {} and not progress.took
