@@ -35,7 +35,7 @@ def rebuild(folder: Path, way: str) -> float:
     (folder / "dvc.lock").unlink(missing_ok=True)
     given = yaml.safe_load((folder / "params.yaml").read_text())
     ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
-    given["flows"] = given.get("flows", {}) | ports | {"rebuild": None, "score_new": None}
+    given["flows"] = given.get("flows", {}) | ports | {"rebuild": None, "study": None, "score_new": None}
     (folder / "params.yaml").write_text(yaml.safe_dump(given))
     flows = [sys.executable, "-m", "pipeline.flows"]
     if way == "dvc":

@@ -79,3 +79,8 @@ def servers() -> Path:
 def last_results() -> Path:
     """`metrics.json` of the last successful rebuild by a flow, to compare the next one with."""
     return DATA / "rebuilds" / "last-metrics.json"
+
+
+def studies() -> Path:
+    """Working copies of the project in which the flow `study` rebuilds other recipes."""
+    return DATA / "studies"

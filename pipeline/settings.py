@@ -287,6 +287,8 @@ class Flows(Section):
 
     timezone: str = "UTC"  # of the schedules
     rebuild: str | None = "0 2 * * *"  # cron's five fields; null: only when asked
+    study: str | None = "0 4 * * 0"
+    study_recipe: Path = Path("recipes/study.yaml")  # settings of the flow `study`, in the form of this file
     score_new: str | None = "*/5 * * * *"
     cpu: Positive | None = None  # stages at once that need no GPU; null: one for every two cores, and at least 2
     gpu: Positive | None = None  # slots of the limit "gpu"; null: as many as there are GPUs, 1 where there is none

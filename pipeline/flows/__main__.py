@@ -68,6 +68,17 @@ def rebuild(targets: Annotated[list[str] | None, typer.Argument(help="Stages to 
     _run(lambda: rebuild(targets or None))
 
 
+@app.command()
+def study(
+    recipe: Annotated[Path | None, typer.Option(help="Settings, in the form of params.yaml; else flows.study_recipe.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; all if none is named.")] = None,
+) -> None:
+    """Run the flow `study` now, in this process: the rebuild of a recipe in a working copy of its own."""
+    from pipeline.flows.study import study
+
+    _run(lambda: study(recipe, targets or None))
+
+
 @app.command("score-new")
 def score_new(
     inbox: Annotated[Path | None, typer.Option(help="Folder with audio; else flows.inbox.")] = None,

@@ -13,6 +13,7 @@ from prefect.schedules import Cron
 
 from pipeline.flows.rebuild import rebuild
 from pipeline.flows.score_new import score_new
+from pipeline.flows.study import study
 from pipeline.settings import Flows
 
 
@@ -34,18 +35,18 @@ def serve(section: Flows) -> None:
     worker = Worker("calm")
     worker.stop_seconds = section.stop_seconds
     once = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-    for flow, cron in ((rebuild, section.rebuild), (score_new, section.score_new)):
+    for flow, cron in ((rebuild, section.rebuild), (study, section.study), (score_new, section.score_new)):
         schedules = [Cron(cron, timezone=section.timezone)] if cron else None
         worker.add_deployment(
             flow.to_deployment(flow.name, schedules=schedules, concurrency_limit=once, entrypoint_type=EntrypointType.MODULE_PATH)
         )
-    print("serving rebuild and score_new", flush=True)
+    print("serving rebuild, study and score_new", flush=True)
     asyncio.run(worker.start())
 
 
 def environment(section: Flows) -> dict[str, str]:
     """What `prefect.yaml` takes from the settings; what is set already goes before (the folder on a cluster's nodes)."""
     wanted = {"CALM_FOLDER": str(Path.cwd()), "CALM_WORK_POOL": section.work_pool, "CALM_TIMEZONE": section.timezone}
-    for name, cron in (("REBUILD", section.rebuild), ("SCORE_NEW", section.score_new)):
+    for name, cron in (("REBUILD", section.rebuild), ("STUDY", section.study), ("SCORE_NEW", section.score_new)):
         wanted |= {f"CALM_{name}_CRON": cron or "0 0 * * *", f"CALM_{name}_SCHEDULED": str(cron is not None).lower()}
     return {name: value for name, value in wanted.items() if name not in os.environ}

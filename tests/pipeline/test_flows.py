@@ -85,7 +85,7 @@ class Flows:
             }
         (self.folder / "dvc.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
         prefect, mlflow = free_ports(2)
-        flows = {"prefect_port": prefect, "mlflow_port": mlflow, "cpu": 2, "gpu": 1, "retries": 1, "retry_seconds": 0.1}
+        flows = {"prefect_port": prefect, "mlflow_port": mlflow, "cpu": 2, "gpu": 1, "retries": 1, "retry_seconds": 0.1, "study": None}
         self.settings = small() | {"flows": {**flows, "rebuild": None, "score_new": "* * * * *"}}
         project.write(self.settings)
         self.api, self.ports = f"http://127.0.0.1:{prefect}/api", (prefect, mlflow)
@@ -202,6 +202,26 @@ def test_a_missing_limit_stops_the_flow_with_what_to_do(flows):
 def test_an_unknown_stage_is_refused(flows):
     refused = flows.command("rebuild", "nothing")
     assert refused.returncode == 1 and "'nothing' is no stage of dvc.yaml" in refused.stderr
+
+
+def test_a_study_is_rebuilt_in_a_working_copy(flows):
+    project = flows.project
+    (flows.folder / "recipes").mkdir()
+    (flows.folder / "recipes/other.yaml").write_text(yaml.safe_dump(flows.settings | {"title": "Another recipe"}))
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for command in (["add", "--all"], [*who, "commit", "--quiet", "--message", "All"]):
+        assert project.run("git", *command).returncode == 0
+    before = (flows.folder / "dvc.lock").read_bytes()
+    first = flows.command("study", "--recipe", "recipes/other.yaml", "one")
+    assert first.returncode == 0, first.stderr
+    copy = flows.folder / "data/studies/other"
+    assert (copy / "one.out").exists() and "Another recipe" in (copy / "params.yaml").read_text()
+    assert (copy / "data/servers").resolve() == flows.folder / "data/servers"
+    assert (flows.folder / "dvc.lock").read_bytes() == before
+    second = flows.command("study", "--recipe", "recipes/other.yaml", "one")
+    assert second.returncode == 0 and "goes on from" not in second.stderr  # nothing has changed
+    refused = flows.command("study", "--recipe", "recipes/gone.yaml")
+    assert refused.returncode == 1 and "recipes/gone.yaml is missing" in refused.stderr
 
 
 def stopped_while_running(flows, name: str, stop) -> str:
