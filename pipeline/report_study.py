@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from calm.corpora.utterances import read_table
 from pipeline import command, figures, paths, published, study, study_claims, study_figures, study_space
-from pipeline.report_tables import METRIC
+from pipeline.report_tables import METRIC, language_words
 from pipeline.results import THRESHOLDS, Table
 from pipeline.settings import Settings
 from pipeline.study import SHOWN, Study
@@ -51,7 +51,8 @@ def languages(settings: Settings) -> dict[str, str | None]:
 
 
 def _study(name: str, settings: Settings, rows: list[dict]) -> Study:
-    return Study(name, settings.corpora[name].format, rows, _read(name, "comparisons") or [], languages(settings))
+    described = {language(model, settings): language_words(of.language_model, of.layers) for model, of in settings.models.items()}
+    return Study(name, settings.corpora[name].format, rows, _read(name, "comparisons") or [], languages(settings), described)
 
 
 def _read(corpus: str, name: str):
@@ -92,26 +93,32 @@ def _blocks(made: list[Table], thresholds: list[str]) -> list[Block]:
 
 
 def _pictures(one: Study, found: dict[str, list[dict]], threshold: str, settings: Settings, folder: Path) -> list[dict]:
-    words, pictures = THRESHOLDS.get(threshold, threshold), []
+    """Figures, those of one kind together; `short` names them in the list of contents."""
+    words, pictures, evaluate = THRESHOLDS.get(threshold, threshold), [], f"dvc repro evaluate@{one.corpus}"
 
-    def add(kind: str, title: str, figure, stages: str, said: str = "") -> None:
-        note = f"{said} Drawn anew by {REMAKE}; its numbers by {stages}.".strip()
-        name = f"study-{one.corpus}-{kind}"
-        pictures.append({**figures.picture(title, figure, name, folder, note), "name": name})
+    def add(name: str, short: str, title: str, figure, stage: str, said: str = "") -> None:
+        note = f"{said} Drawn anew by {REMAKE}; its numbers by {stage}.".strip()
+        name = f"study-{one.corpus}-{name}"
+        pictures.append({**figures.picture(title, figure, name, folder, note), "name": name, "short": short})
 
-    evaluate = f"dvc repro evaluate@{one.corpus}"
     for lm in one.models():
         if bars := study_claims.bars(one, found["intervals"], lm, threshold):
-            add(f"ablation-{lm}", f"What pretraining gives, {lm}, {words}", study_figures.ablation(bars, METRIC), evaluate)
+            title = f"Variants on {lm}, {words}"
+            add(f"ablation-{lm}", f"variants ({lm})", title, study_figures.ablation(bars, METRIC), evaluate, "Interval over speakers.")
+    for lm in one.models():
         if shares := study_claims.shares(one, lm, threshold):
             figure = study_figures.label_curve(shares, METRIC, _published_shares(one, lm) if "both" in shares else None)
-            add(f"labels-{lm}", f"Shares of the labels, {lm}, {words}", figure, evaluate)
+            title = f"Shares of the labels, {lm}, {words}"
+            add(f"labels-{lm}", f"shares of the labels ({lm})", title, figure, evaluate, "A dot is a seed.")
+    for lm in one.models():
         if curves := study_claims.reliability(one, found["calibration"], lm):
-            add(f"reliability-{lm}", f"Reliability of CALM's probabilities, {lm}, test", study_figures.reliability(curves), evaluate)
+            figure, said = study_figures.reliability(curves), "All classes and seeds together; a large mark stands for many answers."
+            add(f"reliability-{lm}", f"reliability ({lm})", f"Reliability of CALM's probabilities, {lm}, test", figure, evaluate, said)
+    for lm in one.models():
         if model := _with_space(one.corpus, lm, settings):
             figure, cosines = _space(model, one.corpus)
-            title = f"The space that audio and text share, {model}: held-out utterances of {one.corpus}"
-            add(f"space-{lm}", title, figure, f"dvc repro calp@{model}", cosines)
+            title = f"The space that audio and text share, {model}: held-out utterances"
+            add(f"space-{lm}", f"shared space ({lm})", title, figure, f"dvc repro calp@{model}", f"Principal components. {cosines}".strip())
     return pictures
 
 

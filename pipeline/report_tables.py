@@ -1,5 +1,6 @@
 """Tables and sentences of the report beside the main result table: data, training, retrieval, parameters, runs."""
 
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -277,6 +278,11 @@ def took(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def language_words(language_model: str, layers: int | None) -> str:
+    """A language model in a few words."""
+    return Path(language_model).name + (f", first {layers} layers" if layers else "")
 
 
 def parameter_tables(paper: list[dict], calp: dict[str, dict], pretrained: dict[str, dict]) -> list[Table]:

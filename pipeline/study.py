@@ -1,13 +1,13 @@
 """The paper's tables 1-12 from the rows of `metrics.json`, the paper's published figures beside ours. Imports nothing heavy."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
 from pipeline import published
 from pipeline.report_tables import METRIC, in_points, listed, took
-from pipeline.results import FROZEN, GROUPS, MODALITIES, THRESHOLDS, VARIANTS, Key, Table, best, scores
+from pipeline.results import FROZEN, GROUPS, MODALITIES, THRESHOLDS, VARIANTS, Key, Score, Table, best, scores
 
 WIDEST = ("both", "audio", "text")  # the input of a row: the first of these that there is
 CALM = ("calm", "calm" + FROZEN)
@@ -60,7 +60,7 @@ SHAPES = (
         (
             Line("patch_2x64", label="patch 2 x 64, stride 1 x 64"),
             Line("patch_20x8", label="patch 20 x 8, stride 10 x 4"),
-            Line("calm", label="CALM's own patches"),
+            Line("calm", label="patch 10 x 16, stride 5 x 8"),
         ),
     ),
 )
@@ -75,6 +75,7 @@ class Study:
     rows: list[dict]  # of `metrics.json`
     comparisons: list[dict]  # of `comparisons.json`
     languages: dict[str, str | None]  # language model as the rows name it -> "tiny", "base" or None, whose rows of the paper it fills
+    described: dict[str, str] = field(default_factory=dict)  # language model -> what it is, in words
 
     def __post_init__(self):
         self.rows = [row for row in self.rows if row["corpus"] == self.corpus]
@@ -140,24 +141,27 @@ def _table(study: Study, shape: Shape, number: int, printed: list[published.Row]
     rows = [_Row(None, f"{row.label}, quoted", "quoted", row) for row in printed if row.variant is None]
     for lm in ("", *study.models()):
         found = [(line, key) for line in shape.lines if (key := study.find(line, lm, threshold))]
+        if lm and len(found) < 2 and shape.mosei != 1:  # nothing to compare
+            continue
         rows += [_Row(key, line.label or VARIANTS[line.variant], f"of {lm}", _paper(study, key, printed)) for line, key in found]
         own = Line("calm" + FROZEN)
         frozen = any(key.variant.endswith(FROZEN) and key.variant != own.variant for _, key in found)
         if frozen and lm and all(key.variant != own.variant for _, key in found) and (key := study.find(own, lm, threshold)):
             rows.append(_Row(key, "CALM", f"of {lm}", None))  # what the frozen rows are compared with
-    trained = [row.key.lm for row in rows if row.key and row.key.lm]
-    if not trained or (shape.mosei != 1 and max(map(trained.count, trained)) < 2):
+    if not any(row.key and row.key.lm for row in rows):
         return None
     metrics = ["weighted_accuracy", "accuracy", *(["f1_paper"] if study.format == "msp_podcast" else [])]
     papers = [name for name in metrics if any(row.paper and name in row.paper.test for row in rows)]
-    columns = ["", "model", "input", *(f"{metric}, {split}" for metric in metrics for split in ("validation", "test"))]
-    width = len(columns)
-    columns += [*(f"paper: {name}, test" for name in papers), "CALM less this row, points"]
+    columns = ["variant", "model", "input"]
+    for metric in metrics:
+        columns += [f"{metric}, validation", f"{metric}, test", *(["the paper's test"] if metric in papers else [])]
+        columns += ["CALM less this row, points"] if metric == METRIC else []
     cells = [_cells(study, row, metrics, papers, threshold, shape) for row in rows]
     rules = {n for n in range(1, len(rows)) if rows[n].group != rows[n - 1].group}
     title = f"{'In the shape of table' if not printed else 'Table'} {number}, {study.corpus}: {shape.title}"
-    name, bold = f"study-{study.corpus}-table-{number}-{threshold}", best([row[:width] for row in cells], 3)
-    return Table(name, title, columns, cells, 3, bold, rules, " ".join(_notes(study, rows, threshold, shape)))
+    bold = best([[cell if isinstance(cell, Score) else None for cell in row] for row in cells], 3)
+    note = " ".join(_notes(study, rows, threshold, shape))
+    return Table(f"study-{study.corpus}-table-{number}-{threshold}", title, columns, cells, 3, bold, rules, note)
 
 
 def _paper(study: Study, key: Key, printed: list[published.Row]) -> published.Row | None:
@@ -168,16 +172,18 @@ def _paper(study: Study, key: Key, printed: list[published.Row]) -> published.Ro
 
 
 def _cells(study: Study, row: _Row, metrics: list[str], papers: list[str], threshold: str, shape: Shape) -> list:
-    paper = [f"{row.paper.test[name]:.1f}" if row.paper and name in row.paper.test else None for name in papers]
-    if row.key is None:
-        given = row.paper.given or MODALITIES.get(row.paper.modality, "–")
-        return [row.label, "–", given, *[None] * 2 * len(metrics), *paper, None]
-    frozen = " (frozen)" if row.key.variant.endswith(FROZEN) else ""
     lines = [study.scores(split, threshold).get(row.key, {}) for split in ("validation", "test")]
-    own = [line.get(metric) for metric in metrics for line in lines]
-    itself = row.key.variant in CALM and shape.mosei != 7
-    found = None if itself else study.against(row.key, threshold)
-    return [row.label + frozen, row.key.lm or "–", row.key.given, *own, *paper, found and difference(found)]
+    itself = row.key is None or (row.key.variant in CALM and shape.mosei != 7)
+    found, own = None if itself else study.against(row.key, threshold), []
+    for metric in metrics:
+        own += [line.get(metric) for line in lines]
+        if metric in papers:
+            own.append(f"{row.paper.test[metric]:.1f}" if row.paper and metric in row.paper.test else None)
+        own += [found and difference(found)] if metric == METRIC else []
+    if row.key is None:
+        return [row.label, "–", row.paper.given or MODALITIES.get(row.paper.modality, "–"), *own]
+    frozen = " (frozen)" if row.key.variant.endswith(FROZEN) else ""
+    return [row.label + frozen, row.key.lm or "–", row.key.given, *own]
 
 
 def difference(row: dict) -> str:
@@ -194,14 +200,17 @@ def _notes(study: Study, rows: list[_Row], threshold: str, shape: Shape) -> list
     said = [f"Percent, {THRESHOLDS.get(threshold, threshold)}; mean ± standard deviation over seeds: {_seeds(study, own)}."]
     same = "; CALM from one input with CALM from both" if shape.mosei == 7 else ""
     said.append(
-        "The last column compares CALM from the same input by weighted accuracy on test, with the 95 % interval of a paired bootstrap "
+        "CALM less a row: CALM from the same input, by weighted accuracy on test, with the 95 % interval of a paired bootstrap "
         f"over speakers{same}; n.s.: 0 lies in the interval."
     )
     if any(row.key.variant.endswith(FROZEN) for row in own):
         said.append("(frozen): only heads were trained; compared with CALM, frozen.")
     if any(row.paper for row in rows):
-        stand = [f"{lm} for {SIZES[size]}" for lm in study.models() if (size := study.languages.get(lm)) and _has(own, lm)]
-        said += [f"In the paper's columns {listed(stand)} stands, which is another model."] if stand else []
+        said += [
+            f"Beside the paper's rows of {SIZES[size]} stand those of {lm} ({study.described.get(lm, lm)})."
+            for lm in study.models()
+            if (size := study.languages.get(lm)) and any(row.key.lm == lm and row.paper for row in own)
+        ]
         if any(row.key is None for row in rows):
             said.append("Quoted rows cannot be run here.")
         if any(row.key.variant.startswith("bert_only") and row.paper for row in own):
@@ -209,10 +218,6 @@ def _notes(study: Study, rows: list[_Row], threshold: str, shape: Shape) -> list
     if any(row["synthetic"] for row in study.rows):
         said.append("Synthetic speech: the paper's figures are of real speech and no yardstick for these.")
     return said
-
-
-def _has(rows: list[_Row], lm: str) -> bool:
-    return any(row.key.lm == lm and row.paper for row in rows)
 
 
 def _seeds(study: Study, rows: list[_Row]) -> str:

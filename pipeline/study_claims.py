@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from pipeline.report_tables import METRIC, in_points, listed
-from pipeline.results import FROZEN, GROUPS, MODALITIES, THRESHOLDS, VARIANTS, Key, Table, score
+from pipeline.results import FROZEN, GROUPS, MODALITIES, THRESHOLDS, VARIANTS, Key, Table, overview, score
 from pipeline.study import CALM, Study
 
 CLOSE = 0.02  # of weighted accuracy: what counts as close, the paper's own largest loss from 20 % of the labels (table 10: 75.1 to 73.1)
@@ -68,7 +68,7 @@ def limits(study: Study, found: list[Claim], threshold: str = "tuned") -> str:
     compared = sum((row["threshold"], row["metric"]) == (threshold, METRIC) for row in study.comparisons)
     parts = [
         f"Weighted accuracy on test, {THRESHOLDS[threshold]}. “Yes” to a gain: the whole interval lies above 0; “no”: it lies below. "
-        f"Close, or hardly mattering, is within {100 * CLOSE:.0f} points, which is as much as the paper itself loses from a fifth of the labels "
+        f"Close, or hardly mattering, is within {100 * CLOSE:.0f} points, as much as the paper itself loses from a fifth of the labels "
         "(table 10); “no”: the whole interval lies beyond.",
         "The intervals are over the speakers of the test split, for heads averaged over their seeds. Each model was pretrained with one "
         "seed, so how much another run of pretraining would change is in none of them.",
@@ -102,13 +102,15 @@ def calibration_table(study: Study) -> Table | None:
     """Expected calibration error by line."""
     lines = {split: study.scores(split, "0.5") for split in ("validation", "test")}
     keys = [key for key, line in lines["test"].items() if "ece" in line]
+    shown = overview(key.variant for key in keys)
+    keys = [key for key in keys if key.variant in shown]
     if not any(key.lm for key in keys):
         return None
     cells = [[key.title, key.lm or "–", key.given, *(lines[split].get(key, {}).get("ece") for split in lines)] for key in keys]
     rules = {n for n in range(1, len(keys)) if keys[n].group != keys[n - 1].group}
     title = f"{study.corpus}: expected calibration error"
     note = "Percent, mean ± standard deviation over seeds; all classes together, ten bins; lower is better. Needs no threshold."
-    return Table(f"study-{study.corpus}-calibration", title, ["", "model", "input", *lines], cells, 3, rules=rules, note=note)
+    return Table(f"study-{study.corpus}-calibration", title, ["variant", "model", "input", *lines], cells, 3, rules=rules, note=note)
 
 
 BY = {"gender": "gender", "duration": "duration", "wer": "word error rate of the text"}

@@ -28,7 +28,8 @@ def ablation(bars: dict[str, dict[str, tuple[float, float | None, float | None]]
         order = list(of)[::-1]
         for y, name in enumerate(order):
             mean, low, high = of[name]
-            axes.barh(y, 100 * (mean - start), 0.62, 100 * start, color=COLOURS[modality], alpha=0.9 if name.startswith("CALM") else 0.5)
+            alpha = 0.9 if name in ("CALM", "CALM, frozen") else 0.5
+            axes.barh(y, 100 * (mean - start), 0.62, 100 * start, color=COLOURS[modality], alpha=alpha)
             if low is not None and high is not None:
                 axes.plot([100 * low, 100 * high], [y, y], color=COLOURS["ink"], linewidth=1.1, solid_capstyle="butt")
         axes.set_title(MODALITIES[modality])
@@ -37,7 +38,7 @@ def ablation(bars: dict[str, dict[str, tuple[float, float | None, float | None]]
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.set_xlim(min(100 * start, *ends) - 1, max(100 * start, *ends) + 1)
         across(axes)
-    grid[-1, 0].set_xlabel(f"{metric.replace('_', ' ')}, percent; line: 95 % interval over speakers")
+    grid[-1, 0].set_xlabel(f"{metric.replace('_', ' ')}, percent (line: 95 % interval)")
     return figure
 
 
@@ -50,7 +51,7 @@ def label_curve(shares: dict[str, dict[int, list[float]]], metric: str, publishe
         means = [100 * sum(of[share]) / len(of[share]) for share in x]
         axes.plot(x, means, MARKS[modality] + "-", color=colour, markersize=5, markeredgewidth=0)
         seeds = [(share, 100 * value) for share in x for value in of[share]]
-        axes.plot(*zip(*seeds, strict=True), ".", color=colour, markersize=4, alpha=0.4, markeredgewidth=0)
+        axes.plot(*zip(*seeds, strict=True), ".", color=colour, markersize=6.5, alpha=0.45, markeredgewidth=0)
     if published:
         axes.plot(sorted(published), [published[share] for share in sorted(published)], "--", color=COLOURS["muted"], linewidth=1.1)
     axes.set_xticks(sorted({share for of in shares.values() for share in of}))

@@ -255,9 +255,8 @@ def examples_of(name: str, settings: Settings, frame, folder: Path) -> list[dict
 def words(name: str, settings: Settings) -> str:
     """A model in a few words."""
     model = settings.models[name]
-    layers = f", first {model.layers} layers" if model.layers else ""
     on = "all corpora" if model.pretrain_on == "." else model.pretrain_on
-    return f"model {name}: {Path(model.language_model).name}{layers}, pretrained on {on}"
+    return f"model {name}: {report_tables.language_words(model.language_model, model.layers)}, pretrained on {on}"
 
 
 def paper_sizes() -> list[dict]:

@@ -82,7 +82,9 @@ def study_intervals(corpus: str) -> list[dict]:
 
 
 def study_calibration(seeds: list[int]) -> list[dict]:
-    bins = [{"low": b / 10, "high": (b + 1) / 10, "n": 60 // (b + 1), "predicted": b / 10 + 0.05, "observed": b / 12 + 0.06} for b in range(10)]
+    bins = [
+        {"low": b / 10, "high": (b + 1) / 10, "n": 60 // (b + 1), "predicted": b / 10 + 0.05, "observed": b / 12 + 0.06} for b in range(10)
+    ]
     return [
         {"variant": "calm", "lm": lm, "modality": modality, "seed": seed, "split": "test", "bins": bins[: 10 - number]}
         for lm in MODELS
@@ -121,10 +123,9 @@ def study_space(corpora: dict[str, list[str]], width: int = 32) -> pd.DataFrame:
         places = {name: 2 * random.standard_normal(width) for name in classes}
         for number in range(120):
             mine = places[classes[number % len(classes)]]
-            before = 3 * np.eye(width)[0] + random.standard_normal(width), random.standard_normal(width) - 3 * np.eye(width)[0]
-            after = mine + random.standard_normal(width), mine + random.standard_normal(width)
-            vectors = {f"{kind}_{when}": v for when, pair in (("before", before), ("after", after)) for kind, v in zip(("audio", "text"), pair)}
-            vectors = {name: v.astype(np.float16) for name, v in vectors.items()}
+            apart = 3 * np.eye(width)[0]
+            means = {"audio_before": apart, "text_before": -apart, "audio_after": mine, "text_after": mine}
+            vectors = {name: (mean + random.standard_normal(width)).astype(np.float16) for name, mean in means.items()}
             vectors |= {"text_before": None, "text_after": None} if number % 10 == 9 else {}
             rows.append({"id": f"{corpus}{number:03}", "corpus": corpus, "split": "test", **vectors})
     return pd.DataFrame(rows)
