@@ -135,8 +135,10 @@ def classes(scores: dict[str, dict[str, float]], metric: str):
 
 
 def losses(curve: list[dict], panels: dict[str, dict[str, str]]):
-    """A panel a loss. `panels` maps a panel's title -> name of a line -> key in the curve's entries."""
+    """A panel a loss. `panels` maps a panel's title -> name of a line -> key in the curve's entries; what has no value is left out."""
     plt = plots()
+    kept = {title: {name: key for name, key in of.items() if any(e.get(key) is not None for e in curve)} for title, of in panels.items()}
+    panels = {title: lines for title, lines in kept.items() if lines}
     figure, all_axes = plt.subplots(1, len(panels), figsize=(WIDTH, 2.0), layout="constrained", squeeze=False)
     for axes, (title, lines) in zip(all_axes[0], panels.items(), strict=True):
         for number, (name, key) in enumerate(lines.items()):
@@ -185,7 +187,8 @@ def _spread(axes, curves: list[dict[int, float]], colour: str) -> None:
 def retrieval(rows: list[dict]):
     """Recall at 1, 5 and 10 (filled) beside what chance gives (hollow), a line a corpus and pair."""
     plt = plots()
-    titles = [f"{row['corpus']}: {row['pair']}" for row in rows][::-1]
+    several = len({row["model"] for row in rows}) > 1
+    titles = [f"{row['corpus']}: {row['pair']}" + (f" ({row['model']})" if several else "") for row in rows][::-1]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.34 * len(rows)), layout="constrained")
     for y, row in enumerate(rows[::-1]):
         for at, role, mark in ((1, "audio", "o"), (5, "text", "s"), (10, "both", "D")):

@@ -60,11 +60,22 @@ def _read(corpus: str, name: str):
     return command.read_json(path) if path.exists() else None
 
 
+def transfers(settings: Settings) -> list[str]:
+    """Names of the transfers."""
+    return list(getattr(settings, "transfer", {}))
+
+
+def _transfer(corpus: str, settings: Settings) -> list[dict]:
+    """Rows of every transfer to a corpus."""
+    files = [paths.evaluation("_transfer") / name / "metrics.json" for name in transfers(settings)]
+    return [row for file in files if file.exists() for row in command.read_json(file)["rows"] if row["tested_on"] == corpus]
+
+
 def _corpus(one: Study, settings: Settings, folder: Path) -> dict:
     """Tables, claims and figures of one corpus."""
     found, thresholds = {name: _read(one.corpus, name) or [] for name in FILES}, [name for name in SHOWN if one.keys(name)]
     made = [table for threshold in thresholds for table in study.tables(one, threshold)]
-    transfer = _read(one.corpus, "transfer")
+    transfer = _transfer(one.corpus, settings)
     for threshold in thresholds:
         more = study_claims.bucket_table(one, found["buckets"], threshold), study_claims.transfer_table(one, transfer, threshold)
         made += [table for table in more if table]
@@ -131,8 +142,9 @@ def _published_shares(one: Study, lm: str) -> dict[int, float] | None:
 
 
 def _with_space(corpus: str, lm: str, settings: Settings) -> str | None:
-    """The first model of a language model that has held-out utterances of the corpus in its space."""
-    names = [name for name in settings.models if language(name, settings) == lm]
+    """The model of a language model whose space is shown: that of the row CALM, else the first with utterances of the corpus."""
+    names = [of.model for of in getattr(settings, "heads", {}).values() if of.corpus == corpus and "calm" in of.rows]
+    names = [name for name in [*names, *settings.models] if language(name, settings) == lm]
     return next((name for name in names if study_space.read(paths.calp(name) / "space.parquet", corpus) is not None), None)
 
 

@@ -249,6 +249,9 @@ def training_sentences(calp: dict[str, dict], pretrained: dict[str, dict], heads
     """What was trained on what, for how long, on which device."""
     said = []
     for name, of in calp.items():
+        if not of["curve"]:
+            said.append(f"CALP, {name}: not trained, by its settings.")
+            continue
         on = f"{_hours(of)} of {listed(of['corpora'])}"
         said.append(f"CALP, {name}: {len(of['curve'])} epochs on {on} in {took(of['seconds'])} ({of['device']}).")
     for name, of in pretrained.items():

@@ -17,8 +17,8 @@ BASELINES = {"chance": "chance", "egemaps": "eGeMAPS", "logmel_functionals": "lo
 GROUPS = {  # every table has them in this order, with a rule between two groups
     "baselines": BASELINES,
     "peers": {
-        "bert_only": "language model alone",
-        "mm_bert_cnn": "multimodal BERT with a CNN",
+        "bert_only": "BERT, linear audio input",
+        "mm_bert_cnn": "BERT, CNN audio input",
         "joint_transformer": "joint transformer",
     },
     "ablations": {

@@ -154,7 +154,7 @@ def _table(study: Study, shape: Shape, number: int, printed: list[published.Row]
     papers = [name for name in metrics if any(row.paper and name in row.paper.test for row in rows)]
     columns = ["variant", "model", "input"]
     for metric in metrics:
-        columns += [f"{metric}, validation", f"{metric}, test", *(["the paper's test"] if metric in papers else [])]
+        columns += [f"{metric}, validation", f"{metric}, test", *([f"{metric}, the paper's test"] if metric in papers else [])]
         columns += ["CALM less this row, points"] if metric == METRIC else []
     cells = [_cells(study, row, metrics, papers, threshold, shape) for row in rows]
     rules = {n for n in range(1, len(rows)) if rows[n].group != rows[n - 1].group}
@@ -165,10 +165,10 @@ def _table(study: Study, shape: Shape, number: int, printed: list[published.Row]
 
 
 def _paper(study: Study, key: Key, printed: list[published.Row]) -> published.Row | None:
-    """The paper's row of the same variant, input and size. Its BERT rows say audio + text; ours is the language model's own input."""
+    """The paper's row of the same variant, input and size."""
     variant = key.variant.removesuffix(FROZEN)
-    same = [row for row in printed if row.variant == variant and row.size == study.languages.get(key.lm)]
-    return next((row for row in same if row.modality == key.modality or variant == "bert_only"), None)
+    wanted = (variant, key.modality, study.languages.get(key.lm))
+    return next((row for row in printed if (row.variant, row.modality, row.size) == wanted), None)
 
 
 def _cells(study: Study, row: _Row, metrics: list[str], papers: list[str], threshold: str, shape: Shape) -> list:
@@ -207,17 +207,19 @@ def _notes(study: Study, rows: list[_Row], threshold: str, shape: Shape) -> list
         said.append("(frozen): only heads were trained; compared with CALM, frozen.")
     if any(row.paper for row in rows):
         said += [
-            f"Beside the paper's rows of {SIZES[size]} stand those of {lm} ({study.described.get(lm, lm)})."
+            f"Beside the paper's rows of {SIZES[size]} stand those of {lm}{_in_brackets(study.described.get(lm))}."
             for lm in study.models()
             if (size := study.languages.get(lm)) and any(row.key.lm == lm and row.paper for row in own)
         ]
         if any(row.key is None for row in rows):
             said.append("Quoted rows cannot be run here.")
-        if any(row.key.variant.startswith("bert_only") and row.paper for row in own):
-            said.append("The paper gives audio + text as the input of its BERT rows.")
     if any(row["synthetic"] for row in study.rows):
         said.append("Synthetic speech: the paper's figures are of real speech and no yardstick for these.")
     return said
+
+
+def _in_brackets(words: str | None) -> str:
+    return f" ({words})" if words else ""
 
 
 def _seeds(study: Study, rows: list[_Row]) -> str:
@@ -268,7 +270,7 @@ def _cost(name: str, calp: dict | None, masked: dict | None, languages: dict[str
         f"{besides:,}" if besides else None,
         listed(list(dict.fromkeys(of["device"] for of in steps))),
         took(sum(of["seconds"] for of in steps)),
-        took(calp["seconds"]) if calp else "–",
+        took(calp["seconds"]) if calp and calp.get("curve", True) else "–",  # a model that CALP does not align has no epochs of it
         flops(of.get("flops") for of in steps),
     ]
 

@@ -1,5 +1,6 @@
 """What the study says of the paper's claims, and what the paper does not show: losses, calibration, groups, other corpora."""
 
+import re
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -129,7 +130,7 @@ def bucket_table(study: Study, buckets: list[dict], threshold: str) -> Table | N
     if not values:
         return None
     inputs = [name for name in MODALITIES if any(name in of for of in values.values())]
-    order = sorted(values, key=lambda place: list(BY).index(place[0]) if place[0] in BY else len(BY))  # stable: buckets as they come
+    order = sorted(values, key=lambda place: (list(BY).index(place[0]) if place[0] in BY else len(BY), _size(place[1]), place[1:]))
     cells = [
         [BY.get(by, by), bucket, lm, f"{sizes[by, bucket, lm]:,}"]
         + [score(values[by, bucket, lm][name]) if values[by, bucket, lm][name] else None for name in inputs]
@@ -142,10 +143,18 @@ def bucket_table(study: Study, buckets: list[dict], threshold: str) -> Table | N
     return Table(f"study-{study.corpus}-groups-{threshold}", title, columns, cells, 3, rules=rules, note=note)
 
 
-def transfer_table(study: Study, transfer: dict | None, threshold: str) -> Table | None:
+def _size(bucket: str) -> tuple[float, int]:
+    """Where a bucket stands: "under 2 s" and "no word wrong" first, then by its first number, "over 20 %" behind "up to 20 %"."""
+    number = re.search(r"[\d.]+", bucket)
+    if number is None or bucket.startswith("under"):
+        return (-1.0, 0)
+    return (float(number[0]), int(bucket.startswith("over")))
+
+
+def transfer_table(study: Study, rows: list[dict], threshold: str) -> Table | None:
     """Heads of another corpus on this one's test split, over the classes that both have."""
     groups = defaultdict(list)
-    for row in (transfer or {}).get("rows", []):
+    for row in rows:
         if (row["threshold"], row["metric"]) == (threshold, METRIC) and row["value"] is not None:
             groups[row["trained_on"], row["tested_on"], Key.of(row), tuple(row["classes"])].append(row)
     if not groups:

@@ -38,7 +38,7 @@ def ablation(bars: dict[str, dict[str, tuple[float, float | None, float | None]]
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.set_xlim(min(100 * start, *ends) - 1, max(100 * start, *ends) + 1)
         across(axes)
-    grid[-1, 0].set_xlabel(f"{metric.replace('_', ' ')}, percent (line: 95 % interval)")
+    figure.supxlabel(f"{metric.replace('_', ' ')}, percent (line: 95 % interval)", fontsize=8.5, color=COLOURS["muted"])
     return figure
 
 

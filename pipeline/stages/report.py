@@ -89,7 +89,7 @@ def content(settings: Settings, inputs: Inputs, folder: Path) -> dict:
     from pipeline import report_study
 
     parts = [results_part(name, settings, inputs, folder) for name in settings.targets if any(r["corpus"] == name for r in inputs.rows)]
-    retrieval = retrieval_part(inputs, folder)
+    retrieval = retrieval_part(settings, inputs, folder)
     data = [data_part(name, settings, inputs, folder) for name in inputs.corpora]
     parameters = report_tables.parameter_tables(paper_sizes(), inputs.calp, inputs.pretrained)
     later = {"baselines": inputs.baselines, "evaluate": inputs.notes}
@@ -172,6 +172,8 @@ def training_part(inputs: Inputs, folder: Path) -> dict:
     """Sentences and curves of all training."""
     pictures = []
     for name, of in inputs.calp.items():
+        if not of["curve"]:  # CALP does not align this model
+            continue
         lines = {"training": "loss", "validation": "validation_loss"}
         shown = figures.losses(of["curve"], {"": lines})
         pictures.append(figures.picture(f"CALP, {name}: loss of equation 2", shown, f"{name}-calp", folder))
@@ -185,15 +187,23 @@ def training_part(inputs: Inputs, folder: Path) -> dict:
     return {"sentences": report_tables.training_sentences(inputs.calp, inputs.pretrained, inputs.heads), "pictures": pictures}
 
 
-def retrieval_part(inputs: Inputs, folder: Path) -> dict | None:
+def main_models(settings: Settings, names: list[str]) -> list[str]:
+    """Models for a figure: all, or of more than four those whose heads are CALM's own row."""
+    chosen = {of.model for of in getattr(settings, "heads", {}).values() if "calm" in of.rows}
+    return [name for name in names if len(names) <= 4 or name in chosen] or names
+
+
+def retrieval_part(settings: Settings, inputs: Inputs, folder: Path) -> dict | None:
     """Retrieval of every model; None where there is none."""
     rows = [{"model": name, **row} for name, of in inputs.calp.items() for row in of["retrieval"]]
     if not rows:
         return None
     rows.sort(key=lambda row: (row["pair"] != "audio to text", row["model"], row["corpus"], row["split"]))
+    table, main = report_tables.retrieval_table(rows), main_models(settings, results.names(rows, "model"))
+    rows = [row for row in rows if row["model"] in main]
     test = [row for row in rows if row["split"] == "test"] or rows
     shown = figures.picture("Test split", figures.retrieval(test), "retrieval", folder)
-    return {"sentences": report_tables.retrieval_sentences(rows), "table": report_tables.retrieval_table(rows), "pictures": [shown]}
+    return {"sentences": report_tables.retrieval_sentences(rows), "table": table, "pictures": [shown]}
 
 
 def data_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> dict:
