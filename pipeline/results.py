@@ -31,6 +31,7 @@ GROUPS = {  # every table has them in this order, with a rule between two groups
     "labels": {f"labels_{share}": f"CALM, {share} % of the labels" for share in (20, 40, 60, 80)},
     "patches": {"patch_2x64": "CALM, patches 2 x 64", "patch_20x8": "CALM, patches 20 x 8"},
 }
+APART = ("labels", "patches")  # groups of which overviews show nothing, where there is anything else
 FROZEN = "_frozen"  # ends the names of variants whose heads are trained on frozen representations
 VARIANTS = {
     name + end: title + (", frozen" if end else "")
@@ -211,7 +212,8 @@ def _place(key: Key) -> tuple:
 
 def overview(variants: Iterable[str]) -> list[str]:
     """Variants for a figure: without label shares and patches, and, of more than six, without the frozen whose unfrozen are there."""
-    found = [name for name in dict.fromkeys(variants) if Key(name, "", "").group not in ("labels", "patches")]
+    every = list(dict.fromkeys(variants))
+    found = [name for name in every if Key(name, "", "").group not in APART] or every
     trained = [name for name in found if name not in BASELINES]
     if len(trained) > 6:
         found = [name for name in found if not (name.endswith(FROZEN) and name.removesuffix(FROZEN) in found)]

@@ -134,7 +134,7 @@ def results_part(name: str, settings: Settings, inputs: Inputs, folder: Path) ->
         shown = figures.classes(by_class.scores, "weighted_accuracy")
         pictures.append(figures.picture(f"Weighted accuracy by class, {by_class.title}", shown, f"{name}-classes-{by_class.name}", folder))
     compared = [row for row in inputs.comparisons[name] if (row["metric"], row["threshold"]) == ("weighted_accuracy", thresholds[0])]
-    if seen := [row for row in compared if results.overview([row["b"]["variant"]])]:
+    if seen := [row for row in compared if results.Key.of(row["b"]).group not in results.APART]:
         more.append(report_tables.comparison_table(name, seen))
     everything = report_tables.comparison_table(name, inputs.comparisons[name], everything=True)
     return {

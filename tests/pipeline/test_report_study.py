@@ -89,6 +89,7 @@ def test_head_curves_are_no_wall():
     curve = [{"epoch": 1, "validation_loss": 1.0}]
     curves = [{"variant": name, "modality": "both", "curve": curve} for name in ("calm", "labels_20", "patch_2x64")]
     assert [axes.get_title("left") for axes in figures.heads(curves).axes] == ["CALM"]
+    assert len(figures.heads(curves[1:]).axes) == 2  # of a model that has no other
 
 
 def test_components_and_cosines():
