@@ -52,7 +52,9 @@ def languages(settings: Settings) -> dict[str, str | None]:
 
 def _study(name: str, settings: Settings, rows: list[dict]) -> Study:
     described = {language(model, settings): language_words(of.language_model, of.layers) for model, of in settings.models.items()}
-    return Study(name, settings.corpora[name].format, rows, _read(name, "comparisons") or [], languages(settings), described)
+    (frames, mels), (along, across) = settings.spectran.patch, settings.spectran.stride
+    patch = f"{frames} x {mels}, stride {along} x {across}"
+    return Study(name, settings.corpora[name].format, rows, _read(name, "comparisons") or [], languages(settings), described, patch)
 
 
 def _read(corpus: str, name: str):
@@ -84,14 +86,14 @@ def _corpus(one: Study, settings: Settings, folder: Path) -> dict:
     return {
         "name": one.corpus,
         "synthetic": any(row["synthetic"] for row in one.rows),
-        "blocks": [*_blocks(made, thresholds), *([Block(calibration.name, calibration.title, [calibration], [])] if calibration else [])],
+        "blocks": [*_blocks(made), *([Block(calibration.name, calibration.title, [calibration], [])] if calibration else [])],
         "claims": claims,
         "limits": study_claims.limits(one, claims, thresholds[0]) if claims else "",
         "pictures": _pictures(one, found, thresholds[0], settings, folder),
     }
 
 
-def _blocks(made: list[Table], thresholds: list[str]) -> list[Block]:
+def _blocks(made: list[Table]) -> list[Block]:
     """Versions of one table together, in the order of the paper's tables."""
     by_name: dict[str, list[tuple[str, Table]]] = {}
     for table in made:

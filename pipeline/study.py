@@ -60,7 +60,7 @@ SHAPES = (
         (
             Line("patch_2x64", label="patch 2 x 64, stride 1 x 64"),
             Line("patch_20x8", label="patch 20 x 8, stride 10 x 4"),
-            Line("calm", label="patch 10 x 16, stride 5 x 8"),
+            Line("calm", label="patch {patch}"),
         ),
     ),
 )
@@ -76,6 +76,7 @@ class Study:
     comparisons: list[dict]  # of `comparisons.json`
     languages: dict[str, str | None]  # language model as the rows name it -> "tiny", "base" or None, whose rows of the paper it fills
     described: dict[str, str] = field(default_factory=dict)  # language model -> what it is, in words
+    patch: str = ""  # CALM's own
 
     def __post_init__(self):
         self.rows = [row for row in self.rows if row["corpus"] == self.corpus]
@@ -83,9 +84,10 @@ class Study:
 
     @property
     def beyond(self) -> bool:
-        """Whether more ran than CALM, CALM without pretraining, and the baselines."""
+        """Whether more ran than CALM, CALM without pretraining, and the baselines, and was tested at thresholds that are shown."""
         plain = {name + end for name in ("calm", "no_pretraining") for end in ("", FROZEN)} | set(GROUPS["baselines"])
-        return any(row["variant"] in VARIANTS and row["variant"] not in plain for row in self.rows)
+        more = any(row["variant"] in VARIANTS and row["variant"] not in plain for row in self.rows)
+        return more and any(self.keys(threshold) for threshold in SHOWN)
 
     def models(self) -> list[str]:
         """Language models of the rows, those that stand for BERT-tiny first, then BERT-base, then others."""
@@ -143,7 +145,10 @@ def _table(study: Study, shape: Shape, number: int, printed: list[published.Row]
         found = [(line, key) for line in shape.lines if (key := study.find(line, lm, threshold))]
         if lm and len(found) < 2 and shape.mosei != 1:  # nothing to compare
             continue
-        rows += [_Row(key, line.label or VARIANTS[line.variant], f"of {lm}", _paper(study, key, printed)) for line, key in found]
+        rows += [
+            _Row(key, line.label.format(patch=study.patch) or VARIANTS[line.variant], f"of {lm}", _paper(study, key, printed))
+            for line, key in found
+        ]
         own = Line("calm" + FROZEN)
         frozen = any(key.variant.endswith(FROZEN) and key.variant != own.variant for _, key in found)
         if frozen and lm and all(key.variant != own.variant for _, key in found) and (key := study.find(own, lm, threshold)):
@@ -247,7 +252,7 @@ def costs(calp: dict[str, dict], pretrained: dict[str, dict], languages: dict[st
         for row in published.COSTS
     ]
     note = (
-        "CALP and masked prediction together, by the clock; hours of audio are those of the training split that CALP read. CALM's "
+        "CALP and masked prediction together, by the clock; hours of audio are those of the training split. CALM's "
         "parameters: SpecTran, CALP's projections and the heads of masked prediction, as far as a model has them. The paper's rows are "
         "quoted from its table 4."
     )

@@ -69,6 +69,7 @@ def test_tables_are_written_at_both_thresholds(made):
     assert numbers <= found and {"study-table-4.csv", "study-masked-losses.md", "study-mosei-groups-0.5.csv"} <= found
     lines = (made / "reports/tables/study-mosei-table-9-tuned.csv").read_text().splitlines()
     assert lines[1].startswith("20 % of the labels,small,audio + text,") and ",70.8," in lines[1]
+    assert "| patch 10 x 16, stride 5 x 8 | small |" in (made / "reports/tables/study-mosei-table-11-0.5.md").read_text()
 
 
 def test_page_stays_small_and_needs_no_network(made):
