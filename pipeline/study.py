@@ -145,10 +145,9 @@ def _table(study: Study, shape: Shape, number: int, printed: list[published.Row]
         found = [(line, key) for line in shape.lines if (key := study.find(line, lm, threshold))]
         if lm and len(found) < 2 and shape.mosei != 1:  # nothing to compare
             continue
-        rows += [
-            _Row(key, line.label.format(patch=study.patch) or VARIANTS[line.variant], f"of {lm}", _paper(study, key, printed))
-            for line, key in found
-        ]
+        for line, key in found:
+            label = line.label.format(patch=study.patch) or VARIANTS[line.variant]
+            rows.append(_Row(key, label, f"of {lm}", _paper(study, key, printed)))
         own = Line("calm" + FROZEN)
         frozen = any(key.variant.endswith(FROZEN) and key.variant != own.variant for _, key in found)
         if frozen and lm and all(key.variant != own.variant for _, key in found) and (key := study.find(own, lm, threshold)):
