@@ -8,7 +8,7 @@ from pipeline import command, figures, paths, published, study, study_claims, st
 from pipeline.report_tables import METRIC, language_words
 from pipeline.results import THRESHOLDS, Table
 from pipeline.settings import Settings
-from pipeline.study import SHOWN, Study
+from pipeline.study import Study
 
 FILES = ("comparisons", "intervals", "calibration", "buckets")  # lists that `evaluate` writes
 REMAKE = "dvc repro --force --single-item report"
@@ -28,7 +28,8 @@ def study_part(settings: Settings, rows: list[dict], calp: dict[str, dict], pret
     found = {name: _study(name, settings, rows) for name in settings.targets if any(row["corpus"] == name for row in rows)}
     if not any(one.beyond for one in found.values()):
         return None
-    corpora = [_corpus(one, settings, folder) for one in found.values() if one.beyond]
+    shown = [one for one in found.values() if one.beyond or (one.thresholds and _transfer(one.corpus, settings))]
+    corpora = [_corpus(one, settings, folder) for one in shown]
     costs = study.costs(calp, pretrained, {name: language(name, settings) for name in settings.models})
     whole = [table for table in (costs, study_claims.loss_table(pretrained)) if table]
     blocks = [Block(table.name, table.title, [table], []) for table in whole]
@@ -75,7 +76,7 @@ def _transfer(corpus: str, settings: Settings) -> list[dict]:
 
 def _corpus(one: Study, settings: Settings, folder: Path) -> dict:
     """Tables, claims and figures of one corpus."""
-    found, thresholds = {name: _read(one.corpus, name) or [] for name in FILES}, [name for name in SHOWN if one.keys(name)]
+    found, thresholds = {name: _read(one.corpus, name) or [] for name in FILES}, one.thresholds
     made = [table for threshold in thresholds for table in study.tables(one, threshold)]
     transfer = _transfer(one.corpus, settings)
     for threshold in thresholds:

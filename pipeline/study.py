@@ -87,7 +87,12 @@ class Study:
         """Whether more ran than CALM, CALM without pretraining, and the baselines, and was tested at thresholds that are shown."""
         plain = {name + end for name in ("calm", "no_pretraining") for end in ("", FROZEN)} | set(GROUPS["baselines"])
         more = any(row["variant"] in VARIANTS and row["variant"] not in plain for row in self.rows)
-        return more and any(self.keys(threshold) for threshold in SHOWN)
+        return more and bool(self.thresholds)
+
+    @property
+    def thresholds(self) -> list[str]:
+        """Those of SHOWN at which something was tested."""
+        return [threshold for threshold in SHOWN if self.keys(threshold)]
 
     def models(self) -> list[str]:
         """Language models of the rows, those that stand for BERT-tiny first, then BERT-base, then others."""
