@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pipeline.results import MODALITIES, VARIANTS, Key
+from pipeline.results import MODALITIES, VARIANTS, Key, overview
 
 # Colours by role. In the page each becomes a CSS variable of the same name, so that figures follow the dark scheme.
 COLOURS = {
@@ -19,7 +19,8 @@ MARKS = {"audio": "o", "text": "s", "both": "D"}
 WIDTH = 4.6  # inches, at 100 px each
 
 
-def _plt():
+def plots():
+    """Pyplot, set to the style of the page; no window is opened."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -56,7 +57,7 @@ def _plt():
 
 def save(figure, name: str, folder: Path) -> str:
     """Write `<name>.png`; returns the same figure as SVG for the page, its colours as CSS variables."""
-    plt = _plt()
+    plt = plots()
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=150, facecolor="white", metadata={"Software": None})
     figure.set_layout_engine("none")  # it is laid out; a second time would cost as much as the drawing
@@ -67,6 +68,11 @@ def save(figure, name: str, folder: Path) -> str:
     text = partial.read_text(encoding="utf-8")
     partial.unlink()
     return themed(text, name)
+
+
+def picture(title: str, figure, name: str, folder: Path, note: str = "") -> dict:
+    """A figure with its title and note for the page, written as PNG and kept as SVG."""
+    return {"title": title, "svg": save(figure, name, folder), "note": note}
 
 
 def themed(svg: str, name: str) -> str:
@@ -82,7 +88,9 @@ def themed(svg: str, name: str) -> str:
 
 def variants(lines: dict[Key, dict], values: dict[Key, list[float]], metric: str, never: float | None = None):
     """One line a variant: the mean of each modality as a mark, its seeds as dots. `never`: the value that knowing nothing gives."""
-    plt = _plt()
+    plt = plots()
+    shown = overview(key.variant for key in lines)
+    lines = {key: line for key, line in lines.items() if key.variant in shown}
     models = len({key.lm for key in lines if key.lm}) > 1
     titles = {key: key.title + (f" ({key.lm})" if models and key.lm else "") for key in lines}
     order = list(dict.fromkeys(titles.values()))[::-1]
@@ -101,14 +109,14 @@ def variants(lines: dict[Key, dict], values: dict[Key, list[float]], metric: str
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlabel(f"{metric.replace('_', ' ')}, percent")
-    _across(axes)
-    _modality_legend(figure, {key.modality for key in lines})
+    across(axes)
+    modality_legend(figure, {key.modality for key in lines})
     return figure
 
 
 def classes(scores: dict[str, dict[str, float]], metric: str):
     """One line a class: the mean of each modality. `scores` maps modality -> class -> value."""
-    plt = _plt()
+    plt = plots()
     order = list(dict.fromkeys(name for of in scores.values() for name in of))[::-1]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.85 + 0.25 * len(order)), layout="constrained")
     for y, name in enumerate(order):
@@ -121,14 +129,16 @@ def classes(scores: dict[str, dict[str, float]], metric: str):
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlabel(f"{metric.replace('_', ' ')}, percent")
-    _across(axes)
-    _modality_legend(figure, set(scores))
+    across(axes)
+    modality_legend(figure, set(scores))
     return figure
 
 
 def losses(curve: list[dict], panels: dict[str, dict[str, str]]):
-    """A panel a loss. `panels` maps a panel's title -> name of a line -> key in the curve's entries."""
-    plt = _plt()
+    """A panel a loss. `panels` maps a panel's title -> name of a line -> key in the curve's entries; what has no value is left out."""
+    plt = plots()
+    kept = {title: {name: key for name, key in of.items() if any(e.get(key) is not None for e in curve)} for title, of in panels.items()}
+    panels = {title: lines for title, lines in kept.items() if lines}
     figure, all_axes = plt.subplots(1, len(panels), figsize=(WIDTH, 2.0), layout="constrained", squeeze=False)
     for axes, (title, lines) in zip(all_axes[0], panels.items(), strict=True):
         for number, (name, key) in enumerate(lines.items()):
@@ -144,10 +154,9 @@ def losses(curve: list[dict], panels: dict[str, dict[str, str]]):
 
 
 def heads(curves: list[dict]):
-    """Validation loss of the heads: a panel a variant, a line a modality, with the spread over seeds."""
-    plt = _plt()
-    order = [name for name in VARIANTS if any(curve["variant"] == name for curve in curves)]
-    order += sorted({curve["variant"] for curve in curves} - set(order))
+    """Validation loss of the heads: a panel a variant of the overview, a line a modality, with the spread over seeds."""
+    plt = plots()
+    order = overview(curve["variant"] for curve in curves)
     rows = (len(order) + 1) // 2
     figure, grid = plt.subplots(rows, 2 if len(order) > 1 else 1, figsize=(WIDTH, 0.35 + 1.55 * rows), layout="constrained", squeeze=False)
     for axes, name in zip(grid.flat, order, strict=False):
@@ -160,7 +169,7 @@ def heads(curves: list[dict]):
     for axes in grid.flat[len(order) :]:
         axes.set_visible(False)
     figure.supxlabel("epoch", fontsize=8.5, color=COLOURS["muted"])
-    _modality_legend(figure, {curve["modality"] for curve in curves})
+    modality_legend(figure, {curve["modality"] for curve in curves})
     return figure
 
 
@@ -177,8 +186,9 @@ def _spread(axes, curves: list[dict[int, float]], colour: str) -> None:
 
 def retrieval(rows: list[dict]):
     """Recall at 1, 5 and 10 (filled) beside what chance gives (hollow), a line a corpus and pair."""
-    plt = _plt()
-    titles = [f"{row['corpus']}: {row['pair']}" for row in rows][::-1]
+    plt = plots()
+    several = len({row["model"] for row in rows}) > 1
+    titles = [f"{row['corpus']}: {row['pair']}" + (f" ({row['model']})" if several else "") for row in rows][::-1]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.34 * len(rows)), layout="constrained")
     for y, row in enumerate(rows[::-1]):
         for at, role, mark in ((1, "audio", "o"), (5, "text", "s"), (10, "both", "D")):
@@ -190,14 +200,14 @@ def retrieval(rows: list[dict]):
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("recall, percent (hollow: chance)")
-    _across(axes)
+    across(axes)
     figure.legend(loc="outside upper left", ncols=3, fontsize=8)
     return figure
 
 
 def labels(shares: dict[str, dict[str, float]]):
     """Share of the rows of each split that have a class. `shares` maps split -> class -> share."""
-    plt = _plt()
+    plt = plots()
     order = list(dict.fromkeys(name for of in shares.values() for name in of))[::-1]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.85 + 0.3 * len(order)), layout="constrained")
     height = 0.8 / len(shares)
@@ -208,7 +218,7 @@ def labels(shares: dict[str, dict[str, float]]):
     axes.set_yticks(range(len(order)), order)
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_xlabel("rows with the class, percent")
-    _across(axes)
+    across(axes)
     figure.legend(loc="outside upper left", ncols=3, fontsize=8, handlelength=0.9)
     return figure
 
@@ -217,7 +227,7 @@ def durations(seconds: dict[str, list[float]]):
     """How long the utterances of each split are. `seconds` maps split -> seconds of every utterance."""
     import numpy as np
 
-    plt = _plt()
+    plt = plots()
     figure, axes = plt.subplots(figsize=(WIDTH, 2.2), layout="constrained")
     every = [value for of in seconds.values() for value in of]
     edges = np.linspace(0, max(1.0, float(np.quantile(every, 0.99))), 31)
@@ -234,7 +244,7 @@ def speakers(rates: list[float], overall: float):
     """Share of the speakers whose word error rate is at most x, both in percent; the line is the rate over all words."""
     import numpy as np
 
-    plt = _plt()
+    plt = plots()
     figure, axes = plt.subplots(figsize=(WIDTH, 1.9), layout="constrained")
     found = sorted(rates)
     axes.step([0, *found], [100 * rank / len(found) for rank in range(len(found) + 1)], where="post", color=COLOURS["both"])
@@ -249,7 +259,7 @@ def speakers(rates: list[float], overall: float):
 
 def together(counts):
     """Counts of rows that have both classes, as a table with shades. `counts`: data frame (classes, classes)."""
-    plt = _plt()
+    plt = plots()
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.34 * len(counts)), layout="constrained")
     axes.grid(False)
     largest = max(1, int(counts.to_numpy().max()))
@@ -268,7 +278,7 @@ def together(counts):
 
 def logmel(values, hop_ms: float):
     """Log-mel (frames, mels) as a picture, low bands below."""
-    plt = _plt()
+    plt = plots()
     figure, axes = plt.subplots(figsize=(WIDTH, 1.5), layout="constrained")
     axes.grid(False)
     seconds = len(values) * hop_ms / 1000
@@ -280,7 +290,8 @@ def logmel(values, hop_ms: float):
     return figure
 
 
-def _modality_legend(figure, modalities: set[str]) -> None:
+def modality_legend(figure, modalities: set[str]) -> None:
+    """Above the axes: the mark of every modality that there is."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -292,7 +303,8 @@ def _modality_legend(figure, modalities: set[str]) -> None:
         figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8)
 
 
-def _across(axes) -> None:
+def across(axes) -> None:
+    """Of a figure whose values run across: whole percents, and no lines along the names."""
     from matplotlib.ticker import MaxNLocator
 
     axes.grid(axis="y", visible=False)

@@ -1,5 +1,6 @@
 """Tables and sentences of the report beside the main result table: data, training, retrieval, parameters, runs."""
 
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -15,12 +16,12 @@ def sentences(lines: dict[Key, dict[str, Score]], comparisons: list[dict]) -> li
     """What a corpus's table says in words, whichever way it falls. `comparisons`: those of the same metric and thresholds."""
     found = {key: line[METRIC] for key, line in lines.items() if METRIC in line}
     said = []
-    for lm in dict.fromkeys(key.lm for key in found if key.variant.startswith("calm")):
+    for lm in dict.fromkeys(key.lm for key in found if key.variant in ("calm", "calm_frozen")):
         variant = next(name for name in ("calm", "calm_frozen") if any(key[:2] == (name, lm) for key in found))
         ours = [key for key in found if key[:2] == (variant, lm)]
         ours.sort(key=lambda key: -found[key].mean)
         parts = [f"{found[key]} from {key.given}" for key in ours]
-        said.append(f"{_named(ours[0])} reaches {_and(parts)} in weighted accuracy.")
+        said.append(f"{named(ours[0])} reaches {listed(parts)} in weighted accuracy.")
         others = [ours[0]._replace(variant=variant.replace("calm", "no_pretraining"))]
         others += [key for key in found if key.variant == "egemaps"]
         said += [_against(own, other, found, comparisons) for other in others if other in found and (own := _same_input(other, ours))]
@@ -36,24 +37,27 @@ def _against(ours: Key, other: Key, found: dict[Key, Score], comparisons: list[d
     way = "level with it" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'} it"
     row = next((row for row in comparisons if (Key.of(row["a"]), Key.of(row["b"])) == (ours, other)), None)
     sure = f" ({_interval(row)})" if row and row["low"] is not None else ""
-    who = f"Without pretraining, {ours.given} gives" if other.lm else f"{_named(other)} from {ours.given} gives"
-    return f"{who} {found[other]}: {_named(ours)} lies {way}{sure}."
+    who = f"Without pretraining, {ours.given} gives" if other.lm else f"{named(other)} from {ours.given} gives"
+    return f"{who} {found[other]}: {named(ours)} lies {way}{sure}."
 
 
 def _interval(row: dict) -> str:
     outcome = "" if row["significant"] else ": not significant"
-    return f"95 % interval {_points(row['low'])} to {_points(row['high'])}{outcome}"
+    return f"95 % interval {in_points(row['low'])} to {in_points(row['high'])}{outcome}"
 
 
-def _points(share: float) -> str:
+def in_points(share: float) -> str:
+    """A difference of two shares in points, with its sign."""
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def _named(key: Key) -> str:
+def named(key: Key) -> str:
+    """A line's variant with its language model."""
     return f"{key.title} ({key.lm})" if key.lm else key.title
 
 
-def _and(parts: list[str]) -> str:
+def listed(parts: list[str]) -> str:
+    """Parts as an enumeration."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
@@ -61,12 +65,12 @@ def comparison_table(corpus: str, rows: list[dict], everything: bool = False) ->
     """Differences with their intervals; `everything`: with columns of threshold and metric, for a file."""
     cells, several = [], len({row["a"]["lm"] for row in rows}) > 1
     for row in rows:
-        a, b = (f"{_named(key) if several else key.title}: {key.given}" for key in (Key.of(row["a"]), Key.of(row["b"])))
+        a, b = (f"{named(key) if several else key.title}: {key.given}" for key in (Key.of(row["a"]), Key.of(row["b"])))
         known = row["low"] is not None
-        interval = f"{_points(row['low'])} to {_points(row['high'])}" if known else "–"
+        interval = f"{in_points(row['low'])} to {in_points(row['high'])}" if known else "–"
         mark = "" if row["significant"] else "not significant" if known else "too few speakers"
         of = [row["threshold"], row["metric"]] if everything else []
-        cells.append([a, b, *of, "–" if row["difference"] is None else _points(row["difference"]), interval, mark])
+        cells.append([a, b, *of, "–" if row["difference"] is None else in_points(row["difference"]), interval, mark])
     columns = ["first", "second", *(["threshold", "metric"] if everything else []), "difference", "95 % interval", "note"]
     sizes = f"{rows[0]['n']:,} utterances of {rows[0]['speakers']:,} speakers" if rows else ""
     what = "" if everything else f"Weighted accuracy, {THRESHOLDS.get(rows[0]['threshold'], '')}: " if rows else ""
@@ -83,12 +87,12 @@ def notes(of: dict) -> list[str]:
         said.append(f"{test['labelled']:,} labelled utterances of {test['speakers']:,} speakers.")
     if never := test.get("never_anything"):
         parts = [f"{name} {100 * never[name]:.1f}" for name in ("accuracy", METRIC) if name in never]
-        said.append(f"Deciding for no class at all gives {_and(parts)}.")
+        said.append(f"Deciding for no class at all gives {listed(parts)}.")
     left = [row["classes"] for row in of.get("left_out", []) if (row["split"], row["metric"]) == ("test", METRIC)]
     if classes := list(dict.fromkeys(name for found in left for name in found)):
         said.append(f"Without a positive or a negative here, and so left out of weighted accuracy: {', '.join(classes)}.")
     lacking = {Key.of(row): row["utterances"] for row in of.get("missing", []) if row["split"] == "test"}
-    said += [f"{_named(key)}, {key.given}, has no answer to {count:,} utterances." for key, count in lacking.items()]
+    said += [f"{named(key)}, {key.given}, has no answer to {count:,} utterances." for key, count in lacking.items()]
     absent = list(dict.fromkeys(row["reason"] for row in of.get("not_evaluated", [])))
     return said + ([f"Not everything was evaluated: {'; '.join(absent)}."] if absent else [])
 
@@ -209,7 +213,7 @@ def text_facts(texts: dict) -> list[str]:
         facts += speaker_facts(wer)
     if texts["transcribed"]:
         flags = [f"{count:,} {FLAGS.get(flag, flag)}" for flag, count in texts.get("flags", {}).items() if count]
-        facts.append(f"likely hallucinations, kept and flagged: {_and(flags) or 'none'}")
+        facts.append(f"likely hallucinations, kept and flagged: {listed(flags) or 'none'}")
     if texts.get("unreadable"):
         facts.append(f"{len(texts['unreadable']):,} could not be read")
     return facts
@@ -245,19 +249,22 @@ def training_sentences(calp: dict[str, dict], pretrained: dict[str, dict], heads
     """What was trained on what, for how long, on which device."""
     said = []
     for name, of in calp.items():
-        on = f"{_hours(of)} of {_and(of['corpora'])}"
-        said.append(f"CALP, {name}: {len(of['curve'])} epochs on {on} in {_time(of['seconds'])} ({of['device']}).")
+        if not of["curve"]:
+            said.append(f"CALP, {name}: not trained, by its settings.")
+            continue
+        on = f"{_hours(of)} of {listed(of['corpora'])}"
+        said.append(f"CALP, {name}: {len(of['curve'])} epochs on {on} in {took(of['seconds'])} ({of['device']}).")
     for name, of in pretrained.items():
         cut = of.get("cut", {}).get("utterances")
         short = f" {cut:,} utterances were cut to fit." if cut else " No utterance was cut."
         last = of["validation"]
         said.append(
-            f"Masked words and masked audio, {name}: {len(of['curve'])} epochs in {_time(of['seconds'])}; held-out losses: words "
+            f"Masked words and masked audio, {name}: {len(of['curve'])} epochs in {took(of['seconds'])}; held-out losses: words "
             f"{_loss(last, 'mlm')}, audio {_loss(last, 'mam')}, its middle blocks {_loss(last, 'mam_middle')}.{short}"
         )
     for (corpus, model), curves in heads.items():
         seconds = sum({curve.get("mlflow_run") or number: curve["seconds"] for number, curve in enumerate(curves)}.values())
-        said.append(f"Heads on {corpus}, {model}: {len(curves)}, whose runs add to {_time(seconds)}; several run at once.")
+        said.append(f"Heads on {corpus}, {model}: {len(curves)}, whose runs add to {took(seconds)}; several run at once.")
     return said
 
 
@@ -269,10 +276,16 @@ def _hours(of: dict) -> str:
     return f"{of['hours']:.1f} h" if of.get("hours", 0) >= 0.95 else f"{60 * of.get('hours', 0):.0f} min"
 
 
-def _time(seconds: float) -> str:
+def took(seconds: float) -> str:
+    """A time as a reader says it."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def language_words(language_model: str, layers: int | None) -> str:
+    """A language model in a few words."""
+    return Path(language_model).name + (f", first {layers} layers" if layers else "")
 
 
 def parameter_tables(paper: list[dict], calp: dict[str, dict], pretrained: dict[str, dict]) -> list[Table]:

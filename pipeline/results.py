@@ -14,12 +14,30 @@ KEYS = ("corpus", "synthetic", "variant", "lm", "modality", "split", "threshold"
 EXTRA = {"0.5": ("auc_macro",), "argmax": ("accuracy_argmax",)}  # columns of one threshold's table only
 METRICS = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro", "f1_micro")
 BASELINES = {"chance": "chance", "egemaps": "eGeMAPS", "logmel_functionals": "log-mel functionals"}
+GROUPS = {  # every table has them in this order, with a rule between two groups
+    "baselines": BASELINES,
+    "peers": {
+        "bert_only": "BERT, linear audio input",
+        "mm_bert_cnn": "BERT, CNN audio input",
+        "joint_transformer": "joint transformer",
+    },
+    "ablations": {
+        "no_pretraining": "no pretraining",
+        "mm_only": "masked pretraining only",
+        "calp_only": "CALP only",
+        "no_calp_text": "CALM without CALP's text",
+    },
+    "calm": {"calm": "CALM", "calm_ood": "CALM + out of domain"},
+    "labels": {f"labels_{share}": f"CALM, {share} % of the labels" for share in (20, 40, 60, 80)},
+    "patches": {"patch_2x64": "CALM, patches 2 x 64", "patch_20x8": "CALM, patches 20 x 8"},
+}
+APART = ("labels", "patches")  # groups of which overviews show nothing, where there is anything else
+FROZEN = "_frozen"  # ends the names of variants whose heads are trained on frozen representations
 VARIANTS = {
-    **BASELINES,
-    "no_pretraining": "no pretraining",
-    "calm": "CALM",
-    "no_pretraining_frozen": "no pretraining, frozen",
-    "calm_frozen": "CALM, frozen",
+    name + end: title + (", frozen" if end else "")
+    for group, of in GROUPS.items()
+    for name, title in of.items()
+    for end in (("",) if group == "baselines" else ("", FROZEN))
 }
 MODALITIES = {"audio": "audio", "text": "text", "both": "audio + text"}
 THRESHOLDS = {"tuned": "thresholds tuned on validation", "0.5": "threshold 0.5", "argmax": "the most likely class"}
@@ -52,6 +70,12 @@ class Key(NamedTuple):
     def of(cls, row: dict) -> "Key":
         """Of a row of `metrics.json`."""
         return cls(row["variant"], "" if row["lm"] in (None, "-") else row["lm"], row["modality"] or "none")
+
+    @property
+    def group(self) -> str:
+        """Which of GROUPS the variant belongs to; a variant that none has is a group of its own."""
+        name = self.variant.removesuffix(FROZEN)
+        return next((group for group, of in GROUPS.items() if name in of), name)
 
     @property
     def title(self) -> str:
@@ -186,6 +210,16 @@ def _place(key: Key) -> tuple:
     return variant, key.variant, key.lm, modality, key.modality
 
 
+def overview(variants: Iterable[str]) -> list[str]:
+    """Variants for a figure: without label shares and patches, and, of more than six, without the frozen whose unfrozen are there."""
+    every = list(dict.fromkeys(variants))
+    found = [name for name in every if Key(name, "", "").group not in APART] or every
+    trained = [name for name in found if name not in BASELINES]
+    if len(trained) > 6:
+        found = [name for name in found if not (name.endswith(FROZEN) and name.removesuffix(FROZEN) in found)]
+    return sorted(found, key=lambda name: _place(Key(name, "", "")))
+
+
 def names(rows: Iterable[dict], key: str) -> list[str]:
     """Different values of a key, in the order of appearance."""
     return list(dict.fromkeys(str(row[key]) for row in rows))
@@ -198,17 +232,16 @@ def thresholds(rows: Iterable[dict]) -> list[str]:
 
 
 def result_table(rows: list[dict], corpus: str, threshold: str, split: str = "test") -> Table:
-    """The main table of a corpus at one threshold: a line a variant, language model and modality; the best of each column is bold."""
+    """The main table of a corpus at one threshold: a line a variant, language model and modality; groups apart, the best bold."""
     lines = scores(rows, corpus=corpus, split=split, threshold=threshold)
     metrics = [name for name in (*METRICS, *EXTRA.get(threshold, ())) if any(name in line for line in lines.values())]
     models = len({key.lm for key in lines if key.lm}) > 1
     cells, rules, before = [], set(), None
     for number, (key, line) in enumerate(lines.items()):
         cells.append([key.title, *([key.lm] if models else []), key.given, *(line.get(name) for name in metrics)])
-        group = "baseline" if key.variant not in list(VARIANTS)[len(BASELINES) :] else (key.variant, key.lm)
-        if group != before and number:
+        if key.group != before and number:
             rules.add(number)
-        before = group
+        before = key.group
     left = 3 if models else 2
     columns = ["variant", *(["model"] if models else []), "input", *metrics]
     title = f"{corpus}, {split}, {THRESHOLDS.get(threshold, threshold)}"

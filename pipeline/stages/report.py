@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import command, dag, paths, report_tables, results
+from pipeline import command, dag, figures, paths, report_tables, results
 from pipeline.results import THRESHOLDS
 from pipeline.settings import Settings
 
@@ -72,8 +72,8 @@ def run(settings: Settings) -> str:
     if not inputs.rows:
         raise ValueError(f"no corpus has {paths.evaluation('<corpus>')}/metrics.json: run dvc repro, which evaluates before it reports")
     results.write_rows(inputs.rows, paths.REPORTS / "metrics.json")
-    with command.whole(paths.REPORTS / "figures") as figures, command.whole(paths.REPORTS / "tables") as tables:
-        page = content(settings, inputs, figures)
+    with command.whole(paths.REPORTS / "figures") as pictures, command.whole(paths.REPORTS / "tables") as tables:
+        page = content(settings, inputs, pictures)
         for table in page.pop("written"):
             (tables / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
             (tables / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
@@ -84,17 +84,21 @@ def run(settings: Settings) -> str:
     return f"{path} ({path.stat().st_size / 1024:.0f} kB) from {len(inputs.rows)} rows of {paths.REPORTS / 'metrics.json'}"
 
 
-def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
+def content(settings: Settings, inputs: Inputs, folder: Path) -> dict:
     """What the template shows; figures are written to a folder on the way. `written` holds every table."""
-    parts = [results_part(name, settings, inputs, figures) for name in settings.targets if any(r["corpus"] == name for r in inputs.rows)]
-    retrieval = retrieval_part(inputs, figures)
-    data = [data_part(name, settings, inputs, figures) for name in inputs.corpora]
+    from pipeline import report_study
+
+    parts = [results_part(name, settings, inputs, folder) for name in settings.targets if any(r["corpus"] == name for r in inputs.rows)]
+    retrieval = retrieval_part(settings, inputs, folder)
+    data = [data_part(name, settings, inputs, folder) for name in inputs.corpora]
     parameters = report_tables.parameter_tables(paper_sizes(), inputs.calp, inputs.pretrained)
     later = {"baselines": inputs.baselines, "evaluate": inputs.notes}
     runs = report_tables.run_table(inputs.calp, inputs.pretrained, inputs.heads, later)
-    folder = Path("dvc.yaml")
-    (figures / "dag.svg").write_text(dag.svg(folder), encoding="utf-8")
+    graph = Path("dvc.yaml")
+    (folder / "dag.svg").write_text(dag.svg(graph), encoding="utf-8")
+    study = report_study.study_part(settings, inputs.rows, inputs.calp, inputs.pretrained, folder)
     written = [table for part in parts for table in part["all"]] + [table for part in data for table in part["all"]] + parameters
+    written += study.pop("written") if study else []
     return {
         "title": settings.title,
         "seeds": settings.seeds,
@@ -102,14 +106,15 @@ def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
         "synthetic": [name for name, corpus in settings.corpora.items() if corpus.synthetic],
         "models": [{"words": words(name, settings)} for name in settings.models],
         "results": parts,
+        "study": study,
         "meanings": [line for line in MEANINGS if line[0] == "thresholds" or any(line[0] == row["metric"] for row in inputs.rows)],
-        "training": training_part(inputs, figures) if inputs.calp or inputs.pretrained or inputs.heads else None,
+        "training": training_part(inputs, folder) if inputs.calp or inputs.pretrained or inputs.heads else None,
         "retrieval": retrieval,
         "data": data,
         "parameters": parameters,
         "runs": runs,
-        "stages": described(folder),
-        "dag": dag.svg(folder, alone=False),
+        "stages": described(graph),
+        "dag": dag.svg(graph, alone=False),
         "dag_style": dag.STYLE,
         "ui": opens(settings.tracking.uri),
         "written": [table for table in [*written, *([retrieval["table"]] if retrieval else [])] if table.rows],
@@ -118,21 +123,19 @@ def content(settings: Settings, inputs: Inputs, figures: Path) -> dict:
 
 def results_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> dict:
     """Tables, sentences and figures of one corpus."""
-    from pipeline import figures
-
     rows = [row for row in inputs.rows if row["corpus"] == name]
     thresholds = [found for found in results.thresholds(rows) if results.result_table(rows, name, found).rows]
     tables = [results.result_table(rows, name, threshold) for threshold in thresholds]
     lines = results.scores(rows, corpus=name, split="test", threshold=thresholds[0])
     overview = figures.variants(lines, seed_values(rows, thresholds[0], "weighted_accuracy"), "weighted_accuracy", 0.5)
-    pictures = [picture(f"Weighted accuracy, {THRESHOLDS.get(thresholds[0])}", overview, f"{name}-variants", folder)]
+    pictures = [figures.picture(f"Weighted accuracy, {THRESHOLDS.get(thresholds[0])}", overview, f"{name}-variants", folder)]
     more, validation = [], [results.result_table(rows, name, threshold, "validation") for threshold in thresholds]
     for by_class in report_tables.class_scores(lines):
         shown = figures.classes(by_class.scores, "weighted_accuracy")
-        pictures.append(picture(f"Weighted accuracy by class, {by_class.title}", shown, f"{name}-classes-{by_class.name}", folder))
+        pictures.append(figures.picture(f"Weighted accuracy by class, {by_class.title}", shown, f"{name}-classes-{by_class.name}", folder))
     compared = [row for row in inputs.comparisons[name] if (row["metric"], row["threshold"]) == ("weighted_accuracy", thresholds[0])]
-    if compared:
-        more.append(report_tables.comparison_table(name, compared))
+    if seen := [row for row in compared if results.Key.of(row["b"]).group not in results.APART]:
+        more.append(report_tables.comparison_table(name, seen))
     everything = report_tables.comparison_table(name, inputs.comparisons[name], everything=True)
     return {
         "name": name,
@@ -167,55 +170,62 @@ def seed_values(rows: list[dict], threshold: str, metric: str) -> dict:
 
 def training_part(inputs: Inputs, folder: Path) -> dict:
     """Sentences and curves of all training."""
-    from pipeline import figures
-
     pictures = []
     for name, of in inputs.calp.items():
+        if not of["curve"]:  # CALP does not align this model
+            continue
         lines = {"training": "loss", "validation": "validation_loss"}
-        pictures.append(picture(f"CALP, {name}: loss of equation 2", figures.losses(of["curve"], {"": lines}), f"{name}-calp", folder))
+        shown = figures.losses(of["curve"], {"": lines})
+        pictures.append(figures.picture(f"CALP, {name}: loss of equation 2", shown, f"{name}-calp", folder))
     for name, of in inputs.pretrained.items():
         panels = {"masked words": {"words": "mlm"}, "masked audio": {"all masked blocks": "mam", "middle blocks": "mam_middle"}}
         shown = figures.losses(of["curve"], panels)
-        pictures.append(picture(f"Pretraining, {name}: held-out losses", shown, f"{name}-pretraining", folder))
+        pictures.append(figures.picture(f"Pretraining, {name}: held-out losses", shown, f"{name}-pretraining", folder))
     for (corpus, model), curves in inputs.heads.items():
         title = f"Heads on {corpus}, {model}: validation loss, mean and range of seeds"
-        pictures.append(picture(title, figures.heads(curves), f"{corpus}-{model}-heads", folder))
+        pictures.append(figures.picture(title, figures.heads(curves), f"{corpus}-{model}-heads", folder))
     return {"sentences": report_tables.training_sentences(inputs.calp, inputs.pretrained, inputs.heads), "pictures": pictures}
 
 
-def retrieval_part(inputs: Inputs, folder: Path) -> dict | None:
-    """Retrieval of every model; None where there is none."""
-    from pipeline import figures
+def main_models(settings: Settings, names: list[str]) -> list[str]:
+    """Models for a figure: all, or of more than four those whose heads are CALM's own row."""
+    chosen = {of.model for of in getattr(settings, "heads", {}).values() if "calm" in of.rows}
+    return [name for name in names if len(names) <= 4 or name in chosen] or names
 
+
+def retrieval_part(settings: Settings, inputs: Inputs, folder: Path) -> dict | None:
+    """Retrieval of every model; None where there is none."""
     rows = [{"model": name, **row} for name, of in inputs.calp.items() for row in of["retrieval"]]
     if not rows:
         return None
     rows.sort(key=lambda row: (row["pair"] != "audio to text", row["model"], row["corpus"], row["split"]))
+    table, main = report_tables.retrieval_table(rows), main_models(settings, results.names(rows, "model"))
+    rows = [row for row in rows if row["model"] in main]
     test = [row for row in rows if row["split"] == "test"] or rows
-    shown = picture("Test split", figures.retrieval(test), "retrieval", folder)
-    return {"sentences": report_tables.retrieval_sentences(rows), "table": report_tables.retrieval_table(rows), "pictures": [shown]}
+    shown = figures.picture("Test split", figures.retrieval(test), "retrieval", folder)
+    return {"sentences": report_tables.retrieval_sentences(rows), "table": table, "pictures": [shown]}
 
 
 def data_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> dict:
     """What a corpus gave, lost and was corrected in, and a few of its utterances."""
     from calm.corpora.utterances import SPLITS
-    from pipeline import figures, report_data
+    from pipeline import report_data
 
     report = inputs.corpora[name]
     pictures, examples = [], []
     if shares := report_tables.label_shares(report):
-        pictures.append(picture("Labels", figures.labels(shares), f"{name}-labels", folder))
+        pictures.append(figures.picture("Labels", figures.labels(shares), f"{name}-labels", folder))
     if (frame := report_data.utterances(paths.utterances(name))) is not None:
         seconds = {split: list(frame.loc[frame["split"] == split, "duration"]) for split in SPLITS if (frame["split"] == split).any()}
-        pictures.append(picture("Durations", figures.durations(seconds), f"{name}-durations", folder))
+        pictures.append(figures.picture("Durations", figures.durations(seconds), f"{name}-durations", folder))
         if (counts := report_data.together(frame)) is not None:
-            pictures.append(picture("Rows that have both labels", figures.together(counts), f"{name}-together", folder))
+            pictures.append(figures.picture("Rows that have both labels", figures.together(counts), f"{name}-together", folder))
         examples = examples_of(name, settings, frame, folder)
     wer = (inputs.texts[name] or {}).get("wer") or {}
     table, speakers = report_tables.data_table(name, report), report_tables.speaker_table(name, wer)
     if len(speakers.rows) > 1:
         shown = figures.speakers(list(report_tables.speaker_rates(wer).values()), 100 * wer["wer"])
-        pictures.append(picture("Word error rate by speaker", shown, f"{name}-speakers", folder))
+        pictures.append(figures.picture("Word error rate by speaker", shown, f"{name}-speakers", folder))
     return {
         "name": name,
         "synthetic": report["synthetic"],
@@ -234,7 +244,7 @@ def examples_of(name: str, settings: Settings, frame, folder: Path) -> list[dict
     import pandas as pd
 
     from calm.audio import AudioError
-    from pipeline import figures, report_data
+    from pipeline import report_data
 
     file = paths.texts(name) / "texts.parquet"
     if not settings.report.examples or not file.exists():
@@ -248,23 +258,15 @@ def examples_of(name: str, settings: Settings, frame, folder: Path) -> list[dict
         except AudioError:
             continue
         figure = figures.logmel(clip.pop("logmel"), settings.features.hop_ms)
-        found.append({**clip, "id": row.id, **picture(clip["label"], figure, f"{name}-example-{number}", folder)})
+        found.append({**clip, "id": row.id, **figures.picture(clip["label"], figure, f"{name}-example-{number}", folder)})
     return found
-
-
-def picture(title: str, figure, name: str, folder: Path) -> dict:
-    """A figure with its title, written as PNG and kept as SVG."""
-    from pipeline import figures
-
-    return {"title": title, "svg": figures.save(figure, name, folder)}
 
 
 def words(name: str, settings: Settings) -> str:
     """A model in a few words."""
     model = settings.models[name]
-    layers = f", first {model.layers} layers" if model.layers else ""
     on = "all corpora" if model.pretrain_on == "." else model.pretrain_on
-    return f"model {name}: {Path(model.language_model).name}{layers}, pretrained on {on}"
+    return f"model {name}: {report_tables.language_words(model.language_model, model.layers)}, pretrained on {on}"
 
 
 def paper_sizes() -> list[dict]:
@@ -284,6 +286,13 @@ def opens(uri: str) -> str:
     return f"MLflow UI: {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
+def commands(text: str):
+    """A text as HTML, its DVC commands as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"dvc repro [^;.]*[^;. ]", lambda found: f"<code>{found[0]}</code>", str(escape(text))))
+
+
 def render(page: dict) -> str:
     """The page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -291,6 +300,7 @@ def render(page: dict) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = lambda text: re.sub(r"(?<=\d) (?=(±|%|(h|s|min)\b))|(?<=±) ", "\u00a0", text)
+    environment.filters["commands"] = commands
     return environment.get_template("report.html.j2").render(page)
 
 
