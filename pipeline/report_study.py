@@ -30,29 +30,24 @@ def study_part(settings: Settings, rows: list[dict], calp: dict[str, dict], pret
         return None
     shown = [one for one in found.values() if one.beyond or (one.thresholds and _transfer(one.corpus, settings))]
     corpora = [_corpus(one, settings, folder) for one in shown]
-    costs = study.costs(calp, pretrained, {name: language(name, settings) for name in settings.models})
+    costs = study.costs(calp, pretrained, {name: settings.lm(name) for name in settings.models})
     whole = [table for table in (costs, study_claims.loss_table(pretrained)) if table]
     blocks = [Block(table.name, table.title, [table], []) for table in whole]
     written = [table for part in corpora for block in part["blocks"] for table in block.tables] + whole
     return {"corpora": corpora, "blocks": blocks, "written": written, "remake": REMAKE}
 
 
-def language(model: str, settings: Settings) -> str:
-    """The language model's name in the tables: of several models of one language model it is the same."""
-    return getattr(settings.models[model], "lm", None) or model
-
-
 def languages(settings: Settings) -> dict[str, str | None]:
     """Language model -> "tiny" or "base", whose rows of the paper's tables it fills, or None."""
     found: dict[str, str | None] = {}
     for name, model in settings.models.items():
-        lm = language(name, settings)
-        found[lm] = found.get(lm) or getattr(model, "stands_for", None)
+        lm = settings.lm(name)
+        found[lm] = found.get(lm) or model.stands_for
     return found
 
 
 def _study(name: str, settings: Settings, rows: list[dict]) -> Study:
-    described = {language(model, settings): language_words(of.language_model, of.layers) for model, of in settings.models.items()}
+    described = {settings.lm(model): language_words(of.language_model, of.layers) for model, of in settings.models.items()}
     (frames, mels), (along, across) = settings.spectran.patch, settings.spectran.stride
     patch = f"{frames} x {mels}, stride {along} x {across}"
     return Study(name, settings.corpora[name].format, rows, _read(name, "comparisons") or [], languages(settings), described, patch)
@@ -65,7 +60,7 @@ def _read(corpus: str, name: str):
 
 def transfers(settings: Settings) -> list[str]:
     """Names of the transfers."""
-    return list(getattr(settings, "transfer", {}))
+    return list(settings.transfer)
 
 
 def _transfer(corpus: str, settings: Settings) -> list[dict]:
@@ -146,8 +141,8 @@ def _published_shares(one: Study, lm: str) -> dict[int, float] | None:
 
 def _with_space(corpus: str, lm: str, settings: Settings) -> str | None:
     """The model of a language model whose space is shown: that of the row CALM, else the first with utterances of the corpus."""
-    names = [of.model for of in getattr(settings, "heads", {}).values() if of.corpus == corpus and "calm" in of.rows]
-    names = [name for name in [*names, *settings.models] if language(name, settings) == lm]
+    names = [of.model for of in settings.heads.values() if of.corpus == corpus and "calm" in of.rows]
+    names = [name for name in [*names, *settings.models] if settings.lm(name) == lm]
     return next((name for name in names if study_space.read(paths.calp(name) / "space.parquet", corpus) is not None), None)
 
 

@@ -189,7 +189,7 @@ def training_part(inputs: Inputs, folder: Path) -> dict:
 
 def main_models(settings: Settings, names: list[str]) -> list[str]:
     """Models for a figure: all, or of more than four those whose heads are CALM's own row."""
-    chosen = {of.model for of in getattr(settings, "heads", {}).values() if "calm" in of.rows}
+    chosen = {of.model for of in settings.heads.values() if "calm" in of.rows}
     return [name for name in names if len(names) <= 4 or name in chosen] or names
 
 

@@ -19,6 +19,7 @@ from pipeline.bench import Bench, conditions
 from pipeline.runs import tables_of
 from pipeline.settings import Row
 from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, transfer
+from pipeline.study import SHAPES
 
 CLASSES = {"one": ("happy", "sad", "anger"), "two": ("angry", "happy", "neutral")}
 ROWS = {
@@ -203,6 +204,14 @@ def test_label_shares_are_nested_and_stratified():
 def test_tables_of_the_paper():
     assert tables_of("calm", "both") == "1 3 2 7 8 9 10 11 12" and tables_of("calm_frozen", "audio") == "5 6 7 8"
     assert tables_of("labels_20", "both") == "9 10" and tables_of("egemaps", "audio") == ""
+
+
+def test_runs_are_tagged_with_the_tables_of_the_page():
+    for shape in SHAPES:
+        for line in shape.lines:
+            if line.variant not in ("egemaps", "logmel_functionals"):  # beside the paper's rows, not of them
+                assert str(shape.mosei) in tables_of(line.variant, line.inputs[0]).split()
+                assert str(shape.msp) in tables_of(line.variant, line.inputs[0]).split()
 
 
 def test_a_peer_has_one_condition():
