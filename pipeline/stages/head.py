@@ -19,9 +19,9 @@ from calm.batching import Ragged, SequenceCollator, tokenise
 from calm.corpora.utterances import write_parquet
 from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForMaskedPretraining, CalmForSequenceClassification, FrozenHeads
-from calm.processing import CalmFeatureExtractor, CalmProcessor
+from calm.processing import CalmProcessor
 from calm.training import Interrupted, acoustic_tokens, predict, train
-from pipeline import build, command, model_card, paths, tracking, workers
+from pipeline import build, command, inputs, model_card, paths, tracking, workers
 from pipeline.settings import Settings
 
 TASK = "emotion"  # name of the head in the saved model
@@ -285,26 +285,11 @@ def release(settings: Settings, corpus: str, model: str, checkpoints: Path, curv
     trained = checkpoints / f"{condition.name}-{condition.modality}-{seed}" / "model"
     network = CalmForSequenceClassification.from_pretrained(trained)
     network.save_pretrained(folder)
-    CalmProcessor(extractor(settings, corpus), load_tokenizer(settings.models[model].language_model)).save_pretrained(folder)
+    extractor = inputs.extractor(settings.spectran, [corpus], settings.head.max_tokens)
+    CalmProcessor(extractor, load_tokenizer(settings.models[model].language_model)).save_pretrained(folder)
     kept = {"variant": condition.name, "modality": condition.modality, "seed": seed}
     command.write_json(kept, folder / "release.json")
     model_card.write(settings, corpus, model, network.config, next(entry for entry in curves if kept.items() <= entry.items()), folder)
-
-
-def extractor(settings: Settings, corpus: str) -> CalmFeatureExtractor:
-    """What makes a model's inputs of samples, as the corpus's features were made."""
-    given, spectran = command.read_json(paths.features(corpus) / "stats.json"), settings.spectran
-    same = ("mels", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db")
-    statistics = {name: given[name] for name in ("mean", "std")} if spectran.normalise == "corpus" else {}
-    return CalmFeatureExtractor(
-        given["sample_rate"],
-        **{name: given[name] for name in same},
-        normalise=spectran.normalise,
-        **statistics,
-        block_frames=spectran.block,
-        block_hop=spectran.hop,
-        max_tokens=settings.head.max_tokens,
-    )
 
 
 if __name__ == "__main__":
