@@ -194,9 +194,7 @@ def embed(
 def search(
     arguments: Annotated[
         list[str],
-        typer.Argument(
-            metavar="[WORDS] CORPUS_OR_FILES...", help="Words, unless --like is given; then what is searched.", show_default=False
-        ),
+        typer.Argument(metavar="[WORDS] CORPUS_OR_FILES", help="Words, unless --like is given; then what is searched.", show_default=False),
     ],
     like: Annotated[Path | None, typer.Option(help="A recording in place of words: find what sounds like it.", show_default=False)] = None,
     model: Annotated[Path | None, typer.Option(help="CALP's folder, data/calp/<model>; may be left out where there is one.")] = None,
@@ -270,6 +268,33 @@ def _table(found) -> None:
     typer.echo(f"{found.searched} utterances searched{silent}{failed}")
 
 
+@app.command("app")
+def page(
+    model: Model,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: whoever reaches it, without a password.")
+    ] = "127.0.0.1",
+    whisper: Annotated[str, typer.Option(help="A Whisper model: a size, or a folder of faster-whisper's format.")] = "tiny.en",
+    device: Device = "auto",
+) -> None:
+    """Serve a page for the browser: record or drop a file, and see what is heard and read, and over time.
+
+    Beside each probability stands the class's threshold, as `evaluate` tuned it for the model in data/evaluation/<corpus>, else 0.5. Works
+    without a network; nothing that is recorded leaves this machine. Ctrl-C ends it. Exit code 2: nothing was served.
+
+        calm app --model data/heads/msp/small/model --port 8000
+    """
+    with _told():
+        predictor = _predictor(model, device)
+        from calm.app import Desk, served
+
+        with served(Desk(predictor, model, whisper), host, port) as (address, serve, _):
+            typer.echo(f"{address} (Ctrl-C ends it)")
+            with contextlib.suppress(KeyboardInterrupt):
+                serve()
+
+
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed here and whether it works.
@@ -334,7 +359,7 @@ def _prepared(model: Path, files: list[Path], texts: list[str] | None, transcrib
         raise ValueError("--transcribe is for files without --text: leave one of them out")
     if files and texts and len(texts) != len(files):
         raise ValueError(f"{len(files)} files and {len(texts)} texts: repeat --text once a file, in their order")
-    predictor, engine = _predictor(model, device), None
+    predictor = _predictor(model, device)
     if predictor.modality == "text" and not texts and not transcribe:
         raise ValueError("this model was trained on text alone: give --text or --transcribe")
     if predictor.modality == "audio" and not files:
@@ -342,13 +367,9 @@ def _prepared(model: Path, files: list[Path], texts: list[str] | None, transcrib
     if predictor.modality == "both" and not (files and (texts or transcribe)):
         absent = "no text (--text or --transcribe)" if files else "no audio"
         typer.echo(f"note: the model was trained on audio and text, and sees {absent}", err=True)
-    if transcribe:
-        from calm import asr
+    from calm.inference import Listener, load_whisper
 
-        engine = asr.load("faster-whisper", asr.resolve("faster-whisper", whisper), window=5.0)  # short pieces cost less than 30 s
-    from calm.inference import Listener
-
-    return predictor, Listener(predictor.sample_rate, engine), texts
+    return predictor, Listener(predictor.sample_rate, load_whisper(whisper) if transcribe else None), texts
 
 
 def _writable(path: Path) -> None:
