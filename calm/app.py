@@ -246,8 +246,8 @@ def blocks(desk: Desk):
                 transcribe = gr.Checkbox(label="Have Whisper say what is said", elem_id="transcribe")
                 start = gr.Button("Listen", variant="primary", elem_id="listen")
             with gr.Column(scale=2, min_width=300):
-                said = gr.HTML(elem_id="answer")
-                over_time = gr.HTML(elem_id="timeline", min_height=120)
+                said = gr.HTML(elem_id="answer", apply_default_css=False)
+                over_time = gr.HTML(elem_id="timeline", apply_default_css=False, min_height=120)
         dropped.upload(lambda: None, None, recorded, show_progress="hidden", api_visibility="private")
         recorded.stop_recording(lambda: None, None, dropped, show_progress="hidden", api_visibility="private")
         cleared = start.click(lambda: ("", ""), None, [said, over_time], show_progress="hidden", api_visibility="private")

@@ -119,15 +119,18 @@ class Sources:
 
     corpora: list[str]
     files: list[Path]
+    named: list[str]  # corpora, and absolute paths of files and folders, as they were named
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Sources":
         """From corpora, files and folders as they were named. Raises ValueError for what is none of these, and where there is no audio."""
-        corpora, files = [], []
+        corpora, files, named = [], [], []
         for name in names:
             path = Path(name)
+            named.append(str(path.absolute()))
             if "/" not in name and (DATA / "features" / name / "stats.json").is_file():
                 corpora.append(name)
+                named[-1] = name
             elif path.is_dir():
                 found = list(walk(path, *AUDIO))
                 if not found:
@@ -138,11 +141,7 @@ class Sources:
             else:
                 known = ", ".join(sorted(stats.parent.name for stats in (DATA / "features").glob("*/stats.json"))) or "none"
                 raise ValueError(f"'{name}' is neither a file, nor a folder, nor a corpus with log-mel in {DATA / 'features'} ({known})")
-        return cls(list(dict.fromkeys(corpora)), list(dict.fromkeys(files)))
-
-    def names(self) -> list[str]:
-        """Of all of them, as an index knows them."""
-        return self.corpora + [str(path.absolute()) for path in self.files]
+        return cls(list(dict.fromkeys(corpora)), list(dict.fromkeys(files)), sorted(set(named)))
 
     def state(self) -> str:
         """What changes when one of the files does."""
@@ -213,7 +212,7 @@ def indexed(sources: Sources, space: Space, listener: Listener, path: Path) -> t
 
     Raises ValueError for a file that is no index, or one of another model or of other sources: nothing is written over.
     """
-    key = {"model": space.digest(), "sources": sources.names(), "state": sources.state()}
+    key = {"model": space.digest(), "sources": sources.named, "state": sources.state()}
     if not path.exists():
         return kept(sources.rows(space, listener), path, key), None
     try:
