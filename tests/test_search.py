@@ -58,7 +58,7 @@ def row(id, *vectors, start=0.0, end=9.0, **given):
 
 
 def test_ranking_by_hand():
-    """(0, 1) and (1, 0) have their mean at 45 degrees of (1, 0): 0.7071. The second block, frames 30 to 80 of 10 ms, is centred at 0.55 s."""
+    """The mean of (0, 1) and (1, 0) lies at 45 degrees of (1, 0): 0.7071. Frames 30 to 80 are centred at 0.55 s."""
     rows = [row("b", (0.6, 0.8)), row("a", (0, 1), (1, 0), start=2.0), row("c", (0.6, 0.8), end=0.1), row("d", (-1, 0))]
     rows += [row(None, fault="no speech", file="s.wav"), row(None, fault="missing audio: g.wav")]
     found = search.rank(rows, np.array([1.0, 0.0], np.float32), 3, CalmFeatureExtractor())
