@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from calm.timeline import draw, timeline
 HERE = Path(__file__).parent
 TITLES = {"audio": "audio", "text": "text", "both": "audio + text"}
 SIZES = {"wide": (10, 6), "narrow": (4.2, 5.6)}  # inches of the timeline's picture, by the window's width
-HOUR = 3600  # seconds: recordings that were given to the page are removed after that time, and when it ends
+HOUR = 3600  # seconds: recordings that were given to the page are removed after that time
 CONTENT = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # the browser is to ask no other machine, whatever the page says
 
 Told = Callable[[float, str], object]  # how far the work is (0..1), and what it is
@@ -240,25 +241,26 @@ def blocks(desk: Desk):
             gr.Markdown("**The model was trained on synthetic speech: what it says of people's means nothing.**")
         with gr.Row(elem_classes="calm"):
             with gr.Column(scale=1, min_width=300):
-                dropped = gr.File(label="A recording (any format and length)", elem_id="file", height=140)
-                recorded = gr.Audio(sources="microphone", type="filepath", label="or record one", elem_id="microphone", editable=False)
+                dropped = gr.File(label="A recording (any format and length)", elem_id="file", height=170)
+                recorded = gr.Audio(
+                    sources="microphone", type="filepath", label="or record one", elem_id="microphone", buttons=[], editable=False
+                )
                 text = gr.Textbox(label="What is said (optional)", lines=2, elem_id="text")
                 transcribe = gr.Checkbox(label="Have Whisper say what is said", elem_id="transcribe")
                 start = gr.Button("Listen", variant="primary", elem_id="listen")
             with gr.Column(scale=2, min_width=300):
                 said = gr.HTML(elem_id="answer", apply_default_css=False)
                 over_time = gr.HTML(elem_id="timeline", apply_default_css=False, min_height=120)
-        dropped.upload(lambda: None, None, recorded, show_progress="hidden", api_visibility="private")
-        recorded.stop_recording(lambda: None, None, dropped, show_progress="hidden", api_visibility="private")
-        cleared = start.click(lambda: ("", ""), None, [said, over_time], show_progress="hidden", api_visibility="private")
-        cleared.then(listen, [recorded, dropped, text, transcribe], [said, over_time], show_progress_on=over_time, api_name="listen")
+        # In the browser alone: a second call to the server could end the stream of answers that the first one waits for.
+        dropped.upload(None, None, recorded, js="() => null")
+        recorded.stop_recording(None, None, dropped, js="() => null")
+        start.click(None, None, [said, over_time], js="() => ['', '']")
+        start.click(listen, [recorded, dropped, text, transcribe], [said, over_time], show_progress_on=over_time, api_name="listen")
     return page
 
 
 def application(desk: Desk):
     """The page as an ASGI application, which forbids the browser to ask other machines."""
-    import os
-
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported
     import gradio as gr
     from fastapi import FastAPI
@@ -288,15 +290,22 @@ def application(desk: Desk):
 
 @contextmanager
 def served(desk: Desk, host: str = "127.0.0.1", port: int = 7860) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """The page's address, what serves it until it is stopped, and what stops it. Raises OSError where the port is taken."""
+    """The page's address, what serves it until it is stopped, and what stops it; what was given to it is removed in the end.
+
+    Raises OSError where the port is taken.
+    """
     import uvicorn
 
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+    with (
+        socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening,
+        tempfile.TemporaryDirectory(prefix="calm-app-") as recordings,
+    ):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
         except OSError as error:
             raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}): give another --port or --host") from None
+        os.environ["GRADIO_TEMP_DIR"] = recordings
         server = uvicorn.Server(uvicorn.Config(application(desk), log_level="error"))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         yield address, lambda: server.run(sockets=[listening]), lambda: setattr(server, "should_exit", True)

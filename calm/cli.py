@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -281,7 +283,7 @@ def page(
     """Serve a page for the browser: record or drop a file, and see what is heard and read, and over time.
 
     Beside each probability stands the class's threshold, as `evaluate` tuned it for the model in data/evaluation/<corpus>, else 0.5. Works
-    without a network; nothing that is recorded leaves this machine. Ctrl-C ends it. Exit code 2: nothing was served.
+    without a network; no recording leaves this machine, or stays when the page ends. Ctrl-C ends it. Exit code 2: nothing was served.
 
         calm app --model data/heads/msp/small/model --port 8000
     """
@@ -289,6 +291,7 @@ def page(
         predictor = _predictor(model, device)
         from calm.app import Desk, served
 
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
         with served(Desk(predictor, model, whisper), host, port) as (address, serve, _):
             typer.echo(f"{address} (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):

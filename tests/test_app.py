@@ -153,7 +153,7 @@ def page(desk, tmp_path_factory):
 def listened(tab, file: Path, width: int, text: str = "") -> str:
     """Load the page anew, give it a file and a text, and wait for what it says."""
     tab.width(width)
-    tab.call("Page.navigate", url=tab.address)
+    tab.open(tab.address)
     tab.until("document.querySelector('#file input[type=file]') && document.querySelector('#listen')")
     tab.upload("#file input[type=file]", file)
     tab.until(f"document.querySelector('#file').innerText.includes('{file.stem}')")
