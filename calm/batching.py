@@ -179,9 +179,23 @@ def shards(folder: Path) -> list[Path]:
 
 def load_logmels(shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus") -> tuple[list, LogMels]:
     """Ids and log-mel of a piece of one shard: the `number`-th so many rows of it. No more than the piece is held."""
-    stats = _statistics(shard.parent)
-    batches = pq.ParquetFile(shard).iter_batches(batch_size=rows, columns=["id", "logmel"])
-    batch = next(islice(batches, number, None))
+    batch = next(islice(_batches(shard, rows), number, None))
+    return _piece(batch, _statistics(shard.parent), block, hop, normalise)
+
+
+def each_logmels(folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus") -> Iterator[tuple[list, LogMels]]:
+    """Ids and log-mel of all shards, so many rows at once. No more than these are held."""
+    stats = _statistics(Path(folder))
+    for shard in shards(folder):
+        for batch in _batches(shard, rows):
+            yield _piece(batch, stats, block, hop, normalise)
+
+
+def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    return pq.ParquetFile(shard).iter_batches(batch_size=rows, columns=["id", "logmel"])
+
+
+def _piece(batch: pa.RecordBatch, stats: tuple[np.ndarray, np.ndarray], block: int, hop: int, normalise: str) -> tuple[list, LogMels]:
     made = list(_normalised(batch.column("logmel"), stats, normalise))
     frames = Ragged(np.empty(0), np.array([max(len(logmel), block) for logmel, _ in made], np.int64))
     frames.values = np.zeros((int(frames.lengths.sum()), len(stats[0])), np.float16)

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -191,6 +193,112 @@ def embed(
 
 
 @app.command()
+def search(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="[WORDS] CORPUS_OR_FILES", help="Words, unless --like is given; then what is searched.", show_default=False),
+    ],
+    like: Annotated[Path | None, typer.Option(help="A recording in place of words: find what sounds like it.", show_default=False)] = None,
+    model: Annotated[Path | None, typer.Option(help="CALP's folder, data/calp/<model>; may be left out where there is one.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Keep the vectors in this file (Parquet), or take them from it.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many are shown.")] = 10,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find speech by words, or by a sound, in the space that CALP gives text and audio.
+
+    Searched are audio files, folders of them, and corpora of the project by name (those with log-mel in data/features). Recordings over
+    30 s are cut at their pauses. Ranked by the cosine of the query and the mean of the vectors of an utterance's blocks; "at" is the
+    middle of the block that is most like the query, in seconds of the file. An index belongs to one model and one set of recordings; a
+    second search with it computes no audio anew.
+
+    Exit code 0: all done. 1: a file could not be read. 2: nothing was done.
+
+        calm search "i am so glad to see you" msp --index msp.parquet
+
+        calm search --like clip.wav recordings/ talk.flac --top 5 --json
+    """
+    with _told():
+        if index:
+            _writable(index)
+        words, *names = [None, *arguments] if like else arguments
+        if not names:
+            raise ValueError("nothing to search was named: give a corpus, audio files or folders" + ("" if like else " after the words"))
+        from calm import search as searching
+        from calm.inference import Listener
+
+        sources = searching.Sources.of(names)
+        space = _on(device, lambda place: searching.Space(_calp(model), place))
+        listener = Listener(space.extractor.sampling_rate)
+        query = space.of_recording(like, listener) if like else space.of_text(words)
+        rows, renewed = searching.indexed(sources, space, listener, index) if index else (sources.rows(space, listener), None)
+        if renewed:
+            typer.echo(f"note: {renewed}", err=True)
+        found = searching.rank(rows, query, top, space.extractor)
+    for fault in found.faults:
+        typer.echo(fault, err=True)
+    if as_json:
+        about = {"model": str(space.folder), "synthetic": space.model.config.synthetic, "words": words, "like": like and str(like)}
+        typer.echo(json.dumps(about | found.as_dict(), indent=2))
+    else:
+        _table(found)
+    raise typer.Exit(int(bool(found.faults)))
+
+
+def _calp(model: Path | None) -> Path:
+    """CALP's folder that was named, or the only one of the project."""
+    from calm.search import DATA, models
+
+    if model:
+        return model
+    found = models()
+    if len(found) != 1:
+        there = f"{DATA / 'calp'} holds {', '.join(path.name for path in found)}" if found else f"{DATA / 'calp'} holds no model"
+        raise ValueError(f"--model was not given and {there}: name one (the stage `calp` makes it)")
+    return found[0]
+
+
+def _table(found) -> None:
+    """Hits as a table, and a line on what was searched."""
+    typer.echo(f"{'rank':>4}  {'cosine':>6}  {'seconds':>7}  {'at':>8}  utterance")
+    for hit in found.hits:
+        where = hit.id or f"{hit.file} {hit.start:.2f}-{hit.end:.2f} s"
+        said = f'   "{hit.text}"' if hit.text else ""
+        typer.echo(f"{hit.rank:>4}  {hit.cosine:>6.3f}  {hit.seconds:>7.2f}  {hit.at:>8.2f}  {where}{said}")
+    silent = f", {len(found.silent)} files without speech" if found.silent else ""
+    failed = f", {len(found.faults)} files not read" if found.faults else ""
+    typer.echo(f"{found.searched} utterances searched{silent}{failed}")
+
+
+@app.command("app")
+def page(
+    model: Model,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: whoever reaches it, without a password.")
+    ] = "127.0.0.1",
+    whisper: Annotated[str, typer.Option(help="A Whisper model: a size, or a folder of faster-whisper's format.")] = "tiny.en",
+    device: Device = "auto",
+) -> None:
+    """Serve a page for the browser: record or drop a file, and see what is heard and read, and over time.
+
+    Beside each probability stands the class's threshold, as `evaluate` tuned it for the model in data/evaluation/<corpus>, else 0.5. Works
+    without a network; no recording leaves this machine, or stays when the page ends. Ctrl-C ends it. Exit code 2: nothing was served.
+
+        calm app --model data/heads/msp/small/model --port 8000
+    """
+    with _told():
+        predictor = _predictor(model, device)
+        from calm.app import Desk, served
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
+        with served(Desk(predictor, model, whisper), host, port) as (address, serve, _):
+            typer.echo(f"{address} (Ctrl-C ends it)")
+            with contextlib.suppress(KeyboardInterrupt):
+                serve()
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed here and whether it works.
 
@@ -226,19 +334,24 @@ def _told() -> Iterator[None]:
 
 
 def _predictor(model: Path, device: str):
+    from calm.inference import Predictor
+
+    return _on(device, lambda place: Predictor(model, place))
+
+
+def _on(device: str, load: Callable):
+    """A model on a device: `load` takes the device's name. Raises ValueError for one that is not there."""
     import torch
     from transformers.utils import logging
 
-    from calm.inference import Predictor
-
     logging.disable_progress_bar()
     try:
-        predictor = Predictor(model, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        loaded = load(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    if predictor.model.config.synthetic:
+    if loaded.model.config.synthetic:
         typer.echo("note: the model was trained on synthetic speech; what it says of people's means nothing", err=True)
-    return predictor
+    return loaded
 
 
 def _prepared(model: Path, files: list[Path], texts: list[str] | None, transcribe: bool, whisper: str, device: str):
@@ -249,7 +362,7 @@ def _prepared(model: Path, files: list[Path], texts: list[str] | None, transcrib
         raise ValueError("--transcribe is for files without --text: leave one of them out")
     if files and texts and len(texts) != len(files):
         raise ValueError(f"{len(files)} files and {len(texts)} texts: repeat --text once a file, in their order")
-    predictor, engine = _predictor(model, device), None
+    predictor = _predictor(model, device)
     if predictor.modality == "text" and not texts and not transcribe:
         raise ValueError("this model was trained on text alone: give --text or --transcribe")
     if predictor.modality == "audio" and not files:
@@ -257,13 +370,9 @@ def _prepared(model: Path, files: list[Path], texts: list[str] | None, transcrib
     if predictor.modality == "both" and not (files and (texts or transcribe)):
         absent = "no text (--text or --transcribe)" if files else "no audio"
         typer.echo(f"note: the model was trained on audio and text, and sees {absent}", err=True)
-    if transcribe:
-        from calm import asr
+    from calm.inference import Listener, load_whisper
 
-        engine = asr.load("faster-whisper", asr.resolve("faster-whisper", whisper), window=5.0)  # short pieces cost less than 30 s
-    from calm.inference import Listener
-
-    return predictor, Listener(predictor.sample_rate, engine), texts
+    return predictor, Listener(predictor.sample_rate, load_whisper(whisper) if transcribe else None), texts
 
 
 def _writable(path: Path) -> None:

@@ -195,6 +195,13 @@ class Listener:
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
+def load_whisper(name: str):
+    """A Whisper for `Listener`: a size, or a folder of faster-whisper's format. Raises ValueError where it is not to be had."""
+    from calm import asr
+
+    return asr.load("faster-whisper", asr.resolve("faster-whisper", name), window=5.0)  # short pieces cost less than 30 s
+
+
 def answer(predictor: Predictor, piece: Piece) -> dict:
     """What the model says of a piece: `start`, `end` (seconds), `text`, `flags`, and `probabilities` by class."""
     (found,) = predictor([piece.samples], [piece.text])

@@ -203,19 +203,31 @@ def pictures() -> list[str]:
     return sorted(Figure().canvas.get_supported_filetypes())
 
 
-def draw(found: Timeline, path: Path, title: str = "") -> None:
-    """Probabilities above the waveform and the log-mel, as a picture of the kind that the file's name ends with."""
+def draw(found: Timeline, path: Path, title: str = "", size: tuple[float, float] = (10, 6)) -> tuple[float, float]:
+    """Probabilities above the waveform and the log-mel, as a picture of the kind that the file's name ends with.
+
+    Args:
+        size: width and height in inches; where it is narrow, the names of the classes stand above.
+
+    Returns:
+        where the axis of time begins and ends, as shares of the picture's width.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     above, wave, mel = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.5])
     for name, values in zip(found.classes, found.probabilities.T, strict=True):
         above.plot(found.time, values, label=name, marker="." if len(values) == 1 else None)
     above.set(ylabel="probability", ylim=(0, 1), title=title)
-    above.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    if size[0] < 6:
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    else:
+        above.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     at = np.linspace(0, found.seconds, len(found.peaks), endpoint=False)
     wave.fill_between(at, -found.peaks, found.peaks, linewidth=0, color="0.4")
     wave.set(ylabel="amplitude")
     mel.imshow(found.logmel.T, origin="lower", aspect="auto", extent=(0, found.seconds, 0, found.logmel.shape[1]), cmap="magma")
     mel.set(ylabel="mel band", xlabel="seconds", xlim=(0, found.seconds))
     figure.savefig(path, dpi=120)
+    place = mel.get_position()
+    return place.x0, place.x1

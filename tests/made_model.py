@@ -1,5 +1,6 @@
-"""A very small model of random weights, in a folder as the stage `head` releases one."""
+"""Very small models of random weights, in folders as the stages `head` and `calp` leave them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from transformers import BertConfig
 
 from calm.configuration import CalmConfig
-from calm.language_model import load_tokenizer
-from calm.modeling import CalmForSequenceClassification
+from calm.language_model import load_language_model, load_tokenizer
+from calm.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
 from calm.processing import CalmFeatureExtractor, CalmProcessor
 
 CLASSES = ["angry", "happy", "sad"]
@@ -26,6 +27,17 @@ def release(folder: Path, modality: str = "both", **given) -> Path:
     model.save_pretrained(folder)
     extractor = CalmFeatureExtractor(**{"normalise": "corpus", "mean": MEAN, "std": STD, **given})
     CalmProcessor(extractor, load_tokenizer("minilm")).save_pretrained(folder)
+    return folder
+
+
+def calp(folder: Path, seed: int = 5, **given) -> Path:
+    """Write one of CALP, on one layer of the packaged language model; `given`: changed settings of the feature extractor."""
+    torch.manual_seed(seed)
+    config = CalmConfig(load_language_model("minilm", 1).config, spectran_layers=1, spectran_width=64, projection=16)
+    CalmForContrastivePretraining(config).save_pretrained(folder)
+    extractor = CalmFeatureExtractor(**{"normalise": "corpus", "mean": MEAN, "std": STD, **given})
+    CalmProcessor(extractor, load_tokenizer("minilm")).save_pretrained(folder)
+    (folder / "metrics.json").write_text(json.dumps({"language_model": "minilm", "layers": 1, "text_vector": "last_mean"}))
     return folder
 
 

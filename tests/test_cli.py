@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from made_model import CLASSES, release, speech
+from made_model import CLASSES, calp, release, speech
 from typer.testing import CliRunner
 
 from calm import asr, doctor
@@ -143,7 +143,7 @@ def test_help_loads_no_heavy_library():
 def test_help_names_the_formats_and_gives_examples():
     said = " ".join(calm("corpus", "check", "--help").output.replace("│", " ").split())
     assert all(re.search(rf"\b{format}\b", said) for format in FORMATS)
-    for name in ("predict", "timeline", "embed", "doctor"):
+    for name in ("predict", "timeline", "embed", "search", "app", "doctor"):
         assert f"calm {name}" in calm(name, "--help").output
 
 
@@ -277,11 +277,13 @@ def test_what_the_readme_says_of_a_model_runs(released, clip, tmp_path, monkeypa
         soundfile.write(tmp_path / name, soundfile.read(clip)[0], 16000)
     (tmp_path / "data/heads/msp/small").mkdir(parents=True)
     (tmp_path / "data/heads/msp/small/model").symlink_to(released)
+    calp(tmp_path / "data/calp/small")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # the page would be served until somebody ends it
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for line in commands.splitlines():
-        name, *arguments = shlex.split(line)
-        done = calm(*arguments)
+        name, *arguments = shlex.split(line, comments=True)
+        done = calm(*arguments, *(["--port", "0"] if arguments[0] == "app" else []))
         assert name == "calm" and done.exit_code == 0, f"{line}: {done.output}"
     assert {"talk.csv", "talk.png", "vectors.parquet"} <= {path.name for path in tmp_path.iterdir()}
     given: dict = {}

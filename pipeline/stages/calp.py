@@ -12,8 +12,9 @@ from calm.corpora.utterances import write_parquet
 from calm.evaluation import retrieval
 from calm.language_model import load_language_model, load_tokenizer, text_vectors
 from calm.modeling import CalmForContrastivePretraining, count
+from calm.processing import CalmProcessor
 from calm.training import train
-from pipeline import build, command, paths, tracking
+from pipeline import build, command, inputs, paths, tracking
 from pipeline.settings import Settings
 
 
@@ -58,6 +59,7 @@ def run(settings: Settings, name: str) -> str:
         metrics = {
             "language_model": given.language_model,
             "layers": language_model.config.num_hidden_layers,
+            "text_vector": settings.calp.text_vector,
             "corpora": corpora,
             "synthetic": build.synthetic(settings, corpora),
             "seed": settings.seeds[0],
@@ -71,6 +73,7 @@ def run(settings: Settings, name: str) -> str:
             "mlflow_run": tracked.id,
         }
         save(model, folder)
+        CalmProcessor(inputs.extractor(settings.spectran, corpora), tokenizer).save_pretrained(folder)
         command.write_json(metrics, folder / "metrics.json")
         for row in retrieved:
             title = f"{row['corpus']} {row['split']} {row['pair']}"

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from calm.corpora.utterances import write_parquet
 from calm.language_model import load_tokenizer
 from calm.modeling import CalmForSequenceClassification, FrozenHeads
-from calm.processing import CalmFeatureExtractor, CalmProcessor
+from calm.processing import CalmProcessor
 from calm.training import Interrupted, predict, train
-from pipeline import build, command, model_card, paths, tracking, workers
+from pipeline import build, command, inputs, model_card, paths, tracking, workers
 from pipeline.bench import TASK, Bench, Condition, conditions
 from pipeline.settings import Head, Heads, Settings
 
@@ -207,27 +207,11 @@ def release(settings: Settings, of: Heads, checkpoints: Path, curves: list[dict]
     network = CalmForSequenceClassification.from_pretrained(checkpoints / f"{variant}-{modality}-{seed}" / "model")
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[of.model].language_model)
-    CalmProcessor(extractor(settings, of.corpus), tokenizer).save_pretrained(folder)
+    CalmProcessor(inputs.extractor(settings.spectran, [of.corpus], settings.head.max_tokens), tokenizer).save_pretrained(folder)
     kept = {"variant": variant, "modality": modality, "seed": seed}
     command.write_json(kept, folder / "release.json")
     entry = next(entry for entry in curves if kept.items() <= entry.items())
     model_card.write(settings, of.corpus, of.model, network.config, entry, folder)
-
-
-def extractor(settings: Settings, corpus: str) -> CalmFeatureExtractor:
-    """What makes a model's inputs of samples, as the corpus's features were made."""
-    given, spectran = command.read_json(paths.features(corpus) / "stats.json"), settings.spectran
-    same = ("mels", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db")
-    statistics = {name: given[name] for name in ("mean", "std")} if spectran.normalise == "corpus" else {}
-    return CalmFeatureExtractor(
-        given["sample_rate"],
-        **{name: given[name] for name in same},
-        normalise=spectran.normalise,
-        **statistics,
-        block_frames=spectran.block,
-        block_hop=spectran.hop,
-        max_tokens=settings.head.max_tokens,
-    )
 
 
 if __name__ == "__main__":

@@ -72,6 +72,19 @@ def test_the_released_model_answers_as_the_stage_did(rebuilt):
     assert np.stack(logits["logits"]).std(axis=0).min() > 4e-3  # utterances differ by more than that
 
 
+def test_what_calp_left_is_searched(rebuilt):
+    """The one model of the project, with nothing but its folder: new audio lies where the corpus's log-mel does; words find something."""
+    table = pd.read_parquet(rebuilt.folder / "data/utterances/msp/utterances.parquet")
+    search, like = (sys.executable, "-m", "calm.cli", "search"), table.iloc[7]
+    done = rebuilt.run(*search, "--like", like["audio"], "msp", "--json")
+    assert done.returncode == 0 and "synthetic speech" in done.stderr, done.stderr
+    found = json.loads(done.stdout)
+    assert found["model"] == "data/calp/small" and found["searched"] == len(table) and len(found["hits"]) == 10
+    assert found["hits"][0]["id"] == like["id"] and found["hits"][0]["cosine"] > 0.999
+    done = rebuilt.run(*search, "i am so glad to see you", "msp", like["audio"], "--top", "1")
+    assert done.returncode == 0 and done.stdout.endswith(f"{len(table) + 1} utterances searched\n"), done.stderr
+
+
 def test_every_number_leads_to_a_run(rebuilt):
     """Runs of a rebuild hang under one parent in each experiment, and carry the stage, its dependencies and the seed."""
     client = mlflow.MlflowClient(f"sqlite:///{rebuilt.folder}/mlflow.db")

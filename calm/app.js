@@ -1,0 +1,32 @@
+// The line over the timeline follows the audio above it; a click on the picture, or on a piece of the table, plays from there.
+const player = element => element.closest?.(".calm")?.querySelector(".calm-timeline audio");
+
+function move(audio) {
+  for (const picture of audio.closest(".calm-timeline").querySelectorAll(".calm-picture")) {
+    const { seconds, left, right } = picture.dataset;
+    const share = Math.min(audio.currentTime / seconds, 1);
+    picture.querySelector("i").style.left = `${100 * (+left + (right - left) * share)}%`;
+  }
+  if (!audio.paused && audio.isConnected) requestAnimationFrame(() => move(audio));
+}
+
+for (const name of ["loadedmetadata", "play", "seeked"]) {
+  document.addEventListener(name, ({ target }) => target.closest?.(".calm-timeline") && move(target), true);
+}
+
+document.addEventListener("error", ({ target }) => {
+  if (target.matches?.(".calm-timeline audio")) target.nextElementSibling.hidden = false;
+}, true);
+
+document.addEventListener("click", ({ target, clientX }) => {
+  const picture = target.closest?.(".calm-picture"), piece = target.closest?.("[data-at]"), audio = player(target);
+  if (!audio || !(picture || piece)) return;
+  if (picture) {
+    const { seconds, left, right } = picture.dataset, box = picture.getBoundingClientRect();
+    const share = ((clientX - box.left) / box.width - left) / (right - left);
+    audio.currentTime = Math.min(Math.max(share, 0), 1) * seconds;
+  } else {
+    audio.currentTime = +piece.dataset.at;
+  }
+  audio.play();
+});

@@ -1,0 +1,97 @@
+"""A headless Chromium that tests drive over its DevTools protocol."""
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from websockets.sync.client import connect
+
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+class Tab:
+    """One page; `events` are all that the browser told so far."""
+
+    def __init__(self, socket):
+        self.socket, self.events, self.last = socket, [], 0
+
+    def call(self, method: str, **params) -> dict:
+        """Result of a method of the protocol."""
+        self.last += 1
+        self.socket.send(json.dumps({"id": self.last, "method": method, "params": params}))
+        while True:
+            message = json.loads(self.socket.recv(timeout=30))
+            if message.get("id") == self.last:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def value(self, expression: str):
+        """Of a JavaScript expression."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 30) -> None:
+        """Wait for an expression to be true."""
+        end = time.monotonic() + seconds
+        while not self.value(f"!!({expression})"):
+            assert time.monotonic() < end, f"{expression} after {seconds} s; the page says: {self.value('document.body.innerText')}"
+            time.sleep(0.05)
+
+    def open(self, address: str) -> None:
+        """Load a page, in place of the one that is there."""
+        self.value("window.old = true")
+        self.call("Page.navigate", url=address)
+        self.until("!window.old && document.readyState === 'complete'")
+
+    def width(self, pixels: int) -> None:
+        """Of the window; a telephone's where it is narrow."""
+        self.call("Emulation.setDeviceMetricsOverride", width=pixels, height=900, deviceScaleFactor=1, mobile=pixels < 600)
+
+    def upload(self, selector: str, file: Path) -> None:
+        """Give a file to an input."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+
+    def picture(self, path: Path) -> None:
+        """Save the whole page as PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+
+    def requested(self) -> list[str]:
+        """Addresses that were asked for so far."""
+        return [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
+
+    def faults(self) -> list[str]:
+        """What went wrong in scripts so far."""
+        return [json.dumps(event["params"])[:500] for event in self.events if event["method"] == "Runtime.exceptionThrown"]
+
+
+@contextmanager
+def browsing(folder: Path):
+    """A tab of a browser of its own, whose profile lies in a folder."""
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
+    quiet = ["--no-first-run", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
+    process = subprocess.Popen([BROWSER, *options, *quiet, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        told, end = folder / "DevToolsActivePort", time.monotonic() + 30
+        while not (told.exists() and told.read_text().strip()):
+            assert process.poll() is None and time.monotonic() < end, "the browser does not start"
+            time.sleep(0.05)
+        address = f"http://127.0.0.1:{told.read_text().split()[0]}/json/list"
+        with urllib.request.urlopen(address) as answer:
+            (page,) = [one for one in json.load(answer) if one["type"] == "page"]
+        with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
+            tab = Tab(socket)
+            for domain in ("Page", "Network", "Runtime", "DOM"):
+                tab.call(f"{domain}.enable")
+            yield tab
+    finally:
+        process.terminate()
+        process.wait()
