@@ -1,6 +1,7 @@
 """The `calm` command. What is heavy is imported by the command that needs it, so that `calm --help` is there at once."""
 
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -134,7 +135,8 @@ def timeline(
     with _told():
         for path in (output, *([picture] if picture else [])):
             _writable(path)
-        from calm.timeline import draw, pictures, timeline, write_csv
+        with _loading():
+            from calm.timeline import draw, pictures, timeline, write_csv
 
         if picture and picture.suffix[1:].lower() not in pictures():
             raise ValueError(f"{picture}: pictures are of the kinds {', '.join(pictures())}")
@@ -225,17 +227,28 @@ def _told() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _predictor(model: Path, device: str):
-    import torch
-    from transformers.utils import logging
-
-    from calm.inference import Predictor
-
-    logging.disable_progress_bar()
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """No garbage collection while libraries are loaded: it looks through all that they make, which stays, again and again."""
+    gc.disable()
     try:
-        predictor = Predictor(model, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+        yield
+    finally:
+        gc.enable()
+
+
+def _predictor(model: Path, device: str):
+    with _loading():
+        import torch
+        from transformers.utils import logging
+
+        from calm.inference import Predictor
+
+        logging.disable_progress_bar()
+        try:
+            predictor = Predictor(model, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
+            raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     if predictor.model.config.synthetic:
         typer.echo("note: the model was trained on synthetic speech; what it says of people's means nothing", err=True)
     return predictor
