@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import sqlite3
 import subprocess
 import sys
@@ -179,7 +178,6 @@ def test_real_speech():
 
 # A model in use
 
-ROOT = Path(__file__).parents[1]
 real = pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
 
 
@@ -266,27 +264,6 @@ def test_a_model_of_one_modality(tmp_path, modality, says):
     given = ["a.wav"] if modality == "text" else ["--text", "hello"]
     done = calm("predict", *given, "--model", release(tmp_path, modality))
     assert done.exit_code == 2 and says in done.stderr
-
-
-@real
-@pytest.mark.skipif(not asr.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
-def test_what_the_readme_says_of_a_model_runs(released, clip, tmp_path, monkeypatch):
-    section = (ROOT / "README.md").read_text().split("## Use a model")[1].split("\n## ")[0]
-    commands, code = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
-    for name in ("clip.wav", "talk.flac"):
-        soundfile.write(tmp_path / name, soundfile.read(clip)[0], 16000)
-    (tmp_path / "data/heads/msp/small").mkdir(parents=True)
-    (tmp_path / "data/heads/msp/small/model").symlink_to(released)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for line in commands.splitlines():
-        name, *arguments = shlex.split(line)
-        done = calm(*arguments)
-        assert name == "calm" and done.exit_code == 0, f"{line}: {done.output}"
-    assert {"talk.csv", "talk.png", "vectors.parquet"} <= {path.name for path in tmp_path.iterdir()}
-    given: dict = {}
-    exec(code, given)
-    assert {row["label"] for row in given["scores"]} == set(CLASSES)
 
 
 def test_doctor_finds_what_this_environment_has(monkeypatch, tmp_path):

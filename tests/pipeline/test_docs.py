@@ -9,10 +9,13 @@ import os
 import re
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+import side_by_side
 import soundfile
+import torch
 import yaml
 from made_project import ROOT, small
 from typer.testing import CliRunner
@@ -32,6 +35,7 @@ NOT_HERE = {
     "make up": SERVERS,
     "make down": SERVERS,
     "cp recipes/ravdess.yaml params.yaml && dvc repro": CORPORA,
+    "python benchmarks/side_by_side.py --model data/heads/msp/small/model --clip clip.wav": "test_side_by_side does, with fewer turns",
     "dvc repro": "tests/pipeline/conftest.py does, for the project that the commands here are run in",
 }
 
@@ -92,6 +96,14 @@ def test_commands_run(page, inside):
         else:
             done = inside.run("bash", "-ec", command)
             assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+
+
+def test_side_by_side(inside, capsys, request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    side_by_side.main(Path("data/heads/msp/small/model"), Path("clip.wav"), loops=1, starts=0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" x")]
+    names = ["openSMILE eGeMAPSv02", "openSMILE ComParE_2016", *(f"calm {of}" for of in ("predict, audio", "predict, audio + text"))]
+    assert [re.split(r"\s{2,}", line.strip())[0] for line in lines] == [*names, "calm embed, audio + text"] and lines[0].endswith(" 1.00 x")
 
 
 def test_what_is_not_run_is_still_said_somewhere():
