@@ -12,6 +12,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import side_by_side
 import soundfile
@@ -62,13 +63,14 @@ def project(rebuilt, tmp_path_factory):
     for folder in ("recipes", "docs", "benchmarks"):
         shutil.copytree(ROOT / folder, made.folder / folder)
     table = read_table(made.folder / "data/utterances/msp/utterances.parquet")
-    clips = iter(made.folder / audio for audio in table["audio"])
+    clips = [soundfile.read(made.folder / audio) for audio in table["audio"].head(4)]
+    talk, rate = np.concatenate([samples for samples, _ in clips]), clips[0][1]
     (page,) = blocks(ROOT / "docs/own-data.md", "csv")
     mine = made.folder / "data/raw/mine"
     files = [mine / line.partition(",")[0] for line in page.splitlines()[1:]]
     for file in [made.folder / "clip.wav", made.folder / "talk.flac", mine / "new.wav", *files]:
         file.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(file, *soundfile.read(next(clips)))
+        soundfile.write(file, talk, rate)
     (mine / "table.csv").write_text(page)
     (made.folder / "data/heads/mine").symlink_to("msp")  # what `dvc repro` would make of them
     return made
@@ -140,7 +142,7 @@ def test_links_lead_somewhere(page):
         assert "://" in target or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "settings.md"], ids=name)  # that one is made of the code
 def test_named_code_exists(page):
     """`file.py::Name.attribute`, and paths of files of this project."""
     text = page.read_text()
