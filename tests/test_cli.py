@@ -1,5 +1,6 @@
 """The `calm` command, as it is typed."""
 
+import gc
 import json
 import os
 import re
@@ -139,6 +140,12 @@ def test_help_loads_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr.strip() == b""
 
 
+def test_a_model_in_use_loads_nothing_for_nothing():
+    unused = {"pandas", "sklearn", "matplotlib", "mlflow", "datasets", "torchvision"}
+    code = f"import sys, calm.inference; sys.exit(str({unused} & set(sys.modules) or ''))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr.strip() == b""
+
+
 def test_help_names_the_formats_and_gives_examples():
     said = " ".join(calm("corpus", "check", "--help").output.replace("│", " ").split())
     assert all(re.search(rf"\b{format}\b", said) for format in FORMATS)
@@ -191,7 +198,7 @@ def test_predict_from_text_alone(released):
     found = json.loads(done.stdout)
     assert done.exit_code == 0 and "sees no audio" in done.stderr and found["classes"] == CLASSES and not found["synthetic"]
     assert [row["text"] for row in found["rows"]] == ["hello there", "go away"] and list(found["rows"][0]["probabilities"]) == CLASSES
-    assert len(calm("predict", "--model", released, "--text", "hello there").stdout.splitlines()) == 1
+    assert len(calm("predict", "--model", released, "--text", "hello there").stdout.splitlines()) == 1 and gc.isenabled()
 
 
 @real
