@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -16,6 +16,9 @@ import torch
 from calm import objectives
 from calm.augmentation import Augmentation
 from calm.corpora.utterances import SOFT, read_table, write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd  # else where it is needed: a model in use does not
 
 IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
 
@@ -118,7 +121,7 @@ class LogMels:
 class Examples:
     """Utterances of one or several corpora with their log-mel: row i of `table` is row i of `logmels`."""
 
-    table: pd.DataFrame  # corpus, id, split, speaker, text, labels, and soft labels where a corpus has them
+    table: "pd.DataFrame"  # corpus, id, split, speaker, text, labels, and soft labels where a corpus has them
     logmels: LogMels
     classes: tuple[str, ...] = ()
     one_hot: bool = False
@@ -148,6 +151,8 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
         corpora: name -> (table of utterances, folder of texts, folder of log-mel shards).
         normalise: "corpus", by the training split's statistics; "utterance", by the utterance's own.
     """
+    import pandas as pd
+
     tables, classes, one_hot = [], (), False
     for name, (utterances, texts, features) in corpora.items():
         table = read_table(utterances)
@@ -263,6 +268,8 @@ class PairCollator:
     augment: Augmentation | None = None
 
     def __post_init__(self):
+        import pandas as pd
+
         self.text_index = torch.from_numpy(pd.factorize(np.asarray(self.texts, dtype=object))[0])
         self.has_text = torch.tensor([bool(text) for text in self.texts])
 

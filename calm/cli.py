@@ -1,6 +1,7 @@
 """The `calm` command. What is heavy is imported by the command that needs it, so that `calm --help` is there at once."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -136,7 +137,8 @@ def timeline(
     with _told():
         for path in (output, *([picture] if picture else [])):
             _writable(path)
-        from calm.timeline import draw, pictures, timeline, write_csv
+        with _loading():
+            from calm.timeline import draw, pictures, timeline, write_csv
 
         if picture and picture.suffix[1:].lower() not in pictures():
             raise ValueError(f"{picture}: pictures are of the kinds {', '.join(pictures())}")
@@ -333,22 +335,37 @@ def _told() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _predictor(model: Path, device: str):
-    from calm.inference import Predictor
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """No garbage collection of what is loaded: looking through it again and again costs a fifth of a short command, and all of it stays."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
-    return _on(device, lambda place: Predictor(model, place))
+
+def _predictor(model: Path, device: str):
+    def load(place: str):
+        from calm.inference import Predictor
+
+        return Predictor(model, place)
+
+    return _on(device, load)
 
 
 def _on(device: str, load: Callable):
     """A model on a device: `load` takes the device's name. Raises ValueError for one that is not there."""
-    import torch
-    from transformers.utils import logging
+    with _loading():
+        import torch
+        from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    try:
-        loaded = load(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+        logging.disable_progress_bar()
+        try:
+            loaded = load(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
+            raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     if loaded.model.config.synthetic:
         typer.echo("note: the model was trained on synthetic speech; what it says of people's means nothing", err=True)
     return loaded

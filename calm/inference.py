@@ -67,23 +67,26 @@ class Predictor:
         """Whether the model was trained on text; without one, it sees an empty text."""
         return self.modality != "audio"
 
-    def __call__(self, clips: Sequence[np.ndarray] | None, texts: Sequence[str | None] | None, batch: int = 16) -> np.ndarray:
+    def __call__(self, clips: Sequence[np.ndarray | None] | None, texts: Sequence[str | None] | None, batch: int = 16) -> np.ndarray:
         """Probabilities of every class, (utterances, classes).
 
         Args:
-            clips: float32 (samples,) each at `sample_rate`; None: texts alone.
+            clips: float32 (samples,) each at `sample_rate`; None in the place of one, or of all: text alone.
             texts: one each; None: audio alone. What the model was not trained on is left out, and an absent text is an empty one.
         """
         texts = [None] * len(clips) if texts is None else texts
         if not len(texts):
             return np.empty((0, len(self.classes)))
-        clips = [None] * len(texts) if clips is None else self.extractor.clips(list(clips), self.sample_rate)
+        clips = [None] * len(texts) if clips is None else [self._clip(clip) for clip in clips]
         parts = []
         for first in range(0, len(texts), batch):
             some = slice(first, first + batch)
             frames = [None if samples is None else self.extractor.frames(samples) for samples in clips[some]]
             parts.append(probabilities(self.logits(frames, texts[some])))
         return np.concatenate(parts)
+
+    def _clip(self, samples: np.ndarray | None) -> np.ndarray | None:
+        return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]
 
     @torch.inference_mode()
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:

@@ -79,7 +79,7 @@ def save(folder: Path, path: Path) -> None:
     from mlflow.types import ColSpec, Schema
 
     classes = next(iter(json.loads((folder / "config.json").read_text())["heads"].values()))
-    inputs = Schema([ColSpec("string", "audio"), ColSpec("string", "text", required=False)])
+    inputs = Schema([ColSpec("string", name, required=False) for name in ("audio", "text")])
     mlflow.pyfunc.save_model(
         path,
         python_model=str(Path(__file__).with_name("served.py")),

@@ -1,12 +1,14 @@
 """What MLflow serves: a released model behind `predict` (models from code: MLflow keeps this file beside the weights).
 
-Input: a row an utterance, `audio` (a file's bytes in base64) and `text` (may be missing). Output: the probability of each class.
+Input: a row an utterance, `audio` (a file's bytes in base64) and `text`; either may be missing, as the model allows it. Output: the
+probability of each class, as `calm predict` gives it of one piece of a recording.
 """
 
 import base64
 import tempfile
 
 import mlflow
+import numpy as np
 import pandas as pd
 
 
@@ -21,18 +23,33 @@ class Served(mlflow.pyfunc.PythonModel):
         self.predictor = Predictor(context.artifacts["model"], "cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        texts = model_input["text"].tolist() if "text" in model_input else [None] * len(model_input)
-        texts = [text if isinstance(text, str) else None for text in texts]
-        clips = [self._read(base64.b64decode(audio)) for audio in model_input["audio"]]
+        """Probabilities by class. Raises ValueError that names the row which cannot be used."""
+        given = model_input.reindex(columns=["audio", "text"])
+        texts = [text if isinstance(text, str) else None for text in given["text"]]
+        clips = [self._read(row, audio) if isinstance(audio, str) else None for row, audio in enumerate(given["audio"])]
+        for row, (clip, text) in enumerate(zip(clips, texts, strict=True)):
+            if clip is None and text is None:
+                raise ValueError(f"row {row} has neither audio nor text")
         return pd.DataFrame(self.predictor(clips, texts), columns=self.predictor.classes)
 
-    def _read(self, file: bytes):
-        from calm.audio import read_audio
+    def _read(self, row: int, audio: str) -> np.ndarray:
+        """Samples of a file in base64."""
+        from calm.audio import AudioError, read_audio
+        from calm.corpora.limits import Pauses
 
+        longest = Pauses.longer_than
         with tempfile.NamedTemporaryFile() as written:
-            written.write(file)
-            written.flush()
-            return read_audio(written.name, sample_rate=self.predictor.sample_rate)
+            try:
+                written.write(base64.b64decode(audio, validate=True))
+                written.flush()
+                samples = read_audio(written.name, sample_rate=self.predictor.sample_rate)
+            except AudioError as error:
+                raise ValueError(f"row {row}: {str(error).replace(written.name, 'its audio')}") from None
+            except ValueError:
+                raise ValueError(f"row {row}: audio is not in base64") from None
+        if len(samples) > longest * self.predictor.sample_rate:
+            raise ValueError(f"row {row}: its audio is longer than {longest:g} s: cut it at its pauses, as `calm predict` does")
+        return samples
 
 
 mlflow.models.set_model(Served())

@@ -1,9 +1,9 @@
 """The `calm` command, as it is typed."""
 
+import gc
 import json
 import os
 import re
-import shlex
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from made_model import CLASSES, calp, release, speech
+from made_model import CLASSES, release, speech
 from typer.testing import CliRunner
 
 from calm import asr, doctor
@@ -140,6 +140,12 @@ def test_help_loads_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr.strip() == b""
 
 
+def test_a_model_in_use_loads_nothing_for_nothing():
+    unused = {"pandas", "sklearn", "matplotlib", "mlflow", "datasets", "torchvision"}
+    code = f"import sys, calm.inference; sys.exit(str({unused} & set(sys.modules) or ''))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr.strip() == b""
+
+
 def test_help_names_the_formats_and_gives_examples():
     said = " ".join(calm("corpus", "check", "--help").output.replace("│", " ").split())
     assert all(re.search(rf"\b{format}\b", said) for format in FORMATS)
@@ -179,7 +185,6 @@ def test_real_speech():
 
 # A model in use
 
-ROOT = Path(__file__).parents[1]
 real = pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
 
 
@@ -193,7 +198,7 @@ def test_predict_from_text_alone(released):
     found = json.loads(done.stdout)
     assert done.exit_code == 0 and "sees no audio" in done.stderr and found["classes"] == CLASSES and not found["synthetic"]
     assert [row["text"] for row in found["rows"]] == ["hello there", "go away"] and list(found["rows"][0]["probabilities"]) == CLASSES
-    assert len(calm("predict", "--model", released, "--text", "hello there").stdout.splitlines()) == 1
+    assert len(calm("predict", "--model", released, "--text", "hello there").stdout.splitlines()) == 1 and gc.isenabled()
 
 
 @real
@@ -266,29 +271,6 @@ def test_a_model_of_one_modality(tmp_path, modality, says):
     given = ["a.wav"] if modality == "text" else ["--text", "hello"]
     done = calm("predict", *given, "--model", release(tmp_path, modality))
     assert done.exit_code == 2 and says in done.stderr
-
-
-@real
-@pytest.mark.skipif(not asr.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
-def test_what_the_readme_says_of_a_model_runs(released, clip, tmp_path, monkeypatch):
-    section = (ROOT / "README.md").read_text().split("## Use a model")[1].split("\n## ")[0]
-    commands, code = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
-    for name in ("clip.wav", "talk.flac"):
-        soundfile.write(tmp_path / name, soundfile.read(clip)[0], 16000)
-    (tmp_path / "data/heads/msp/small").mkdir(parents=True)
-    (tmp_path / "data/heads/msp/small/model").symlink_to(released)
-    calp(tmp_path / "data/calp/small")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # the page would be served until somebody ends it
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for line in commands.splitlines():
-        name, *arguments = shlex.split(line, comments=True)
-        done = calm(*arguments, *(["--port", "0"] if arguments[0] == "app" else []))
-        assert name == "calm" and done.exit_code == 0, f"{line}: {done.output}"
-    assert {"talk.csv", "talk.png", "vectors.parquet"} <= {path.name for path in tmp_path.iterdir()}
-    given: dict = {}
-    exec(code, given)
-    assert {row["label"] for row in given["scores"]} == set(CLASSES)
 
 
 def test_doctor_finds_what_this_environment_has(monkeypatch, tmp_path):

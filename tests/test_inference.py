@@ -47,6 +47,13 @@ def test_a_batch_is_its_utterances(predictor):
     assert predictor([], []).shape == (0, 3) and predictor(None, ["good morning"]).shape == (1, 3)
 
 
+def test_some_have_audio_and_some_text_alone(predictor):
+    clip, texts = speech(1.5), ["hello", "go away", None]
+    mixed = predictor([clip, None, clip], texts)
+    np.testing.assert_allclose(mixed[[0, 2]], predictor([clip, clip], [texts[0], None]), atol=1e-6)
+    np.testing.assert_allclose(mixed[1:2], predictor(None, texts[1:2]), atol=1e-6)
+
+
 def test_modalities(tmp_path):
     """What a model was not trained on changes nothing; what it cannot do without is asked for."""
     audio, text = (Predictor(release(tmp_path / name, name)) for name in ("audio", "text"))

@@ -1,6 +1,6 @@
 """Readers of corpora: one module a format, each with `read(path, **options) -> Corpus`.
 
-A new corpus is a module here, a line in FORMATS and a test; nothing else knows corpora by name.
+docs/adding-a-corpus.md says what a new one takes.
 """
 
 import inspect

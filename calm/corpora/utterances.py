@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pandas as pd  # else where it is needed: a model in use does not
 
 SPLITS = ("train", "validation", "test")
 SOFT = "target_"  # and a class: columns of soft labels, 0..1, towards which heads are trained in place of `labels`
@@ -103,15 +106,17 @@ class CorpusError(ValueError):
     """A corpus that cannot be used: missing, of another layout, or with too few good rows. One sentence that says what to do."""
 
 
-def frame_of(corpus: Corpus) -> pd.DataFrame:
+def frame_of(corpus: Corpus) -> "pd.DataFrame":
     """The kept utterances as a table: the columns of SCHEMA, then the corpus's own. Ends must be known."""
+    import pandas as pd
+
     rows = [{**{k: v for k, v in vars(u).items() if k != "extra"}, "audio": str(u.audio), **u.extra} for u in corpus.utterances]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*SCHEMA.names, *(key for row in rows for key in row)])))
     frame["duration"] = frame["end"] - frame["start"]
     return frame
 
 
-def write_table(corpus: Corpus, path: Path) -> pd.DataFrame:
+def write_table(corpus: Corpus, path: Path) -> "pd.DataFrame":
     """Write the kept utterances to Parquet under a temporary name, then rename. Classes go into the schema's metadata."""
     frame, schema = frame_of(corpus), SCHEMA
     extras = frame[[name for name in frame.columns if name not in SCHEMA.names]]
@@ -131,7 +136,7 @@ def write_parquet(table: pa.Table, path: Path, **options) -> None:
     partial.replace(path)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame":
     """Read a table of utterances; `frame.attrs` holds `classes` (tuple) and `one_hot` (bool)."""
     table = pq.read_table(path, columns=list(columns) if columns else None)
     meta = json.loads(table.schema.metadata[b"calm"])

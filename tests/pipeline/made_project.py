@@ -51,13 +51,15 @@ class Project:
         other.folder, other.environment = folder, environment
         return other
 
-    def start(self, *command: str) -> subprocess.Popen:
+    def start(self, *command: str, output=subprocess.PIPE) -> subprocess.Popen:
+        """Start a command in the project; `output`: a file that takes all that it says."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "PREFECT_", "CALM_REBUILD"))
         }
         environment |= {"PATH": path, "PYTHONPATH": str(self.folder), **self.environment}
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        errors = subprocess.PIPE if output == subprocess.PIPE else subprocess.STDOUT
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=errors, text=True)
 
     def repro(self) -> subprocess.CompletedProcess:
         return self.run("dvc", "repro")

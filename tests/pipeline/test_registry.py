@@ -1,13 +1,21 @@
 """MLflow's registry: what a version serves, and when the alias moves."""
 
 import base64
+import contextlib
 import json
+import socket
+import time
 
+import httpx
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
+import soundfile
+from typer.testing import CliRunner
 
 from calm.audio import read_audio
+from calm.cli import app
 from calm.inference import Predictor
 from pipeline import registry
 
@@ -57,6 +65,7 @@ def served(rebuilt):
 def test_the_champion_answers_as_its_stage_did(rebuilt, served):
     """Probabilities of the registered model, from files and texts, against the logits that the stage wrote."""
     folder, model = served
+    assert np.isfinite(model.predict(registry.example())).all(axis=None)
     released = rebuilt.folder / "data/heads/msp/small/model"
     kept = json.loads((released / "release.json").read_text())
     logits = pd.read_parquet(rebuilt.folder / "data/heads/msp/small/logits.parquet")
@@ -76,6 +85,71 @@ def test_the_champion_answers_as_its_stage_did(rebuilt, served):
     np.testing.assert_allclose(predictor(clips, rows["text"]), answers.to_numpy(), atol=1e-6)
     assert list(answers.columns) == list(predictor.classes)
     assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
+
+
+@contextlib.contextmanager
+def serving(project, model: str):
+    """Address of `mlflow models serve`, as docs/flows.md has it; its processes end with the body."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ("mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port))
+    log = (project.folder / "serve.log").open("w+")
+    server = project.start("env", f"MLFLOW_TRACKING_URI=sqlite:///{project.folder}/mlflow.db", *command, output=log)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert server.poll() is None and time.monotonic() < deadline, (project.folder / "serve.log").read_text()[-3000:]
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/ping").is_success:
+                    break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, 10)
+        server.wait()
+        log.close()
+
+
+def test_a_real_server_answers_as_the_command_does(rebuilt, monkeypatch):
+    """Base64 audio with text, audio alone and text alone, in one request; and what cannot be used is said."""
+    monkeypatch.chdir(rebuilt.folder)
+    files = pd.read_parquet("data/utterances/msp/utterances.parquet")["audio"].head(2).tolist()
+    texts = ["i am so glad to see you", "leave me alone"]
+
+    def commanded(*arguments: str) -> list[dict]:
+        done = CliRunner().invoke(app, ["predict", *arguments, "--model", "data/heads/msp/small/model", "--json"])
+        return [row["probabilities"] for row in json.loads(done.stdout)["rows"]]
+
+    expected = commanded(*files, "--text", texts[0], "--text", texts[1]) + commanded(files[0]) + commanded("--text", texts[1])
+    first, second = (base64.b64encode((rebuilt.folder / file).read_bytes()).decode() for file in files)
+    rows = [[first, texts[0]], [second, texts[1]], [first, None], [None, texts[1]]]
+    soundfile.write("long.wav", np.full(31 * 8000, 0.1), 8000)
+    long = base64.b64encode((rebuilt.folder / "long.wav").read_bytes()).decode()
+    faults = {
+        "row 0: audio is not in base64": ["clip.wav", None],
+        "row 0: its audio cannot be read as audio": [base64.b64encode(b"no audio").decode(), None],
+        "row 0: its audio is longer than 30 s": [long, None],
+        "row 0 has neither audio nor text": [None, None],
+    }
+    with serving(rebuilt, "models:/calm-msp@champion") as address:
+
+        def ask(*rows: list) -> httpx.Response:
+            return httpx.post(address, json={"dataframe_split": {"columns": ["audio", "text"], "data": list(rows)}}, timeout=60)
+
+        answers = ask(*rows).raise_for_status().json()["predictions"]
+        refused = {said: ask(row) for said, row in faults.items()}
+        (text_alone,) = httpx.post(address, json={"dataframe_records": [{"text": texts[1]}]}, timeout=60).json()["predictions"]
+    assert [list(answer) for answer in answers] == [list(row) for row in expected]
+    for answer, row in zip([*answers, text_alone], [*expected, expected[3]], strict=True):
+        assert answer == pytest.approx(row, abs=1e-6)
+    assert abs(answers[0]["happy"] - answers[2]["happy"]) > 1e-4  # the text is heard
+    for said, answer in refused.items():
+        assert answer.status_code == 400 and said in answer.text, answer.text
 
 
 def test_a_model_that_is_not_there_is_named(rebuilt):
