@@ -59,9 +59,9 @@ class Model(Section):
     lm: Name | None = None  # its language model's name in the tables, the same for models that are compared; null: the model's own name
     stands_for: Literal["tiny", "base"] | None = None  # whose rows of the paper's tables it fills
     aligned: bool = True  # false: no CALP, SpecTran stays as it was drawn (table 2, "MM-BERT pretraining only")
-    spectran: dict = {}
-    calp: dict = {}
-    pretrain: dict = {}
+    spectran: dict = {}  # what differs from `spectran`
+    calp: dict = {}  # what differs from `calp`
+    pretrain: dict = {}  # what differs from `pretrain`
 
 
 Modality = Literal["audio", "text", "both"]
@@ -94,8 +94,8 @@ class Row(Section):
 class Heads(Section):
     """Heads on one corpus that stand on one model."""
 
-    corpus: Name
-    model: Name
+    corpus: Name  # one of `targets`
+    model: Name  # one of `models`
     rows: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")], Row], Field(min_length=1)] = {
         "calm": Row(),
         "no_pretraining": Row(start="language_model"),
@@ -287,7 +287,7 @@ class Flows(Section):
 
     timezone: str = "UTC"  # of the schedules
     rebuild: str | None = "0 2 * * *"  # cron's five fields; null: only when asked
-    study: str | None = "0 4 * * 0"
+    study: str | None = "0 4 * * 0"  # cron
     study_recipe: Path = Path("recipes/study.yaml")  # settings of the flow `study`, in the form of this file
     score_new: str | None = "*/5 * * * *"
     cpu: Positive | None = None  # stages at once that need no GPU; null: one for every two cores, and at least 2
