@@ -105,22 +105,6 @@ class Desk:
         return ", ".join(names) or "no class"
 
 
-def tuned_thresholds(folder: Path, classes: list[str]) -> np.ndarray | None:
-    """Thresholds of a released model that `evaluate` tuned on validation, (classes,); None where there are none of this model.
-
-    The model lies in data/heads/<corpus>/<model>/model, the thresholds in data/evaluation/<corpus>/thresholds.json.
-    """
-    folder = Path(folder).absolute()
-    if len(folder.parents) < 4:
-        return None
-    release, tuned = folder / "release.json", folder.parents[3] / "evaluation" / folder.parents[1].name / "thresholds.json"
-    if not (release.is_file() and tuned.is_file()):
-        return None
-    run = {**json.loads(release.read_text(encoding="utf-8")), "lm": folder.parent.name}
-    found = [row["thresholds"] for row in json.loads(tuned.read_text(encoding="utf-8")) if run.items() <= row.items()]
-    return np.array([found[0][name] for name in classes]) if found and set(classes) == set(found[0]) else None
-
-
 # What the page shows
 
 

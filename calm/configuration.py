@@ -22,6 +22,7 @@ class CalmConfig(PreTrainedConfig):
         ignore_same_text: texts equal to the anchor's own are no negatives.
         heads: classes by head name, `{"emotion": ["happy", "sad"]}` (4.6).
         one_hot: names of heads whose utterances have exactly one class.
+        thresholds: by head name, from which probability on each of its classes is decided for; tuned on validation.
         head_hidden, head_dropout: the two-layer MLP of a head (5.2).
         head_pooling: "cls" (5.2), or "cls_mean_std": mean and spread of the outputs beside [CLS].
         modality: "audio", "text" or "both": what the heads were trained on.
@@ -53,6 +54,7 @@ class CalmConfig(PreTrainedConfig):
         ignore_same_text: bool = False,
         heads: dict[str, list[str]] | None = None,
         one_hot: list[str] | None = None,
+        thresholds: dict[str, list[float]] | None = None,
         head_hidden: int = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
@@ -73,7 +75,7 @@ class CalmConfig(PreTrainedConfig):
         self.contrastive_temperature, self.learn_temperature = contrastive_temperature, learn_temperature
         self.alpha, self.keep_positive, self.symmetric = alpha, keep_positive, symmetric
         self.ignore_same_text = ignore_same_text
-        self.heads, self.one_hot = heads or {}, one_hot or []
+        self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
         self.modality, self.synthetic = modality, synthetic
         super().__init__(**{"tie_word_embeddings": True, **kwargs})

@@ -27,9 +27,12 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 
 ## Metrics
 
-Binary cross-entropy on the validation split: {validation_loss:.3f} (on the training split: {loss:.3f}; epochs: {epochs}). Accuracies
-and F1 on validation and test, with thresholds and intervals, are the rows of `{corpus}`, `{variant}`, `{model}`, `{modality}` in the
-project's `reports/metrics.json`, which later stages write.
+{measured}
+
+In percent, with the 95 % interval of a bootstrap over speakers of this one model (seed {seed}). Its thresholds, one a class, are those in
+`config.json`; they were tuned on the validation split, and flatter it. Binary cross-entropy on validation: {validation_loss:.3f} (on the
+training split: {loss:.3f}; epochs: {epochs}). More metrics, and other seeds: the rows of `{corpus}`, `{variant}`, `{lm}`, `{modality}` in
+the project's `reports/metrics.json`.
 
 ## Intended use
 
@@ -52,11 +55,12 @@ The weights derive from {language_model} and the corpora above, each of which ha
 """
 
 
-def write(settings: Settings, corpus: str, model: str, config: CalmConfig, entry: dict, folder: Path) -> None:
+def write(settings: Settings, corpus: str, model: str, config: CalmConfig, entry: dict, measured: list[dict], folder: Path) -> None:
     """Write the card.
 
     Args:
         entry: of the stage's curves: variant, modality and seed of the head that is released, and its losses.
+        measured: rows of `pipeline.release.measured`.
     """
     ((_, classes),) = config.heads.items()
     before = command.read_json(paths.pretrained(model) / "metrics.json")
@@ -80,6 +84,27 @@ def write(settings: Settings, corpus: str, model: str, config: CalmConfig, entry
         validation_loss=last["validation_loss"],
         loss=last["loss"],
         max_tokens=settings.head.max_tokens,
+        lm=settings.lm(model),
+        measured=table(measured),
         **{name: entry[name] for name in ("variant", "modality", "seed")},
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def table(measured: list[dict]) -> str:
+    """Markdown: a row a split and kind of thresholds, a column a metric."""
+    metrics, rows = list(dict.fromkeys(row["metric"] for row in measured)), {}
+    for row in measured:
+        rows.setdefault((row["split"], row["threshold"], row["n"], row["speakers"]), {})[row["metric"]] = row
+    head = ["split", "thresholds", "utterances", "speakers", *metrics]
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
+    lines += [[*map(str, about), *(cell(found.get(metric)) for metric in metrics)] for about, found in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(row: dict | None) -> str:
+    """Value and interval in percent."""
+    if row is None or row["value"] is None:
+        return "–"
+    interval = "" if row["low"] is None else f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    return f"{100 * row['value']:.1f}{interval}"

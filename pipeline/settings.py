@@ -102,6 +102,13 @@ class Heads(Section):
     }
     release: bool = True  # keep a model for use, and register it
 
+    @model_validator(mode="after")
+    def has_what_is_released(self):
+        """Peers are for comparison only."""
+        if self.release and all(row.network != "calm" for row in self.rows.values()):
+            raise ValueError("release is true, and no row is of network 'calm': set release: false")
+        return self
+
     @field_validator("rows")
     @classmethod
     def names_are_free(cls, rows: dict[str, Row]) -> dict[str, Row]:
@@ -382,8 +389,8 @@ class Settings(Section):
             for key, heads in transfer:
                 if heads not in self.heads:
                     raise ValueError(f"transfer.{name}.{key}: '{heads}' is none of heads ({', '.join(self.heads)})")
-            if not self.heads[transfer.trained].release:
-                raise ValueError(f"transfer.{name}.trained: '{transfer.trained}' has release: false, so no model of it is kept")
+                if not self.heads[heads].release:
+                    raise ValueError(f"transfer.{name}.{key}: '{heads}' has release: false, so no model of it is kept")
             if self.heads[transfer.trained].corpus == self.heads[transfer.tested].corpus:
                 raise ValueError(f"transfer.{name}: '{transfer.trained}' and '{transfer.tested}' are of one corpus")
         return self

@@ -13,13 +13,12 @@ import torch
 from tqdm import tqdm
 
 from calm.corpora.utterances import write_parquet
-from calm.language_model import load_tokenizer
-from calm.modeling import CalmForSequenceClassification, FrozenHeads
-from calm.processing import CalmProcessor
+from calm.modeling import FrozenHeads
 from calm.training import Interrupted, predict, train
-from pipeline import build, command, inputs, model_card, paths, tracking, workers
+from pipeline import build, command, paths, tracking, workers
 from pipeline.bench import TASK, Bench, Condition, conditions
-from pipeline.settings import Head, Heads, Settings
+from pipeline.release import release, released
+from pipeline.settings import Heads, Settings
 
 MOST_WORKERS = 8  # without a GPU, where the settings say nothing: each holds the tokens and log-mel of its corpus
 
@@ -44,7 +43,7 @@ def run(settings: Settings, name: str) -> str:
         write_parquet(pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False), folder / "logits.parquet")
         command.write_json(curves, folder / "curves.json")
         if of.release:
-            release(settings, of, checkpoints, curves, folder / "model")
+            release(settings, of, checkpoints, curves, folder / "logits.parquet", folder / "model")
         tracked.artifact(folder / "curves.json")
     return f"{corpus} with {model}: {len(curves)} heads in {time.monotonic() - begin:.0f} s"
 
@@ -192,26 +191,6 @@ def title(condition: Condition, *seeds: int) -> str:
 def tags(condition: Condition, *seeds: int) -> dict[str, str]:
     """What tells a run from others in MLflow."""
     return {"variant": condition.name, "modality": condition.modality, "seed": " ".join(map(str, seeds))}
-
-
-def released(of: Heads, head: Head) -> tuple[str, str]:
-    """Variant and modality of the model that is kept for use: CALM, unfrozen and of both modalities where there is such a one."""
-    found = [condition for condition in conditions(of.rows, head) if condition.row.network == "calm"]
-    best = max(found, key=lambda one: (one.name.startswith("calm"), one.tuning == "unfrozen", one.modality == "both"))
-    return best.name, best.modality
-
-
-def release(settings: Settings, of: Heads, checkpoints: Path, curves: list[dict], folder: Path) -> None:
-    """The model to use, with the processor of its inputs, which of the heads it is, and its card."""
-    (variant, modality), seed = released(of, settings.head), settings.seeds[0]
-    network = CalmForSequenceClassification.from_pretrained(checkpoints / f"{variant}-{modality}-{seed}" / "model")
-    network.save_pretrained(folder)
-    tokenizer = load_tokenizer(settings.models[of.model].language_model)
-    CalmProcessor(inputs.extractor(settings.spectran, [of.corpus], settings.head.max_tokens), tokenizer).save_pretrained(folder)
-    kept = {"variant": variant, "modality": modality, "seed": seed}
-    command.write_json(kept, folder / "release.json")
-    entry = next(entry for entry in curves if kept.items() <= entry.items())
-    model_card.write(settings, of.corpus, of.model, network.config, entry, folder)
 
 
 if __name__ == "__main__":
