@@ -47,10 +47,7 @@ class Heard:
 
 
 class Desk:
-    """A released model and its thresholds; Whisper comes when it is first asked for.
-
-    Raises ValueError for a folder that is no released model.
-    """
+    """A released model with the thresholds that belong to its folder; Whisper comes when it is first asked for."""
 
     def __init__(self, predictor: Predictor, folder: Path, whisper: str = "tiny.en"):
         self.predictor, self.whisper, self.engine = predictor, whisper, None
@@ -76,6 +73,7 @@ class Desk:
         if path is None:
             return Heard([Piece(0, 1, np.empty(0), text)], [{"text": self.predictor(None, [text])[0]}])
         heard, seconds = Heard(), length(path)
+        told(0, "looking for pauses")
         for piece in self._listener(transcribe and text is None)(path, text):
             if answers := self.answers(piece):
                 heard.answers.append(answers)
@@ -221,7 +219,7 @@ def answered(desk: Desk, path: str | None, text: str | None, transcribe: bool, t
         said = answer_html(desk, heard)
         yield said, ""
         if file and heard.pieces and desk.predictor.modality != "text":
-            told(0, "over time")
+            told(0, "drawing it over time")
             yield said, timeline_html(desk, file)
     except (ValueError, OSError) as error:
         yield fault(error, file), ""
