@@ -304,6 +304,6 @@ def served(desk: Desk, host: str = "127.0.0.1", port: int = 7860) -> Iterator[tu
         except OSError as error:
             raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}): give another --port or --host") from None
         os.environ["GRADIO_TEMP_DIR"] = recordings
-        server = uvicorn.Server(uvicorn.Config(application(desk), log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(application(desk), log_level="error", timeout_graceful_shutdown=2))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         yield address, lambda: server.run(sockets=[listening]), lambda: setattr(server, "should_exit", True)
