@@ -47,10 +47,7 @@ class Heard:
 
 
 class Desk:
-    """A released model and its thresholds; Whisper comes when it is first asked for.
-
-    Raises ValueError for a folder that is no released model.
-    """
+    """A released model with the thresholds that belong to its folder; Whisper comes when it is first asked for."""
 
     def __init__(self, predictor: Predictor, folder: Path, whisper: str = "tiny.en"):
         self.predictor, self.whisper, self.engine = predictor, whisper, None
@@ -76,6 +73,7 @@ class Desk:
         if path is None:
             return Heard([Piece(0, 1, np.empty(0), text)], [{"text": self.predictor(None, [text])[0]}])
         heard, seconds = Heard(), length(path)
+        told(0, "looking for pauses")
         for piece in self._listener(transcribe and text is None)(path, text):
             if answers := self.answers(piece):
                 heard.answers.append(answers)
@@ -205,7 +203,7 @@ def answered(desk: Desk, path: str | None, text: str | None, transcribe: bool, t
         said = answer_html(desk, heard)
         yield said, ""
         if file and heard.pieces and desk.predictor.modality != "text":
-            told(0, "over time")
+            told(0, "drawing it over time")
             yield said, timeline_html(desk, file)
     except (ValueError, OSError) as error:
         yield fault(error, file), ""
@@ -290,6 +288,6 @@ def served(desk: Desk, host: str = "127.0.0.1", port: int = 7860) -> Iterator[tu
         except OSError as error:
             raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}): give another --port or --host") from None
         os.environ["GRADIO_TEMP_DIR"] = recordings
-        server = uvicorn.Server(uvicorn.Config(application(desk), log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(application(desk), log_level="error", timeout_graceful_shutdown=2))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         yield address, lambda: server.run(sockets=[listening]), lambda: setattr(server, "should_exit", True)

@@ -27,7 +27,7 @@ def features(corpus: str) -> Path:
 
 
 def calp(model: str) -> Path:
-    """SpecTran and its projections after CALP, with `metrics.json`."""
+    """SpecTran and its projections after CALP, with the processor of their inputs and `metrics.json`."""
     return DATA / "calp" / model
 
 

@@ -70,7 +70,7 @@ def test_three_answers(desk, folder):
     samples, _ = soundfile.read(folder / "clip.wav", dtype="float32")
     (answers,) = heard.answers
     expected = {"audio": ([samples], None), "text": (None, ["good morning"]), "both": ([samples], ["good morning"])}
-    assert list(answers) == list(expected) and told == [(1, "3 of 3 s")]
+    assert list(answers) == list(expected) and told == [(0, "looking for pauses"), (1, "3 of 3 s")]
     for modality, given in expected.items():
         np.testing.assert_allclose(answers[modality], desk.predictor(*given)[0], atol=1e-6)
     assert list(desk.hear(folder / "clip.wav", "", False, silently).answers[0]) == ["audio"]
