@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import os
 import socket
 import tempfile
@@ -49,10 +48,8 @@ class Heard:
 class Desk:
     """A released model with the thresholds that belong to its folder; Whisper comes when it is first asked for."""
 
-    def __init__(self, predictor: Predictor, folder: Path, whisper: str = "tiny.en"):
+    def __init__(self, predictor: Predictor, whisper: str = "tiny.en"):
         self.predictor, self.whisper, self.engine = predictor, whisper, None
-        self.tuned = tuned_thresholds(folder, predictor.classes)
-        self.thresholds = np.full(len(predictor.classes), 0.5) if self.tuned is None else self.tuned
 
     def hear(self, path: Path | None, text: str | None, transcribe: bool, told: Told) -> Heard:
         """Answers of a recording, of a text, or of both; no pieces where nobody speaks.
@@ -99,7 +96,9 @@ class Desk:
 
     def decided(self, probabilities: np.ndarray) -> str:
         """Names of the classes at or above their thresholds."""
-        names = [name for name, is_there in zip(self.predictor.classes, probabilities >= self.thresholds, strict=True) if is_there]
+        names = [
+            name for name, is_there in zip(self.predictor.classes, probabilities >= self.predictor.thresholds, strict=True) if is_there
+        ]
         return ", ".join(names) or "no class"
 
 
@@ -136,8 +135,8 @@ def answer_html(desk: Desk, heard: Heard) -> str:
         parts.append(f'<p class="note">The transcript is suspect: {html.escape(", ".join(flags))}.</p>')
     where = (
         f"tuned on validation, for {TITLES[desk.predictor.modality]}"
-        if desk.tuned is not None
-        else "0.5, as none tuned for this model were found"
+        if desk.predictor.tuned
+        else "0.5, as the model has none that were tuned"
     )
     parts.append(f'<p class="note">The mark on a bar is the class’s threshold ({where}). The probabilities do not sum to 1.</p>')
     return f"<div>{''.join(parts)}</div>"
@@ -149,7 +148,7 @@ def _table(desk: Desk, overall: dict[str, np.ndarray], main: str) -> str:
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     rows = []
     for index in np.argsort(-overall[main], kind="stable"):
-        threshold = desk.thresholds[index]
+        threshold = desk.predictor.thresholds[index]
         cells = "".join(f"<td>{_bar(values[index], threshold)}</td>" for values in overall.values())
         name = html.escape(desk.predictor.classes[index])
         rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="threshold">{threshold:.2f}</td></tr>')

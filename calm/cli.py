@@ -284,7 +284,7 @@ def page(
 ) -> None:
     """Serve a page for the browser: record or drop a file, and see what is heard and read, and over time.
 
-    Beside each probability stands the class's threshold, as `evaluate` tuned it for the model in data/evaluation/<corpus>, else 0.5. Works
+    Beside each probability stands the class's threshold, as it was tuned on validation when the model was released, else 0.5. Works
     without a network; no recording leaves this machine, or stays when the page ends. Ctrl-C ends it. Exit code 2: nothing was served.
 
         calm app --model data/heads/msp/small/model --port 8000
@@ -294,7 +294,7 @@ def page(
         from calm.app import Desk, served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
-        with served(Desk(predictor, model, whisper), host, port) as (address, serve, _):
+        with served(Desk(predictor, whisper), host, port) as (address, serve, _):
             typer.echo(f"{address} (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()

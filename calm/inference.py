@@ -45,7 +45,9 @@ class Predictor:
             given, wanted = getattr(self.extractor, name), getattr(model.config, name)
             if given != wanted:
                 raise ValueError(f"{name} is {given} in the model's {CONFIG} and {wanted} in its config.json: release it anew")
-        ((_, self.classes),) = model.config.heads.items()
+        ((name, self.classes),) = model.config.heads.items()
+        self.tuned = name in model.config.thresholds  # on validation, when the model was released
+        self.thresholds = np.array(model.config.thresholds.get(name, [0.5] * len(self.classes)))
 
     @property
     def extractor(self):

@@ -16,13 +16,13 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from calm import cli
-from calm.app import Desk, Heard, answer_html, answered, fault, served, timeline_html, tuned_thresholds
+from calm.app import Desk, Heard, answer_html, answered, fault, served, timeline_html
 from calm.audio import AudioError
 from calm.corpora import pauses
 from calm.inference import Piece, Predictor
 from calm.timeline import draw, timeline
 
-THRESHOLDS = {"angry": 0.3, "happy": 0.6, "sad": 0.2}
+THRESHOLDS = [0.3, 0.6, 0.2]
 
 
 def silently(share: float, what: str) -> None:
@@ -31,17 +31,10 @@ def silently(share: float, what: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A released model beside thresholds of several runs, and recordings; whoever is not silent speaks all the time."""
+    """A released model with thresholds, and recordings; whoever is not silent speaks all the time."""
     folder = tmp_path_factory.mktemp("app")
-    model = release(folder / "data/heads/made/small/model")
-    (model / "release.json").write_text(json.dumps({"variant": "calm", "modality": "both", "seed": 2}))
-    runs = [
-        {"variant": "calm", "lm": lm, "modality": "both", "seed": seed, "thresholds": THRESHOLDS if (lm, seed) == ("small", 2) else {}}
-        for lm in ("large", "small")
-        for seed in (1, 2)
-    ]
-    (folder / "data/evaluation/made").mkdir(parents=True)
-    (folder / "data/evaluation/made/thresholds.json").write_text(json.dumps(runs))
+    config = release(folder / "model") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"thresholds": {"emotion": THRESHOLDS}}))
     soundfile.write(folder / "clip.wav", speech(3), 16000)
     soundfile.write(folder / "silent.wav", np.zeros(32000), 16000)
     (folder / "wrong.wav").write_text("this is no audio")
@@ -52,15 +45,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def desk(folder):
-    model = folder / "data/heads/made/small/model"
-    return Desk(Predictor(model), model)
+    return Desk(Predictor(folder / "model"))
 
 
-def test_thresholds_are_those_of_the_run_that_was_released(desk, folder, tmp_path):
-    model = folder / "data/heads/made/small/model"
-    assert desk.thresholds.tolist() == [0.3, 0.6, 0.2] and CLASSES == ["angry", "happy", "sad"]
-    assert tuned_thresholds(tmp_path, CLASSES) is None and tuned_thresholds(model, ["angry", "calm"]) is None
-    assert Desk(desk.predictor, tmp_path).thresholds.tolist() == [0.5] * 3
+def test_thresholds_are_those_of_the_model(desk, tmp_path):
+    assert desk.predictor.tuned and desk.predictor.thresholds.tolist() == [0.3, 0.6, 0.2] and CLASSES == ["angry", "happy", "sad"]
+    without = Predictor(release(tmp_path))
+    assert not without.tuned and without.thresholds.tolist() == [0.5] * 3
 
 
 def test_three_answers(desk, folder):
@@ -84,7 +75,7 @@ def test_three_answers(desk, folder):
 )
 def test_models_of_one_modality_ask_for_it(tmp_path, modality, given, says):
     with pytest.raises(ValueError, match=f"trained on {says}"):
-        Desk(Predictor(release(tmp_path, modality)), tmp_path).hear(given[0] and tmp_path / given[0], given[1], False, silently)
+        Desk(Predictor(release(tmp_path, modality))).hear(given[0] and tmp_path / given[0], given[1], False, silently)
 
 
 def test_what_is_shown_of_pieces(desk):
@@ -126,7 +117,7 @@ def test_a_port_that_is_taken(folder):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = CliRunner().invoke(cli.app, ["app", "--model", str(folder / "data/heads/made/small/model"), "--port", str(port)])
+        done = CliRunner().invoke(cli.app, ["app", "--model", str(folder / "model"), "--port", str(port)])
     assert done.exit_code == 2 and f"127.0.0.1:{port} cannot be listened on" in done.stderr and "--port" in done.stderr
 
 

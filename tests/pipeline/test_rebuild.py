@@ -50,7 +50,16 @@ def test_the_page_and_the_model_are_there(rebuilt):
     )
     curves = json.loads((model.parent / "curves.json").read_text())
     last = next(one["curve"][-1] for one in curves if (one["variant"], one["modality"], one["seed"]) == ("calm", "both", 1))
-    assert f"validation split: {last['validation_loss']:.3f} (on the training split: {last['loss']:.3f}; epochs: 1)" in card
+    assert f"on validation: {last['validation_loss']:.3f} (on the\ntraining split: {last['loss']:.3f}; epochs: 1)" in card
+    thresholds = json.loads((model / "config.json").read_text())["thresholds"]["emotion"]
+    kept = {"variant": "calm", "lm": "small", "modality": "both", "seed": 1}
+    tuned = json.loads((rebuilt.folder / "data/evaluation/msp/thresholds.json").read_text())
+    assert thresholds == list(next(row["thresholds"] for row in tuned if kept.items() <= row.items()).values())
+    rows = json.loads((rebuilt.folder / "data/evaluation/msp/metrics.json").read_text())
+    wanted = {**kept, "split": "test", "threshold": "tuned", "metric": "weighted_accuracy"}
+    (value,) = [row["value"] for row in rows if wanted.items() <= row.items()]
+    (line,) = [line for line in card.splitlines() if line.startswith("| test | tuned |")]
+    assert line.split("|")[5].split()[0] == f"{100 * value:.1f}" and "to" in line.split("|")[5]
 
 
 def test_the_released_model_answers_as_the_stage_did(rebuilt):
