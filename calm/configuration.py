@@ -2,6 +2,10 @@
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
+FRONT_ENDS = ("spectran", "linear", "cnn")
+SPECTRAN_POOLINGS = ("cls", "mean", "bands")
+HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_mean_std_tokens")
+
 
 class CalmConfig(PreTrainedConfig):
     """Sizes of SpecTran, of the language model and of the heads.
@@ -12,7 +16,8 @@ class CalmConfig(PreTrainedConfig):
         front_end: what makes a token of a block: "spectran", or that of a peer, "linear" or "cnn" (tables 1, 3).
         patch, stride: (frames, mels) of a patch and of its shift (5.1; tables 11, 12).
         spectran_layers, spectran_width: size of SpecTran; width None is the language model's, else a projection follows.
-        spectran_pooling: "cls", the first output embedding (4.2), or "mean".
+        spectran_pooling: "cls", the first output embedding (4.2); "mean" of the patches; or "bands", mean and spread over time of
+            every row of patches of one frequency, side by side.
         spectran_dropout: dropout in SpecTran.
         projection: width of the linear heads of the contrastive loss (3.1), one a modality; None: none.
         contrastive_temperature, learn_temperature: tau of equation 2, fixed, or learned as in CLIP.
@@ -24,7 +29,10 @@ class CalmConfig(PreTrainedConfig):
         one_hot: names of heads whose utterances have exactly one class.
         thresholds: by head name, from which probability on each of its classes is decided for; tuned on validation.
         head_hidden, head_dropout: the two-layer MLP of a head (5.2).
-        head_pooling: "cls" (5.2), or "cls_mean_std": mean and spread of the outputs beside [CLS].
+        head_pooling: "cls" (5.2); "cls_mean_std": mean and spread of the outputs beside [CLS]; "cls_mean_std_tokens": and those of
+            SpecTran's tokens.
+        head_standardise: inputs of a head standardised by the training split's statistics.
+        head_softmax: classes of `one_hot` heads share a softmax; False: each has a sigmoid of its own (5.2).
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.
     """
@@ -58,6 +66,8 @@ class CalmConfig(PreTrainedConfig):
         head_hidden: int = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
+        head_standardise: bool = False,
+        head_softmax: bool = False,
         modality: str = "both",
         synthetic: bool = False,
         **kwargs,
@@ -77,6 +87,7 @@ class CalmConfig(PreTrainedConfig):
         self.ignore_same_text = ignore_same_text
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
+        self.head_standardise, self.head_softmax = head_standardise, head_softmax
         self.modality, self.synthetic = modality, synthetic
         super().__init__(**{"tie_word_embeddings": True, **kwargs})
         self._check()
@@ -98,7 +109,7 @@ class CalmConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.patch[0] > self.block_frames or self.patch[1] > self.mels:
             raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {self.mels})")
-        if self.front_end not in ("spectran", "linear", "cnn"):
-            raise ValueError(f"front_end is '{self.front_end}': allowed are 'spectran', 'linear' and 'cnn'")
-        if self.head_pooling not in ("cls", "cls_mean_std"):
-            raise ValueError(f"head_pooling is '{self.head_pooling}': allowed are 'cls' and 'cls_mean_std'")
+        choices = (("front_end", FRONT_ENDS), ("spectran_pooling", SPECTRAN_POOLINGS), ("head_pooling", HEAD_POOLINGS))
+        for name, allowed in choices:
+            if (given := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is '{given}': allowed are {', '.join(allowed)}")

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from calm import distributed, objectives
 from calm.configuration import CalmConfig
 from calm.front_ends import FRONT_ENDS
+from calm.heads import Head, HeadLayer, pool
 from calm.language_model import pool_text
 from calm.spectran import SpecTran
 
@@ -51,10 +52,12 @@ class CalmPreTrainedModel(PreTrainedModel):
 
 @dataclass
 class CalmOutput(ModelOutput):
-    """`last_hidden_state` (batch, tokens + blocks, width): text first; `text_length`: how many of them are text."""
+    """`last_hidden_state` (batch, tokens + blocks, width): text first; `text_length`: how many of them are text;
+    `acoustic_tokens` (batch, blocks, width): SpecTran's outputs, before the transformer."""
 
     last_hidden_state: torch.Tensor | None = None
     text_length: int | None = None
+    acoustic_tokens: torch.Tensor | None = None
 
 
 class CalmModel(CalmPreTrainedModel):
@@ -114,7 +117,7 @@ class CalmModel(CalmPreTrainedModel):
             position_ids=positions.expand(batch, -1),
             token_type_ids=modality.expand(batch, -1),
         ).last_hidden_state
-        return CalmOutput(last_hidden_state=states, text_length=input_ids.shape[1])
+        return CalmOutput(last_hidden_state=states, text_length=input_ids.shape[1], acoustic_tokens=acoustic_tokens)
 
 
 @dataclass
@@ -286,43 +289,6 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         return MaskedOutput(loss=mlm + mam, mlm_loss=mlm.detach(), mam_loss=mam.detach(), mam_middle_loss=middle)
 
 
-class HeadLayer(nn.Linear):
-    """A linear layer with PyTorch's initial weights: two in a row as small as the language model's would hardly move at first."""
-
-
-class Head(nn.Sequential):
-    """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits."""
-
-    def __init__(self, config: CalmConfig, classes: int, width: int | None = None):
-        width = width or config.hidden_size * (1 if config.head_pooling == "cls" else 5)
-        dropout = config.head_dropout
-        super().__init__(
-            nn.Dropout(dropout),
-            HeadLayer(width, config.head_hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            HeadLayer(config.head_hidden, classes),
-        )
-
-
-def pool(output: CalmOutput, attention_mask: torch.Tensor, acoustic_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """[CLS], (batch, width); or beside it the mean and spread of the text and of the acoustic outputs, (batch, 5 x width)."""
-    states = output.last_hidden_state
-    if pooling == "cls":
-        return states[:, 0]
-    pooled = [states[:, 0]]
-    text, audio = states[:, : output.text_length], states[:, output.text_length :]
-    for part, mask in ((text, attention_mask), (audio, acoustic_mask)):
-        if mask is None:
-            pooled += [states.new_zeros(states[:, 0].shape)] * 2
-            continue
-        weights = mask.to(part.dtype).unsqueeze(-1) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
-        mean = (part * weights).sum(1)
-        spread = ((part - mean.unsqueeze(1)).square() * weights).sum(1).add(1e-6).sqrt()
-        pooled += [mean, spread]
-    return torch.cat(pooled, -1)
-
-
 @dataclass
 class ClassificationOutput(ModelOutput):
     """`loss`: sum of the heads'; `logits`: (batch, classes) of one head, or by head name where there are several."""
@@ -339,11 +305,11 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give its classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
-        self.heads = nn.ModuleDict({name: Head(config, len(classes)) for name, classes in config.heads.items()})
+        self.heads = nn.ModuleDict({name: Head(config, len(classes), name in config.one_hot) for name, classes in config.heads.items()})
         self.post_init()
 
     def pooled(self, input_ids, attention_mask, acoustic_mask=None, **inputs) -> torch.Tensor:
-        """What the heads see, (batch, width or 5 x width)."""
+        """What the heads see, (batch, width of `Head`)."""
         output = self.calm(input_ids, attention_mask, acoustic_mask=acoustic_mask, **inputs)
         return pool(output, attention_mask, acoustic_mask, self.config.head_pooling)
 
@@ -378,14 +344,21 @@ class FrozenHeads(nn.Module):
 
     Args:
         seeds: one head each, with that seed's initial weights; all see the same batches.
+        one_hot: utterances have exactly one class.
+        width: of the representations; None: that of `pool`.
     """
 
-    def __init__(self, config: CalmConfig, classes: int, seeds: list[int]):
+    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], one_hot: bool = False, width: int | None = None):
         super().__init__()
         self.heads = nn.ModuleList()
         for seed in seeds:
             torch.manual_seed(seed)
-            self.heads.append(Head(config, classes))
+            self.heads.append(Head(config, classes, one_hot, width))
+
+    def fit(self, vectors: torch.Tensor) -> None:
+        """Standardise the inputs by those of the training split, shaped as in `forward`, where the configuration asks for it."""
+        for head, own in zip(self.heads, vectors.expand(-1, len(self.heads), -1).unbind(1), strict=True):
+            head.fit(own)
 
     def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None, return_loss: bool = True) -> ClassificationOutput:
         """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) where all heads see the same."""

@@ -5,7 +5,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from calm.configuration import CalmConfig
-from calm.modeling import CalmForSequenceClassification, CalmPreTrainedModel, Head
+from calm.heads import Head
+from calm.modeling import CalmForSequenceClassification, CalmPreTrainedModel
 
 
 class JointLayer(nn.Module):
@@ -82,7 +83,8 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
         """`word_vectors`: (words, width), which stay as they are."""
         CalmPreTrainedModel.__init__(self, config)
         self.joint = JointTransformer(config)
-        self.heads = nn.ModuleDict({name: Head(config, len(classes), 2 * config.hidden_size) for name, classes in config.heads.items()})
+        width, heads = 2 * config.hidden_size, config.heads.items()
+        self.heads = nn.ModuleDict({name: Head(config, len(classes), name in config.one_hot, width) for name, classes in heads})
         self.post_init()
         if word_vectors is not None:
             self.joint.words.weight.data.copy_(word_vectors)

@@ -64,8 +64,10 @@ class SpecTran(nn.Module):
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + frames * mels, width))
         self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
-        self.norm = nn.LayerNorm(width)
-        self.projection = nn.Identity() if width == config.hidden_size else nn.Linear(width, config.hidden_size)
+        self.bands = mels
+        pooled = 2 * mels * width if self.pooling == "bands" else width
+        self.norm = nn.LayerNorm(pooled)
+        self.projection = nn.Identity() if pooled == config.hidden_size else nn.Linear(pooled, config.hidden_size)
 
     def forward(self, blocks: torch.Tensor) -> torch.Tensor:
         if blocks.shape[1:] != self.shape:
@@ -74,5 +76,18 @@ class SpecTran(nn.Module):
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
         for layer in self.layers:
             x = layer(x)
-        pooled = x[:, 0] if self.pooling == "cls" else x[:, 1:].mean(1)
-        return self.projection(self.norm(pooled))
+        return self.projection(self.norm(self._pooled(x)))
+
+    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+        """One vector a block of the outputs of [CLS] and the patches, (batch, 1 + patches, width)."""
+        if self.pooling == "cls":
+            return x[:, 0]
+        if self.pooling == "mean":
+            return x[:, 1:].mean(1)
+        return torch.cat(mean_and_spread(x[:, 1:].unflatten(1, (self.bands, -1)), 2), -1).flatten(1)  # (batch, bands x 2 x width)
+
+
+def mean_and_spread(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation along an axis; where nothing varies, the deviation is 0.001 and has a gradient."""
+    mean = x.mean(axis, keepdim=True)
+    return mean.squeeze(axis), (x - mean).square().mean(axis).add(1e-6).sqrt()

@@ -51,6 +51,8 @@ def config(
         "head_hidden": head.hidden,
         "head_dropout": head.dropout,
         "head_pooling": head.pooling,
+        "head_standardise": head.standardise,
+        "head_softmax": head.softmax,
         "synthetic": synthetic(settings, corpora),
     }
     return CalmConfig(**options | changes)

@@ -176,7 +176,7 @@ class SpecTranSettings(Section):
     stride: tuple[Positive, Positive] = (5, 8)  # (5.1)
     layers: Positive = 2
     width: Positive | None = 128  # null: the language model's width, no projection
-    pooling: Literal["cls", "mean"] = "cls"  # "the first output embedding" (4.2)
+    pooling: Literal["cls", "mean", "bands"] = "cls"  # "the first output embedding" (4.2); bands: mean and spread over time, a band
     dropout: Share = 0.0
     normalise: Literal["corpus", "utterance"] = "corpus"  # log-mel by the training split's statistics, or by each utterance's
 
@@ -246,9 +246,13 @@ class Pretrain(Optimiser):
 class Head(Optimiser):
     hidden: Positive = 64  # 5.2
     dropout: Share = 0.1
-    pooling: Literal["cls", "cls_mean_std"] = "cls"  # 5.2; mean and spread of the acoustic and text outputs beside [CLS]
+    # [CLS] (5.2); beside it mean and spread of the acoustic and text outputs; and those of SpecTran's tokens, past the transformer
+    pooling: Literal["cls", "cls_mean_std", "cls_mean_std_tokens"] = "cls"
+    standardise: bool = False  # inputs of a head to zero mean and unit deviation on the training split
+    softmax: bool = False  # where every utterance has exactly one class, the classes share a softmax; false: a sigmoid each (5.2)
     modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
     tuning: Annotated[list[Tuning], Field(min_length=1)] = ["frozen", "unfrozen"]  # 4.6
+    first: Literal["all", "head"] = "all"  # unfrozen: all is trained at once; or the head alone first, as a frozen one (arXiv 2202.10054)
     train_spectran: bool = False  # unfrozen only
     train_words: bool = True  # unfrozen only; false: the word embeddings stay as they are, most of a small model's parameters
     body_rate: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'

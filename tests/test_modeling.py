@@ -11,11 +11,9 @@ from calm.modeling import (
     CalmForMaskedPretraining,
     CalmForSequenceClassification,
     CalmModel,
-    CalmOutput,
     FrozenHeads,
     count,
     parameter_table,
-    pool,
 )
 
 TEXT = BertConfig(
@@ -167,16 +165,6 @@ def test_heads_by_name_and_their_losses(batch):
 def test_a_model_without_heads_is_refused():
     with pytest.raises(ValueError, match="names no head"):
         CalmForSequenceClassification(config())
-
-
-def test_pooling_by_hand():
-    states = torch.tensor([[[1.0], [3.0], [5.0], [2.0], [4.0], [100.0]]])  # 3 text, 2 audio, 1 padded
-    masks = torch.tensor([[1, 1, 1]]), torch.tensor([[True, True, False]])
-    output = CalmOutput(last_hidden_state=states, text_length=3)
-    assert pool(output, *masks, "cls").tolist() == [[1.0]]
-    expected = torch.tensor([[1.0, 3.0, (8 / 3) ** 0.5, 3.0, 1.0]])  # [CLS], mean and spread of text, mean and spread of audio
-    torch.testing.assert_close(pool(output, *masks, "cls_mean_std"), expected, atol=1e-5, rtol=1e-5)
-    assert pool(CalmOutput(last_hidden_state=states[:, :3], text_length=3), masks[0], None, "cls_mean_std")[0, 3:].tolist() == [0, 0]
 
 
 def test_frozen_heads_do_not_touch_each_other():

@@ -76,6 +76,24 @@ def test_mean_pooling_differs_from_cls():
     assert not torch.allclose(cls(block), mean(block), atol=1e-4)
 
 
+def test_bands_pooling_by_hand():
+    """Mean and deviation over time of every row of patches of one frequency, the lowest first."""
+    spectran = made(patch=(50, 32), stride=(50, 32), block_frames=100, spectran_layers=0, spectran_pooling="bands", spectran_width=64)
+    assert spectran.norm.normalized_shape == (2 * 2 * 64,)
+    low, high = torch.arange(64.0), -torch.arange(64.0)
+    outputs = torch.stack([torch.full((64,), 9.0), low, low + 2, high, high + 8])[None]  # [CLS], then (frequency, time)
+    expected = torch.cat([low + 1, torch.ones(64), high + 4, torch.full((64,), 4.0)])[None]
+    torch.testing.assert_close(spectran._pooled(outputs), expected)
+
+
+def test_bands_pooling_has_gradients_where_nothing_varies():
+    spectran = made(spectran_pooling="bands")
+    blocks = torch.zeros(2, 50, 64, requires_grad=True)
+    assert spectran(blocks).shape == (2, 128)
+    spectran(blocks).sum().backward()
+    assert blocks.grad.isfinite().all()
+
+
 def test_layer_equals_torch_transformer_layer():
     """Same mathematics as PyTorch's pre-norm encoder layer with the same weights."""
     from calm.spectran import SpecTranLayer
@@ -95,5 +113,7 @@ def test_wrong_sizes_are_told():
         made()(torch.randn(1, 50, 40))
     with pytest.raises(ValueError, match="does not fit"):
         CalmConfig(TEXT, patch=(60, 16))
+    with pytest.raises(ValueError, match="spectran_pooling is 'max': allowed are cls, mean, bands"):
+        CalmConfig(TEXT, spectran_pooling="max")
     with pytest.raises(ValueError, match="multiple of 64"):
         SpecTran(CalmConfig(TEXT, spectran_width=100))

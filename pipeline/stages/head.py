@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from calm.corpora.utterances import write_parquet
-from calm.modeling import FrozenHeads
+from calm.modeling import CalmForSequenceClassification, FrozenHeads
 from calm.training import Interrupted, predict, train
 from pipeline import build, command, paths, tracking, workers
 from pipeline.bench import TASK, Bench, Condition, conditions
@@ -108,6 +109,7 @@ def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path,
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
         body = [network.calm]
     collator = bench.collator(condition, network)
+    start(bench, condition, seed, network, folder / "first")
     with tracked.child(title(condition, seed), tags=tags(condition, seed)) as run:
         curve = train(
             network,
@@ -130,20 +132,9 @@ def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path,
 
 def frozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, tracked) -> tuple[pd.DataFrame, list[dict]]:
     """Train the heads of all seeds at once on representations that are computed once."""
-    begin, section = time.monotonic(), bench.settings.head
-    vectors = pooled(bench, condition, seeds)
-    network = FrozenHeads(bench.network(condition, seeds[0]).config, len(bench.examples.classes), seeds).to(build.device())
-    targets = torch.from_numpy(bench.targets)
-
-    def collator(rows, generator=None) -> dict[str, torch.Tensor]:
-        return {"vectors": vectors[rows], "labels": targets[rows]}
-
-    # Clipping would scale one head's gradients by another's.
-    changes = {"epochs": section.frozen_epochs, "learning_rate": section.frozen_learning_rate, "average": 0.0, "clip": 0.0}
-    schedule = build.schedule(section, **changes)
-    rows, held_out = bench.train_rows(condition), bench.splits["validation"]
+    begin = time.monotonic()
     with tracked.child(title(condition, *seeds), tags=tags(condition, *seeds)) as run:
-        curve = train(network, rows, collator, schedule, folder, seeds[0], held_out, callbacks=[run.callback()])
+        network, collator, curve = on_vectors(bench, condition, pooled(bench, condition, seeds), seeds, folder, [run.callback()])
         logits = {split: predict(network, bench.splits[split], collator, 512) for split in ("validation", "test")}
     if (condition.name, condition.modality, seeds[0]) == _released:
         whole = bench.network(condition, seeds[0])
@@ -156,6 +147,36 @@ def frozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, t
     return pd.concat(tables, ignore_index=True), [{**shared, "seed": seed, "curve": curve} for seed in seeds]
 
 
+def on_vectors(
+    bench: Bench, condition: Condition, vectors: torch.Tensor, seeds: list[int], folder: Path, callbacks: Sequence = ()
+) -> tuple[FrozenHeads, Callable, list[dict]]:
+    """Heads trained on vectors that do not change (see `pooled`), with the collator of these and the training curve."""
+    section, targets = bench.settings.head, torch.from_numpy(bench.targets)
+    config = bench.network(condition, seeds[0]).config
+    network = FrozenHeads(config, len(bench.examples.classes), seeds, bench.examples.one_hot, vectors.shape[-1]).to(build.device())
+    rows, held_out = bench.train_rows(condition), bench.splits["validation"]
+    network.fit(vectors[rows].to(build.device()))
+
+    def collator(rows, generator=None) -> dict[str, torch.Tensor]:
+        return {"vectors": vectors[rows], "labels": targets[rows]}
+
+    # Clipping would scale one head's gradients by another's.
+    changes = {"epochs": section.frozen_epochs, "learning_rate": section.frozen_learning_rate, "average": 0.0, "clip": 0.0}
+    curve = train(network, rows, collator, build.schedule(section, **changes), folder, seeds[0], held_out, callbacks=callbacks)
+    return network, collator, curve
+
+
+def start(bench: Bench, condition: Condition, seed: int, network: CalmForSequenceClassification, folder: Path) -> None:
+    """Prepare a fresh head on the network that it starts from: the statistics of its inputs, and its weights (`head.first`)."""
+    section, head, still = bench.settings.head, network.heads[TASK], replace(condition, tuning="frozen")
+    if section.standardise or section.first == "head":
+        vectors = pooled(bench, still, [seed])
+        head.fit(vectors[bench.train_rows(condition), 0].to(network.device))
+    if section.first == "head":
+        trained, *_ = on_vectors(bench, still, vectors, [seed], folder)
+        head.load_state_dict(trained.heads[0].state_dict())
+
+
 @torch.inference_mode()
 def pooled(bench: Bench, condition: Condition, seeds: list[int]) -> torch.Tensor:
     """What frozen heads see of every row: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed."""
@@ -165,7 +186,7 @@ def pooled(bench: Bench, condition: Condition, seeds: list[int]) -> torch.Tensor
         network = bench.network(condition, seed).eval()
         collator = replace(bench.collator(condition, network), targets=None)
         order = np.argsort(sum(collator.lengths(np.arange(len(bench.targets)))), kind="stable")
-        vectors = torch.empty(len(order), network.heads[TASK][1].in_features)
+        vectors = torch.empty(len(order), network.heads[TASK].width)
         for first in range(0, len(order), 128):
             rows = order[first : first + 128]
             vectors[rows] = network.pooled(**{key: value.to(network.device) for key, value in collator(rows).items()}).float().cpu()

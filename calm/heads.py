@@ -1,0 +1,90 @@
+"""Supervised heads (4.6, 5.2): what they see of the network's outputs, and the two-layer MLP on it."""
+
+import torch
+from torch import nn
+
+from calm.configuration import CalmConfig
+
+PARTS = {"cls": 1, "cls_mean_std": 5, "cls_mean_std_tokens": 7}  # vectors of the model's width that a pooling lays side by side
+
+
+class HeadLayer(nn.Linear):
+    """A linear layer with PyTorch's initial weights: two in a row as small as the language model's would hardly move at first."""
+
+
+class Standardise(nn.Module):
+    """Zero mean and unit deviation of every input over the vectors that `fit` was given; before that, inputs as they come."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def fit(self, vectors: torch.Tensor) -> None:
+        """Take the statistics of vectors (rows, width); an input that never varies becomes 0."""
+        deviation, mean = torch.std_mean(vectors.double(), 0, correction=0)
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return (vectors - self.mean) / self.deviation
+
+
+class LogOdds(nn.Module):
+    """Scores (..., classes) of a softmax to the log-odds of its probabilities: the sigmoid of the output is the softmax of the input."""
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+        return scores - scores.unsqueeze(-2).masked_fill(own, -torch.inf).logsumexp(-1)
+
+
+class Head(nn.Sequential):
+    """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits.
+
+    Args:
+        one_hot: utterances have exactly one of the classes; these then share a softmax where `config.head_softmax` says so.
+        width: of the representation; None: that of `pool`.
+    """
+
+    def __init__(self, config: CalmConfig, classes: int, one_hot: bool = False, width: int | None = None):
+        self.width = width or PARTS[config.head_pooling] * config.hidden_size
+        softmax = config.head_softmax and one_hot and classes > 1
+        super().__init__(
+            *([Standardise(self.width)] if config.head_standardise else []),
+            nn.Dropout(config.head_dropout),
+            HeadLayer(self.width, config.head_hidden),
+            nn.ReLU(),
+            nn.Dropout(config.head_dropout),
+            HeadLayer(config.head_hidden, classes),
+            *([LogOdds()] if softmax else []),
+        )
+
+    def fit(self, vectors: torch.Tensor) -> None:
+        """Standardise inputs by those of the training split, (rows, width), where the configuration asks for it."""
+        if isinstance(self[0], Standardise):
+            self[0].fit(vectors)
+
+
+def pool(output, attention_mask: torch.Tensor, acoustic_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """What a head sees of a `CalmOutput`, (batch, PARTS[pooling] x width).
+
+    "cls": [CLS] alone; "cls_mean_std": beside it mean and spread of the text outputs and of the acoustic outputs;
+    "cls_mean_std_tokens": beside these, mean and spread of the acoustic tokens that went in. Zeros where there is no audio.
+    """
+    states = output.last_hidden_state
+    if pooling == "cls":
+        return states[:, 0]
+    text, audio = states[:, : output.text_length], states[:, output.text_length :]
+    parts = [(text, attention_mask), (audio, acoustic_mask)]
+    if pooling == "cls_mean_std_tokens":
+        parts.append((output.acoustic_tokens, acoustic_mask))
+    pooled = [states[:, 0]]
+    for part, mask in parts:
+        if mask is None:
+            pooled += [states.new_zeros(states[:, 0].shape)] * 2
+            continue
+        weights = mask.to(part.dtype).unsqueeze(-1) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
+        mean = (part * weights).sum(1)
+        spread = ((part - mean.unsqueeze(1)).square() * weights).sum(1).add(1e-6).sqrt()
+        pooled += [mean, spread]
+    return torch.cat(pooled, -1)

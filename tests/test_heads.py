@@ -1,0 +1,92 @@
+"""What a head sees, and the head itself (4.6, 5.2)."""
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from calm.configuration import CalmConfig
+from calm.heads import Head, LogOdds, Standardise, pool
+from calm.modeling import CalmForSequenceClassification, CalmOutput, FrozenHeads
+
+TEXT = BertConfig(
+    vocab_size=60, hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64, max_position_embeddings=40
+)
+
+
+def config(**options) -> CalmConfig:
+    return CalmConfig(TEXT, **{"head_dropout": 0.0, **options})
+
+
+def test_pooling_by_hand():
+    states = torch.tensor([[[1.0], [3.0], [5.0], [2.0], [4.0], [100.0]]])  # 3 text, 2 audio, 1 padded
+    masks = torch.tensor([[1, 1, 1]]), torch.tensor([[True, True, False]])
+    tokens = torch.tensor([[[10.0], [16.0], [-50.0]]])
+    output = CalmOutput(last_hidden_state=states, text_length=3, acoustic_tokens=tokens)
+    assert pool(output, *masks, "cls").tolist() == [[1.0]]
+    expected = torch.tensor([[1.0, 3.0, (8 / 3) ** 0.5, 3.0, 1.0]])  # [CLS], mean and spread of text, mean and spread of audio
+    torch.testing.assert_close(pool(output, *masks, "cls_mean_std"), expected, atol=1e-5, rtol=1e-5)
+    expected = torch.cat([expected, torch.tensor([[13.0, 3.0]])], 1)  # and mean and spread of SpecTran's tokens
+    torch.testing.assert_close(pool(output, *masks, "cls_mean_std_tokens"), expected, atol=1e-5, rtol=1e-5)
+    assert (
+        pool(CalmOutput(last_hidden_state=states[:, :3], text_length=3), masks[0], None, "cls_mean_std_tokens")[0, 3:].tolist() == [0] * 4
+    )
+
+
+def test_standardise_by_hand():
+    layer = Standardise(3)
+    vectors = torch.tensor([[1.0, 10.0, 5.0], [3.0, 30.0, 5.0]])
+    assert torch.equal(layer(vectors), vectors)
+    layer.fit(vectors)
+    assert layer(vectors).tolist() == [[-1.0, -1.0, 0.0], [1.0, 1.0, 0.0]]
+    assert layer(torch.tensor([[2.0, 40.0, 6.0]])).tolist() == [[0.0, 2.0, 1.0]]
+
+
+def test_sigmoid_of_the_log_odds_is_the_softmax():
+    scores = torch.tensor([[0.0, 0.0, 0.0, 0.0], [500.0, 0.0, -500.0, 499.0], [0.3, -2.0, 1.0, 4.0]], requires_grad=True)
+    odds = LogOdds()(scores)
+    assert odds[0].tolist() == pytest.approx([-torch.tensor(3.0).log().item()] * 4)
+    torch.testing.assert_close(odds.sigmoid(), scores.softmax(-1))
+    odds.sum().backward()
+    assert scores.grad.isfinite().all()
+
+
+def test_only_heads_of_one_class_an_utterance_share_a_softmax():
+    given = config(head_softmax=True, head_standardise=True)
+    vectors = torch.randn(5, 64)
+    assert Head(given, 3, one_hot=True)(vectors).sigmoid().sum(-1).tolist() == pytest.approx([1.0] * 5)
+    assert Head(given, 3)(vectors).sigmoid().sum(-1).tolist() != pytest.approx([1.0] * 5)
+    assert Head(config(), 3, one_hot=True)(vectors).sigmoid().sum(-1).tolist() != pytest.approx([1.0] * 5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls_mean_std", "cls_mean_std_tokens"])
+def test_statistics_and_answers_are_kept_on_disk(tmp_path, pooling):
+    classes = {"emotion": ["a", "b", "c"]}
+    given = config(heads=classes, one_hot=["emotion"], head_pooling=pooling, head_standardise=True, head_softmax=True)
+    model = CalmForSequenceClassification(given).eval()
+    ids, features = torch.randint(5, 60, (4, 6)), torch.randn(4, 3, 50, 64)
+    with torch.no_grad():
+        vectors = model.pooled(ids, torch.ones_like(ids), torch.ones(4, 3, dtype=torch.bool), input_features=features)
+        model.heads["emotion"].fit(vectors)
+        seen = model.heads["emotion"][0](vectors)
+        torch.testing.assert_close(seen.mean(0), torch.zeros(seen.shape[1]), atol=1e-4, rtol=0)
+        answer = model(ids, input_features=features).logits
+    model.save_pretrained(tmp_path)
+    again = CalmForSequenceClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(ids, input_features=features).logits, answer)
+    assert answer.sigmoid().sum(-1).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_frozen_heads_have_statistics_of_their_own():
+    heads = FrozenHeads(config(head_standardise=True), 2, [1, 2])
+    shared, own = torch.randn(6, 1, 64), torch.randn(6, 2, 64) * torch.tensor([1.0, 5.0])[:, None]
+    heads.fit(own)
+    for index, head in enumerate(heads.heads):
+        torch.testing.assert_close(head[0].deviation, own[:, index].std(0, correction=0))
+    heads.fit(shared)
+    torch.testing.assert_close(heads.heads[1][0].mean, shared[:, 0].mean(0))
+    FrozenHeads(config(), 2, [1, 2]).fit(own)  # nothing to fit
+
+
+def test_unknown_pooling_is_told():
+    with pytest.raises(ValueError, match="head_pooling is 'max': allowed are cls, cls_mean_std, cls_mean_std_tokens"):
+        config(head_pooling="max")
