@@ -96,6 +96,7 @@ class Heads(Section):
 
     corpus: Name  # one of `targets`
     model: Name  # one of `models`
+    # rows of the tables, by the names of their variants; where none are given: CALM, and the same without pretraining
     rows: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")], Row], Field(min_length=1)] = {
         "calm": Row(),
         "no_pretraining": Row(start="language_model"),

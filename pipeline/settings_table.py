@@ -125,13 +125,17 @@ def comments(section: type) -> dict[str, str]:
 def _written(file: Path) -> dict[str, dict[str, str]]:
     """Comments by class and field, of a file."""
     text = file.read_text(encoding="utf-8")
+    lines = text.splitlines()
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     beside = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(text).body:
         fields = [part for part in node.body if isinstance(part, ast.AnnAssign)] if isinstance(node, ast.ClassDef) else []
         for field in fields:
-            said = [beside[line] for line in range(field.lineno, field.end_lineno + 1) if line in beside]
+            first = field.lineno
+            while first - 1 in beside and lines[first - 2].lstrip().startswith("#"):
+                first -= 1  # a comment that has lines of its own above the field
+            said = [beside[line] for line in range(first, field.end_lineno + 1) if line in beside]
             found.setdefault(node.name, {})[field.target.id] = " ".join(said)
     return found
 

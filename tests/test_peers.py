@@ -65,7 +65,7 @@ def test_the_convolutional_front_end_is_one_token_a_block():
 
 
 def test_unknown_front_end():
-    with pytest.raises(ValueError, match="front_end is 'wavelet': allowed are 'spectran', 'linear' and 'cnn'"):
+    with pytest.raises(ValueError, match="front_end is 'wavelet': allowed are spectran, linear, cnn"):
         config(front_end="wavelet")
 
 

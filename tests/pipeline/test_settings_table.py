@@ -19,7 +19,7 @@ def test_the_page_is_current():
 def test_every_field_of_every_section_has_a_line():
     """Counted from the classes themselves: a field of any section is the last part of some key."""
     keys = set(re.findall(r"^\| `([\w.<>]+)` \|", PAGE.read_text(), re.MULTILINE))
-    last = {key.rpartition(".")[2] for key in keys}
+    last = {key.removesuffix(".<name>").rpartition(".")[2] for key in keys}
     sections = [kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, settings.Section)]
     inner = {"Settings", "Section"}
     for section in (section for section in sections if section.__name__ not in inner):
@@ -49,4 +49,4 @@ def test_what_is_said_comes_from_the_comment_beside_the_field(tmp_path):
     assert settings_table.comments(settings.Calp)["batch"] == "utterances a step"  # of the class above it
     assert settings_table.comments(settings.Calp)["alpha"].startswith("weight of the audio-language term")
     (tmp_path / "some.py").write_text('class A:\n    # above\n    x: int = (\n        1  # first\n    )  # second\n    y: str = "# no"\n')
-    assert settings_table._written(tmp_path / "some.py") == {"A": {"x": "first second", "y": ""}}
+    assert settings_table._written(tmp_path / "some.py") == {"A": {"x": "above first second", "y": ""}}
