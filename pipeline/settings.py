@@ -295,7 +295,7 @@ class Compute(Section):
 
 
 class Flows(Section):
-    """Prefect: when the flows run, and how many stages run at once (`pipeline/flows.py`)."""
+    """Prefect: when the flows run, and how many stages run at once (`pipeline/flows`)."""
 
     timezone: str = "UTC"  # of the schedules
     rebuild: str | None = "0 2 * * *"  # cron's five fields; null: only when asked
