@@ -186,7 +186,6 @@ class Head(Optimiser):
     # [CLS] (5.2); beside it mean and spread of the acoustic and text outputs; and those of SpecTran's tokens, past the transformer
     pooling: Literal["cls", "cls_mean_std", "cls_mean_std_tokens"] = "cls"
     standardise: bool = False  # inputs of a head to zero mean and unit deviation on the training split
-    softmax: bool = False  # where every utterance has exactly one class, the classes share a softmax; false: a sigmoid each (5.2)
     modalities: list[Literal["audio", "text", "both"]] = ["audio", "text", "both"]
     variants: list[Literal["calm", "no_pretraining"]] = ["calm", "no_pretraining"]
     tuning: list[Literal["frozen", "unfrozen"]] = ["frozen", "unfrozen"]  # 4.6

@@ -235,7 +235,7 @@ def on_vectors(
     """Heads trained on vectors that do not change (see `pooled`), with the collator of these and the training curve."""
     section, targets = bench.settings.head, torch.from_numpy(bench.targets)
     config = bench.network(condition, seeds[0]).config
-    network = FrozenHeads(config, len(bench.examples.classes), seeds, bench.examples.one_hot).to(build.device())
+    network = FrozenHeads(config, len(bench.examples.classes), seeds).to(build.device())
     network.fit(vectors[bench.splits["train"]].to(build.device()))
 
     def collator(rows, generator=None) -> dict[str, torch.Tensor]:
