@@ -32,7 +32,6 @@ class CalmConfig(PreTrainedConfig):
         head_pooling: "cls" (5.2); "cls_mean_std": mean and spread of the outputs beside [CLS]; "cls_mean_std_tokens": and those of
             SpecTran's tokens.
         head_standardise: inputs of a head standardised by the training split's statistics.
-        head_softmax: classes of `one_hot` heads share a softmax; False: each has a sigmoid of its own (5.2).
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.
     """
@@ -67,7 +66,6 @@ class CalmConfig(PreTrainedConfig):
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
         head_standardise: bool = False,
-        head_softmax: bool = False,
         modality: str = "both",
         synthetic: bool = False,
         **kwargs,
@@ -87,7 +85,7 @@ class CalmConfig(PreTrainedConfig):
         self.ignore_same_text = ignore_same_text
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
-        self.head_standardise, self.head_softmax = head_standardise, head_softmax
+        self.head_standardise = head_standardise
         self.modality, self.synthetic = modality, synthetic
         super().__init__(**{"tie_word_embeddings": True, **kwargs})
         self._check()

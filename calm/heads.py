@@ -30,25 +30,12 @@ class Standardise(nn.Module):
         return (vectors - self.mean) / self.deviation
 
 
-class LogOdds(nn.Module):
-    """Scores (..., classes) of a softmax to the log-odds of its probabilities: the sigmoid of the output is the softmax of the input."""
-
-    def forward(self, scores: torch.Tensor) -> torch.Tensor:
-        own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-        return scores - scores.unsqueeze(-2).masked_fill(own, -torch.inf).logsumexp(-1)
-
-
 class Head(nn.Sequential):
-    """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits.
+    """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits."""
 
-    Args:
-        one_hot: utterances have exactly one of the classes; these then share a softmax where `config.head_softmax` says so.
-        width: of the representation; None: that of `pool`.
-    """
-
-    def __init__(self, config: CalmConfig, classes: int, one_hot: bool = False, width: int | None = None):
+    def __init__(self, config: CalmConfig, classes: int, width: int | None = None):
+        """`width`: of the representation; None: that of `pool`."""
         self.width = width or PARTS[config.head_pooling] * config.hidden_size
-        softmax = config.head_softmax and one_hot and classes > 1
         super().__init__(
             *([Standardise(self.width)] if config.head_standardise else []),
             nn.Dropout(config.head_dropout),
@@ -56,7 +43,6 @@ class Head(nn.Sequential):
             nn.ReLU(),
             nn.Dropout(config.head_dropout),
             HeadLayer(config.head_hidden, classes),
-            *([LogOdds()] if softmax else []),
         )
 
     def fit(self, vectors: torch.Tensor) -> None:

@@ -305,7 +305,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give its classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
-        self.heads = nn.ModuleDict({name: Head(config, len(classes), name in config.one_hot) for name, classes in config.heads.items()})
+        self.heads = nn.ModuleDict({name: Head(config, len(classes)) for name, classes in config.heads.items()})
         self.post_init()
 
     def pooled(self, input_ids, attention_mask, acoustic_mask=None, **inputs) -> torch.Tensor:
@@ -344,16 +344,15 @@ class FrozenHeads(nn.Module):
 
     Args:
         seeds: one head each, with that seed's initial weights; all see the same batches.
-        one_hot: utterances have exactly one class.
         width: of the representations; None: that of `pool`.
     """
 
-    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], one_hot: bool = False, width: int | None = None):
+    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], width: int | None = None):
         super().__init__()
         self.heads = nn.ModuleList()
         for seed in seeds:
             torch.manual_seed(seed)
-            self.heads.append(Head(config, classes, one_hot, width))
+            self.heads.append(Head(config, classes, width))
 
     def fit(self, vectors: torch.Tensor) -> None:
         """Standardise the inputs by those of the training split, shaped as in `forward`, where the configuration asks for it."""

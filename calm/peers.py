@@ -84,7 +84,7 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
         CalmPreTrainedModel.__init__(self, config)
         self.joint = JointTransformer(config)
         width, heads = 2 * config.hidden_size, config.heads.items()
-        self.heads = nn.ModuleDict({name: Head(config, len(classes), name in config.one_hot, width) for name, classes in heads})
+        self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in heads})
         self.post_init()
         if word_vectors is not None:
             self.joint.words.weight.data.copy_(word_vectors)

@@ -52,7 +52,6 @@ def config(
         "head_dropout": head.dropout,
         "head_pooling": head.pooling,
         "head_standardise": head.standardise,
-        "head_softmax": head.softmax,
         "synthetic": synthetic(settings, corpora),
     }
     return CalmConfig(**options | changes)

@@ -250,7 +250,6 @@ class Head(Optimiser):
     # [CLS] (5.2); beside it mean and spread of the acoustic and text outputs; and those of SpecTran's tokens, past the transformer
     pooling: Literal["cls", "cls_mean_std", "cls_mean_std_tokens"] = "cls"
     standardise: bool = False  # inputs of a head to zero mean and unit deviation on the training split
-    softmax: bool = False  # where every utterance has exactly one class, the classes share a softmax; false: a sigmoid each (5.2)
     modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
     tuning: Annotated[list[Tuning], Field(min_length=1)] = ["frozen", "unfrozen"]  # 4.6
     first: Literal["all", "head"] = "all"  # unfrozen: all is trained at once; or the head alone first, as a frozen one (arXiv 2202.10054)

@@ -153,7 +153,7 @@ def on_vectors(
     """Heads trained on vectors that do not change (see `pooled`), with the collator of these and the training curve."""
     section, targets = bench.settings.head, torch.from_numpy(bench.targets)
     config = bench.network(condition, seeds[0]).config
-    network = FrozenHeads(config, len(bench.examples.classes), seeds, bench.examples.one_hot, vectors.shape[-1]).to(build.device())
+    network = FrozenHeads(config, len(bench.examples.classes), seeds, vectors.shape[-1]).to(build.device())
     rows, held_out = bench.train_rows(condition), bench.splits["validation"]
     network.fit(vectors[rows].to(build.device()))
 
