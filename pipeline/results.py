@@ -27,7 +27,7 @@ GROUPS = {  # every table has them in this order, with a rule between two groups
         "calp_only": "CALP only",
         "no_calp_text": "CALM without CALP's text",
     },
-    "calm": {"calm": "CALM", "calm_ood": "CALM + out of domain"},
+    "calm": {"calm": "CALM", "calm_ood": "CALM + out of domain", "calm_in_domain": "CALM, pretrained in domain only"},
     "labels": {f"labels_{share}": f"CALM, {share} % of the labels" for share in (20, 40, 60, 80)},
     "patches": {"patch_2x64": "CALM, patches 2 x 64", "patch_20x8": "CALM, patches 20 x 8"},
 }

@@ -33,6 +33,7 @@ class Shape(NamedTuple):
 
 
 AUDIO = ("audio",)
+ABLATIONS = ("no_pretraining", "mm_only", "calp_only", "calm_in_domain", "calm", "calm_ood")
 SHAPES = (
     Shape(
         1,
@@ -44,7 +45,7 @@ SHAPES = (
             *(Line(name) for name in (*GROUPS["peers"], "calm")),
         ),
     ),
-    Shape(2, 2, "ablation of pretraining", tuple(Line(name) for name in ("no_pretraining", "mm_only", "calp_only", "calm", "calm_ood"))),
+    Shape(2, 2, "ablation of pretraining", tuple(Line(name) for name in ABLATIONS)),
     Shape(5, 6, "CALP with and without its text term, audio alone", (Line("no_calp_text", AUDIO), Line("calm", AUDIO))),
     Shape(7, 8, "inputs", (Line("no_calp_text", AUDIO), *(Line("calm", (name,)) for name in ("audio", "text", "both")))),
     Shape(
