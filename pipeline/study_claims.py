@@ -20,27 +20,27 @@ class Claim(NamedTuple):
     text: str
 
 
-ASKED = (  # claim, kind, variant that CALM is compared with, input
-    ("CALP's text term helps where only audio is given", "gain", "no_calp_text", "audio"),
-    ("Pretraining helps with both inputs", "gain", "no_pretraining", "both"),
-    ("Pretraining helps with audio alone", "gain", "no_pretraining", "audio"),
-    ("A fifth of the labels comes close to all of them", "close", "labels_20", "both"),
-    ("The shape of patches hardly matters (2 x 64)", "same", "patch_2x64", "both"),
-    ("The shape of patches hardly matters (20 x 8)", "same", "patch_20x8", "both"),
+ASKED = (  # claim, kind, variant that CALM is compared with, inputs: of these the first that there is
+    ("CALP's text term helps where only audio is given", "gain", "no_calp_text", ("audio",)),
+    ("Pretraining helps with both inputs", "gain", "no_pretraining", ("both",)),
+    ("Pretraining helps with audio alone", "gain", "no_pretraining", ("audio",)),
+    ("A fifth of the labels comes close to all of them", "close", "labels_20", ("both", "audio")),
+    ("The shape of patches hardly matters (2 x 64)", "same", "patch_2x64", ("both", "audio")),
+    ("The shape of patches hardly matters (20 x 8)", "same", "patch_20x8", ("both", "audio")),
 )
 
 
 def claims(study: Study, threshold: str = "tuned") -> list[Claim]:
     """Every claim that something ran for, from the unfrozen heads where there are some; undecided where the interval leaves it open."""
     found = []
-    for claim, kind, variant, modality in ASKED:
+    for claim, kind, variant, modalities in ASKED:
         for lm in study.models():
-            keys = [Key(variant + end, lm, modality) for end in ("", FROZEN)]
+            keys = [Key(variant + end, lm, modality) for modality in modalities for end in ("", FROZEN)]
             rows = [(key, row) for key in keys if (row := study.against(key, threshold)) and row["difference"] is not None]
             if rows:
                 key, row = rows[0]
                 frozen = ", heads only (frozen)" if key.variant.endswith(FROZEN) else ""
-                text = f"CALM less “{VARIANTS[variant]}”, {MODALITIES[modality]}{frozen}: {_said(row)}"
+                text = f"CALM less “{VARIANTS[variant]}”, {MODALITIES[key.modality]}{frozen}: {_said(row)}"
                 found.append(Claim(claim, lm, answer(kind, row["low"], row["high"]), text))
     return found
 

@@ -177,6 +177,12 @@ def test_claims_name_the_difference_and_prefer_unfrozen_heads():
     assert "2 answers stand here, of 3 differences" in study_claims.limits(one, said)
 
 
+def test_claims_of_a_corpus_without_texts_are_of_audio():
+    found = [compared(("calm", "small", "audio"), (name, "small", "audio"), 0.0, -0.01, 0.01) for name in ("labels_20", "patch_2x64")]
+    said = study_claims.claims(made([rows("calm", [0.7]), rows("labels_20", [0.7])], found))
+    assert [claim.answer for claim in said] == ["yes", "yes"] and all(", audio: +0.0" in claim.text for claim in said)
+
+
 def test_groups_of_utterances():
     """Seeds 0.6 and 0.7 of the unfrozen heads: 65.0 ± 7.1; the frozen ones are left out."""
     key = {"lm": "small", "modality": "audio", "by": "gender", "bucket": "female", "n": 1200, "threshold": "tuned", "metric": WA}
