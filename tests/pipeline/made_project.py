@@ -22,7 +22,9 @@ def small() -> dict:
     given["synthetic"]["msp"] |= {"utterances": 100, "speakers": 20}
     given["calp"] |= {"epochs": 2}
     given["pretrain"] |= {"epochs": 1}
+    given["spectran"] |= {"pooling": "bands"}
     given["head"] |= {"epochs": 1, "frozen_epochs": 3, "modalities": ["audio", "both"]}
+    given["head"] |= {"pooling": "cls_mean_std_tokens", "standardise": True, "first": "head"}
     given["evaluate"] |= {"baselines": ["chance", "logmel_functionals"], "bootstrap": 50}
     return given
 

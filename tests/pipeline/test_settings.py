@@ -65,6 +65,9 @@ def fault(tmp_path, *keys, value):
         (("corpora", "msp", "options"), {"labels": "some"}, ["corpora.msp", "some"]),
         (("spectran", "patch"), [60, 16], ["patch", "block"]),
         (("spectran", "width"), 100, ["spectran.width is 100", "64"]),
+        (("spectran", "pooling"), "max", ["spectran.pooling is 'max'", "'bands'"]),
+        (("head", "pooling"), "mean", ["head.pooling is 'mean'", "'cls_mean_std_tokens'"]),
+        (("head", "first"), "body", ["head.first is 'body'", "'head'"]),
         (("features", "high_hz"), 9000, ["high_hz", "8000"]),
     ],
 )
