@@ -1,12 +1,23 @@
 """One rebuild of a very small project, shared by the tests that look at it or go on from it."""
 
+import os
+import shutil
+
 import pytest
+from filelock import FileLock
 from made_project import Project
 
 
 @pytest.fixture(scope="session")
 def rebuilt(tmp_path_factory):
-    made = Project(tmp_path_factory.mktemp("rebuild"))
-    first = made.repro()
-    assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-4000:]
-    return made
+    """A copy of the project after its rebuild, which the first of several test processes does for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "rebuild"  # the processes' folders lie side by side
+    with FileLock(f"{shared}.lock"):
+        if not (done := shared.with_suffix(".done")).exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()  # in its own place, as MLflow notes where artifacts lie
+            first = Project(shared).repro()
+            assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-4000:]
+            done.touch()
+    return Project.of(shared).copy(tmp_path_factory.mktemp("rebuilt") / "project")

@@ -46,12 +46,17 @@ class Project:
     def write(self, given: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(given))
 
+    @classmethod
+    def of(cls, folder: Path, **environment: str) -> "Project":
+        """One that is there already."""
+        made = cls.__new__(cls)
+        made.folder, made.environment = folder, environment
+        return made
+
     def copy(self, folder: Path, **environment: str) -> "Project":
         """Another one as far as this one is."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        other = Project.__new__(Project)
-        other.folder, other.environment = folder, environment
-        return other
+        return self.of(folder, **environment)
 
     def start(self, *command: str, output=subprocess.PIPE) -> subprocess.Popen:
         """Start a command in the project; `output`: a file that takes all that it says."""
