@@ -154,10 +154,11 @@ def _table(study: Study, shape: Shape, number: int, printed: list[published.Row]
         for line, key in found:
             label = line.label.format(patch=study.patch) or VARIANTS[line.variant]
             rows.append(_Row(key, label, f"of {lm}", _paper(study, key, printed)))
-        own = Line("calm" + FROZEN)
-        frozen = any(key.variant.endswith(FROZEN) and key.variant != own.variant for _, key in found)
-        if frozen and lm and all(key.variant != own.variant for _, key in found) and (key := study.find(own, lm, threshold)):
-            rows.append(_Row(key, "CALM", f"of {lm}", None))  # what the frozen rows are compared with
+        there = {key for _, key in found}
+        inputs = dict.fromkeys(key.modality for key in there if key.variant.endswith(FROZEN)) if lm else {}
+        for modality in sorted(inputs, key=list(MODALITIES).index):  # what the frozen rows are compared with
+            key = study.find(Line("calm" + FROZEN, (modality,)), lm, threshold)
+            rows += [_Row(key, "CALM", f"of {lm}", None)] if key and key not in there else []
     if not any(row.key and row.key.lm for row in rows):
         return None
     metrics = ["weighted_accuracy", "accuracy", *(["f1_paper"] if study.format == "msp_podcast" else [])]

@@ -121,6 +121,17 @@ def test_seeds_of_the_rows_that_have_others():
     assert "over seeds: 1, 2, 3; no pretraining: 1." in table.note
 
 
+def test_frozen_rows_stand_beside_frozen_calm_of_their_input():
+    of = [rows("calm", [0.7], modality="audio"), rows("no_calp_text_frozen", [0.6], modality="audio")]
+    of += [rows("calm_frozen", [0.8], modality=modality) for modality in ("audio", "both")]
+    found = [row[:3] for row in shown(by_number(made(of))["5"])]
+    assert found == [
+        ["CALM without CALP's text (frozen)", "small", "audio"],
+        ["CALM", "small", "audio"],
+        ["CALM (frozen)", "small", "audio"],
+    ]
+
+
 def test_a_study_is_more_than_calm_and_the_baselines():
     plain = [rows(name, [0.5]) for name in ("calm", "calm_frozen", "no_pretraining", "egemaps")]
     assert not made(plain).beyond and made([*plain, rows("calp_only_frozen", [0.5])]).beyond
