@@ -179,7 +179,7 @@ def test_a_corpus_that_cannot_be_used(manifest, monkeypatch, arguments, expected
 @pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
 def test_real_speech():
-    found = json.loads(calm("corpus", "check", Path(CORPORA) / "ravdess", "--format", "ravdess", "--json").output)
+    found = json.loads(calm("corpus", "check", Path(CORPORA) / "ravdess", "--format", "ravdess", "--json").stdout)
     assert (found["kept"], found["faults"], found["splits"]["test"]["speakers"]) == (1200, {}, 4)
 
 

@@ -163,6 +163,7 @@ def test_the_command(tmp_path):
     corpus(folder, ["a.wav,,,s,train,x", "gone.wav,,,s,train,x"], a=1)
     params = yaml.safe_load((HERE / "recipes/demo.yaml").read_text())
     params |= {"synthetic": {}, "targets": ["mine"], "ingest": {"max_dropped": 0.5}}
+    params["heads"] = {"mine-small": {"corpus": "mine", "model": "small"}}
     params["corpora"] = {"mine": {"format": "manifest", "path": "raw/corpus.csv"}, "gone": {"format": "ravdess", "path": "raw/gone"}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 

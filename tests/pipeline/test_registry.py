@@ -12,12 +12,13 @@ import pandas as pd
 import psutil
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 from calm.audio import read_audio
 from calm.cli import app
 from calm.inference import Predictor
-from pipeline import registry
+from pipeline import registry, workers
 
 
 def decisions(right: list[bool], speakers: int = 10) -> pd.DataFrame:
@@ -115,9 +116,12 @@ def serving(project, model: str):
         log.close()
 
 
-def test_a_real_server_answers_as_the_command_does(rebuilt, monkeypatch):
+def test_a_real_server_answers_as_the_command_does(rebuilt, monkeypatch, request):
     """Base64 audio with text, audio alone and text alone, in one request; and what cannot be used is said."""
     monkeypatch.chdir(rebuilt.folder)
+    before = torch.get_num_threads()
+    torch.set_num_threads(workers.cores())  # as a process of its own has
+    request.addfinalizer(lambda: torch.set_num_threads(before))
     files = pd.read_parquet("data/utterances/msp/utterances.parquet")["audio"].head(2).tolist()
     texts = ["i am so glad to see you", "leave me alone"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import BROWSER, measured
 from made_report import made_inputs, made_rows
+from made_window import BROWSER, measured
 
 from pipeline import dag, figures, paths, report_tables, results
 from pipeline.settings import Settings, load

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browser import BROWSER, measured
 from made_report import made_inputs
 from made_study import made_study
+from made_window import BROWSER, measured
 
 from pipeline import figures, paths, report_study, study_figures, study_space
 from pipeline.settings import load

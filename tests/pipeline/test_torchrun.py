@@ -51,7 +51,7 @@ def test_calp_of_two_processes_is_stopped_and_goes_on(here):
     assert [path.name for path in Path("data/calp").iterdir()] == ["small"] and not list(Path("data/work").glob("*"))
     made = {path.name for path in Path("data/calp/small").iterdir()}
     inputs = {"preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert made == {"config.json", "model.safetensors", "metrics.json", *inputs}
+    assert made == {"config.json", "model.safetensors", "metrics.json", "space.parquet", *inputs}
     assert len(json.loads(Path("data/calp/small/metrics.json").read_text())["curve"]) == EPOCHS
     client = mlflow.MlflowClient("sqlite:///mlflow.db")
     (experiment,) = [found for found in client.search_experiments() if found.name == "calm/small"]
