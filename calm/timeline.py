@@ -212,22 +212,24 @@ def draw(found: Timeline, path: Path, title: str = "", size: tuple[float, float]
     Returns:
         where the axis of time begins and ends, as shares of the picture's width.
     """
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    above, wave, mel = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.5])
-    for name, values in zip(found.classes, found.probabilities.T, strict=True):
-        above.plot(found.time, values, label=name, marker="." if len(values) == 1 else None)
-    above.set(ylabel="probability", ylim=(0, 1), title=title)
-    if size[0] < 6:
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    else:
-        above.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    at = np.linspace(0, found.seconds, len(found.peaks), endpoint=False)
-    wave.fill_between(at, -found.peaks, found.peaks, linewidth=0, color="0.4")
-    wave.set(ylabel="amplitude")
-    mel.imshow(found.logmel.T, origin="lower", aspect="auto", extent=(0, found.seconds, 0, found.logmel.shape[1]), cmap="magma")
-    mel.set(ylabel="mel band", xlabel="seconds", xlim=(0, found.seconds))
-    figure.savefig(path, dpi=120)
+    with style.context("default"):  # whatever style the program that calls has set
+        figure = Figure(figsize=size, layout="constrained")
+        above, wave, mel = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.5])
+        for name, values in zip(found.classes, found.probabilities.T, strict=True):
+            above.plot(found.time, values, label=name, marker="." if len(values) == 1 else None)
+        above.set(ylabel="probability", ylim=(0, 1), title=title)
+        if size[0] < 6:
+            figure.legend(loc="outside upper center", ncols=3, frameon=False)
+        else:
+            above.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        at = np.linspace(0, found.seconds, len(found.peaks), endpoint=False)
+        wave.fill_between(at, -found.peaks, found.peaks, linewidth=0, color="0.4")
+        wave.set(ylabel="amplitude")
+        mel.imshow(found.logmel.T, origin="lower", aspect="auto", extent=(0, found.seconds, 0, found.logmel.shape[1]), cmap="magma")
+        mel.set(ylabel="mel band", xlabel="seconds", xlim=(0, found.seconds))
+        figure.savefig(path, dpi=120)
     place = mel.get_position()
     return place.x0, place.x1
