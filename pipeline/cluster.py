@@ -61,6 +61,7 @@ def connect(address: str, limit: int, initializer: Callable | None, arguments: t
         OSError: no scheduler, no workers, workers that are not fit, or all of them lost on the way.
     """
     from distributed import Client, KilledWorker
+    from distributed.comm import CommClosedError
 
     try:
         client = Client(address, timeout=CONNECT, set_as_default=False, name="calm")
@@ -80,8 +81,9 @@ def connect(address: str, limit: int, initializer: Callable | None, arguments: t
             f"Dask gave a task up, as {error.last_worker.address} and others before it were lost while they ran it, most often because "
             "memory ran out: start workers with more memory, or fewer on a host"
         ) from None
-    except CancelledError:
-        raise OSError(f"the Dask scheduler at {address} {pool.lost}: what is finished is kept, start the stage again") from None
+    except (CancelledError, CommClosedError):  # of what waits, and of a result that is on its way
+        lost = pool.lost if pool else "is gone"
+        raise OSError(f"the Dask scheduler at {address} {lost}: what is finished is kept, start the stage again") from None
     finally:
         if pool:
             pool.end()
