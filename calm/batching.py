@@ -46,24 +46,24 @@ class Ragged:
 
     @classmethod
     def read(cls, path: Path, ids: Sequence[str]) -> "Ragged":
-        """Acoustic tokens from Parquet; raises ValueError where the ids are not those of the file, in its order."""
+        """Encoded blocks from Parquet; raises ValueError where the ids are not those of the file, in its order."""
         table = pq.read_table(path)
         if table.column("id").to_pylist() != list(ids):
             raise ValueError(f"{path} is of other utterances than the features: run its stage anew")
         width = int(table.schema.metadata[b"width"])
-        values = table.column("tokens").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        values = table.column("encoded").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return cls(values.reshape(-1, width), table.column("blocks").to_numpy().astype(np.int64))
 
     def write(self, path: Path, ids: Sequence[str]) -> None:
-        """Acoustic tokens (rows of (blocks, width) float16) to Parquet: id, blocks, tokens."""
+        """Encoded blocks (rows of (blocks, width) float16) to Parquet: id, blocks, encoded."""
         write_parquet(self.to_table(ids), path)
 
     def to_table(self, ids: Sequence[str]) -> pa.Table:
-        """Acoustic tokens as a table: id, blocks, tokens."""
+        """Encoded blocks as a table: id, blocks, encoded."""
         width = self.values.shape[1]
         offsets = np.append(self.offsets, len(self.values)) * width
-        tokens = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(self.values.ravel(), pa.float16()))
-        columns = {"id": pa.array(ids, pa.string()), "blocks": pa.array(self.lengths, pa.int32()), "tokens": tokens}
+        encoded = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(self.values.ravel(), pa.float16()))
+        columns = {"id": pa.array(ids, pa.string()), "blocks": pa.array(self.lengths, pa.int32()), "encoded": encoded}
         return pa.table(columns, metadata={"width": str(width)})
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -308,14 +308,14 @@ class SequenceCollator:
 
     Args:
         tokens: token ids of every row.
-        acoustic: SpecTran's outputs of every row (blocks, width); None: the log-mel blocks themselves, to train SpecTran along.
+        encoded: encoded blocks of every row (blocks, encoded width); None: the log-mel blocks themselves, to train SpecTran along.
         modality: "audio" replaces the text by [CLS] [SEP]; "text" leaves the audio out; or "both".
         targets: (rows, classes); None: no labels in the batch.
     """
 
     logmels: LogMels
     tokens: Ragged
-    acoustic: Ragged | None = None
+    encoded: Ragged | None = None
     modality: str = "both"
     targets: np.ndarray | None = None
     most: int = 512
@@ -335,9 +335,9 @@ class SequenceCollator:
         self._end(ids, tokens, rows)
         batch = {"input_ids": ids, "attention_mask": mask.long()}
         if self.modality != "text":
-            if self.acoustic is not None:
-                values, mask = self.acoustic.pad(rows, blocks)
-                batch |= {"acoustic_tokens": values.float(), "acoustic_mask": mask}
+            if self.encoded is not None:
+                values, mask = self.encoded.pad(rows, blocks)
+                batch |= {"encoded_blocks": values.float(), "acoustic_mask": mask}
             else:
                 values, mask = self._blocks(rows, blocks, generator)
                 batch |= {"input_features": values, "acoustic_mask": mask}
@@ -383,7 +383,7 @@ class MaskingCollator:
         ids, present = batch["input_ids"], batch["acoustic_mask"]
         word_mask = objectives.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
         audio_mask = objectives.choose_spans(present, self.audio, self.span, self.audio_share_of, generator)
-        if self.sequences.acoustic is not None:
+        if self.sequences.encoded is not None:
             row, block = (index.numpy() for index in audio_mask.nonzero(as_tuple=True))
             audio_labels = torch.from_numpy(self.sequences.logmels.cut(np.asarray(rows)[row], block * self.sequences.logmels.hop))
         else:

@@ -4,7 +4,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 FRONT_ENDS = ("spectran", "linear", "cnn")
 SPECTRAN_POOLINGS = ("cls", "mean", "bands")
-HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_mean_std_tokens")
+HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks")
 
 
 class CalmConfig(PreTrainedConfig):
@@ -29,8 +29,8 @@ class CalmConfig(PreTrainedConfig):
         one_hot: names of heads whose utterances have exactly one class.
         thresholds: by head name, from which probability on each of its classes is decided for; tuned on validation.
         head_hidden, head_dropout: the two-layer MLP of a head (5.2).
-        head_pooling: "cls" (5.2); "cls_mean_std": mean and spread of the outputs beside [CLS]; "cls_mean_std_tokens": and those of
-            SpecTran's tokens.
+        head_pooling: "cls" (5.2); beside [CLS] mean and spread: "cls_mean_std", of the outputs; "cls_blocks", of the encoded blocks that
+            SpecTran projects to tokens.
         head_standardise: inputs of a head standardised by the training split's statistics.
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.

@@ -4,43 +4,49 @@ import torch
 from torch import nn
 
 from calm.configuration import CalmConfig
-from calm.spectran import SpecTran
+from calm.spectran import FrontEnd, SpecTran
 
 
-class LinearFrontEnd(nn.Module):
+class LinearFrontEnd(FrontEnd):
     """BERT of table 1: acoustic features as they are, one linear layer to the width of BERT's tokens.
 
-    The features of a block are the mean and the deviation of each mel over its frames. (batch, frames, mels) -> (batch, width).
+    The features of a block are the mean and the deviation of each mel over its frames.
     """
 
     def __init__(self, config: CalmConfig):
         super().__init__()
-        self.token_width = config.hidden_size
-        self.projection = nn.Linear(2 * config.mels, config.hidden_size)
+        self.encoded_width = 2 * config.mels
+        self.projection = nn.Linear(self.encoded_width, config.hidden_size)
 
-    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+    def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         deviation, mean = torch.std_mean(blocks, dim=1, correction=0)
-        return self.projection(torch.cat([mean, deviation], -1))
+        return torch.cat([mean, deviation], -1)
+
+    def token(self, encoded: torch.Tensor) -> torch.Tensor:
+        return self.projection(encoded)
 
 
-class ConvolutionalFrontEnd(nn.Module):
-    """MM-BERT of table 1: a small convolutional network makes a token of a block. (batch, frames, mels) -> (batch, width).
+class ConvolutionalFrontEnd(FrontEnd):
+    """MM-BERT of table 1: a small convolutional network makes a token of a block.
 
     The paper says no more of it than that it has "a CNN front end" (2): three layers of 3 x 3 with halving strides, then the mean.
     """
 
     def __init__(self, config: CalmConfig, channels: tuple[int, ...] = (32, 64, 128)):
         super().__init__()
-        self.token_width = config.hidden_size
         layers, before = [], 1
         for after in channels:
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
             before = after
         self.layers = nn.Sequential(*layers)
+        self.encoded_width = before
         self.projection = nn.Linear(before, config.hidden_size)
 
-    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
-        return self.projection(self.layers(blocks.unsqueeze(1)).mean((2, 3)))
+    def encode(self, blocks: torch.Tensor) -> torch.Tensor:
+        return self.layers(blocks.unsqueeze(1)).mean((2, 3))
+
+    def token(self, encoded: torch.Tensor) -> torch.Tensor:
+        return self.projection(encoded)
 
 
 FRONT_ENDS = {"spectran": SpecTran, "linear": LinearFrontEnd, "cnn": ConvolutionalFrontEnd}

@@ -5,8 +5,6 @@ from torch import nn
 
 from calm.configuration import CalmConfig
 
-PARTS = {"cls": 1, "cls_mean_std": 5, "cls_mean_std_tokens": 7}  # vectors of the model's width that a pooling lays side by side
-
 
 class HeadLayer(nn.Linear):
     """A linear layer with PyTorch's initial weights: two in a row as small as the language model's would hardly move at first."""
@@ -33,9 +31,9 @@ class Standardise(nn.Module):
 class Head(nn.Sequential):
     """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits."""
 
-    def __init__(self, config: CalmConfig, classes: int, width: int | None = None):
-        """`width`: of the representation; None: that of `pool`."""
-        self.width = width or PARTS[config.head_pooling] * config.hidden_size
+    def __init__(self, config: CalmConfig, classes: int, width: int):
+        """`width`: of the representation."""
+        self.width = width
         super().__init__(
             *([Standardise(self.width)] if config.head_standardise else []),
             nn.Dropout(config.head_dropout),
@@ -51,26 +49,33 @@ class Head(nn.Sequential):
             self[0].fit(vectors)
 
 
-def pool(output, attention_mask: torch.Tensor, acoustic_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """What a head sees of a `CalmOutput`, (batch, PARTS[pooling] x width).
+def pooled_width(config: CalmConfig, encoded_width: int) -> int:
+    """Width of what `pool` gives, for a front end of that width."""
+    beside = {"cls": 0, "cls_mean_std": 4 * config.hidden_size, "cls_blocks": 2 * encoded_width}
+    return config.hidden_size + beside[config.head_pooling]
 
-    "cls": [CLS] alone; "cls_mean_std": beside it mean and spread of the text outputs and of the acoustic outputs;
-    "cls_mean_std_tokens": beside these, mean and spread of the acoustic tokens that went in. Zeros where there is no audio.
+
+def pool(output, attention_mask: torch.Tensor, acoustic_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """What a head sees of a `CalmOutput`, (batch, `pooled_width`).
+
+    "cls": [CLS] alone; beside it mean and spread, "cls_mean_std": of the text outputs and of the acoustic outputs; "cls_blocks": of
+    the encoded blocks that went in. Zeros where there is no audio.
     """
     states = output.last_hidden_state
-    if pooling == "cls":
-        return states[:, 0]
     text, audio = states[:, : output.text_length], states[:, output.text_length :]
-    parts = [(text, attention_mask), (audio, acoustic_mask)]
-    if pooling == "cls_mean_std_tokens":
-        parts.append((output.acoustic_tokens, acoustic_mask))
-    pooled = [states[:, 0]]
-    for part, mask in parts:
-        if mask is None:
-            pooled += [states.new_zeros(states[:, 0].shape)] * 2
-            continue
-        weights = mask.to(part.dtype).unsqueeze(-1) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
-        mean = (part * weights).sum(1)
-        spread = ((part - mean.unsqueeze(1)).square() * weights).sum(1).add(1e-6).sqrt()
-        pooled += [mean, spread]
-    return torch.cat(pooled, -1)
+    parts = {
+        "cls": [],
+        "cls_mean_std": [(text, attention_mask), (audio, acoustic_mask)],
+        "cls_blocks": [(output.encoded_blocks, acoustic_mask)],
+    }
+    return torch.cat([states[:, 0], *(mean_and_spread(*part) for part in parts[pooling])], -1)
+
+
+def mean_and_spread(part: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean and standard deviation over the steps that are there: (batch, steps, width) -> (batch, 2 x width); zeros without a mask."""
+    if mask is None:
+        return part.new_zeros(len(part), 2 * part.shape[-1])
+    weights = mask.to(part.dtype).unsqueeze(-1) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
+    mean = (part * weights).sum(1)
+    spread = ((part - mean.unsqueeze(1)).square() * weights).sum(1).add(1e-6).sqrt()
+    return torch.cat([mean, spread], -1)

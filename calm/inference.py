@@ -120,10 +120,16 @@ class Predictor:
         return self.processor.collated(logmels, [self.processor.lowered(text) for text in texts]).to(self.model.device)
 
     @torch.inference_mode()
-    def acoustic_tokens(self, frames: np.ndarray, batch: int = 256) -> np.ndarray:
-        """SpecTran's outputs of every block of one utterance, (blocks, width) float32."""
+    def encoded_blocks(self, frames: np.ndarray, batch: int = 256) -> torch.Tensor:
+        """Encoded blocks of one utterance, (blocks, encoded width) float32."""
         blocks, _ = self.extractor.of_frames([frames]).all_blocks(np.array([0]))
-        return torch.cat([self.model.calm.spectran(part.to(self.model.device)) for part in blocks[0].split(batch)]).float().cpu().numpy()
+        spectran = self.model.calm.spectran
+        return torch.cat([spectran.encode(part.to(self.model.device)) for part in blocks[0].split(batch)]).float()
+
+    @torch.inference_mode()
+    def acoustic_tokens(self, frames: np.ndarray) -> np.ndarray:
+        """SpecTran's outputs of every block of one utterance, (blocks, width) float32."""
+        return self.model.calm.spectran.token(self.encoded_blocks(frames)).cpu().numpy()
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

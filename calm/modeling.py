@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from calm import distributed, objectives
 from calm.configuration import CalmConfig
 from calm.front_ends import FRONT_ENDS
-from calm.heads import Head, HeadLayer, pool
+from calm.heads import Head, HeadLayer, pool, pooled_width
 from calm.language_model import pool_text
 from calm.spectran import SpecTran
 
@@ -53,11 +53,11 @@ class CalmPreTrainedModel(PreTrainedModel):
 @dataclass
 class CalmOutput(ModelOutput):
     """`last_hidden_state` (batch, tokens + blocks, width): text first; `text_length`: how many of them are text;
-    `acoustic_tokens` (batch, blocks, width): SpecTran's outputs, before the transformer."""
+    `encoded_blocks` (batch, blocks, encoded width): what the tokens of the blocks were projected from; no blocks without audio."""
 
     last_hidden_state: torch.Tensor | None = None
     text_length: int | None = None
-    acoustic_tokens: torch.Tensor | None = None
+    encoded_blocks: torch.Tensor | None = None
 
 
 class CalmModel(CalmPreTrainedModel):
@@ -72,9 +72,9 @@ class CalmModel(CalmPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.embeddings.word_embeddings
 
-    def acoustic_tokens(self, blocks: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """SpecTran over the blocks that are there: (batch, blocks, frames, mels) -> (batch, blocks, width), zero where padded."""
-        encoded = self.spectran(blocks[mask])
+    def encode(self, blocks: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The blocks that are there, encoded: (batch, blocks, frames, mels) -> (batch, blocks, encoded width), zero where padded."""
+        encoded = self.spectran.encode(blocks[mask])
         return encoded.new_zeros(*mask.shape, encoded.shape[-1]).index_put((mask,), encoded)
 
     def forward(
@@ -82,31 +82,38 @@ class CalmModel(CalmPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
-        acoustic_tokens: torch.Tensor | None = None,
+        encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
+        audio_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> CalmOutput:
-        """Encode text and audio together; audio is left out where neither features nor tokens are given.
+        """Encode text and audio together; audio is left out where neither features nor encoded blocks are given.
 
         Args:
             input_ids, attention_mask: (batch, tokens); [CLS] words [SEP], or [CLS] [SEP] for audio only.
             input_features: (batch, blocks, frames, mels) normalised log-mel blocks, or
-            acoustic_tokens: (batch, blocks, width), SpecTran's outputs computed before.
+            encoded_blocks: (batch, blocks, encoded width), what `encode` made of them before.
             acoustic_mask: (batch, blocks), True for blocks that are there; None: all.
+            audio_mask: (batch, blocks), True for blocks that are masked: their tokens are "set to the zero vector" (4.5); None: none.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         embedded = self.get_input_embeddings()(input_ids)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         modality = torch.full_like(positions, TEXT)
-        audio = acoustic_tokens if acoustic_tokens is not None else input_features
-        if audio is not None:
+        audio = encoded_blocks if encoded_blocks is not None else input_features
+        if audio is None:
+            encoded_blocks = embedded.new_zeros(len(embedded), 0, self.spectran.encoded_width)
+        else:
             if acoustic_mask is None:
                 acoustic_mask = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
-            if acoustic_tokens is None:
-                acoustic_tokens = self.acoustic_tokens(input_features, acoustic_mask.bool())
-            blocks = torch.arange(acoustic_tokens.shape[1], device=input_ids.device)  # positions restart at 0 and count blocks
-            embedded = torch.cat([embedded, acoustic_tokens.to(embedded.dtype)], 1)
+            if encoded_blocks is None:
+                encoded_blocks = self.encode(input_features, acoustic_mask.bool())
+            tokens = self.spectran.token(encoded_blocks)
+            if audio_mask is not None:
+                tokens = tokens.masked_fill(audio_mask[..., None], 0)
+            blocks = torch.arange(tokens.shape[1], device=input_ids.device)  # positions restart at 0 and count blocks
+            embedded = torch.cat([embedded, tokens.to(embedded.dtype)], 1)
             positions = torch.cat([positions, blocks])
             modality = torch.cat([modality, torch.full_like(blocks, AUDIO)])
             attention_mask = torch.cat([attention_mask, acoustic_mask.to(attention_mask.dtype)], 1)
@@ -117,7 +124,7 @@ class CalmModel(CalmPreTrainedModel):
             position_ids=positions.expand(batch, -1),
             token_type_ids=modality.expand(batch, -1),
         ).last_hidden_state
-        return CalmOutput(last_hidden_state=states, text_length=input_ids.shape[1], acoustic_tokens=acoustic_tokens)
+        return CalmOutput(last_hidden_state=states, text_length=input_ids.shape[1], encoded_blocks=encoded_blocks)
 
 
 @dataclass
@@ -262,7 +269,7 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         audio_mask: torch.Tensor,
         audio_labels: torch.Tensor,
         acoustic_mask: torch.Tensor,
-        acoustic_tokens: torch.Tensor | None = None,
+        encoded_blocks: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> MaskedOutput:
@@ -272,13 +279,10 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
             input_ids, attention_mask: (batch, tokens), masked words already replaced.
             word_mask: (batch, tokens) bool, the set L; word_labels: (masked words,) their true ids, in row order.
             audio_mask: (batch, blocks) bool, the set K; audio_labels: (masked blocks, frames, mels), normalised log-mel.
-            acoustic_mask: (batch, blocks); acoustic_tokens: (batch, blocks, width), or input_features to train SpecTran along.
+            acoustic_mask: (batch, blocks); encoded_blocks: (batch, blocks, encoded width), or input_features to train SpecTran along.
         """
-        if acoustic_tokens is None:
-            acoustic_tokens = self.calm.acoustic_tokens(input_features, acoustic_mask)
-        zeroed = acoustic_tokens.masked_fill(audio_mask[..., None], 0)  # "set to the zero vector"
-        output = self.calm(input_ids, attention_mask, acoustic_tokens=zeroed, acoustic_mask=acoustic_mask)
-        text, audio = output.last_hidden_state.split([output.text_length, zeroed.shape[1]], dim=1)
+        output = self.calm(input_ids, attention_mask, input_features, encoded_blocks, acoustic_mask, audio_mask)
+        text, audio = output.last_hidden_state.split([output.text_length, acoustic_mask.shape[1]], dim=1)
         mlm = objectives.masked_words(self.mlm_head(text[word_mask]), word_labels)
         predicted = self.mam_head(audio[audio_mask]).view(-1, self.config.block_frames, self.config.mels)
         mam = objectives.masked_audio(predicted, audio_labels)
@@ -305,7 +309,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give its classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
-        self.heads = nn.ModuleDict({name: Head(config, len(classes)) for name, classes in config.heads.items()})
+        width = pooled_width(config, self.calm.spectran.encoded_width)
+        self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
 
     def pooled(self, input_ids, attention_mask, acoustic_mask=None, **inputs) -> torch.Tensor:
@@ -318,7 +323,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
-        acoustic_tokens: torch.Tensor | None = None,
+        encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
         labels: torch.Tensor | dict[str, torch.Tensor] | None = None,
     ) -> ClassificationOutput:
@@ -330,7 +335,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        pooled = self.pooled(input_ids, attention_mask, acoustic_mask, input_features=input_features, acoustic_tokens=acoustic_tokens)
+        pooled = self.pooled(input_ids, attention_mask, acoustic_mask, input_features=input_features, encoded_blocks=encoded_blocks)
         logits = {name: head(pooled) for name, head in self.heads.items()}
         loss = None
         if labels is not None:
@@ -344,10 +349,10 @@ class FrozenHeads(nn.Module):
 
     Args:
         seeds: one head each, with that seed's initial weights; all see the same batches.
-        width: of the representations; None: that of `pool`.
+        width: of the representations.
     """
 
-    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], width: int | None = None):
+    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], width: int):
         super().__init__()
         self.heads = nn.ModuleList()
         for seed in seeds:

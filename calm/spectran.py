@@ -1,10 +1,30 @@
 """SpecTran (4.2): a block of log-mel is cut into patches, and a small transformer makes one acoustic token of them."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from calm.configuration import CalmConfig
+
+
+class FrontEnd(nn.Module, ABC):
+    """Blocks of log-mel to acoustic tokens in two steps, so that the first, which costs, is done once where it does not change."""
+
+    encoded_width: int
+
+    @abstractmethod
+    def encode(self, blocks: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, mels) -> (batch, encoded_width)."""
+
+    @abstractmethod
+    def token(self, encoded: torch.Tensor) -> torch.Tensor:
+        """(..., encoded_width) -> (..., language model's width)."""
+
+    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, mels) -> (batch, language model's width)."""
+        return self.token(self.encode(blocks))
 
 
 class PatchEmbedding(nn.Module):
@@ -48,8 +68,8 @@ class SpecTranLayer(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class SpecTran(nn.Module):
-    """Blocks of log-mel to acoustic tokens: (batch, frames, mels) -> (batch, language model's width)."""
+class SpecTran(FrontEnd):
+    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` their projection."""
 
     def __init__(self, config: CalmConfig):
         super().__init__()
@@ -58,25 +78,28 @@ class SpecTran(nn.Module):
             raise ValueError(f"SpecTran's width is {width}: heads are 64 wide, so it must be a multiple of 64")
         frames, mels = config.patches
         self.shape = (config.block_frames, config.mels)
-        self.token_width = config.hidden_size
         self.pooling = config.spectran_pooling
         self.patches = PatchEmbedding(config, width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + frames * mels, width))
         self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
         self.bands = mels
-        pooled = 2 * mels * width if self.pooling == "bands" else width
-        self.norm = nn.LayerNorm(pooled)
-        self.projection = nn.Identity() if pooled == config.hidden_size else nn.Linear(pooled, config.hidden_size)
+        self.encoded_width = 2 * mels * width if self.pooling == "bands" else width
+        self.norm = nn.LayerNorm(self.encoded_width)
+        same = self.encoded_width == config.hidden_size
+        self.projection = nn.Identity() if same else nn.Linear(self.encoded_width, config.hidden_size)
 
-    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+    def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         if blocks.shape[1:] != self.shape:
             raise ValueError(f"blocks are {tuple(blocks.shape)}: SpecTran takes (batch, {self.shape[0]} frames, {self.shape[1]} mels)")
         x = self.patches(blocks)
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
         for layer in self.layers:
             x = layer(x)
-        return self.projection(self.norm(self._pooled(x)))
+        return self._pooled(x)
+
+    def token(self, encoded: torch.Tensor) -> torch.Tensor:
+        return self.projection(self.norm(encoded))
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
         """One vector a block of the outputs of [CLS] and the patches, (batch, 1 + patches, width)."""

@@ -107,7 +107,7 @@ class Scorer:
         self.text = text if predictor.needs_text else None
         self.span = max(self.extractor.block_frames, self.extractor.block_hop)
         self.frames = np.empty((0, self.extractor.mels), np.float16)  # from the next block on that has no token yet
-        self.held: list[np.ndarray] = []  # of each block from `base` on: its token, or where utterances are normalised its own log-mel
+        self.held: list[np.ndarray] = []  # of each block from `base` on: its encoding, or where utterances are normalised its own log-mel
         self.base = self.scored = 0
         self.logits: list[np.ndarray] = []
 
@@ -129,7 +129,7 @@ class Scorer:
 
     def _hold(self, frames: np.ndarray, count: int) -> None:
         if self.extractor.normalise == "corpus":
-            self.held += list(self.predictor.acoustic_tokens(frames))[:count]
+            self.held += list(self.predictor.encoded_blocks(frames).cpu().numpy())[:count]
         else:
             starts = np.arange(count) * self.extractor.block_hop
             self.held += [frames[start : start + self.span] for start in starts]
@@ -149,9 +149,9 @@ class Scorer:
         if self.extractor.normalise == "utterance":
             return self.predictor.logits([self._joined(window) for window in windows], [self.text] * len(windows))
         rows = np.arange(len(windows))
-        tokens, mask = Ragged.of([np.stack(window) for window in windows]).pad(rows)
+        encoded, mask = Ragged.of([np.stack(window) for window in windows]).pad(rows)
         text = self.predictor.processor(text=[self.text] * len(windows))
-        inputs = {**text, "acoustic_tokens": tokens, "acoustic_mask": mask}
+        inputs = {**text, "encoded_blocks": encoded, "acoustic_mask": mask}
         model = self.predictor.model
         return model(**{key: value.to(model.device) for key, value in inputs.items()}).logits.float().cpu().numpy()
 

@@ -20,6 +20,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from calm import distributed
 from calm.batching import LogMels, Ragged
+from calm.spectran import FrontEnd
 
 Collator = Callable[..., dict[str, torch.Tensor]]
 COMPLETE = "complete"  # in a checkpoint that was written to its end
@@ -427,18 +428,18 @@ def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: i
 
 
 @torch.inference_mode()
-def acoustic_tokens(spectran: nn.Module, logmels: LogMels, batch: int = 512) -> Ragged:
-    """SpecTran over every block of every row: rows of (blocks, width) float16."""
-    device = next(spectran.parameters()).device
+def encode_blocks(front_end: FrontEnd, logmels: LogMels, batch: int = 512) -> Ragged:
+    """A front end over every block of every row: rows of (blocks, encoded width) float16."""
+    device = next(front_end.parameters()).device
     counts = logmels.blocks
     rows = np.repeat(np.arange(len(counts)), counts)
     starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * logmels.hop
-    spectran.eval()
-    tokens = np.empty((len(rows), spectran.token_width), np.float16)
+    front_end.eval()
+    encoded = np.empty((len(rows), front_end.encoded_width), np.float16)
     for first in range(0, len(rows), batch):
         blocks = torch.from_numpy(logmels.cut(rows[first : first + batch], starts[first : first + batch]))
-        tokens[first : first + batch] = spectran(blocks.to(device)).half().cpu().numpy()
-    return Ragged(tokens, counts)
+        encoded[first : first + batch] = front_end.encode(blocks.to(device)).half().cpu().numpy()
+    return Ragged(encoded, counts)
 
 
 def step_flops(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:

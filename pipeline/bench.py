@@ -1,4 +1,4 @@
-"""What heads stand on: the conditions of the tables' rows, and the networks, batches and acoustic tokens of each."""
+"""What heads stand on: the conditions of the tables' rows, and the networks, batches and encoded blocks of each."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from calm.front_ends import FRONT_ENDS
 from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
 from calm.peers import JointTransformerForSequenceClassification
-from calm.training import acoustic_tokens
+from calm.training import encode_blocks
 from pipeline import build, paths
 from pipeline.settings import Head, Row, Settings
 
@@ -39,7 +39,7 @@ class Condition:
 
 
 class Bench:
-    """What all conditions of a stage share: the examples, the language model, and the tokens under each SpecTran.
+    """What all conditions of a stage share: the examples, the language model, and the blocks encoded by each SpecTran.
 
     `settings` are those of the stage's model and corpus.
     """
@@ -104,23 +104,27 @@ class Bench:
             return True
         return condition.tuning == "unfrozen" and condition.modality != "text" and self.settings.head.train_spectran
 
-    def collator(self, condition: Condition, network: CalmForSequenceClassification) -> SequenceCollator:
-        """Batches of the condition's modality; acoustic tokens are computed before, unless the front end is trained along."""
+    def collator(self, condition: Condition, network: CalmForSequenceClassification, changed: bool = False) -> SequenceCollator:
+        """Batches of the condition's modality; blocks are encoded before, unless the front end is trained along.
+
+        Args:
+            changed: log-mel that a generator changes as `head.augment` says, for a front end that stays as it is.
+        """
         section = self.settings.head
         whole = SequenceCollator(self.examples.logmels, self.tokens, None, condition.modality, self.targets, section.max_tokens)
-        if self.along(condition):
+        if changed or self.along(condition):
             return replace(whole, augment=build.augmentation(section.augment))
-        return whole if condition.modality == "text" else replace(whole, acoustic=self.acoustic(condition, network))
+        return whole if condition.modality == "text" else replace(whole, encoded=self.encoded(condition, network))
 
-    def acoustic(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:
-        """Acoustic tokens under the network's SpecTran: those of `embed` where it is the same one, else computed once for all runs."""
-        embedded = paths.tokens(self.model) / f"{self.corpus}.parquet"
+    def encoded(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:
+        """Blocks encoded by the network's SpecTran: those of `embed` where it is the same one, else computed once for all runs."""
+        embedded = paths.encoded(self.model) / f"{self.corpus}.parquet"
         if not condition.random and embedded.exists():
-            return build.acoustic(self.model, self.examples, [self.corpus])
-        file, ids = self.folder / f"tokens-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
+            return build.encoded(self.model, self.examples, [self.corpus])
+        file, ids = self.folder / f"encoded-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                acoustic_tokens(network.calm.spectran, self.examples.logmels).write(file, ids)
+                encode_blocks(network.calm.spectran, self.examples.logmels).write(file, ids)
         return Ragged.read(file, ids)
 
 

@@ -68,9 +68,9 @@ def examples(settings: Settings, corpora: list[str]) -> Examples:
     return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise)
 
 
-def acoustic(model: str, of: Examples, corpora: list[str]) -> Ragged:
-    """Acoustic tokens that `embed` computed, in the order of the examples."""
-    tables = [Ragged.read(paths.tokens(model) / f"{name}.parquet", of.table["id"][of.table["corpus"] == name]) for name in corpora]
+def encoded(model: str, of: Examples, corpora: list[str]) -> Ragged:
+    """Blocks that `embed` encoded, in the order of the examples."""
+    tables = [Ragged.read(paths.encoded(model) / f"{name}.parquet", of.table["id"][of.table["corpus"] == name]) for name in corpora]
     return Ragged.concatenate(tables)
 
 

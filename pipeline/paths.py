@@ -31,9 +31,9 @@ def calp(model: str) -> Path:
     return DATA / "calp" / model
 
 
-def tokens(model: str) -> Path:
-    """Acoustic tokens of every corpus of a model, `<corpus>.parquet` each, written by `embed`."""
-    return DATA / "tokens" / model
+def encoded(model: str) -> Path:
+    """Encoded blocks of every corpus of a model, `<corpus>.parquet` each, written by `embed`."""
+    return DATA / "encoded" / model
 
 
 def pretrained(model: str) -> Path:

@@ -247,8 +247,8 @@ class Pretrain(Optimiser):
 class Head(Optimiser):
     hidden: Positive = 64  # 5.2
     dropout: Share = 0.1
-    # [CLS] (5.2); beside it mean and spread of the acoustic and text outputs; and those of SpecTran's tokens, past the transformer
-    pooling: Literal["cls", "cls_mean_std", "cls_mean_std_tokens"] = "cls"
+    # [CLS] (5.2); beside it mean and spread, of the acoustic and of the text outputs, or of the blocks that SpecTran encoded
+    pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
     standardise: bool = False  # inputs of a head to zero mean and unit deviation on the training split
     modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
     tuning: Annotated[list[Tuning], Field(min_length=1)] = ["frozen", "unfrozen"]  # 4.6
@@ -258,10 +258,17 @@ class Head(Optimiser):
     body_rate: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'
     frozen_epochs: Positive = 60  # heads alone cost little
     frozen_learning_rate: Rate = 1e-3
+    frozen_copies: int = Field(0, ge=0)  # of every training utterance, changed as `augment` says: frozen heads learn from these too
     average: Share = 0.0  # share of the last epochs whose weights are averaged
     max_tokens: Positive = 512
     augment: Augment = Augment()
     workers: Positive | None = None  # heads trained at once; null: one a GPU, else one a core, 8 at most
+
+    @model_validator(mode="after")
+    def _copies_differ(self):
+        if self.frozen_copies and self.augment == Augment():
+            raise ValueError("frozen_copies are changed as augment says, which says nothing: set one, or frozen_copies: 0")
+        return self
 
 
 class Transfer(Section):

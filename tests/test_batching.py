@@ -98,7 +98,7 @@ def test_modalities():
     both, audio, text = (sequences(modality=name)([0, 2]) for name in ("both", "audio", "text"))
     assert both["input_ids"].tolist() == [[101, 7, 8, 9, 102], [101, 5, 102, 0, 0]]
     assert both["acoustic_mask"].sum(1).tolist() == [9, 2]
-    assert audio["input_ids"].tolist() == [[101, 102], [101, 102]] and audio["acoustic_tokens"].shape == (2, 9, 4)
+    assert audio["input_ids"].tolist() == [[101, 102], [101, 102]] and audio["encoded_blocks"].shape == (2, 9, 4)
     assert "acoustic_mask" not in text and text["attention_mask"].sum(1).tolist() == [5, 3]
 
 

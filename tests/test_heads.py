@@ -20,16 +20,16 @@ def config(**options) -> CalmConfig:
 def test_pooling_by_hand():
     states = torch.tensor([[[1.0], [3.0], [5.0], [2.0], [4.0], [100.0]]])  # 3 text, 2 audio, 1 padded
     masks = torch.tensor([[1, 1, 1]]), torch.tensor([[True, True, False]])
-    tokens = torch.tensor([[[10.0], [16.0], [-50.0]]])
-    output = CalmOutput(last_hidden_state=states, text_length=3, acoustic_tokens=tokens)
+    encoded = torch.tensor([[[10.0, 1.0], [16.0, 1.0], [-50.0, -50.0]]])
+    output = CalmOutput(last_hidden_state=states, text_length=3, encoded_blocks=encoded)
     assert pool(output, *masks, "cls").tolist() == [[1.0]]
     expected = torch.tensor([[1.0, 3.0, (8 / 3) ** 0.5, 3.0, 1.0]])  # [CLS], mean and spread of text, mean and spread of audio
     torch.testing.assert_close(pool(output, *masks, "cls_mean_std"), expected, atol=1e-5, rtol=1e-5)
-    expected = torch.cat([expected, torch.tensor([[13.0, 3.0]])], 1)  # and mean and spread of SpecTran's tokens
-    torch.testing.assert_close(pool(output, *masks, "cls_mean_std_tokens"), expected, atol=1e-5, rtol=1e-5)
-    assert (
-        pool(CalmOutput(last_hidden_state=states[:, :3], text_length=3), masks[0], None, "cls_mean_std_tokens")[0, 3:].tolist() == [0] * 4
-    )
+    expected = torch.tensor([[1.0, 13.0, 1.0, 3.0, 0.001]])  # [CLS], mean and spread of the encoded blocks
+    torch.testing.assert_close(pool(output, *masks, "cls_blocks"), expected, atol=1e-5, rtol=1e-5)
+    silent = CalmOutput(last_hidden_state=states[:, :3], text_length=3, encoded_blocks=encoded[:, :0])
+    assert pool(silent, masks[0], None, "cls_blocks").tolist() == [[1, 0, 0, 0, 0]]
+    assert pool(silent, masks[0], None, "cls_mean_std")[0, 3:].tolist() == [0, 0]
 
 
 def test_standardise_by_hand():
@@ -41,7 +41,7 @@ def test_standardise_by_hand():
     assert layer(torch.tensor([[2.0, 40.0, 6.0]])).tolist() == [[0.0, 2.0, 1.0]]
 
 
-@pytest.mark.parametrize("pooling", ["cls", "cls_mean_std", "cls_mean_std_tokens"])
+@pytest.mark.parametrize("pooling", ["cls", "cls_mean_std", "cls_blocks"])
 def test_statistics_and_answers_are_kept_on_disk(tmp_path, pooling):
     classes = {"emotion": ["a", "b", "c"]}
     given = config(heads=classes, head_pooling=pooling, head_standardise=True)
@@ -59,16 +59,16 @@ def test_statistics_and_answers_are_kept_on_disk(tmp_path, pooling):
 
 
 def test_frozen_heads_have_statistics_of_their_own():
-    heads = FrozenHeads(config(head_standardise=True), 2, [1, 2])
+    heads = FrozenHeads(config(head_standardise=True), 2, [1, 2], 64)
     shared, own = torch.randn(6, 1, 64), torch.randn(6, 2, 64) * torch.tensor([1.0, 5.0])[:, None]
     heads.fit(own)
     for index, head in enumerate(heads.heads):
         torch.testing.assert_close(head[0].deviation, own[:, index].std(0, correction=0))
     heads.fit(shared)
     torch.testing.assert_close(heads.heads[1][0].mean, shared[:, 0].mean(0))
-    FrozenHeads(config(), 2, [1, 2]).fit(own)  # nothing to fit
+    FrozenHeads(config(), 2, [1, 2], 64).fit(own)  # nothing to fit
 
 
 def test_unknown_pooling_is_told():
-    with pytest.raises(ValueError, match="head_pooling is 'max': allowed are cls, cls_mean_std, cls_mean_std_tokens"):
+    with pytest.raises(ValueError, match="head_pooling is 'max': allowed are cls, cls_mean_std, cls_blocks"):
         config(head_pooling="max")

@@ -48,7 +48,7 @@ def test_fusion_embeddings_are_sums_under_layer_norm(batch):
     model.language_model.encoder.register_forward_pre_hook(lambda module, args: seen.update(states=args[0]))
     model(**batch)
     parts = model.language_model.embeddings
-    tokens = model.acoustic_tokens(batch["input_features"], batch["acoustic_mask"])
+    tokens = model.spectran.token(model.encode(batch["input_features"], batch["acoustic_mask"]))
     for position in (0, 3):
         audio = parts.LayerNorm(tokens[:, position] + parts.position_embeddings.weight[position] + parts.token_type_embeddings.weight[1])
         torch.testing.assert_close(seen["states"][:, 6 + position], audio)
@@ -66,13 +66,25 @@ def test_padding_changes_nothing(batch):
     torch.testing.assert_close(whole[2, 6:8], short[0, 6:8], atol=1e-5, rtol=1e-4)
 
 
-def test_tokens_given_equal_tokens_computed(batch):
-    model = CalmModel(config()).eval()
+@pytest.mark.parametrize("pooling", ["cls", "bands"])
+def test_blocks_encoded_before_equal_blocks_encoded_now(batch, pooling):
+    model = CalmModel(config(spectran_pooling=pooling)).eval()
     features = batch.pop("input_features")
-    tokens = model.acoustic_tokens(features, batch["acoustic_mask"])
-    assert (tokens[2, 2:] == 0).all()
-    given, computed = model(acoustic_tokens=tokens, **batch), model(input_features=features, **batch)
+    encoded = model.encode(features, batch["acoustic_mask"])
+    assert encoded.shape[2] == model.spectran.encoded_width and (encoded[2, 2:] == 0).all()
+    given, computed = model(encoded_blocks=encoded, **batch), model(input_features=features, **batch)
     torch.testing.assert_close(given.last_hidden_state, computed.last_hidden_state)
+    assert torch.equal(given.encoded_blocks, encoded) and torch.equal(computed.encoded_blocks, encoded)
+
+
+def test_masked_blocks_are_zero_vectors(batch):
+    """Tokens "set to the zero vector" (4.5): what a masked block sounded like makes no difference to any output."""
+    model = CalmModel(config()).eval()
+    masked = torch.tensor([[False, True, False, False]] * 3)
+    before = model(**batch, audio_mask=masked).last_hidden_state
+    batch["input_features"][:, 1] += 5
+    torch.testing.assert_close(model(**batch, audio_mask=masked).last_hidden_state, before)
+    assert not torch.allclose(model(**batch).last_hidden_state, before)
 
 
 def test_auto_classes_and_round_trip(tmp_path, batch):
@@ -172,7 +184,7 @@ def test_frozen_heads_do_not_touch_each_other():
     vectors, labels = torch.randn(20, 1, 64), (torch.rand(20, 3) > 0.5).float()
 
     def trained(seeds):
-        heads = FrozenHeads(config(head_dropout=0.0), 3, seeds)
+        heads = FrozenHeads(config(head_dropout=0.0), 3, seeds, TEXT.hidden_size)
         optimizer = torch.optim.SGD(heads.parameters(), 0.1)
         for _ in range(5):
             heads(vectors, labels).loss.backward()

@@ -1,4 +1,4 @@
-"""Acoustic tokens of the corpora that a model is pretrained on, computed once; none where SpecTran is trained along later."""
+"""Blocks of the corpora that a model is pretrained on, encoded once; none where SpecTran is trained along later."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -13,27 +13,27 @@ from tqdm import tqdm
 
 from calm.batching import Ragged, load_logmels, shards
 from calm.modeling import CalmForContrastivePretraining
-from calm.training import acoustic_tokens
+from calm.training import encode_blocks
 from pipeline import command, paths, workers
 from pipeline.settings import Settings, SpecTranSettings
 
-ROWS = 64  # utterances a task: SpecTran's batches never go beyond them, so that tokens do not depend on where they are computed
+ROWS = 64  # utterances a task: SpecTran's batches never go beyond them, so that what comes out does not depend on where they are computed
 
 
 def run(settings: Settings, name: str) -> str:
     """Write `<corpus>.parquet` for every corpus that the model `name` is pretrained on."""
     settings = settings.for_model(name)
-    with command.whole(paths.tokens(name)) as folder:
+    with command.whole(paths.encoded(name)) as folder:
         if settings.pretrain.train_spectran:
-            (folder / "README.txt").write_text("SpecTran is trained along (pretrain.train_spectran), so no tokens are kept.\n")
-            return f"{name}: SpecTran is trained along, no tokens are kept"
+            (folder / "README.txt").write_text("SpecTran is trained along (pretrain.train_spectran), so no encoded blocks are kept.\n")
+            return f"{name}: SpecTran is trained along, no encoded blocks are kept"
         features = {corpus: paths.features(corpus) for corpus in settings.pretraining_corpora(name)}
         blocks = write(features, paths.calp(name), settings.spectran, folder, settings.compute.dask)
-    return f"{name}: {blocks} acoustic tokens"
+    return f"{name}: {blocks} encoded blocks"
 
 
 def write(features: dict[str, Path], model: Path, section: SpecTranSettings, folder: Path, dask: str | None = None) -> int:
-    """Write `<corpus>.parquet` for every folder of log-mel, a row group a shard; returns the number of tokens.
+    """Write `<corpus>.parquet` for every folder of log-mel, a row group a shard; returns the number of blocks.
 
     The same bytes come out of processes here and of the workers of a Dask cluster (`dask`: address of its scheduler), on processors of
     one kind.
@@ -67,8 +67,8 @@ def _counted(results: Iterator, number: int, bar: tqdm) -> list:
 
 
 def _table(pieces: list[tuple[list[str], np.ndarray, np.ndarray]]) -> pa.Table:
-    ids, lengths, tokens = zip(*pieces, strict=True)
-    return Ragged(np.concatenate(tokens), np.concatenate(lengths)).to_table([id for some in ids for id in some])
+    ids, lengths, encoded = zip(*pieces, strict=True)
+    return Ragged(np.concatenate(encoded), np.concatenate(lengths)).to_table([id for some in ids for id in some])
 
 
 # In the workers
@@ -81,11 +81,11 @@ def _prepare(model: Path, section: SpecTranSettings) -> None:
 
 
 def _embed(task: tuple[Path, int, int]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids, numbers of blocks and tokens (blocks of all, width) of one piece of a shard."""
+    """Ids, numbers of blocks and these encoded (blocks of all, encoded width) of one piece of a shard."""
     global _spectran
     _spectran = _spectran or _load()  # here and not before, so that what fails is told
     ids, logmels = load_logmels(*task, _section.block, _section.hop, _section.normalise)
-    made = acoustic_tokens(_spectran, logmels)
+    made = encode_blocks(_spectran, logmels)
     return ids, made.lengths, made.values
 
 

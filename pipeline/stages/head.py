@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from calm.corpora.utterances import write_parquet
 from calm.modeling import CalmForSequenceClassification, FrozenHeads
-from calm.training import Interrupted, predict, train
+from calm.training import Interrupted, mix, predict, train
 from pipeline import build, command, paths, tracking, workers
 from pipeline.bench import TASK, Bench, Condition, conditions
 from pipeline.release import release, released
@@ -29,7 +29,7 @@ def run(settings: Settings, name: str) -> str:
     begin, of, seeds = time.monotonic(), settings.heads[name], settings.seeds
     corpus, model = of.corpus, of.model
     settings = settings.for_model(model).for_target(corpus)
-    work = [paths.calp(model), paths.pretrained(model), paths.tokens(model)]
+    work = [paths.calp(model), paths.pretrained(model), paths.encoded(model)]
     work += [paths.features(corpus), paths.texts(corpus), paths.utterances(corpus)]
     parts = [seeds, of, settings.models[model], settings.spectran, settings.head.model_copy(update={"workers": None})]
     params = {"head": settings.head, "heads": of, "model": settings.models[model], "seeds": seeds}
@@ -134,7 +134,7 @@ def frozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, t
     """Train the heads of all seeds at once on representations that are computed once."""
     begin = time.monotonic()
     with tracked.child(title(condition, *seeds), tags=tags(condition, *seeds)) as run:
-        network, collator, curve = on_vectors(bench, condition, pooled(bench, condition, seeds), seeds, folder, [run.callback()])
+        network, collator, curve = on_vectors(bench, condition, *represented(bench, condition, seeds), seeds, folder, [run.callback()])
         logits = {split: predict(network, bench.splits[split], collator, 512) for split in ("validation", "test")}
     if (condition.name, condition.modality, seeds[0]) == _released:
         whole = bench.network(condition, seeds[0])
@@ -148,13 +148,13 @@ def frozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, t
 
 
 def on_vectors(
-    bench: Bench, condition: Condition, vectors: torch.Tensor, seeds: list[int], folder: Path, callbacks: Sequence = ()
+    bench: Bench, condition: Condition, vectors: torch.Tensor, of: np.ndarray, seeds: list[int], folder: Path, callbacks: Sequence = ()
 ) -> tuple[FrozenHeads, Callable, list[dict]]:
-    """Heads trained on vectors that do not change (see `pooled`), with the collator of these and the training curve."""
-    section, targets = bench.settings.head, torch.from_numpy(bench.targets)
+    """Heads trained on vectors that do not change (see `represented`), with the collator of these and the training curve."""
+    section, targets = bench.settings.head, torch.from_numpy(bench.targets[of])
     config = bench.network(condition, seeds[0]).config
     network = FrozenHeads(config, len(bench.examples.classes), seeds, vectors.shape[-1]).to(build.device())
-    rows, held_out = bench.train_rows(condition), bench.splits["validation"]
+    rows = np.concatenate([bench.train_rows(condition), np.arange(len(bench.targets), len(of))])
     network.fit(vectors[rows].to(build.device()))
 
     def collator(rows, generator=None) -> dict[str, torch.Tensor]:
@@ -162,7 +162,8 @@ def on_vectors(
 
     # Clipping would scale one head's gradients by another's.
     changes = {"epochs": section.frozen_epochs, "learning_rate": section.frozen_learning_rate, "average": 0.0, "clip": 0.0}
-    curve = train(network, rows, collator, build.schedule(section, **changes), folder, seeds[0], held_out, callbacks=callbacks)
+    schedule, held_out = build.schedule(section, **changes), bench.splits["validation"]
+    curve = train(network, rows, collator, schedule, folder, seeds[0], held_out, callbacks=callbacks)
     return network, collator, curve
 
 
@@ -170,26 +171,42 @@ def start(bench: Bench, condition: Condition, seed: int, network: CalmForSequenc
     """Prepare a fresh head on the network that it starts from: the statistics of its inputs, and its weights (`head.first`)."""
     section, head, still = bench.settings.head, network.heads[TASK], replace(condition, tuning="frozen")
     if section.standardise or section.first == "head":
-        vectors = pooled(bench, still, [seed])
+        vectors, of = represented(bench, still, [seed])
         head.fit(vectors[bench.train_rows(condition), 0].to(network.device))
     if section.first == "head":
-        trained, *_ = on_vectors(bench, still, vectors, [seed], folder)
+        trained, *_ = on_vectors(bench, still, vectors, of, [seed], folder)
         head.load_state_dict(trained.heads[0].state_dict())
 
 
+def represented(bench: Bench, condition: Condition, seeds: list[int]) -> tuple[torch.Tensor, np.ndarray]:
+    """What frozen heads see: of every row, and after these of `head.frozen_copies` changed copies of each training row.
+
+    Returns vectors (rows and copies, 1, width), or (..., seeds, width) where SpecTran is random by seed, and the row that each is of.
+    """
+    copies = 0 if condition.modality == "text" else bench.settings.head.frozen_copies
+    of = [np.arange(len(bench.targets)), *[bench.train_rows(condition)] * copies]
+    changes = [None, *(torch.Generator().manual_seed(mix(seeds[0], copy)) for copy in range(copies))]
+    return torch.cat([pooled(bench, condition, seeds, *part) for part in zip(of, changes, strict=True)]), np.concatenate(of)
+
+
 @torch.inference_mode()
-def pooled(bench: Bench, condition: Condition, seeds: list[int]) -> torch.Tensor:
-    """What frozen heads see of every row: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed."""
+def pooled(bench: Bench, condition: Condition, seeds: list[int], rows: np.ndarray, changes: torch.Generator | None = None) -> torch.Tensor:
+    """What heads see of rows: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed.
+
+    Args:
+        changes: draws what `head.augment` changes of the log-mel; None: nothing is changed.
+    """
     different = condition.random and condition.modality != "text"
     columns = []
     for seed in seeds if different else seeds[:1]:
         network = bench.network(condition, seed).eval()
-        collator = replace(bench.collator(condition, network), targets=None)
-        order = np.argsort(sum(collator.lengths(np.arange(len(bench.targets)))), kind="stable")
+        collator = replace(bench.collator(condition, network, changed=changes is not None), targets=None)
+        order = np.argsort(sum(collator.lengths(rows)), kind="stable")
         vectors = torch.empty(len(order), network.heads[TASK].width)
         for first in range(0, len(order), 128):
-            rows = order[first : first + 128]
-            vectors[rows] = network.pooled(**{key: value.to(network.device) for key, value in collator(rows).items()}).float().cpu()
+            chosen = order[first : first + 128]
+            batch = collator(rows[chosen], changes)
+            vectors[chosen] = network.pooled(**{key: value.to(network.device) for key, value in batch.items()}).float().cpu()
         columns.append(vectors)
     return torch.stack(columns, 1)
 

@@ -19,9 +19,9 @@ def run(settings: Settings, name: str) -> str:
     begin = time.monotonic()
     examples = build.examples(settings, corpora)
     tokenizer = load_tokenizer(given.language_model)
-    acoustic = None if section.train_spectran else build.acoustic(name, examples, corpora)
+    encoded = None if section.train_spectran else build.encoded(name, examples, corpora)
     tokens = tokenise(tokenizer, examples.table["text"])
-    sequences = SequenceCollator(examples.logmels, tokens, acoustic, section.modality, most=section.max_tokens)
+    sequences = SequenceCollator(examples.logmels, tokens, encoded, section.modality, most=section.max_tokens)
     collator = MaskingCollator(
         sequences,
         tokenizer.mask_token_id,
@@ -36,7 +36,7 @@ def run(settings: Settings, name: str) -> str:
     torch.manual_seed(seed)
     model = multimodal(settings, name, corpora)
     rows, held_out = examples.rows("train"), examples.rows("validation")
-    folders = [paths.calp(name), paths.tokens(name)] + [paths.texts(corpus) for corpus in corpora]
+    folders = [paths.calp(name), paths.encoded(name)] + [paths.texts(corpus) for corpus in corpora]
     with (
         command.checkpoints(f"pretrain@{name}", seed, given, settings.spectran, section, *folders) as checkpoints,
         tracking.stage_run(

@@ -24,7 +24,8 @@ def small() -> dict:
     given["pretrain"] |= {"epochs": 1}
     given["spectran"] |= {"pooling": "bands"}
     given["head"] |= {"epochs": 1, "frozen_epochs": 3, "modalities": ["audio", "both"]}
-    given["head"] |= {"pooling": "cls_mean_std_tokens", "standardise": True, "first": "head"}
+    given["head"] |= {"pooling": "cls_blocks", "standardise": True, "first": "head"}
+    given["head"] |= {"frozen_copies": 1, "augment": {"gain_db": 3}}
     given["evaluate"] |= {"baselines": ["chance", "logmel_functionals"], "bootstrap": 50}
     return given
 

@@ -112,7 +112,7 @@ def test_paths_are_those_of_dvc():
         paths.texts(key),
         paths.features(key),
         paths.calp(key),
-        paths.tokens(key),
+        paths.encoded(key),
         paths.pretrained(key),
         paths.heads(corpus, model),
         paths.baselines(corpus),

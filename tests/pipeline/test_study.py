@@ -15,7 +15,7 @@ from calm.corpora.emotions import shared
 from calm.corpora.splits import nested
 from calm.language_model import packaged_folder
 from pipeline import buckets, paths
-from pipeline.bench import Bench, conditions
+from pipeline.bench import Bench, Condition, conditions
 from pipeline.runs import tables_of
 from pipeline.settings import Row
 from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, transfer
@@ -123,7 +123,7 @@ def test_models_differ_as_their_settings_say(study):
     assert "mlm" in pretrained["one-tiny"]["validation"] and "mlm" not in pretrained["one-audio"]["validation"]
     assert "words" not in said["pretrain@one-audio"] and "words" in said["pretrain@one-tiny"]
     assert pretrained["one-mm"]["flops"] > pretrained["one-tiny"]["flops"] > 1e8  # SpecTran is trained along
-    assert not list((folder / paths.tokens("one-mm")).glob("*.parquet"))
+    assert not list((folder / paths.encoded("one-mm")).glob("*.parquet"))
     config = read(folder, paths.pretrained("two-20x8") / "config.json")
     assert (config["patch"], config["stride"]) == ([20, 8], [10, 4])
     assert (folder / paths.heads("one", "one-tiny") / "model").exists() and not (folder / paths.heads("one", "one-mm") / "model").exists()
@@ -141,6 +141,28 @@ def test_rows_start_from_what_they_say(study):
     assert torch.equal(words["calp_only"], words["no_pretraining"]) and not torch.equal(words["calp_only"], words["calm"])
     assert torch.equal(cls["calp_only"], cls["calm"]) and not torch.equal(cls["calp_only"], cls["no_pretraining"])
     assert sizes["labels_40"] == round(0.4 * sizes["calm"]) and sizes["calm"] == 48
+
+
+def test_frozen_heads_learn_from_changed_copies(study):
+    """Of the training rows that a condition may see, so many copies, each by its own draw; the rows themselves stay as they are."""
+    folder, made, _ = study
+    augment = {"time_masks": 1, "time_mask_frames": 40}
+    changed = made.model_copy(update={"head": type(made.head)(**made.head.model_dump() | {"frozen_copies": 2, "augment": augment})})
+    with contextlib.chdir(folder):
+        bench = Bench(changed.for_model("one-tiny"), "one", "one-tiny", folder)
+        plain = Bench(made.for_model("one-tiny"), "one", "one-tiny", folder)
+        for row, copied in ((Row(), 48), (Row(labels=0.4), 19)):
+            audio, text = (Condition("calm", row, "frozen", modality) for modality in ("audio", "text"))
+            vectors, of = head.represented(bench, audio, [1])
+            assert vectors.shape[:2] == (60 + 2 * copied, 1)
+            assert of.tolist() == [*range(60), *[*bench.train_rows(audio)] * 2]
+            itself, once, twice = vectors[of[60 : 60 + copied]], vectors[60 : 60 + copied], vectors[60 + copied :]
+            assert all((a - b).abs().amax((1, 2)).min() > 1e-4 for a, b in ((itself, once), (itself, twice), (once, twice)))
+            assert torch.equal(head.represented(plain, audio, [1])[0], vectors[:60])
+            assert torch.equal(head.represented(bench, audio, [1])[0], vectors)
+            assert len(head.represented(bench, text, [1])[1]) == 60
+        _, _, curve = head.on_vectors(bench, audio, vectors, of, [1], folder / "on-vectors")
+    assert len(curve) == 2
 
 
 def test_space_holds_vectors_before_and_after(study):
