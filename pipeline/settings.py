@@ -255,7 +255,7 @@ class Head(Optimiser):
     first: Literal["all", "head"] = "all"  # unfrozen: all is trained at once; or the head alone first, as a frozen one (arXiv 2202.10054)
     train_spectran: bool = False  # unfrozen only
     train_words: bool = True  # unfrozen only; false: the word embeddings stay as they are, most of a small model's parameters
-    body_rate: float = Field(1.0, gt=0, le=1)  # learning rate of the pretrained part, as a share of the heads'
+    body_rate: float = Field(1.0, gt=0, le=1)  # learning rate of what was pretrained, as a share of that of heads and of fresh front ends
     frozen_epochs: Positive = 60  # heads alone cost little
     frozen_learning_rate: Rate = 1e-3
     frozen_copies: int = Field(0, ge=0)  # of every training utterance, changed as `augment` says: frozen heads learn from these too

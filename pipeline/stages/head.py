@@ -107,7 +107,7 @@ def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path,
     if condition.row.network != "joint_transformer":
         network.calm.spectran.requires_grad_(bench.along(condition))
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
-        body = [network.calm]
+        body = pretrained(condition, network)
     collator = bench.collator(condition, network)
     start(bench, condition, seed, network, folder / "first")
     with tracked.child(title(condition, seed), tags=tags(condition, seed)) as run:
@@ -128,6 +128,11 @@ def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path,
         network.save_pretrained(folder / "model")
     entry = {"variant": condition.name, "modality": condition.modality, "seed": seed, "seconds": time.monotonic() - begin, "curve": curve}
     return results(bench, condition, seed, logits), [{**entry, "mlflow_run": run.id}]
+
+
+def pretrained(condition: Condition, network: CalmForSequenceClassification) -> list[torch.nn.Module]:
+    """Parts that learn at the body's rate: what knows something already. A front end that is drawn anew learns at the head's."""
+    return [network.calm.language_model if condition.random else network.calm]
 
 
 def frozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path, tracked) -> tuple[pd.DataFrame, list[dict]]:

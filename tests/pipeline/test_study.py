@@ -140,6 +140,11 @@ def test_rows_start_from_what_they_say(study):
     cls = {name: network.calm.spectran.cls for name, network in networks.items()}
     assert torch.equal(words["calp_only"], words["no_pretraining"]) and not torch.equal(words["calp_only"], words["calm"])
     assert torch.equal(cls["calp_only"], cls["calm"]) and not torch.equal(cls["calp_only"], cls["no_pretraining"])
+    for name, front_end_learns_slowly in {"calm": True, "calp_only": True, "no_pretraining": False, "bert_only": False}.items():
+        slow = head.pretrained(of[name], network := networks.get(name) or bench.network(of[name], 1))
+        slow = {id(parameter) for part in slow for parameter in part.parameters()}
+        assert slow >= {id(parameter) for parameter in network.calm.language_model.parameters()}
+        assert (slow >= {id(parameter) for parameter in network.calm.spectran.parameters()}) is front_end_learns_slowly
     assert sizes["labels_40"] == round(0.4 * sizes["calm"]) and sizes["calm"] == 48
 
 
