@@ -15,8 +15,8 @@ from calm.corpora.splits import nested
 from calm.front_ends import FRONT_ENDS
 from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
+from calm.passes import encode_blocks
 from calm.peers import JointTransformerForSequenceClassification
-from calm.training import encode_blocks
 from pipeline import build, paths
 from pipeline.settings import Head, Row, Settings
 

@@ -11,7 +11,8 @@ from calm.augmentation import Augmentation
 from calm.batching import Examples, Ragged, load_examples
 from calm.configuration import CalmConfig
 from calm.corpora.utterances import read_table
-from calm.training import Collator, Schedule, step_flops
+from calm.passes import Collator, step_flops
+from calm.training import Schedule
 from pipeline import paths
 from pipeline.settings import Augment, Head, Optimiser, Settings
 

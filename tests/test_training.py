@@ -9,7 +9,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import ModelOutput
 
-from calm.training import EpochSampler, Interrupted, Schedule, last_checkpoint, losses, predict, step_flops, train
+from calm.passes import losses, predict, step_flops
+from calm.training import EpochSampler, Interrupted, Schedule, last_checkpoint, train
 
 INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS[:, :2] * 2

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from calm.batching import Ragged, load_logmels, shards
 from calm.modeling import CalmForContrastivePretraining
-from calm.training import encode_blocks
+from calm.passes import encode_blocks
 from pipeline import command, paths, workers
 from pipeline.settings import Settings, SpecTranSettings
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from calm.corpora.utterances import write_parquet
 from calm.modeling import CalmForSequenceClassification, FrozenHeads
-from calm.training import Interrupted, mix, predict, train
+from calm.passes import predict
+from calm.training import Interrupted, mix, train
 from pipeline import build, command, paths, tracking, workers
 from pipeline.bench import TASK, Bench, Condition, conditions
 from pipeline.release import release, released

@@ -7,7 +7,8 @@ import torch
 from calm.batching import MaskingCollator, SequenceCollator, tokenise
 from calm.language_model import load_language_model, load_mlm_head, load_tokenizer
 from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
-from calm.training import losses, train
+from calm.passes import losses
+from calm.training import train
 from pipeline import build, command, paths, tracking
 from pipeline.settings import Settings
 

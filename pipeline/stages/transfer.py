@@ -11,7 +11,7 @@ from calm.batching import SequenceCollator, tokenise
 from calm.corpora.emotions import shared
 from calm.language_model import load_tokenizer
 from calm.modeling import CalmForSequenceClassification
-from calm.training import predict
+from calm.passes import predict
 from pipeline import build, command, paths, tracking
 from pipeline.bench import TASK
 from pipeline.release import answers
