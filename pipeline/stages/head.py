@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from calm.corpora.utterances import write_parquet
@@ -18,7 +19,7 @@ from calm.modeling import CalmForSequenceClassification, FrozenHeads
 from calm.passes import predict
 from calm.training import Interrupted, mix, train
 from pipeline import build, command, paths, tracking, workers
-from pipeline.bench import TASK, Bench, Condition, conditions
+from pipeline.bench import TASK, Bench, Condition, conditions, digest
 from pipeline.release import release, released
 from pipeline.settings import Heads, Settings
 
@@ -189,32 +190,43 @@ def represented(bench: Bench, condition: Condition, seeds: list[int]) -> tuple[t
 
     Returns vectors (rows and copies, 1, width), or (..., seeds, width) where SpecTran is random by seed, and the row that each is of.
     """
-    copies = 0 if condition.modality == "text" else bench.settings.head.frozen_copies
-    of = [np.arange(len(bench.targets)), *[bench.train_rows(condition)] * copies]
-    changes = [None, *(torch.Generator().manual_seed(mix(seeds[0], copy)) for copy in range(copies))]
-    return torch.cat([pooled(bench, condition, seeds, *part) for part in zip(of, changes, strict=True)]), np.concatenate(of)
+    everything, train, rows = np.arange(len(bench.targets)), bench.splits["train"], bench.train_rows(condition)
+    vectors, of = [pooled(bench, condition, seeds, everything)], [everything]
+    for copy in range(0 if condition.modality == "text" else bench.settings.head.frozen_copies):
+        vectors.append(pooled(bench, condition, seeds, train, mix(bench.settings.seeds[0], copy))[np.isin(train, rows)])
+        of.append(rows)
+    return torch.cat(vectors), np.concatenate(of)
 
 
-@torch.inference_mode()
-def pooled(bench: Bench, condition: Condition, seeds: list[int], rows: np.ndarray, changes: torch.Generator | None = None) -> torch.Tensor:
+def pooled(bench: Bench, condition: Condition, seeds: list[int], rows: np.ndarray, draw: int | None = None) -> torch.Tensor:
     """What heads see of rows: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed.
 
     Args:
-        changes: draws what `head.augment` changes of the log-mel; None: nothing is changed.
+        draw: seed of what `head.augment` changes of the log-mel; None: nothing is changed.
     """
     different = condition.random and condition.modality != "text"
-    columns = []
-    for seed in seeds if different else seeds[:1]:
-        network = bench.network(condition, seed).eval()
-        collator = replace(bench.collator(condition, network, changed=changes is not None), targets=None)
-        order = np.argsort(sum(collator.lengths(rows)), kind="stable")
-        vectors = torch.empty(len(order), network.heads[TASK].width)
-        for first in range(0, len(order), 128):
-            chosen = order[first : first + 128]
-            batch = collator(rows[chosen], changes)
-            vectors[chosen] = network.pooled(**{key: value.to(network.device) for key, value in batch.items()}).float().cpu()
-        columns.append(vectors)
-    return torch.stack(columns, 1)
+    return torch.stack([_pooled(bench, condition, seed, rows, draw) for seed in (seeds if different else seeds[:1])], 1)
+
+
+@torch.inference_mode()
+def _pooled(bench: Bench, condition: Condition, seed: int, rows: np.ndarray, draw: int | None) -> torch.Tensor:
+    """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
+    network = bench.network(condition, seed).eval()
+    body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
+    file = bench.folder / f"vectors-{digest(body)}-{condition.modality}-{draw}.npy"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            collator = replace(bench.collator(condition, network, changed=draw is not None), targets=None)
+            changes = None if draw is None else torch.Generator().manual_seed(draw)
+            order = np.argsort(sum(collator.lengths(rows)), kind="stable")
+            vectors = np.empty((len(order), network.heads[TASK].width), np.float32)
+            for first in range(0, len(order), 128):
+                chosen = order[first : first + 128]
+                batch = collator(rows[chosen], changes)
+                vectors[chosen] = network.pooled(**{key: value.to(network.device) for key, value in batch.items()}).float().cpu()
+            np.save(partial := file.with_suffix(".partial.npy"), vectors)
+            partial.replace(file)
+    return torch.from_numpy(np.load(file))
 
 
 def results(bench: Bench, condition: Condition, seed: int, logits: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def study(tmp_path_factory):
             spectran={"width": 64},
             calp={"epochs": 1, "batch": 16, "projection": 16},
             pretrain={"epochs": 1, "batch": 16},
-            head={"epochs": 1, "frozen_epochs": 2, "modalities": ["both"], "tuning": ["unfrozen"], "workers": 1},
+            head={"epochs": 1, "frozen_epochs": 2, "modalities": ["both"], "tuning": ["unfrozen"], "first": "head", "workers": 1},
             evaluate={"baselines": ["chance"], "bootstrap": 20},
             tracking={"uri": "sqlite:///mlflow.db", "system_metrics_seconds": 60},
         )
@@ -148,14 +148,16 @@ def test_rows_start_from_what_they_say(study):
     assert sizes["labels_40"] == round(0.4 * sizes["calm"]) and sizes["calm"] == 48
 
 
-def test_frozen_heads_learn_from_changed_copies(study):
+def test_frozen_heads_learn_from_changed_copies(study, tmp_path_factory):
     """Of the training rows that a condition may see, so many copies, each by its own draw; the rows themselves stay as they are."""
     folder, made, _ = study
     augment = {"time_masks": 1, "time_mask_frames": 40}
     changed = made.model_copy(update={"head": type(made.head)(**made.head.model_dump() | {"frozen_copies": 2, "augment": augment})})
     with contextlib.chdir(folder):
-        bench = Bench(changed.for_model("one-tiny"), "one", "one-tiny", folder)
-        plain = Bench(made.for_model("one-tiny"), "one", "one-tiny", folder)
+        folders = (tmp_path_factory.mktemp("vectors") for _ in range(3))
+        bench, again, plain = (
+            Bench(settings.for_model("one-tiny"), "one", "one-tiny", next(folders)) for settings in (changed, changed, made)
+        )
         for row, copied in ((Row(), 48), (Row(labels=0.4), 19)):
             audio, text = (Condition("calm", row, "frozen", modality) for modality in ("audio", "text"))
             vectors, of = head.represented(bench, audio, [1])
@@ -164,7 +166,7 @@ def test_frozen_heads_learn_from_changed_copies(study):
             itself, once, twice = vectors[of[60 : 60 + copied]], vectors[60 : 60 + copied], vectors[60 + copied :]
             assert all((a - b).abs().amax((1, 2)).min() > 1e-4 for a, b in ((itself, once), (itself, twice), (once, twice)))
             assert torch.equal(head.represented(plain, audio, [1])[0], vectors[:60])
-            assert torch.equal(head.represented(bench, audio, [1])[0], vectors)
+            assert torch.equal(head.represented(again, audio, [1])[0], vectors)
             assert len(head.represented(bench, text, [1])[1]) == 60
         _, _, curve = head.on_vectors(bench, audio, vectors, of, [1], folder / "on-vectors")
     assert len(curve) == 2
