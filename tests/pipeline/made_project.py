@@ -25,7 +25,7 @@ def small() -> dict:
     given["spectran"] |= {"pooling": "bands"}
     given["head"] |= {"epochs": 1, "frozen_epochs": 3, "modalities": ["audio", "both"]}
     given["head"] |= {"pooling": "cls_blocks", "standardise": True, "first": "head"}
-    given["head"] |= {"frozen_copies": 1, "augment": {"gain_db": 3}}
+    given["head"] |= {"frozen_copies": 1, "augment": {"gain_db": 3}, "learning_rate": 3e-4, "frozen_learning_rate": 3e-4}
     given["evaluate"] |= {"baselines": ["chance", "logmel_functionals"], "bootstrap": 50}
     return given
 
