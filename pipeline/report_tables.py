@@ -23,7 +23,7 @@ def sentences(lines: dict[Key, dict[str, Score]], comparisons: list[dict]) -> li
         parts = [f"{found[key]} from {key.given}" for key in ours]
         said.append(f"{named(ours[0])} reaches {listed(parts)} in weighted accuracy.")
         others = [ours[0]._replace(variant=variant.replace("calm", "no_pretraining"))]
-        others += [key for key in found if key.variant == "egemaps"]
+        others += [key for key in found if key.variant in ("egemaps", "logmel_functionals")]
         said += [_against(own, other, found, comparisons) for other in others if other in found and (own := _same_input(other, ours))]
     return said
 

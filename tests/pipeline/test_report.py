@@ -186,6 +186,7 @@ def test_comparisons_are_marked(made):
     folder, _ = made
     page = page_of(folder)
     assert "CALM (small) lies" in page and "95\u00a0% interval −1.0 to +9.0: not significant" in page
+    assert "log-mel functionals from audio gives" in page and "eGeMAPS from audio gives" in page
     rows = [line.split(",") for line in (folder / "reports/tables/mosei-comparisons.csv").read_text().splitlines()]
     assert len(rows) == 8 and [row[-1] for row in rows[1:]].count("not significant") == 3
     assert len((folder / "reports/tables/mosei-comparisons-all.csv").read_text().splitlines()) == 29
