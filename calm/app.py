@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from calm.inference import NO_SPEECH, Listener, Piece, Predictor, length, load_whisper
+from calm.inference import NO_SPEECH, Listener, Piece, length, load_whisper
+from calm.predictor import Predictor
 from calm.timeline import draw, timeline
 
 HERE = Path(__file__).parent
@@ -215,10 +216,9 @@ def blocks(desk: Desk):
     def listen(recorded, dropped, text, transcribe, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, so Gradio finds it
         yield from answered(desk, dropped or recorded, text, transcribe, lambda share, what: progress(share, desc=what))
 
-    about = desk.predictor.model.config
     with gr.Blocks(title="CALM", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown("# CALM\nWhich emotions are heard and read: the probability of each class.")
-        if about.synthetic:
+        if desk.predictor.synthetic:
             gr.Markdown("**The model was trained on synthetic speech: what it says of people's means nothing.**")
         with gr.Row(elem_classes="calm"):
             with gr.Column(scale=1, min_width=300):

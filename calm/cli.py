@@ -100,7 +100,7 @@ def predict(
         calm predict --model data/heads/msp/small/model --text "leave me alone"
     """
     with _told():
-        predictor, listener, texts = _prepared(model, files, text, transcribe, whisper, device)
+        predictor, listener, texts = _prepared(_classifier, model, device, files, text, transcribe, whisper)
         from calm import inference
 
         if files:
@@ -109,7 +109,7 @@ def predict(
             named = [dict(zip(predictor.classes, found.tolist(), strict=True)) for found in predictor(None, texts)]
             rows = [{"file": None, "fault": None, "text": said, "probabilities": one} for said, one in zip(texts, named, strict=True)]
     if as_json:
-        about = {"model": str(model), "synthetic": predictor.model.config.synthetic, "classes": predictor.classes}
+        about = {"model": str(model), "synthetic": predictor.synthetic, "classes": predictor.classes}
         typer.echo(json.dumps(about | {"rows": rows}, indent=2))
     else:
         for row in rows:
@@ -174,7 +174,7 @@ def embed(
     """
     with _told():
         _writable(output)
-        predictor, listener, texts = _prepared(model, files, text, transcribe, whisper, device)
+        predictor, listener, texts = _prepared(_predictor, model, device, files, text, transcribe, whisper)
         from calm import embedding, inference
 
         failed: list[str] = []
@@ -230,7 +230,7 @@ def search(
         from calm.inference import Listener
 
         sources = searching.Sources.of(names)
-        space = _on(device, lambda place: searching.Space(_calp(model), place))
+        space = _on(device, lambda: searching.Space(_calp(model), _place(device)))
         listener = Listener(space.extractor.sampling_rate)
         query = space.of_recording(like, listener) if like else space.of_text(words)
         rows, renewed = searching.indexed(sources, space, listener, index) if index else (sources.rows(space, listener), None)
@@ -240,7 +240,7 @@ def search(
     for fault in found.faults:
         typer.echo(fault, err=True)
     if as_json:
-        about = {"model": str(space.folder), "synthetic": space.model.config.synthetic, "words": words, "like": like and str(like)}
+        about = {"model": str(space.folder), "synthetic": space.synthetic, "words": words, "like": like and str(like)}
         typer.echo(json.dumps(about | found.as_dict(), indent=2))
     else:
         _table(found)
@@ -346,40 +346,60 @@ def _loading() -> Iterator[None]:
         gc.enable()
 
 
-def _predictor(model: Path, device: str):
-    def load(place: str):
-        from calm.inference import Predictor
+def _classifier(model: Path, device: str):
+    """A model for answers alone, as quickly as there is one."""
 
-        return Predictor(model, place)
+    def load():
+        from calm.inference import compiled
+
+        return compiled(model, device) or _by_torch(model, device)
 
     return _on(device, load)
 
 
-def _on(device: str, load: Callable):
-    """A model on a device: `load` takes the device's name. Raises ValueError for one that is not there."""
-    with _loading():
-        import torch
-        from transformers.utils import logging
+def _predictor(model: Path, device: str):
+    """A model with all that it computes."""
 
-        logging.disable_progress_bar()
+    return _on(device, lambda: _by_torch(model, device))
+
+
+def _by_torch(model: Path, device: str):
+    from calm.predictor import Predictor
+
+    return Predictor(model, _place(device))
+
+
+def _place(device: str):
+    """The device's name; from here on Transformers shows no progress of a second's work."""
+    from transformers.utils import logging
+
+    from calm.predictor import place
+
+    logging.disable_progress_bar()
+    return place(device)
+
+
+def _on(device: str, load: Callable):
+    """What `load` loads, on that device. Raises ValueError for one that is not there."""
+    with _loading():
         try:
-            loaded = load(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            loaded = load()
         except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
             raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    if loaded.model.config.synthetic:
+    if loaded.synthetic:
         typer.echo("note: the model was trained on synthetic speech; what it says of people's means nothing", err=True)
     return loaded
 
 
-def _prepared(model: Path, files: list[Path], texts: list[str] | None, transcribe: bool, whisper: str, device: str):
-    """Model, reader of recordings, and a text a file or None. Raises ValueError where options do not go together."""
+def _prepared(load: Callable, model: Path, device: str, files: list[Path], texts: list[str] | None, transcribe: bool, whisper: str):
+    """Model as `load` gives it, reader of recordings, and a text a file or None. Raises ValueError where options do not go together."""
     if not files and not texts:
         raise ValueError("neither files nor --text were given: name audio files, or give a text")
     if transcribe and (texts or not files):
         raise ValueError("--transcribe is for files without --text: leave one of them out")
     if files and texts and len(texts) != len(files):
         raise ValueError(f"{len(files)} files and {len(texts)} texts: repeat --text once a file, in their order")
-    predictor = _predictor(model, device)
+    predictor = load(model, device)
     if predictor.modality == "text" and not texts and not transcribe:
         raise ValueError("this model was trained on text alone: give --text or --transcribe")
     if predictor.modality == "audio" and not files:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calm.inference import Piece, Predictor
+from calm.extraction import lowered
+from calm.inference import Piece
 from calm.language_model import text_vectors
+from calm.predictor import Predictor
 
 GROUP = 64  # rows that are in memory before they are written
 VECTOR = pa.list_(pa.float32())
@@ -29,7 +31,7 @@ def vectors(predictor: Predictor, piece: Piece) -> dict:
     """Columns of SCHEMA of one piece of a recording."""
     (samples,) = predictor.extractor.clips(piece.samples, predictor.sample_rate)
     frames = predictor.extractor.frames(samples)
-    text = predictor.processor.lowered(piece.text)
+    text = lowered(piece.text)
     words = None
     if text:
         words = text_vectors(predictor.model.calm.language_model, predictor.processor.tokenizer, [text])[0].float().numpy()

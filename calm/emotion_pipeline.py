@@ -9,7 +9,8 @@ from transformers import AutoModelForSequenceClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from calm.audio import read_audio
-from calm.inference import Predictor, probabilities
+from calm.inference import probabilities
+from calm.predictor import Predictor
 
 TASK = "calm-emotion"
 

@@ -55,7 +55,7 @@ def pooled_width(config: CalmConfig, encoded_width: int) -> int:
     return config.hidden_size + beside[config.head_pooling]
 
 
-def pool(output, attention_mask: torch.Tensor, acoustic_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+def pool(output, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
     """What a head sees of a `CalmOutput`, (batch, `pooled_width`).
 
     "cls": [CLS] alone; beside it mean and spread, "cls_mean_std": of the text outputs and of the acoustic outputs; "cls_blocks": of
@@ -65,17 +65,16 @@ def pool(output, attention_mask: torch.Tensor, acoustic_mask: torch.Tensor | Non
     text, audio = states[:, : output.text_length], states[:, output.text_length :]
     parts = {
         "cls": [],
-        "cls_mean_std": [(text, attention_mask), (audio, acoustic_mask)],
-        "cls_blocks": [(output.encoded_blocks, acoustic_mask)],
+        "cls_mean_std": [(text, attention_mask), (audio, output.acoustic_mask)],
+        "cls_blocks": [(output.encoded_blocks, output.acoustic_mask)],
     }
     return torch.cat([states[:, 0], *(mean_and_spread(*part) for part in parts[pooling])], -1)
 
 
-def mean_and_spread(part: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean and standard deviation over the steps that are there: (batch, steps, width) -> (batch, 2 x width); zeros without a mask."""
-    if mask is None:
-        return part.new_zeros(len(part), 2 * part.shape[-1])
-    weights = mask.to(part.dtype).unsqueeze(-1) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
+def mean_and_spread(part: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation over the steps that are there: (batch, steps, width) -> (batch, 2 x width); zeros where none is."""
+    there = mask.sum(1).view(-1, 1)
+    weights = mask.to(part.dtype).unsqueeze(-1) / there.clamp(min=1).unsqueeze(-1)
     mean = (part * weights).sum(1)
-    spread = ((part - mean.unsqueeze(1)).square() * weights).sum(1).add(1e-6).sqrt()
+    spread = ((part - mean.unsqueeze(1)).square() * weights).sum(1).add(1e-6).sqrt() * (there > 0)
     return torch.cat([mean, spread], -1)

@@ -1,68 +1,51 @@
-"""A trained model in use: from samples, texts and recordings to probabilities and vectors."""
+"""A trained model in use: from recordings to the pieces in which somebody speaks, and from these to the probability of each class.
 
+Neither torch nor Transformers is loaded by this module: what answers a single question should be there at once.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
-from transformers import BatchFeature
 
 from calm.audio import AudioError, read_audio
 from calm.corpora.limits import Pauses
-from calm.modeling import CalmForSequenceClassification
-from calm.processing import CONFIG, CalmProcessor
+from calm.extraction import CONFIG, Extraction
 
 NO_SPEECH = "no speech"
 LOOK = 120.0  # seconds that the search for pauses has in memory at once
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # what is there where a driver of NVIDIA's, AMD's, or Windows' is
 
 
-class Predictor:
-    """A model as the stage `head` releases it: weights, and the processor that was saved beside them.
+class Classifier(ABC):
+    """What says how probable each class is: a released model, however it computes."""
 
-    Raises ValueError for a folder that is none.
-    """
+    classes: list[str]
+    modality: str  # what the model was trained on: "audio", "text" or "both"
+    synthetic: bool  # whether on synthetic speech
+    tuned: bool  # whether its thresholds were tuned on validation, when it was released
+    thresholds: np.ndarray  # (classes,)
+    extractor: Extraction
 
-    def __init__(self, folder: Path, device: str | torch.device = "cpu"):
-        folder = Path(folder)
-        for name in ("config.json", "model.safetensors", CONFIG):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder} is no released model: it has no {name} (the stage `head` writes such a folder)")
-        model = CalmForSequenceClassification.from_pretrained(folder).to(device)
-        self._take(model, CalmProcessor.from_pretrained(folder))
+    @abstractmethod
+    def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
+        """Logits of a batch, (utterances, classes) float32, from log-mel as `extractor.frames` gives it (None: no audio) and texts.
 
-    @classmethod
-    def of(cls, model: CalmForSequenceClassification, processor: CalmProcessor) -> "Predictor":
-        """From what is loaded already."""
-        made = cls.__new__(cls)
-        made._take(model, processor)
-        return made
+        Raises ValueError where an utterance has nothing that the model was trained on.
+        """
 
-    def _take(self, model: CalmForSequenceClassification, processor: CalmProcessor) -> None:
-        self.model, self.processor = model.eval(), processor
-        for name in ("block_frames", "block_hop", "mels"):
-            given, wanted = getattr(self.extractor, name), getattr(model.config, name)
-            if given != wanted:
-                raise ValueError(f"{name} is {given} in the model's {CONFIG} and {wanted} in its config.json: release it anew")
-        ((name, self.classes),) = model.config.heads.items()
-        self.tuned = name in model.config.thresholds  # on validation, when the model was released
-        self.thresholds = np.array(model.config.thresholds.get(name, [0.5] * len(self.classes)))
-
-    @property
-    def extractor(self):
-        """The processor's feature extractor."""
-        return self.processor.feature_extractor
+    def _take(self, heads: dict[str, list[str]], thresholds: dict[str, list[float]], modality: str, synthetic: bool) -> None:
+        ((name, self.classes),) = heads.items()
+        self.tuned, self.modality, self.synthetic = name in thresholds, modality, synthetic
+        self.thresholds = np.array(thresholds.get(name, [0.5] * len(self.classes)))
 
     @property
     def sample_rate(self) -> int:
         """Of the samples that a call takes, in Hz."""
         return self.extractor.sampling_rate
-
-    @property
-    def modality(self) -> str:
-        """What the model was trained on: "audio", "text" or "both"."""
-        return self.model.config.modality
 
     @property
     def needs_text(self) -> bool:
@@ -90,46 +73,49 @@ class Predictor:
     def _clip(self, samples: np.ndarray | None) -> np.ndarray | None:
         return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]
 
-    @torch.inference_mode()
-    def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
-        """Logits of a batch, (utterances, classes) float32, from log-mel as `extractor.frames` gives it (None: no audio) and texts."""
-        logits = np.empty((len(texts), len(self.classes)), np.float32)
-        for heard in (True, False):  # those with audio, and those without
-            rows = [row for row, one in enumerate(frames) if (one is not None) == heard]
-            if rows:
-                inputs = self.inputs([frames[row] for row in rows] if heard else None, [texts[row] for row in rows])
-                logits[rows] = self.model(**inputs).logits.float().cpu().numpy()
-        return logits
-
-    @torch.inference_mode()
-    def pooled(self, frames: np.ndarray, text: str | None) -> np.ndarray:
-        """What the heads see of one utterance, (width,) float32."""
-        return self.model.pooled(**self.inputs([frames], [text]))[0].float().cpu().numpy()
-
-    def inputs(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
-        """What the model takes of a batch, by its modality. Raises ValueError where that leaves nothing."""
+    def seen(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> tuple[Sequence | None, Sequence]:
+        """Of log-mel (None: no utterance has audio) and texts what the model was trained on. Raises ValueError where nothing is left."""
         if self.modality == "audio":
             if frames is None:
                 raise ValueError("this model was trained on audio alone: give audio")
-            texts = [None] * len(texts)
-        elif self.modality == "text":
+            return frames, [None] * len(texts)
+        if self.modality == "text":
             if any(text is None for text in texts):
                 raise ValueError("this model was trained on text alone: give a text, or have the audio transcribed")
-            frames = None
-        logmels = None if frames is None else self.extractor.of_frames(frames)
-        return self.processor.collated(logmels, [self.processor.lowered(text) for text in texts]).to(self.model.device)
+            return None, texts
+        return frames, texts
 
-    @torch.inference_mode()
-    def encoded_blocks(self, frames: np.ndarray, batch: int = 256) -> torch.Tensor:
-        """Encoded blocks of one utterance, (blocks, encoded width) float32."""
-        blocks, _ = self.extractor.of_frames([frames]).all_blocks(np.array([0]))
-        spectran = self.model.calm.spectran
-        return torch.cat([spectran.encode(part.to(self.model.device)) for part in blocks[0].split(batch)]).float()
 
-    @torch.inference_mode()
-    def acoustic_tokens(self, frames: np.ndarray) -> np.ndarray:
-        """SpecTran's outputs of every block of one utterance, (blocks, width) float32."""
-        return self.model.calm.spectran.token(self.encoded_blocks(frames)).cpu().numpy()
+def load(folder: Path, device: str = "auto") -> Classifier:
+    """A released model for answers alone: compiled, where it is to compute on the CPU, else by torch.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1" ...; "auto": a GPU where there is one.
+
+    Raises:
+        ValueError: the folder is no released model.
+    """
+    if found := compiled(folder, device):
+        return found
+    from calm.predictor import Predictor
+
+    return Predictor(folder, device)
+
+
+def compiled(folder: Path, device: str) -> Classifier | None:
+    """`load` without torch; None where the model has no graph, or is to compute on a GPU."""
+    from calm.compiled import Compiled
+
+    on_gpu = device not in ("auto", "cpu") or device == "auto" and any(Path(path).exists() for path in GPUS)
+    return None if on_gpu else Compiled.of(check(folder))
+
+
+def check(folder: Path) -> Path:
+    """The folder of a released model; raises ValueError for one that is none."""
+    for name in ("config.json", "model.safetensors", CONFIG):
+        if not (Path(folder) / name).is_file():
+            raise ValueError(f"{folder} is no released model: it has no {name} (the stage `head` writes such a folder)")
+    return Path(folder)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -213,7 +199,7 @@ def load_whisper(name: str):
     return asr.load("faster-whisper", asr.resolve("faster-whisper", name), window=5.0)  # short pieces cost less than 30 s
 
 
-def answer(predictor: Predictor, piece: Piece) -> dict:
+def answer(predictor: Classifier, piece: Piece) -> dict:
     """What the model says of a piece: `start`, `end` (seconds), `text`, `flags`, and `probabilities` by class."""
     (found,) = predictor([piece.samples], [piece.text])
     named = dict(zip(predictor.classes, found.tolist(), strict=True))

@@ -53,11 +53,13 @@ class CalmPreTrainedModel(PreTrainedModel):
 @dataclass
 class CalmOutput(ModelOutput):
     """`last_hidden_state` (batch, tokens + blocks, width): text first; `text_length`: how many of them are text;
-    `encoded_blocks` (batch, blocks, encoded width): what the tokens of the blocks were projected from; no blocks without audio."""
+    `encoded_blocks` (batch, blocks, encoded width): what the tokens of the blocks were projected from, and `acoustic_mask`
+    (batch, blocks), which of them are there; no blocks without audio."""
 
     last_hidden_state: torch.Tensor | None = None
     text_length: int | None = None
     encoded_blocks: torch.Tensor | None = None
+    acoustic_mask: torch.Tensor | None = None
 
 
 class CalmModel(CalmPreTrainedModel):
@@ -104,6 +106,7 @@ class CalmModel(CalmPreTrainedModel):
         audio = encoded_blocks if encoded_blocks is not None else input_features
         if audio is None:
             encoded_blocks = embedded.new_zeros(len(embedded), 0, self.spectran.encoded_width)
+            acoustic_mask = attention_mask[:, :0]
         else:
             if acoustic_mask is None:
                 acoustic_mask = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
@@ -124,7 +127,7 @@ class CalmModel(CalmPreTrainedModel):
             position_ids=positions.expand(batch, -1),
             token_type_ids=modality.expand(batch, -1),
         ).last_hidden_state
-        return CalmOutput(last_hidden_state=states, text_length=input_ids.shape[1], encoded_blocks=encoded_blocks)
+        return CalmOutput(states, input_ids.shape[1], encoded_blocks, acoustic_mask)
 
 
 @dataclass
@@ -313,10 +316,9 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
 
-    def pooled(self, input_ids, attention_mask, acoustic_mask=None, **inputs) -> torch.Tensor:
+    def pooled(self, input_ids, attention_mask, **inputs) -> torch.Tensor:
         """What the heads see, (batch, width of `Head`)."""
-        output = self.calm(input_ids, attention_mask, acoustic_mask=acoustic_mask, **inputs)
-        return pool(output, attention_mask, acoustic_mask, self.config.head_pooling)
+        return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling)
 
     def forward(
         self,
@@ -335,7 +337,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        pooled = self.pooled(input_ids, attention_mask, acoustic_mask, input_features=input_features, encoded_blocks=encoded_blocks)
+        audio = {"input_features": input_features, "encoded_blocks": encoded_blocks, "acoustic_mask": acoustic_mask}
+        pooled = self.pooled(input_ids, attention_mask, **audio)
         logits = {name: head(pooled) for name, head in self.heads.items()}
         loss = None
         if labels is not None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from calm.batching import LogMels, Ragged
+from calm.ragged import LogMels, Ragged
 from calm.spectran import FrontEnd
 
 Collator = Callable[..., dict[str, torch.Tensor]]

@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from calm.batching import LogMels, each_logmels, shards
+from calm.batching import each_logmels, shards
 from calm.corpora.files import AUDIO, walk
+from calm.extraction import CONFIG, lowered
 from calm.inference import NO_SPEECH, Listener, each
 from calm.language_model import load_language_model, text_vectors
 from calm.modeling import CalmForContrastivePretraining
-from calm.processing import CONFIG, CalmProcessor
+from calm.processing import CalmProcessor
+from calm.ragged import LogMels
 
 DATA = Path("data")  # of the project: CALP's models, and corpora that were ingested
 ROWS = 64  # utterances that are in memory at once
@@ -60,6 +62,11 @@ class Space:
         return self.processor.feature_extractor
 
     @property
+    def synthetic(self) -> bool:
+        """Whether the model was trained on synthetic speech."""
+        return self.model.config.synthetic
+
+    @property
     def width(self) -> int:
         """Of the space."""
         return self.model.config.projection or self.model.config.hidden_size
@@ -74,7 +81,7 @@ class Space:
     @torch.inference_mode()
     def of_text(self, words: str) -> np.ndarray:
         """T_i of some words in the space, (width,) of length 1. Raises ValueError where there are none, or too many."""
-        words, tokenizer = self.processor.lowered(words).strip(), self.processor.tokenizer
+        words, tokenizer = lowered(words).strip(), self.processor.tokenizer
         if not words:
             raise ValueError("there are no words to search for: give some, or a recording with --like")
         if len(tokenizer(words)["input_ids"]) > 512:
@@ -91,8 +98,8 @@ class Space:
     @torch.inference_mode()
     def of_logmels(self, logmels: LogMels, row: int) -> np.ndarray:
         """Vectors of the blocks of one row, each of length 1, (blocks, width) float16."""
-        blocks, _ = logmels.all_blocks(np.array([row]))
-        parts = [self.model.embed_audio(part.to(self.model.device)).float().cpu().numpy() for part in blocks[0].split(BATCH)]
+        blocks = torch.from_numpy(logmels.blocks_of(row))
+        parts = [self.model.embed_audio(part.to(self.model.device)).float().cpu().numpy() for part in blocks.split(BATCH)]
         return unit(np.concatenate(parts)).astype(np.float16)
 
     def of_recording(self, path: Path, listener: Listener) -> np.ndarray:

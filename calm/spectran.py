@@ -93,7 +93,7 @@ class SpecTran(FrontEnd):
         if blocks.shape[1:] != self.shape:
             raise ValueError(f"blocks are {tuple(blocks.shape)}: SpecTran takes (batch, {self.shape[0]} frames, {self.shape[1]} mels)")
         x = self.patches(blocks)
-        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions
         for layer in self.layers:
             x = layer(x)
         return self._pooled(x)

@@ -13,10 +13,12 @@ import torch
 from tqdm import tqdm
 
 from calm.audio import AudioFile
-from calm.batching import Ragged
+from calm.batching import tensors
 from calm.corpora import pauses
 from calm.corpora.limits import Pauses
-from calm.inference import LOOK, Predictor, length, probabilities
+from calm.inference import LOOK, length, probabilities
+from calm.predictor import Predictor
+from calm.ragged import Ragged
 
 MINUTE = 60.0  # seconds that are read at once
 MARGIN = 0.5  # seconds read on either side, so that resampling sees no edge
@@ -148,8 +150,7 @@ class Scorer:
     def _logits(self, windows: list[list[np.ndarray]]) -> np.ndarray:
         if self.extractor.normalise == "utterance":
             return self.predictor.logits([self._joined(window) for window in windows], [self.text] * len(windows))
-        rows = np.arange(len(windows))
-        encoded, mask = Ragged.of([np.stack(window) for window in windows]).pad(rows)
+        encoded, mask = tensors(*Ragged.of([np.stack(window) for window in windows]).pad(np.arange(len(windows))))
         text = self.predictor.processor(text=[self.text] * len(windows))
         inputs = {**text, "encoded_blocks": encoded, "acoustic_mask": mask}
         model = self.predictor.model

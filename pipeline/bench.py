@@ -10,13 +10,14 @@ import torch
 from filelock import FileLock
 from transformers import BertModel
 
-from calm.batching import Ragged, SequenceCollator, tokenise
+from calm.batching import SequenceCollator, tokenise
 from calm.corpora.splits import nested
 from calm.front_ends import FRONT_ENDS
 from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
 from calm.passes import encode_blocks
 from calm.peers import JointTransformerForSequenceClassification
+from calm.ragged import Ragged
 from pipeline import build, paths
 from pipeline.settings import Head, Row, Settings
 

@@ -8,10 +8,11 @@ import transformers
 from transformers import BertModel
 
 from calm.augmentation import Augmentation
-from calm.batching import Examples, Ragged, load_examples
+from calm.batching import Examples, load_examples
 from calm.configuration import CalmConfig
 from calm.corpora.utterances import read_table
 from calm.passes import Collator, step_flops
+from calm.ragged import Ragged
 from calm.training import Schedule
 from pipeline import paths
 from pipeline.settings import Augment, Head, Optimiser, Settings

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calm import evaluation
+from calm import evaluation, graph
 from calm.language_model import load_tokenizer
 from calm.modeling import CalmForSequenceClassification
 from calm.processing import CalmProcessor
@@ -39,6 +39,7 @@ def release(settings: Settings, of: Heads, checkpoints: Path, curves: list[dict]
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[of.model].language_model)
     CalmProcessor(inputs.extractor(settings.spectran, [of.corpus], settings.head.max_tokens), tokenizer).save_pretrained(folder)
+    graph.write(network.eval(), folder)
     command.write_json(kept, folder / "release.json")
     entry = next(entry for entry in curves if kept.items() <= entry.items())
     model_card.write(settings, of.corpus, of.model, network.config, entry, measured(one, made, settings), folder)

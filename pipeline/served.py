@@ -16,11 +16,9 @@ class Served(mlflow.pyfunc.PythonModel):
     """Loads the model once, on the GPU where there is one."""
 
     def load_context(self, context) -> None:
-        import torch
+        from calm import inference
 
-        from calm.inference import Predictor
-
-        self.predictor = Predictor(context.artifacts["model"], "cuda" if torch.cuda.is_available() else "cpu")
+        self.predictor = inference.load(context.artifacts["model"])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """Probabilities by class. Raises ValueError that names the row which cannot be used."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import BertConfig
 
+from calm import graph
 from calm.configuration import CalmConfig
 from calm.language_model import load_language_model, load_tokenizer
 from calm.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
@@ -16,17 +17,19 @@ CLASSES = ["angry", "happy", "sad"]
 MEAN, STD = np.linspace(-4, -6, 64), np.linspace(2, 3, 64)  # about those of speech
 
 
-def release(folder: Path, modality: str = "both", **given) -> Path:
-    """Write one; `given`: changed settings of the feature extractor."""
+def release(folder: Path, modality: str = "both", with_graph: bool = False, config: dict | None = None, **given) -> Path:
+    """Write one, with its graph or without; `config`, `given`: changed settings of the model and of the feature extractor."""
     torch.manual_seed(5)
     text = BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    config = CalmConfig(text, projection=16, heads={"emotion": CLASSES}, head_pooling="cls_mean_std", modality=modality)
-    model = CalmForSequenceClassification(config).eval()
+    settings = {"projection": 16, "heads": {"emotion": CLASSES}, "head_pooling": "cls_mean_std", "modality": modality}
+    model = CalmForSequenceClassification(CalmConfig(text, **settings | (config or {}))).eval()
     for parameter in model.heads.parameters():
         parameter.data.mul_(8)  # so that answers differ
     model.save_pretrained(folder)
     extractor = CalmFeatureExtractor(**{"normalise": "corpus", "mean": MEAN, "std": STD, **given})
     CalmProcessor(extractor, load_tokenizer("minilm")).save_pretrained(folder)
+    if with_graph:
+        graph.write(model, folder)
     return folder
 
 

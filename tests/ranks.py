@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, TrainerCallback
 
 from calm import distributed
-from calm.batching import LogMels, PairCollator, Ragged
+from calm.batching import PairCollator
 from calm.configuration import CalmConfig
 from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining
+from calm.ragged import LogMels, Ragged
 from calm.training import Interrupted, Schedule, train
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64, "max_position_embeddings": 40}

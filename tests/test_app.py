@@ -19,7 +19,8 @@ from calm import cli
 from calm.app import Desk, Heard, answer_html, answered, fault, served, timeline_html
 from calm.audio import AudioError
 from calm.corpora import pauses
-from calm.inference import Piece, Predictor
+from calm.inference import Piece
+from calm.predictor import Predictor
 from calm.timeline import draw, timeline
 
 THRESHOLDS = [0.3, 0.6, 0.2]

@@ -19,17 +19,17 @@ def config(**options) -> CalmConfig:
 
 def test_pooling_by_hand():
     states = torch.tensor([[[1.0], [3.0], [5.0], [2.0], [4.0], [100.0]]])  # 3 text, 2 audio, 1 padded
-    masks = torch.tensor([[1, 1, 1]]), torch.tensor([[True, True, False]])
+    words, blocks = torch.tensor([[1, 1, 1]]), torch.tensor([[True, True, False]])
     encoded = torch.tensor([[[10.0, 1.0], [16.0, 1.0], [-50.0, -50.0]]])
-    output = CalmOutput(last_hidden_state=states, text_length=3, encoded_blocks=encoded)
-    assert pool(output, *masks, "cls").tolist() == [[1.0]]
+    output = CalmOutput(last_hidden_state=states, text_length=3, encoded_blocks=encoded, acoustic_mask=blocks)
+    assert pool(output, words, "cls").tolist() == [[1.0]]
     expected = torch.tensor([[1.0, 3.0, (8 / 3) ** 0.5, 3.0, 1.0]])  # [CLS], mean and spread of text, mean and spread of audio
-    torch.testing.assert_close(pool(output, *masks, "cls_mean_std"), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pool(output, words, "cls_mean_std"), expected, atol=1e-5, rtol=1e-5)
     expected = torch.tensor([[1.0, 13.0, 1.0, 3.0, 0.001]])  # [CLS], mean and spread of the encoded blocks
-    torch.testing.assert_close(pool(output, *masks, "cls_blocks"), expected, atol=1e-5, rtol=1e-5)
-    silent = CalmOutput(last_hidden_state=states[:, :3], text_length=3, encoded_blocks=encoded[:, :0])
-    assert pool(silent, masks[0], None, "cls_blocks").tolist() == [[1, 0, 0, 0, 0]]
-    assert pool(silent, masks[0], None, "cls_mean_std")[0, 3:].tolist() == [0, 0]
+    torch.testing.assert_close(pool(output, words, "cls_blocks"), expected, atol=1e-5, rtol=1e-5)
+    silent = CalmOutput(last_hidden_state=states[:, :3], text_length=3, encoded_blocks=encoded[:, :0], acoustic_mask=blocks[:, :0])
+    assert pool(silent, words, "cls_blocks").tolist() == [[1, 0, 0, 0, 0]]
+    assert pool(silent, words, "cls_mean_std")[0, 3:].tolist() == [0, 0]
 
 
 def test_standardise_by_hand():
@@ -48,11 +48,13 @@ def test_statistics_and_answers_are_kept_on_disk(tmp_path, pooling):
     model = CalmForSequenceClassification(given).eval()
     ids, features = torch.randint(5, 60, (4, 6)), torch.randn(4, 3, 50, 64)
     with torch.no_grad():
-        vectors = model.pooled(ids, torch.ones_like(ids), torch.ones(4, 3, dtype=torch.bool), input_features=features)
+        vectors = model.pooled(ids, torch.ones_like(ids), input_features=features)
         model.heads["emotion"].fit(vectors)
         seen = model.heads["emotion"][0](vectors)
         torch.testing.assert_close(seen.mean(0), torch.zeros(seen.shape[1]), atol=1e-4, rtol=0)
         answer = model(ids, input_features=features).logits
+        masked = model(ids, input_features=features, acoustic_mask=torch.ones(4, 3, dtype=torch.bool)).logits
+    torch.testing.assert_close(masked, answer)  # no mask: all blocks are there
     model.save_pretrained(tmp_path)
     again = CalmForSequenceClassification.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(again(ids, input_features=features).logits, answer)

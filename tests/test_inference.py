@@ -16,7 +16,8 @@ from made_model import CLASSES, release, speech
 from calm import embedding, inference
 from calm.audio import AudioError, read_audio
 from calm.corpora.limits import Pauses
-from calm.inference import Listener, Predictor
+from calm.inference import Listener
+from calm.predictor import Predictor
 from calm.timeline import Sketch, neighbours, overlaps, timeline
 
 CORPORA = os.environ.get("CALM_CORPORA")
@@ -41,17 +42,17 @@ def test_a_batch_is_its_utterances(predictor):
     heard, texts = [speech(3), speech(0.4, 1), speech(1.5, 2)], ["Good morning", None, "so it is"]
     together = predictor(heard, texts, batch=2)
     for row, (samples, text) in enumerate(zip(heard, texts, strict=True)):
-        np.testing.assert_allclose(together[row], predictor([samples], [text])[0], atol=1e-6)
+        np.testing.assert_allclose(together[row], predictor([samples], [text])[0], atol=1e-5)
     logits = predictor.model(**predictor.processor([heard[0]], ["good morning"], 16000)).logits
-    np.testing.assert_allclose(together[0], logits.sigmoid()[0].detach(), atol=1e-6)
+    np.testing.assert_allclose(together[0], logits.sigmoid()[0].detach(), atol=1e-5)
     assert predictor([], []).shape == (0, 3) and predictor(None, ["good morning"]).shape == (1, 3)
 
 
 def test_some_have_audio_and_some_text_alone(predictor):
     clip, texts = speech(1.5), ["hello", "go away", None]
     mixed = predictor([clip, None, clip], texts)
-    np.testing.assert_allclose(mixed[[0, 2]], predictor([clip, clip], [texts[0], None]), atol=1e-6)
-    np.testing.assert_allclose(mixed[1:2], predictor(None, texts[1:2]), atol=1e-6)
+    np.testing.assert_allclose(mixed[[0, 2]], predictor([clip, clip], [texts[0], None]), atol=1e-5)
+    np.testing.assert_allclose(mixed[1:2], predictor(None, texts[1:2]), atol=1e-5)
 
 
 def test_modalities(tmp_path):
@@ -144,7 +145,7 @@ def test_long_recordings_are_cut_at_their_pauses(predictor, tmp_path):
     assert len(rows) > 5 and all(after["start"] >= before["end"] for before, after in zip(rows, rows[1:], strict=False))
     row = rows[3]
     (expected,) = predictor([read_audio(tmp_path / "long.flac", row["start"], row["end"])], [None])
-    np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=1e-6)
+    np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=1e-5)
     with pytest.raises(AudioError, match="one text was given for all of it"):
         list(Listener(16000)(tmp_path / "long.flac", "hello"))
     (whole,) = Listener(16000, pauses=Pauses(longer_than=60))(tmp_path / "long.flac", "hello")
@@ -217,7 +218,8 @@ MEASURED = """
 import sys
 import psutil
 from calm import inference, timeline
-predictor, process, listener = inference.Predictor(sys.argv[1]), psutil.Process(), inference.Listener(16000)
+from calm.predictor import Predictor
+predictor, process, listener = Predictor(sys.argv[1]), psutil.Process(), inference.Listener(16000)
 timeline.timeline(sys.argv[2], predictor)
 list(listener(sys.argv[2]))
 with open("/proc/self/clear_refs", "w") as file:

@@ -72,8 +72,8 @@ def test_words_and_sounds_lie_where_the_model_puts_them(space):
     """T_i through the text's projection; the blocks through SpecTran and the audio's, each at length 1."""
     with torch.inference_mode():
         (words,) = space.model.embed_text(text_vectors(load_language_model("minilm", 1), space.processor.tokenizer, ["good morning"]))
-        blocks, _ = space.extractor.logmels([speech(2)]).all_blocks(np.array([0]))
-        sounds = F.normalize(space.model.embed_audio(blocks[0]), dim=-1)
+        blocks = torch.from_numpy(space.extractor.logmels([speech(2)]).blocks_of(0))
+        sounds = F.normalize(space.model.embed_audio(blocks), dim=-1)
     np.testing.assert_allclose(space.of_text("Good Morning"), F.normalize(words, dim=0), atol=1e-5)
     assert sounds.shape == (5, 16)  # 198 frames: 1 + (198 - 50) // 30
     np.testing.assert_allclose(space.of_samples(speech(2)), sounds, atol=1e-3)

@@ -107,11 +107,11 @@ class Scorer:
     def __init__(self, model: str):
         from calm import asr
         from calm.corpora.limits import Pauses
-        from calm.inference import Listener, Predictor
-        from pipeline import build, settings
+        from calm.inference import Listener, load
+        from pipeline import settings
 
         given, self.model = settings.load(), model
-        self.predictor = Predictor(located(model, given), build.device())
+        self.predictor = load(located(model, given))
         section, cut, whisper = given.transcribe, given.ingest.cut, None
         if self.predictor.needs_text:
             options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}

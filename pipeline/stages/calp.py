@@ -175,8 +175,8 @@ def utterance_vectors(model: CalmForContrastivePretraining, examples: Examples, 
     """Mean of the normalised vectors of an utterance's blocks in the shared space, (rows, projection)."""
     vectors = []
     for row in rows:
-        blocks, _ = examples.logmels.all_blocks(np.array([row]))
-        vectors.append(torch.nn.functional.normalize(model.embed_audio(blocks[0].to(model.device)), dim=-1).mean(0).cpu().numpy())
+        blocks = torch.from_numpy(examples.logmels.blocks_of(row)).to(model.device)
+        vectors.append(torch.nn.functional.normalize(model.embed_audio(blocks), dim=-1).mean(0).cpu().numpy())
     return np.stack(vectors)
 
 

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from calm.batching import Ragged, load_logmels, shards
+from calm.batching import load_logmels, shards
 from calm.modeling import CalmForContrastivePretraining
 from calm.passes import encode_blocks
+from calm.ragged import Ragged
 from pipeline import command, paths, workers
 from pipeline.settings import Settings, SpecTranSettings
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from calm.audio import read_audio
 from calm.cli import app
-from calm.inference import Predictor
+from calm.predictor import Predictor
 from pipeline import registry, workers
 
 
