@@ -53,7 +53,8 @@ The weights derive from {language_model} and the corpora above, each of which ha
 
     calm predict clip.wav --model FOLDER --text "what is said"
 
-`model.safetensors` is for Transformers; `model.onnx`, the same weights as a graph of one utterance, is what the command answers by on the CPU.
+`model.safetensors` is for Transformers; `model.onnx`, the same weights as a graph of one utterance, is what the command answers by on the
+CPU.
 """
 
 

@@ -15,9 +15,10 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
+from calm import inference
 from calm.audio import read_audio
 from calm.cli import app
-from calm.predictor import Predictor
+from calm.compiled import Compiled
 from pipeline import registry, workers
 
 
@@ -81,10 +82,10 @@ def test_the_champion_answers_as_its_stage_did(rebuilt, served):
     answers = model.predict(pd.DataFrame(rows))
     expected = 1 / (1 + np.exp(-np.stack(some["logits"].to_list())))
     np.testing.assert_allclose(answers.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
-    predictor = Predictor(released)
+    predictor = inference.load(released)
     clips = [read_audio(file, sample_rate=predictor.sample_rate) for file in files]
-    alone = [predictor([clip], [text])[0] for clip, text in zip(clips, rows["text"], strict=True)]  # as `calm predict` does
-    np.testing.assert_allclose(alone, answers.to_numpy(), atol=1e-6)
+    assert isinstance(predictor, Compiled)  # as `calm predict` has it
+    np.testing.assert_allclose(predictor(clips, rows["text"]), answers.to_numpy(), atol=1e-6)
     assert list(answers.columns) == list(predictor.classes)
     assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
 
@@ -164,4 +165,4 @@ def test_a_model_that_is_not_there_is_named(rebuilt):
 
 def test_a_folder_that_is_no_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no released model"):
-        Predictor(tmp_path)
+        inference.load(tmp_path)
