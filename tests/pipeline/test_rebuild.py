@@ -39,6 +39,7 @@ def test_the_page_and_the_model_are_there(rebuilt):
         "tokenizer_config.json",
         "release.json",
         "README.md",
+        "model.onnx",
     }
     assert {path.name for path in model.iterdir()} == expected
     card = (model / "README.md").read_text()
