@@ -1,6 +1,7 @@
 """A released model by its graph, for answers on the CPU: ONNX Runtime is there in a tenth of the time that torch and Transformers take."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from calm.extraction import Extraction, lowered, tell_cut
 from calm.graph import GRAPH, TOKENIZER, digest
 from calm.inference import Classifier
 from calm.ragged import fit
+
+logger = logging.getLogger(__name__)
 
 
 class Compiled(Classifier):
@@ -27,12 +30,16 @@ class Compiled(Classifier):
 
     @classmethod
     def of(cls, folder: Path) -> "Compiled | None":
-        """None where there is no graph, or one of other weights or settings than the folder has now."""
+        """None where there is no graph that can be read, or one of other weights or settings than the folder has now."""
         if not (folder / GRAPH).is_file():
             return None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's have no common base
+            logger.warning(f"{folder / GRAPH} is damaged, torch answers instead: release the model anew ({error})")
+            return None
         return cls(folder, session) if session.get_modelmeta().custom_metadata_map.get("made_of") == digest(folder) else None
 
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BatchFeature
+from safetensors import SafetensorError
+from transformers import BatchFeature, PreTrainedModel
 
 from calm.extraction import CONFIG, lowered
 from calm.inference import Classifier, check
@@ -18,6 +19,14 @@ def place(device: str | torch.device) -> str | torch.device:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
+def opened(network: type[PreTrainedModel], folder: Path) -> tuple[PreTrainedModel, CalmProcessor]:
+    """A model and its processor from a folder that has their files. Raises ValueError where one of these is damaged."""
+    try:
+        return network.from_pretrained(folder), CalmProcessor.from_pretrained(folder)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"{folder} has a damaged file, make or copy it anew: {error}") from error
+
+
 class Predictor(Classifier):
     """A model as the stage `head` releases it: weights, and the processor that was saved beside them.
 
@@ -25,8 +34,8 @@ class Predictor(Classifier):
     """
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
-        model = CalmForSequenceClassification.from_pretrained(check(folder)).to(place(device))
-        self._hold(model, CalmProcessor.from_pretrained(folder))
+        model, processor = opened(CalmForSequenceClassification, check(folder))
+        self._hold(model.to(place(device)), processor)
 
     @classmethod
     def of(cls, model: CalmForSequenceClassification, processor: CalmProcessor) -> "Predictor":

@@ -22,7 +22,7 @@ from calm.extraction import CONFIG, lowered
 from calm.inference import NO_SPEECH, Listener, each
 from calm.language_model import load_language_model, text_vectors
 from calm.modeling import CalmForContrastivePretraining
-from calm.processing import CalmProcessor
+from calm.predictor import opened
 from calm.ragged import LogMels
 
 DATA = Path("data")  # of the project: CALP's models, and corpora that were ingested
@@ -53,8 +53,8 @@ class Space:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} is no model of CALP: it has no {name} (the stage `calp` writes such a folder)")
         self.folder, self.about = folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        self.model = CalmForContrastivePretraining.from_pretrained(folder).eval().to(device)
-        self.processor = CalmProcessor.from_pretrained(folder)
+        model, self.processor = opened(CalmForContrastivePretraining, folder)
+        self.model = model.eval().to(device)
 
     @property
     def extractor(self):

@@ -53,8 +53,8 @@ def test_it_tells_of_itself_what_the_model_tells(both_ways):
     np.testing.assert_array_equal(quick.thresholds, slow.thresholds)
 
 
-def test_torch_answers_where_the_graph_does_not_fit(tmp_path, monkeypatch):
-    """There is a GPU; the weights or the settings were changed since; there is no graph."""
+def test_torch_answers_where_the_graph_does_not_fit(tmp_path, monkeypatch, caplog):
+    """There is a GPU; the weights or the settings were changed since; the graph is damaged; there is none."""
     folder = release(tmp_path / "model", "text", with_graph=True)
     assert isinstance(inference.load(folder), Compiled)
     monkeypatch.setattr(inference, "GPUS", (str(tmp_path),))
@@ -68,6 +68,11 @@ def test_torch_answers_where_the_graph_does_not_fit(tmp_path, monkeypatch):
     again = inference.load(folder)
     assert isinstance(again, Compiled)
     np.testing.assert_allclose(again(None, ["hello"]), Predictor(folder)(None, ["hello"]), atol=1e-5)
+    for damaged in ((folder / graph.GRAPH).read_bytes()[:10_000], b""):
+        (folder / graph.GRAPH).write_bytes(damaged)
+        caplog.clear()
+        assert isinstance(inference.load(folder), Predictor)
+        assert "model.onnx is damaged" in caplog.text
     (folder / graph.GRAPH).unlink()
     assert isinstance(inference.load(folder), Predictor)
     with pytest.raises(ValueError, match="is no released model: it has no config.json"):

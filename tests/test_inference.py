@@ -72,7 +72,15 @@ def test_folders_that_are_no_model(tmp_path):
     with pytest.raises(ValueError, match="is no released model: it has no config.json"):
         Predictor(tmp_path)
     with pytest.raises(ValueError, match="block_hop is 20 in the model's preprocessor_config.json and 30 in its config.json"):
-        Predictor(release(tmp_path, block_hop=20))
+        Predictor(release(tmp_path / "other", block_hop=20))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"])
+def test_a_file_that_was_cut_off_is_told(tmp_path, name):
+    folder = release(tmp_path / "model")
+    (folder / name).write_bytes((folder / name).read_bytes()[:300])
+    with pytest.raises(ValueError, match="model has a damaged file, make or copy it anew"):
+        Predictor(folder)
 
 
 @real
