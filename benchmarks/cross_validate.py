@@ -1,6 +1,6 @@
 """Frozen heads and the baselines on speakers that neither has heard, without the test split: for the choice of a recipe's settings.
 
-    python benchmarks/cross_validate.py --heads ravdess-small
+    python benchmarks/cross_validate.py --heads ravdess-small --row calm
 
 After `dvc repro pretrain`. The speakers of the training and validation splits are dealt into folds; each fold is answered by what was
 trained on the others, and decided at thresholds that were tuned on the others' answers. The baselines' strength C is chosen on the
@@ -17,6 +17,7 @@ import torch
 import typer
 
 from calm import baselines, evaluation, metrics
+from calm.corpora.utterances import read_table
 from calm.passes import predict
 from calm.training import mix
 from pipeline import paths
@@ -29,10 +30,11 @@ METRIC = "weighted_accuracy"
 
 def main(
     heads: Annotated[str, typer.Option(help="An entry of `heads` in params.yaml.")],
+    row: Annotated[list[str], typer.Option(help="Only this row of the entry; may be repeated.")] = [],  # noqa: B006
     folds: Annotated[int, typer.Option(help="How many.")] = 4,
     change: Annotated[list[str], typer.Option(help="Another value of the section `head`, NAME=VALUE; may be repeated.")] = [],  # noqa: B006
 ) -> None:
-    """Print, of every frozen condition and baseline, AUC and weighted accuracy, and how far the latter lies from the baselines'."""
+    """Print AUC, log loss and weighted accuracy of every frozen condition and baseline, and how far the last lies from the baselines'."""
     settings = load()
     of = settings.heads[heads]
     settings = settings.for_model(of.model).for_target(of.corpus)
@@ -46,7 +48,7 @@ def main(
         fold = np.array([names.index(speaker) % folds for speaker in speakers])
         print(f"{len(rows)} utterances of {len(names)} speakers in {folds} folds, seeds {' '.join(map(str, settings.seeds))}")
         found = {name: [by_fold(answer, fold)] for name, answer in of_baselines(bench, rows, targets).items()}
-        for condition in conditions(of.rows, changed):
+        for condition in conditions({name: of.rows[name] for name in row or of.rows}, changed):
             if condition.tuning == "frozen" and condition.row.network == "calm":
                 answers = by_fold(of_heads(bench, condition, rows, Path(folder)), fold)
                 found[f"{condition.name}, {condition.modality}"] = list(answers.transpose(1, 0, 2))
@@ -64,7 +66,7 @@ def by_fold(answer: Callable[[np.ndarray], np.ndarray], fold: np.ndarray) -> np.
 
 def of_baselines(bench: Bench, rows: np.ndarray, targets: np.ndarray) -> dict[str, Callable]:
     """By name what fits a baseline and answers to the rows that were held out."""
-    table = bench.examples.table.iloc[rows]
+    table = read_table(paths.utterances(bench.corpus)).set_index("id", drop=False).loc[bench.examples.table["id"].iloc[rows]]
     segments = list(table[["audio", "start", "end"]].itertuples(index=False, name=None))
     extracted = {
         "egemaps": baselines.egemaps(segments, bench.settings.features.workers, bench.folder),
@@ -112,7 +114,8 @@ def show(found: dict[str, list[np.ndarray]], targets: np.ndarray, speakers: np.n
     }
     for name, runs in found.items():
         auc = np.mean([metrics.auc_macro(targets, run) for run in runs])
-        line = f"{name:28s} AUC {auc:.3f}   weighted accuracy {100 * np.mean([run[0] for run in drawn[name]]):.1f} %"
+        loss = np.mean([-np.log(np.where(targets, run, 1 - run)).mean() for run in runs])  # of each class by itself
+        line = f"{name:28s} AUC {auc:.4f}   log loss {loss:.4f}   weighted accuracy {100 * np.mean([run[0] for run in drawn[name]]):.1f} %"
         for baseline in ("egemaps", "logmel_functionals"):
             if name not in ("egemaps", "logmel_functionals"):
                 apart = evaluation.difference(drawn[name], drawn[baseline])
