@@ -93,19 +93,27 @@ class Flows:
     def command(self, *arguments: str):
         return self.project.run(sys.executable, "-m", "pipeline.flows", *arguments)
 
-    def post(self, path: str, **body):
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
+    def ask(self, method: str, path: str, **body):
+        """The server's answer. Where its database is locked it says 503, and Prefect's own client asks again too."""
+        for pause in (0.5, 1, 2, 4, 0):
+            answer = httpx.request(method, f"{self.api}/{path}", json=None if method == "GET" else body, timeout=30)
+            if answer.status_code != 503:
+                break
+            time.sleep(pause)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
+    def post(self, path: str, **body):
+        return self.ask("POST", path, **body)
+
     def trigger(self, *targets: str) -> str:
         """Ask the worker for a rebuild; returns the flow run."""
-        deployment = httpx.get(f"{self.api}/deployments/name/rebuild/rebuild").json()["id"]
+        deployment = self.ask("GET", "deployments/name/rebuild/rebuild")["id"]
         body = {"parameters": {"targets": list(targets)}, "state": {"type": "SCHEDULED"}}
         return self.post(f"deployments/{deployment}/create_flow_run", **body)["id"]
 
     def state(self, run: str) -> str:
-        return httpx.get(f"{self.api}/flow_runs/{run}").json()["state"]["name"]
+        return self.ask("GET", f"flow_runs/{run}")["state"]["name"]
 
     def said(self, run: str) -> str:
         lines = self.post("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
@@ -191,7 +199,7 @@ def test_a_failed_stage_stops_its_descendants_only(flows, first):
 
 
 def test_a_missing_limit_stops_the_flow_with_what_to_do(flows):
-    httpx.delete(f"{flows.api}/v2/concurrency_limits/gpu").raise_for_status()
+    flows.ask("DELETE", "v2/concurrency_limits/gpu")
     stopped = flows.command("rebuild", "two")
     assert stopped.returncode == 1
     assert "no global concurrency limit gpu" in stopped.stderr and "pipeline.flows limits" in stopped.stderr
@@ -333,7 +341,7 @@ def test_files_of_the_inbox_are_scored_once(flows):
     os.utime(inbox / "still-copied.wav", (time.time() + 600,) * 2)
     flows.project.write(flows.settings)
     # A second slot: the one of the killed flow is free only after a minute.
-    httpx.patch(f"{flows.api}/v2/concurrency_limits/gpu", json={"limit": 2}).raise_for_status()
+    flows.ask("PATCH", "v2/concurrency_limits/gpu", limit=2)
     killed = flows.project.start(sys.executable, "-m", "pipeline.flows", "score-new", "--inbox", str(inbox))
     until(lambda: flows.processes("flows.scoring"), "scoring runs")
     killed.kill()
