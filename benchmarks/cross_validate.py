@@ -18,6 +18,7 @@ import typer
 
 from calm import baselines, evaluation, metrics
 from calm.corpora.utterances import read_table
+from calm.inference import probabilities
 from calm.passes import predict
 from calm.training import mix
 from pipeline import paths
@@ -91,18 +92,17 @@ def of_heads(bench: Bench, condition: Condition, rows: np.ndarray, folder: Path)
         of = np.concatenate([np.arange(len(plain)), *[rows[~held]] * copies])
         with tempfile.TemporaryDirectory(dir=folder) as work:
             network, collator, _ = head.on_vectors(bench, condition, vectors, of, seeds, Path(work))
-        logits = predict(network, rows[held], collator, 512)
-        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return probabilities(predict(network, rows[held], collator, 512))
 
     return answer
 
 
-def decided(probabilities: np.ndarray, targets: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def decided(answers: np.ndarray, targets: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Decisions of each fold at thresholds tuned on the others."""
     decisions = np.empty_like(targets)
     for number in np.unique(fold):
         held = fold == number
-        decisions[held] = probabilities[held] >= evaluation.tune_thresholds(targets[~held], probabilities[~held])
+        decisions[held] = answers[held] >= evaluation.tune_thresholds(targets[~held], answers[~held])
     return decisions
 
 

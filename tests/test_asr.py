@@ -74,7 +74,7 @@ def test_both_engines_compute_the_same(read, tiny, theirs):
 
 
 def test_both_engines_hear_the_same(read, tiny, theirs):
-    """As the pipeline runs them, int8 against float32; three readers, all lengths. All of them: benchmarks/whisper_engines.py.
+    """As the pipeline runs them, int8 against float32, and both in float32; three readers. All of them: benchmarks/whisper_engines.py.
 
     How int8 rounds depends on the processor (AVX2 saturates where VNNI does not), so a few words may differ.
     """
@@ -82,12 +82,14 @@ def test_both_engines_hear_the_same(read, tiny, theirs):
     rows = [row for row in read if row.id in chosen]  # of about one length in a batch
     assert len(rows) > 18
     texts = []
-    for engine in (asr.load("faster-whisper", tiny, window=6), theirs(window=6)):
+    exact = asr.load("faster-whisper", tiny, compute_type="float32", window=6)
+    for engine in (asr.load("faster-whisper", tiny, window=6), theirs(window=6), exact):
         texts.append([transcript.text for first in range(0, len(rows), 8) for transcript in engine(heard(rows[first : first + 8]))])
     errors = [word_errors([row.text for row in rows], of) for of in texts]
     assert errors[0].words > 500
-    assert abs(errors[0].wer - errors[1].wer) < 0.02
+    assert abs(errors[0].wer - errors[1].wer) < 0.01
     assert word_errors(texts[1], texts[0]).wer < 0.05
+    assert word_errors(texts[1], texts[2]).wer < 0.02
 
 
 def test_a_loop_of_greedy_decoding_is_left_by_beams(read, tiny, monkeypatch):
@@ -99,7 +101,7 @@ def test_a_loop_of_greedy_decoding_is_left_by_beams(read, tiny, monkeypatch):
     monkeypatch.setattr(engine, "_decode", lambda batch, seconds, beam: [loop] if beam == 1 else decode(batch, seconds, beam))
     assert asr.suspicious(loop)
     (heard_text,) = (transcript.text for transcript in engine(clips))
-    assert word_errors(["but this was all knavery and collusion"], [heard_text]).errors < 3
+    assert word_errors(["but this was all knavery and collusion"], [heard_text]).errors == 1
 
 
 def test_silence_and_no_clip(tiny):
