@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import typer
 
-from calm import baselines, evaluation, metrics
 from calm.corpora.utterances import read_table
-from calm.inference import probabilities
-from calm.passes import predict
-from calm.training import mix
+from calm.evaluation import baselines, metrics, resampling, thresholds
+from calm.inference.classifier import probabilities
+from calm.training.forward import predict
+from calm.training.trainer import mix
 from pipeline import paths
-from pipeline.bench import Bench, Condition, conditions
+from pipeline.heads.networks import Bench, Condition, conditions
 from pipeline.settings import load
 from pipeline.stages import head
 
@@ -102,13 +102,13 @@ def decided(answers: np.ndarray, targets: np.ndarray, fold: np.ndarray) -> np.nd
     decisions = np.empty_like(targets)
     for number in np.unique(fold):
         held = fold == number
-        decisions[held] = answers[held] >= evaluation.tune_thresholds(targets[~held], answers[~held])
+        decisions[held] = answers[held] >= thresholds.tune_thresholds(targets[~held], answers[~held])
     return decisions
 
 
 def show(found: dict[str, list[np.ndarray]], targets: np.ndarray, speakers: np.ndarray, fold: np.ndarray, samples: int) -> None:
     """A line a variant, mean over its seeds; differences with 95 % intervals over speakers."""
-    resamples = evaluation.Resamples.of(speakers.tolist(), samples, 0)
+    resamples = resampling.Resamples.of(speakers.tolist(), samples, 0)
     drawn = {
         name: [resamples.metrics(targets, decided(run, targets, fold), [METRIC])[METRIC] for run in runs] for name, runs in found.items()
     }
@@ -118,7 +118,7 @@ def show(found: dict[str, list[np.ndarray]], targets: np.ndarray, speakers: np.n
         line = f"{name:28s} AUC {auc:.4f}   log loss {loss:.4f}   weighted accuracy {100 * np.mean([run[0] for run in drawn[name]]):.1f} %"
         for baseline in ("egemaps", "logmel_functionals"):
             if name not in ("egemaps", "logmel_functionals"):
-                apart = evaluation.difference(drawn[name], drawn[baseline])
+                apart = resampling.difference(drawn[name], drawn[baseline])
                 line += f"   to {baseline} {100 * apart['difference']:+.1f} ({100 * apart['low']:+.1f} to {100 * apart['high']:+.1f})"
         print(line)
 

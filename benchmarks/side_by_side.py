@@ -20,7 +20,7 @@ from typing import Annotated
 import soundfile
 import typer
 
-from calm.audio import read_audio
+from calm.audio.decoding import read_audio
 
 SETS = ("eGeMAPSv02", "ComParE_2016")
 SMILE = """
@@ -60,22 +60,24 @@ def in_process(model: Path, file: Path, text: str) -> dict[str, Callable[[], obj
     import opensmile
     import torch
 
-    from calm import embedding, inference
-    from calm.predictor import Predictor
+    from calm.inference import loading, recordings
+    from calm.inference.classifier import Classifier
+    from calm.inference.torch_classifier import Predictor
+    from calm.tools import embedding
 
     torch.set_num_threads(1)
-    classifier, predictor = inference.load(model, "cpu"), Predictor(model)
-    listener = inference.Listener(predictor.sample_rate)
+    classifier, predictor = loading.load(model, "cpu"), Predictor(model)
+    listener = recordings.Listener(predictor.sample_rate)
 
-    def calm(of_piece: Callable, loaded: inference.Classifier, said: str | None) -> Callable[[], object]:
+    def calm(of_piece: Callable, loaded: Classifier, said: str | None) -> Callable[[], object]:
         return lambda: [of_piece(loaded, piece) for piece in listener(file, said)]
 
     calls: dict[str, Callable[[], object]] = {}
     for name in SETS:
         smile = opensmile.Smile(feature_set=getattr(opensmile.FeatureSet, name), feature_level=opensmile.FeatureLevel.Functionals)
         calls[f"openSMILE {name}"] = partial(smile.process_file, str(file))
-    calls["calm predict, audio"] = calm(inference.answer, classifier, None)
-    calls["calm predict, audio + text"] = calm(inference.answer, classifier, text)
+    calls["calm predict, audio"] = calm(recordings.answer, classifier, None)
+    calls["calm predict, audio + text"] = calm(recordings.answer, classifier, text)
     return calls | {"calm embed, audio + text": calm(embedding.vectors, predictor, text)}
 
 

@@ -20,11 +20,11 @@ import typer
 from ct2_to_openai import convert
 from tqdm import tqdm
 
-from calm import asr
-from calm.audio import read_audio
+from calm.asr import engines
+from calm.asr.transcripts import word_errors
+from calm.audio.decoding import read_audio
 from calm.corpora import read_corpus
 from calm.corpora.utterances import Utterance
-from calm.transcripts import word_errors
 from pipeline.settings import Transcribe
 from pipeline.stages.transcribe import BATCH
 
@@ -54,15 +54,15 @@ def main(
     rows = [row for row in read_corpus("librispeech", corpora / "librispeech").utterances if row.text]
     if utterances and utterances < len(rows):
         rows = rows[:: len(rows) // utterances][:utterances]
-    weights = asr.resolve("faster-whisper", "tiny.en")
+    weights = engines.resolve("faster-whisper", "tiny.en")
     options = {"window": window, "beam": beam, "language": DEFAULTS.language, "device": "cpu", "threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         convert(Path(weights) / "model.bin", Path(folder) / "tiny.en.pt")
-        engines = {
-            "faster-whisper": asr.load("faster-whisper", weights, compute_type=compute_type, **options),
-            "openai-whisper": asr.load("openai-whisper", str(Path(folder) / "tiny.en.pt"), compute_type="float32", **options),
+        both = {
+            "faster-whisper": engines.load("faster-whisper", weights, compute_type=compute_type, **options),
+            "openai-whisper": engines.load("openai-whisper", str(Path(folder) / "tiny.en.pt"), compute_type="float32", **options),
         }
-    heard, seconds, audio = listen(engines, rows)
+    heard, seconds, audio = listen(both, rows)
     print(f"tiny.en, window {window:g} s, beam {beam}, compute type {compute_type} (faster-whisper) and float32 (openai-whisper)")
     print(table(heard))
     for name, spent in seconds.items():
@@ -70,22 +70,22 @@ def main(
     print(differences(heard, differing))
 
 
-def listen(engines: dict[str, asr.Whisper], rows: list[Utterance]) -> tuple[list[Heard], dict[str, float], float]:
+def listen(both: dict[str, engines.Whisper], rows: list[Utterance]) -> tuple[list[Heard], dict[str, float], float]:
     """Texts of all utterances, seconds that each engine took, and seconds of audio; batches are those of the stage `transcribe`."""
-    clips = [(row, read_audio(row.audio, row.start, row.end, asr.SAMPLE_RATE)) for row in rows]
+    clips = [(row, read_audio(row.audio, row.start, row.end, engines.SAMPLE_RATE)) for row in rows]
     clips.sort(key=lambda pair: -len(pair[1]))
-    heard, seconds = [], dict.fromkeys(engines, 0.0)
+    heard, seconds = [], dict.fromkeys(both, 0.0)
     with tqdm(total=len(clips), desc="both engines", unit="utt", smoothing=0.05) as bar:
         for first in range(0, len(clips), BATCH["cpu"]):
             batch, texts = clips[first : first + BATCH["cpu"]], {}
-            for name, engine in engines.items():
+            for name, engine in both.items():
                 begin = time.perf_counter()
                 texts[name] = [transcript.text for transcript in engine([clip for _, clip in batch])]
                 seconds[name] += time.perf_counter() - begin
             for (row, _), faster, openai in zip(batch, texts["faster-whisper"], texts["openai-whisper"], strict=True):
                 heard.append(Heard(row.id, row.speaker, row.text, faster, openai))
             bar.update(len(batch))
-    return heard, seconds, sum(len(clip) for _, clip in clips) / asr.SAMPLE_RATE
+    return heard, seconds, sum(len(clip) for _, clip in clips) / engines.SAMPLE_RATE
 
 
 def table(heard: list[Heard]) -> str:

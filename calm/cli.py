@@ -51,7 +51,8 @@ def check(
         calm corpus check data/raw/ravdess --format ravdess --option 'test=[19, 20]'
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that spin on a busy machine would spoil the measuring
-    from calm.corpora import FORMATS, CorpusError, inspection, layout
+    from calm.corpora import FORMATS, CorpusError, layout
+    from calm.tools import inspection
 
     format, options = SHORT.get(format, format), dict(map(_option, option))
     try:
@@ -101,10 +102,10 @@ def predict(
     """
     with _told():
         predictor, listener, texts = _prepared(_classifier, model, device, files, text, transcribe, whisper)
-        from calm import inference
+        from calm.inference import recordings
 
         if files:
-            rows = list(inference.each(files, listener, lambda piece: inference.answer(predictor, piece), texts))
+            rows = list(recordings.each(files, listener, lambda piece: recordings.answer(predictor, piece), texts))
         else:
             named = [dict(zip(predictor.classes, found.tolist(), strict=True)) for found in predictor(None, texts)]
             rows = [{"file": None, "fault": None, "text": said, "probabilities": one} for said, one in zip(texts, named, strict=True)]
@@ -138,7 +139,7 @@ def timeline(
         for path in (output, *([picture] if picture else [])):
             _writable(path)
         with _loading():
-            from calm.timeline import draw, pictures, timeline, write_csv
+            from calm.tools.timeline import draw, pictures, timeline, write_csv
 
         if picture and picture.suffix[1:].lower() not in pictures():
             raise ValueError(f"{picture}: pictures are of the kinds {', '.join(pictures())}")
@@ -175,7 +176,8 @@ def embed(
     with _told():
         _writable(output)
         predictor, listener, texts = _prepared(_predictor, model, device, files, text, transcribe, whisper)
-        from calm import embedding, inference
+        from calm.inference import recordings
+        from calm.tools import embedding
 
         failed: list[str] = []
 
@@ -185,7 +187,7 @@ def embed(
                     failed.append(row["fault"])
                 yield row
 
-        rows = inference.each(files, listener, lambda piece: embedding.vectors(predictor, piece), texts)
+        rows = recordings.each(files, listener, lambda piece: embedding.vectors(predictor, piece), texts)
         total = embedding.write(noted(rows), output)
     for fault in failed:
         typer.echo(fault, err=True)
@@ -226,8 +228,8 @@ def search(
         words, *names = [None, *arguments] if like else arguments
         if not names:
             raise ValueError("nothing to search was named: give a corpus, audio files or folders" + ("" if like else " after the words"))
-        from calm import search as searching
-        from calm.inference import Listener
+        from calm.inference.recordings import Listener
+        from calm.tools import search as searching
 
         sources = searching.Sources.of(names)
         space = _on(device, lambda: searching.Space(_calp(model), _place(device)))
@@ -249,7 +251,7 @@ def search(
 
 def _calp(model: Path | None) -> Path:
     """CALP's folder that was named, or the only one of the project."""
-    from calm.search import DATA, models
+    from calm.tools.search import DATA, models
 
     if model:
         return model
@@ -291,7 +293,7 @@ def page(
     """
     with _told():
         predictor = _predictor(model, device)
-        from calm.app import Desk, served
+        from calm.tools.app import Desk, served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
         with served(Desk(predictor, whisper), host, port) as (address, serve, _):
@@ -311,7 +313,7 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from calm.doctor import examine
+    from calm.tools.doctor import examine
 
     findings = []
     for one in examine():
@@ -350,7 +352,7 @@ def _classifier(model: Path, device: str):
     """A model for answers alone, as quickly as there is one."""
 
     def load():
-        from calm.inference import compiled
+        from calm.inference.loading import compiled
 
         return compiled(model, device) or _by_torch(model, device)
 
@@ -364,7 +366,7 @@ def _predictor(model: Path, device: str):
 
 
 def _by_torch(model: Path, device: str):
-    from calm.predictor import Predictor
+    from calm.inference.torch_classifier import Predictor
 
     return Predictor(model, _place(device))
 
@@ -373,7 +375,7 @@ def _place(device: str):
     """The device's name; from here on Transformers shows no progress of a second's work."""
     from transformers.utils import logging
 
-    from calm.predictor import place
+    from calm.inference.torch_classifier import place
 
     logging.disable_progress_bar()
     return place(device)
@@ -407,7 +409,7 @@ def _prepared(load: Callable, model: Path, device: str, files: list[Path], texts
     if predictor.modality == "both" and not (files and (texts or transcribe)):
         absent = "no text (--text or --transcribe)" if files else "no audio"
         typer.echo(f"note: the model was trained on audio and text, and sees {absent}", err=True)
-    from calm.inference import Listener, load_whisper
+    from calm.inference.recordings import Listener, load_whisper
 
     return predictor, Listener(predictor.sample_rate, load_whisper(whisper) if transcribe else None), texts
 
@@ -419,7 +421,7 @@ def _writable(path: Path) -> None:
 
 def _failed(row: dict) -> bool:
     """Whether a file could not be read; that nobody speaks in it is an answer."""
-    from calm.inference import NO_SPEECH
+    from calm.inference.recordings import NO_SPEECH
 
     return row["fault"] not in (None, NO_SPEECH)
 

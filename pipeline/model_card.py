@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from calm.configuration import CalmConfig
-from pipeline import build, command, paths
+from calm import storage
+from calm.models.configuration import CalmConfig
+from pipeline import factory, paths
 from pipeline.settings import Settings
 
 INPUTS = {"audio": "audio alone", "text": "text alone", "both": "audio and text"}
@@ -66,7 +67,7 @@ def write(settings: Settings, corpus: str, model: str, config: CalmConfig, entry
         measured: rows of `pipeline.release.measured`.
     """
     ((_, classes),) = config.heads.items()
-    before = command.read_json(paths.pretrained(model) / "metrics.json")
+    before = storage.read_json(paths.pretrained(model) / "metrics.json")
     last = entry["curve"][-1]
     text = CARD.format(
         tags="speech, emotion, calm" + (", synthetic" if config.synthetic else ""),
@@ -78,7 +79,7 @@ def write(settings: Settings, corpus: str, model: str, config: CalmConfig, entry
         several="An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
         synthetic=SYNTHETIC if config.synthetic else "",
         format=settings.corpora[corpus].format,
-        hours=build.hours(settings, [corpus]),
+        hours=factory.hours(settings, [corpus]),
         pretraining=f"- pretraining: {', '.join(before['corpora'])}, {before['hours']:.2f} h\n"
         if entry["variant"].startswith("calm")
         else "",

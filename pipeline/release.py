@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from calm import evaluation, graph
-from calm.language_model import load_tokenizer
-from calm.modeling import CalmForSequenceClassification
-from calm.processing import CalmProcessor
-from pipeline import command, inputs, model_card, paths
-from pipeline.bench import TASK, conditions
-from pipeline.runs import Evaluation, Run, System, read_runs, read_truth
+from calm import storage
+from calm.evaluation import resampling, thresholds
+from calm.inference import onnx_export
+from calm.inference.processing import CalmProcessor
+from calm.models.language_model import load_tokenizer
+from calm.models.modeling import CalmForSequenceClassification
+from pipeline import inputs, model_card, paths
+from pipeline.evaluation.predictions import Evaluation, Run, System, read_runs, read_truth
+from pipeline.heads.networks import TASK, conditions
 from pipeline.settings import Head, Heads, Settings
 
 MEASURED = ("weighted_accuracy", "accuracy", "f1_macro")  # on the card
@@ -33,14 +35,14 @@ def release(settings: Settings, of: Heads, checkpoints: Path, curves: list[dict]
     kept = {"variant": variant, "modality": modality, "seed": seed}
     one, made = answers(settings, of.corpus, of.model, logits, kept)
     answered = one.answered("validation")
-    one.thresholds = evaluation.tune_thresholds(made.truth["validation"].targets[answered], one.probabilities["validation"][answered])
+    one.thresholds = thresholds.tune_thresholds(made.truth["validation"].targets[answered], one.probabilities["validation"][answered])
     network = CalmForSequenceClassification.from_pretrained(checkpoints / f"{variant}-{modality}-{seed}" / "model")
     network.config.thresholds = {TASK: one.thresholds.tolist()}
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[of.model].language_model)
     CalmProcessor(inputs.extractor(settings.spectran, [of.corpus], settings.head.max_tokens), tokenizer).save_pretrained(folder)
-    graph.write(network.eval(), folder)
-    command.write_json(kept, folder / "release.json")
+    onnx_export.write(network.eval(), folder)
+    storage.write_json(kept, folder / "release.json")
     entry = next(entry for entry in curves if kept.items() <= entry.items())
     model_card.write(settings, of.corpus, of.model, network.config, entry, measured(one, made, settings), folder)
 
@@ -60,11 +62,11 @@ def measured(one: Run, made: Evaluation, settings: Settings) -> list[dict]:
     for split, truth in made.truth.items():
         answered = one.answered(split)
         speakers = truth.table["speaker"][answered].tolist()
-        resamples = evaluation.Resamples.of(speakers, settings.evaluate.bootstrap, settings.seeds[0])
+        resamples = resampling.Resamples.of(speakers, settings.evaluate.bootstrap, settings.seeds[0])
         for threshold, at in (("tuned", one.thresholds), ("0.5", 0.5)):
             drawn = resamples.metrics(truth.targets[answered], one.probabilities[split][answered] >= at, MEASURED)
             for metric in MEASURED:
-                found = evaluation.difference([drawn[metric]], [np.zeros_like(drawn[metric])])
+                found = resampling.difference([drawn[metric]], [np.zeros_like(drawn[metric])])
                 about = {"split": split, "threshold": threshold, "metric": metric, "value": found["difference"]}
                 rows.append({**about, "low": found["low"], "high": found["high"], "n": len(speakers), "speakers": resamples.speakers})
     return rows

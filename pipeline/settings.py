@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from calm.audio.pauses import Pauses
 from calm.corpora import check_options
-from calm.corpora.limits import Limits, Pauses
+from calm.corpora.limits import Limits
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from transformers import BertConfig
 
-from calm import graph
-from calm.configuration import CalmConfig
-from calm.language_model import load_language_model, load_tokenizer
-from calm.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
-from calm.processing import CalmFeatureExtractor, CalmProcessor
+from calm.inference import onnx_export
+from calm.inference.processing import CalmFeatureExtractor, CalmProcessor
+from calm.models.configuration import CalmConfig
+from calm.models.language_model import load_language_model, load_tokenizer
+from calm.models.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
 
 CLASSES = ["angry", "happy", "sad"]
 MEAN, STD = np.linspace(-4, -6, 64), np.linspace(2, 3, 64)  # about those of speech
@@ -29,7 +29,7 @@ def release(folder: Path, modality: str = "both", with_graph: bool = False, conf
     extractor = CalmFeatureExtractor(**{"normalise": "corpus", "mean": MEAN, "std": STD, **given})
     CalmProcessor(extractor, load_tokenizer("minilm")).save_pretrained(folder)
     if with_graph:
-        graph.write(model, folder)
+        onnx_export.write(model, folder)
     return folder
 
 

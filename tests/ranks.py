@@ -10,12 +10,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, TrainerCallback
 
-from calm import distributed
-from calm.batching import PairCollator
-from calm.configuration import CalmConfig
-from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining
-from calm.ragged import LogMels, Ragged
-from calm.training import Interrupted, Schedule, train
+from calm.data.batching import PairCollator
+from calm.data.ragged import LogMels, Ragged
+from calm.models import distributed
+from calm.models.configuration import CalmConfig
+from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining
+from calm.training.trainer import Interrupted, Schedule, train
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64, "max_position_embeddings": 40}
 TEXT = BertConfig(vocab_size=60, hidden_dropout_prob=0, attention_probs_dropout_prob=0, **SIZES)

@@ -20,9 +20,10 @@ import soundfile
 from made_model import CLASSES, release, speech
 from typer.testing import CliRunner
 
-from calm import asr, doctor
+from calm.asr import engines
 from calm.cli import app
-from calm.corpora import FORMATS, layout, needs
+from calm.corpora import FORMATS, layout
+from calm.tools import doctor, needs
 
 CORPORA = os.environ.get("CALM_CORPORA")
 
@@ -72,7 +73,7 @@ def measured(monkeypatch):
 
 @pytest.fixture
 def without_whisper(monkeypatch):
-    monkeypatch.setattr(asr, "PACKAGED", {})
+    monkeypatch.setattr(engines, "PACKAGED", {})
 
 
 @pytest.mark.usefixtures("measured", "without_whisper")
@@ -216,7 +217,7 @@ def test_predict_goes_on_after_a_file_that_cannot_be_read(released, clip, tmp_pa
 
 
 @real
-@pytest.mark.skipif(not asr.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
+@pytest.mark.skipif(not engines.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
 def test_predict_transcribes(released, clip):
     (row,) = json.loads(calm("predict", clip, "--model", released, "--transcribe", "--json").stdout)["rows"]
     (given,) = json.loads(calm("predict", clip, "--model", released, "--text", row["text"], "--json").stdout)["rows"]

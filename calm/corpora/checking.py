@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from calm.corpora.headers import Header, read_header
+from calm.audio.headers import Header, read_header
+from calm.audio.pauses import Pauses
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import SPLITS, Corpus, CorpusError, Utterance
 
@@ -93,3 +94,8 @@ def speakers_in_two_splits(frame: pd.DataFrame) -> list[str]:
     """Speakers, where they are known, that more than one split has."""
     counts = frame[frame["speaker"] != ""].groupby("speaker")["split"].nunique()
     return sorted(counts.index[counts > 1])
+
+
+def to_cut(row: Utterance, seconds: float, pauses: Pauses) -> bool:
+    """Whether a row is a whole recording, so many seconds long and longer than is left as it is, without a text."""
+    return row.start == 0 and row.end is None and row.text is None and seconds > pauses.longer_than

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     import pandas as pd  # else where it is needed: a model in use does not
+from calm.storage import write_parquet
 
 SPLITS = ("train", "validation", "test")
 SOFT = "target_"  # and a class: columns of soft labels, 0..1, towards which heads are trained in place of `labels`
@@ -126,14 +127,6 @@ def write_table(corpus: Corpus, path: Path) -> "pd.DataFrame":
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(schema.metadata)
     write_parquet(table, path)
     return frame
-
-
-def write_parquet(table: pa.Table, path: Path, **options) -> None:
-    """Write a table under a temporary name and rename it, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial, **options)
-    partial.replace(path)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame":

@@ -3,8 +3,10 @@
 import os
 import shutil
 
-from pipeline import paths, provenance, results, tracking_store
+from pipeline import paths
+from pipeline.report import results
 from pipeline.settings import Settings
+from pipeline.tracking import provenance, store
 
 
 def of_rebuild(given: Settings, rebuild: str, states: dict, whole: bool, seconds: float) -> None:
@@ -67,9 +69,9 @@ def difference(rows: list[dict], before: list[dict]) -> str:
 
 def runs(given: Settings, rebuild: str) -> str:
     """The parent run of this rebuild in each experiment: links where MLflow has a server, else the command that opens its page."""
-    uri = tracking_store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or given.tracking.uri, provenance.root())
-    with tracking_store.clear_errors(uri):
-        client = tracking_store.connect(uri)
+    uri = store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or given.tracking.uri, provenance.root())
+    with store.clear_errors(uri):
+        client = store.connect(uri)
         lines = []
         for experiment in client.search_experiments():
             for run in client.search_runs([experiment.experiment_id], f"tags.`calm.rebuild` = '{rebuild}'"):

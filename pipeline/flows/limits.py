@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from filelock import FileLock, Timeout
 
 from pipeline import paths
-from pipeline.flows.children import refuse_if
+from pipeline.execution.workers import cores
+from pipeline.flows.subprocesses import refuse_if
 from pipeline.settings import Flows
-from pipeline.workers import cores
 
 NAMES = ("gpu", "cpu")
 LEASE_SECONDS = 60  # a slot whose holder was killed is free again after that

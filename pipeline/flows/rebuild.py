@@ -12,7 +12,7 @@ from prefect.tasks import exponential_backoff
 
 from pipeline import settings
 from pipeline.flows import artifacts, limits
-from pipeline.flows.children import Children, Stopped
+from pipeline.flows.subprocesses import Children, Stopped
 
 
 class StageFailed(RuntimeError):

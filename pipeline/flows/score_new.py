@@ -7,9 +7,10 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from pipeline import registry, settings
+from pipeline import settings
 from pipeline.flows import limits, scoring
-from pipeline.flows.children import Children
+from pipeline.flows.subprocesses import Children
+from pipeline.tracking import registry
 
 
 @flow(name="score_new")

@@ -19,7 +19,7 @@ import pyarrow.dataset
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from calm.corpora.utterances import write_parquet
+from calm.storage import write_parquet
 
 BATCH = 32  # files of one Parquet file
 SETTLE_SECONDS = 5  # a file that was changed since may still be being copied
@@ -105,9 +105,10 @@ class Scorer:
     """The model, Whisper where the model wants text, and the settings of both."""
 
     def __init__(self, model: str):
-        from calm import asr
-        from calm.corpora.limits import Pauses
-        from calm.inference import Listener, load
+        from calm.asr import engines
+        from calm.audio.pauses import Pauses
+        from calm.inference.loading import load
+        from calm.inference.recordings import Listener
         from pipeline import settings
 
         given, self.model = settings.load(), model
@@ -115,16 +116,16 @@ class Scorer:
         section, cut, whisper = given.transcribe, given.ingest.cut, None
         if self.predictor.needs_text:
             options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}
-            device = "cuda" if asr.gpus(section.engine) else "cpu"
-            name = asr.resolve(section.engine, section.model)
-            whisper = asr.load(section.engine, name, **options, window=section.window_seconds, device=device)
+            device = "cuda" if engines.gpus(section.engine) else "cpu"
+            name = engines.resolve(section.engine, section.model)
+            whisper = engines.load(section.engine, name, **options, window=section.window_seconds, device=device)
         pauses = Pauses(**cut.model_dump()) if cut else Pauses()
         self.listener = Listener(self.predictor.sample_rate, whisper, pauses, section.no_speech_threshold)
 
     def rows(self, inbox: Path, found: Found) -> Iterator[dict]:
         """Rows of one file: one a piece between pauses, or one that says what is wrong."""
-        from calm.audio import AudioError
-        from calm.inference import NO_SPEECH, answer
+        from calm.audio.decoding import AudioError
+        from calm.inference.recordings import NO_SPEECH, answer
 
         try:
             pieces = [answer(self.predictor, piece) for piece in self.listener(inbox / found.file)]
@@ -139,11 +140,11 @@ def located(model: str, given) -> Path:
     """Folder of a released model: the folder itself, or what MLflow's registry has under `models:/...`."""
     if not model.startswith("models:/"):
         return Path(model)
-    from pipeline import provenance, registry, tracking_store
+    from pipeline.tracking import provenance, registry, store
 
-    uri = tracking_store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or given.tracking.uri, provenance.root())
-    with tracking_store.clear_errors(uri):
-        tracking_store.connect(uri)
+    uri = store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or given.tracking.uri, provenance.root())
+    with store.clear_errors(uri):
+        store.connect(uri)
     return registry.fetch(model, uri) / "artifacts" / "model"
 
 

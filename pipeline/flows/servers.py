@@ -12,8 +12,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import paths, tracking_store
+from pipeline import paths
 from pipeline.settings import Flows, Settings
+from pipeline.tracking import store
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -56,9 +57,9 @@ def up(given: Settings) -> list[str]:
     """Start what does not run yet; returns a line on each. Raises ServerError, with what was started ended again."""
     section = given.flows
     os.environ.update(environment(section))
-    uri = tracking_store.absolute(given.tracking.uri, Path.cwd())
-    with tracking_store.clear_errors(uri), tracking_store.lock(uri):
-        tracking_store.connect(uri).search_experiments()  # sets the store up, before the server and a stage do so at once
+    uri = store.absolute(given.tracking.uri, Path.cwd())
+    with store.clear_errors(uri), store.lock(uri):
+        store.connect(uri).search_experiments()  # sets the store up, before the server and a stage do so at once
     os.environ["MLFLOW_TRACKING_URI"] = address(section.mlflow_port)
     started, said = [], []
     try:
@@ -155,7 +156,7 @@ def _running(name: str):
 def _write(name: str, pid: int) -> None:
     import psutil
 
-    from pipeline.command import write_json
+    from calm.storage import write_json
 
     write_json({"pid": pid, "create_time": psutil.Process(pid).create_time()}, _file(name))
 

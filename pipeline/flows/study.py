@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 from prefect import flow
 
-from pipeline import paths, settings, tracking_store
+from pipeline import paths, settings
 from pipeline.flows.rebuild import rebuild
+from pipeline.tracking import store
 
 
 class StudyError(RuntimeError):
@@ -28,7 +29,7 @@ def study(recipe: Path | None = None, targets: list[str] | None = None) -> str:
     """
     root, given = Path.cwd(), settings.load()
     folder = working_copy(root, recipe or given.flows.study_recipe)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_store.absolute(given.tracking.uri, root))
+    os.environ.setdefault("MLFLOW_TRACKING_URI", store.absolute(given.tracking.uri, root))
     os.chdir(folder)  # of this process, which runs nothing else
     try:
         rebuild(targets)

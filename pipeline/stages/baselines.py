@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from calm import baselines, metrics
-from calm.corpora.utterances import read_table, write_parquet
-from pipeline import command, paths, tracking
+from calm import storage
+from calm.corpora.utterances import read_table
+from calm.evaluation import baselines, metrics
+from calm.storage import write_parquet
+from pipeline import paths, stage
 from pipeline.settings import Settings
+from pipeline.tracking import tracker
 
 NAMED = 50  # ids of utterances without features that a report names for each baseline; it counts all
 
@@ -20,12 +23,12 @@ def run(settings: Settings, corpus: str) -> str:
     begin = time.monotonic()
     names, synthetic = settings.evaluate.baselines, settings.corpora[corpus].synthetic
     with (
-        tracking.stage_run(settings, corpus, {"baselines": names}, synthetic, settings.seeds[0]) as tracked,
-        command.checkpoints(f"baselines@{corpus}", paths.utterances(corpus)) as work,
-        command.whole(paths.baselines(corpus)) as folder,
+        tracker.stage_run(settings, corpus, {"baselines": names}, synthetic, settings.seeds[0]) as tracked,
+        stage.checkpoints(f"baselines@{corpus}", paths.utterances(corpus)) as work,
+        stage.whole(paths.baselines(corpus)) as folder,
     ):
         report = answer(settings, paths.utterances(corpus), paths.features(corpus), folder, work)
-        command.write_json({**report, "synthetic": synthetic, "mlflow_run": tracked.id}, folder / "metrics.json")
+        storage.write_json({**report, "synthetic": synthetic, "mlflow_run": tracked.id}, folder / "metrics.json")
         for name, about in report["baselines"].items():
             tracked.log({f"{name}/{key}": value for key, value in about.items() if isinstance(value, int | float)})
         tracked.artifact(folder / "metrics.json")
@@ -100,4 +103,4 @@ def _logits(rows: pd.DataFrame, logits: np.ndarray) -> pa.Table:
 
 
 if __name__ == "__main__":
-    command.start(run, corpus=lambda settings: settings.targets)
+    stage.start(run, corpus=lambda settings: settings.targets)

@@ -7,15 +7,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from calm.batching import Examples, PairCollator, tokenise
-from calm.corpora.utterances import write_parquet
-from calm.evaluation import retrieval
-from calm.language_model import load_language_model, load_tokenizer, text_vectors
-from calm.modeling import CalmForContrastivePretraining, count
-from calm.processing import CalmProcessor
-from calm.training import train
-from pipeline import build, command, inputs, paths, tracking
+from calm import storage
+from calm.data.batching import PairCollator, tokenise
+from calm.data.examples import Examples
+from calm.evaluation.retrieval import retrieval
+from calm.inference.processing import CalmProcessor
+from calm.models.language_model import load_language_model, load_tokenizer, text_vectors
+from calm.models.modeling import CalmForContrastivePretraining, count
+from calm.storage import write_parquet
+from calm.training.trainer import train
+from pipeline import factory, inputs, paths, stage
 from pipeline.settings import Settings
+from pipeline.tracking import tracker
 
 
 def run(settings: Settings, name: str) -> str:
@@ -23,23 +26,23 @@ def run(settings: Settings, name: str) -> str:
     settings, given = settings.for_model(name), settings.models[name]
     out, corpora = paths.calp(name), settings.pretraining_corpora(name)
     begin = time.monotonic()
-    examples = build.examples(settings, corpora)
-    language_model = load_language_model(given.language_model, given.layers).to(build.device())
+    examples = factory.examples(settings, corpora)
+    language_model = load_language_model(given.language_model, given.layers).to(factory.device())
     tokenizer = load_tokenizer(given.language_model)
     collator = pairs(settings, examples, language_model, tokenizer)
     torch.manual_seed(settings.seeds[0])
     model = contrastive(settings, language_model, corpora)
     folders = [paths.features(corpus) for corpus in corpora] + [paths.texts(corpus) for corpus in corpora]
     with (
-        command.checkpoints(f"calp@{name}", settings.seeds[0], given, settings.spectran, settings.calp, *folders) as checkpoints,
-        tracking.stage_run(
+        stage.checkpoints(f"calp@{name}", settings.seeds[0], given, settings.spectran, settings.calp, *folders) as checkpoints,
+        tracker.stage_run(
             settings,
             name,
             {"calp": settings.calp, "spectran": settings.spectran, "model": given, "corpora": corpora},
-            build.synthetic(settings, corpora),
+            factory.synthetic(settings, corpora),
             settings.seeds[0],
         ) as tracked,
-        command.whole(out) as folder,
+        stage.whole(out) as folder,
     ):
         rows, untrained, curve, retrieved = trainable(settings, examples), embedded(model, examples, collator), [], []
         if given.aligned:
@@ -47,7 +50,7 @@ def run(settings: Settings, name: str) -> str:
                 model,
                 rows,
                 collator,
-                build.schedule(settings.calp),
+                factory.schedule(settings.calp),
                 checkpoints,
                 settings.seeds[0],
                 held_out=examples.rows("validation"),
@@ -61,12 +64,12 @@ def run(settings: Settings, name: str) -> str:
             "layers": language_model.config.num_hidden_layers,
             "text_vector": settings.calp.text_vector,
             "corpora": corpora,
-            "synthetic": build.synthetic(settings, corpora),
+            "synthetic": factory.synthetic(settings, corpora),
             "seed": settings.seeds[0],
             "seconds": time.monotonic() - begin,
-            "device": str(build.device()),
-            "hours": build.hours(settings, corpora),
-            "flops": build.flops(model, collator, rows, settings.calp) if given.aligned else 0.0,
+            "device": str(factory.device()),
+            "hours": factory.hours(settings, corpora),
+            "flops": factory.flops(model, collator, rows, settings.calp) if given.aligned else 0.0,
             "parameters": {"spectran": count(model.spectran), "projections": count(model, model.spectran)},
             "curve": curve,
             "retrieval": retrieved,
@@ -74,7 +77,7 @@ def run(settings: Settings, name: str) -> str:
         }
         save(model, folder)
         CalmProcessor(inputs.extractor(settings.spectran, corpora), tokenizer).save_pretrained(folder)
-        command.write_json(metrics, folder / "metrics.json")
+        storage.write_json(metrics, folder / "metrics.json")
         for row in retrieved:
             title = f"{row['corpus']} {row['split']} {row['pair']}"
             tracked.log({f"{title} {key}": value for key, value in row.items() if isinstance(value, int | float)})
@@ -91,12 +94,12 @@ def run(settings: Settings, name: str) -> str:
 def contrastive(settings: Settings, language_model, corpora: list[str]) -> CalmForContrastivePretraining:
     """An untrained model of the loss; it holds the language model only where that is trained along."""
     along = language_model if settings.calp.train_language_model else None
-    return CalmForContrastivePretraining(build.config(settings, language_model, corpora), along, settings.calp.text_vector)
+    return CalmForContrastivePretraining(factory.config(settings, language_model, corpora), along, settings.calp.text_vector)
 
 
 def pairs(settings: Settings, examples: Examples, language_model, tokenizer) -> PairCollator:
     """Batches of pairs, with T_i computed once where the language model is frozen."""
-    texts, augment = list(examples.table["text"]), build.augmentation(settings.calp.augment)
+    texts, augment = list(examples.table["text"]), factory.augmentation(settings.calp.augment)
     if settings.calp.train_language_model:
         return PairCollator(examples.logmels, texts, None, tokenise(tokenizer, texts), tuple(tokenizer.all_special_ids), augment)
     vectors = text_vectors(language_model, tokenizer, texts, settings.calp.text_vector)
@@ -164,7 +167,7 @@ def text_inputs(model: CalmForContrastivePretraining, collator: PairCollator, ro
     """T_i of the rows, from the language model where it was trained along."""
     if model.language_model is None:
         return collator.text_vectors[rows].to(model.device)
-    from calm.language_model import pool_text
+    from calm.models.language_model import pool_text
 
     batch = collator(rows)
     inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
@@ -181,4 +184,4 @@ def utterance_vectors(model: CalmForContrastivePretraining, examples: Examples, 
 
 
 if __name__ == "__main__":
-    command.start(run, devices="calp", model=lambda settings: settings.models)
+    stage.start(run, devices="calp", model=lambda settings: settings.models)

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from calm.batching import load_logmels, shards
-from calm.modeling import CalmForContrastivePretraining
-from calm.passes import encode_blocks
-from calm.ragged import Ragged
-from pipeline import command, paths, workers
+from calm.data.examples import load_logmels, shards
+from calm.data.ragged import Ragged
+from calm.models.modeling import CalmForContrastivePretraining
+from calm.training.forward import encode_blocks
+from pipeline import paths, stage
+from pipeline.execution import workers
 from pipeline.settings import Settings, SpecTranSettings
 
 ROWS = 64  # utterances a task: SpecTran's batches never go beyond them, so that what comes out does not depend on where they are computed
@@ -24,7 +25,7 @@ ROWS = 64  # utterances a task: SpecTran's batches never go beyond them, so that
 def run(settings: Settings, name: str) -> str:
     """Write `<corpus>.parquet` for every corpus that the model `name` is pretrained on."""
     settings = settings.for_model(name)
-    with command.whole(paths.encoded(name)) as folder:
+    with stage.whole(paths.encoded(name)) as folder:
         if settings.pretrain.train_spectran:
             (folder / "README.txt").write_text("SpecTran is trained along (pretrain.train_spectran), so no encoded blocks are kept.\n")
             return f"{name}: SpecTran is trained along, no encoded blocks are kept"
@@ -97,4 +98,4 @@ def _load() -> torch.nn.Module:
 
 
 if __name__ == "__main__":
-    command.start(run, model=lambda settings: settings.models)
+    stage.start(run, model=lambda settings: settings.models)

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from calm import evaluation, metrics
-from calm.corpora.utterances import write_parquet
-from pipeline import buckets, command, paths, registry, tracking
-from pipeline.runs import Evaluation, Run, System, read_runs, read_truth, tables_of
+from calm import storage
+from calm.evaluation import metrics, resampling, thresholds
+from calm.storage import write_parquet
+from pipeline import paths, stage
+from pipeline.evaluation import groups
+from pipeline.evaluation.predictions import Evaluation, Run, System, read_runs, read_truth, tables_of
 from pipeline.settings import Settings
+from pipeline.tracking import registry, tracker
 
 COMPARED = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro")
 BASELINES = ("egemaps", "logmel_functionals")
@@ -26,8 +29,8 @@ def run(settings: Settings, corpus: str) -> str:
     """Evaluate one corpus; writes metrics, thresholds, predictions, comparisons, calibration and notes."""
     begin, synthetic = time.monotonic(), settings.corpora[corpus].synthetic
     with (
-        tracking.stage_run(settings, corpus, {"evaluate": settings.evaluate}, synthetic, settings.seeds[0]) as tracked,
-        command.whole(paths.evaluation(corpus)) as folder,
+        tracker.stage_run(settings, corpus, {"evaluate": settings.evaluate}, synthetic, settings.seeds[0]) as tracked,
+        stage.whole(paths.evaluation(corpus)) as folder,
     ):
         made, runs = evaluate(settings, corpus, logits_files(settings, corpus), folder, tracked.id)
         tracked.log(means(made.rows))
@@ -41,10 +44,10 @@ def run(settings: Settings, corpus: str) -> str:
     return "; ".join([said, *registered])
 
 
-def register(settings: Settings, made: Evaluation, runs: list[Run], name: str, tracked: tracking.Run) -> str:
+def register(settings: Settings, made: Evaluation, runs: list[Run], name: str, tracked: tracker.Run) -> str:
     """Put the released model of the heads on the model `name` in MLflow's registry; returns what was done in a few words."""
     model = paths.heads(made.corpus, name) / "model"
-    kept = command.read_json(model / "release.json")
+    kept = storage.read_json(model / "release.json")
     system = System(kept["variant"], settings.lm(name), kept["modality"])
     (one,) = [one for one in runs if one.system == system and one.seed == kept["seed"]]
     if ("validation", "tuned") not in one.decisions:
@@ -81,19 +84,19 @@ def evaluate(
         decide(one, made)
         measure(one, made)
     comparisons, intervals = compare(runs, made, settings.evaluate.bootstrap, settings.seeds[0])
-    command.write_json(made.rows, folder / "metrics.json")
-    command.write_json(_thresholds(runs, made), folder / "thresholds.json")
+    storage.write_json(made.rows, folder / "metrics.json")
+    storage.write_json(_thresholds(runs, made), folder / "thresholds.json")
     write_parquet(_predictions(runs, made), folder / "predictions.parquet", compression="zstd")
-    command.write_json(comparisons, folder / "comparisons.json")
-    command.write_json(intervals, folder / "intervals.json")
-    command.write_json(buckets.rows(runs, made, paths.texts(corpus), settings.transcribe.language or "en"), folder / "buckets.json")
-    command.write_json(_calibration(runs, made), folder / "calibration.json")
+    storage.write_json(comparisons, folder / "comparisons.json")
+    storage.write_json(intervals, folder / "intervals.json")
+    storage.write_json(groups.rows(runs, made, paths.texts(corpus), settings.transcribe.language or "en"), folder / "buckets.json")
+    storage.write_json(_calibration(runs, made), folder / "calibration.json")
     made.notes["left_out"] = [{**dict(what), "runs": of} for what, of in made.left_out.items()]
-    command.write_json(made.notes, folder / "notes.json")
+    storage.write_json(made.notes, folder / "notes.json")
     return made, runs
 
 
-def track(made: Evaluation, runs: list[Run], tracked: tracking.Run) -> None:
+def track(made: Evaluation, runs: list[Run], tracked: tracker.Run) -> None:
     """A run of MLflow for every run that was evaluated, with the figures of the report and its place in the paper's tables."""
     values = defaultdict(dict)
     for row in made.rows:
@@ -110,7 +113,7 @@ def track(made: Evaluation, runs: list[Run], tracked: tracking.Run) -> None:
 def decide(one: Run, made: Evaluation) -> None:
     """Tune thresholds on validation and decide at all thresholds; where there is no validation, not at tuned ones."""
     if "validation" in made.truth and (answered := one.answered("validation")).any():
-        one.thresholds = evaluation.tune_thresholds(made.truth["validation"].targets[answered], one.probabilities["validation"][answered])
+        one.thresholds = thresholds.tune_thresholds(made.truth["validation"].targets[answered], one.probabilities["validation"][answered])
     for split, probabilities in one.probabilities.items():
         if not one.answered(split).any():
             made.notes["not_evaluated"].append({**one.name, "split": split, "reason": "no answer to any utterance"})
@@ -121,7 +124,7 @@ def decide(one: Run, made: Evaluation) -> None:
         else:
             one.decisions[split, "tuned"] = probabilities >= one.thresholds
         if made.one_hot:
-            one.decisions[split, "argmax"] = evaluation.likeliest(one.logits[split])
+            one.decisions[split, "argmax"] = thresholds.likeliest(one.logits[split])
 
 
 def measure(one: Run, made: Evaluation) -> None:
@@ -155,7 +158,7 @@ def compare(runs: list[Run], made: Evaluation, samples: int, seed: int) -> tuple
         made.notes["not_evaluated"].append({"comparisons": "all", "reason": "no test utterance is answered by every run"})
         return [], []
     truth = made.truth["test"]
-    resamples = evaluation.Resamples.of(truth.table["speaker"][shared].tolist(), samples, seed)
+    resamples = resampling.Resamples.of(truth.table["speaker"][shared].tolist(), samples, seed)
     values: dict = defaultdict(list)
     for one in runs:
         for (split, threshold), decisions in one.decisions.items():
@@ -169,11 +172,11 @@ def compare(runs: list[Run], made: Evaluation, samples: int, seed: int) -> tuple
             first, second = ([found[metric] for found in values[system, threshold]] for system in (a, b))
             seeds = {"seeds_a": len(first), "seeds_b": len(second)}
             what = {**about, "threshold": threshold, "metric": metric}
-            differences.append({"a": a._asdict(), "b": b._asdict(), **what, **evaluation.difference(first, second), **size, **seeds})
+            differences.append({"a": a._asdict(), "b": b._asdict(), **what, **resampling.difference(first, second), **size, **seeds})
     for (system, threshold), found in values.items():
         for metric in COMPARED if found else ():
             drawn = [of_seed[metric] for of_seed in found]
-            of = evaluation.difference(drawn, [np.zeros_like(drawn[0])])
+            of = resampling.difference(drawn, [np.zeros_like(drawn[0])])
             what = {**system._asdict(), "threshold": threshold, "metric": metric}
             intervals.append({**about, **what, "mean": of["difference"], "low": of["low"], "high": of["high"], **size, "seeds": len(found)})
     return differences, intervals
@@ -205,7 +208,7 @@ def _calibration(runs: list[Run], made: Evaluation) -> list[dict]:
     rows = []
     for one, split in product(runs, made.truth):
         if (answered := one.answered(split)).any():
-            bins = evaluation.calibration(made.truth[split].targets[answered], one.probabilities[split][answered])
+            bins = thresholds.calibration(made.truth[split].targets[answered], one.probabilities[split][answered])
             rows.append({**one.name, "split": split, "bins": bins})
     return rows
 
@@ -251,4 +254,4 @@ def means(rows: list[dict]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    command.start(run, corpus=lambda settings: settings.targets)
+    stage.start(run, corpus=lambda settings: settings.targets)

@@ -13,9 +13,13 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from calm import audio
-from calm.corpora.utterances import Dropped, read_table, write_parquet
-from pipeline import command, paths, workers
+from calm import storage
+from calm.audio import decoding
+from calm.audio.logmel import LogMel, trim
+from calm.corpora.utterances import Dropped, read_table
+from calm.storage import write_parquet
+from pipeline import paths, stage
+from pipeline.execution import workers
 from pipeline.settings import Features, Settings
 
 GROUP = 16  # utterances a task at least, unless a shard has fewer
@@ -67,8 +71,8 @@ class Shard:
 def run(settings: Settings, corpus: str) -> str:
     """Features of one corpus; returns the summary. Raises ValueError where more rows are lost than `ingest.max_dropped` allows."""
     started = time.perf_counter()
-    table, folder, stage, limit = paths.utterances(corpus), paths.features(corpus), f"features@{corpus}", settings.ingest.max_dropped
-    report = extract(table, settings.features, folder, stage, limit, settings.compute.dask)
+    table, folder, name, limit = paths.utterances(corpus), paths.features(corpus), f"features@{corpus}", settings.ingest.max_dropped
+    report = extract(table, settings.features, folder, name, limit, settings.compute.dask)
     elapsed = time.perf_counter() - started
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
     return (
@@ -77,7 +81,7 @@ def run(settings: Settings, corpus: str) -> str:
     )
 
 
-def extract(table: Path, section: Features, folder: Path, stage: str, max_dropped: float = 1.0, dask: str | None = None) -> dict:
+def extract(table: Path, section: Features, folder: Path, name: str, max_dropped: float = 1.0, dask: str | None = None) -> dict:
     """Write `part-00000.parquet` ..., `stats.json` and `report.json` to `folder`; returns the report.
 
     Shards hold the utterances of `section.shard` rows of the table each, in its order: id, frames, logmel (frames * mels values,
@@ -86,25 +90,25 @@ def extract(table: Path, section: Features, folder: Path, stage: str, max_droppe
     """
     logmel = _logmel(section)
     frame = read_table(table, ["id", "audio", "start", "end", "duration", "split"])
-    with command.checkpoints(stage, section, table, Path(audio.__file__), Path(__file__)) as work:
+    with stage.checkpoints(name, section, table, Path(decoding.__file__), Path(__file__)) as work:
         shards = list(_shards(frame, section, logmel, work, dask))
-        with command.whole(folder) as new:
+        with stage.whole(folder) as new:
             report = _report(frame, shards, max_dropped)
-            command.write_json(report, new / "report.json")
-            command.write_json(_stats(shards, section), new / "stats.json")
+            storage.write_json(report, new / "report.json")
+            storage.write_json(_stats(shards, section), new / "stats.json")
             for part in sorted(work.glob("part-*.parquet")):
                 shutil.move(part, new / part.name)
     return report
 
 
-def _logmel(section: Features) -> audio.LogMel:
+def _logmel(section: Features) -> LogMel:
     try:
-        return audio.LogMel(section.sample_rate, section.mels, section.window_ms, section.hop_ms, section.low_hz, section.high_hz)
+        return LogMel(section.sample_rate, section.mels, section.window_ms, section.hop_ms, section.low_hz, section.high_hz)
     except ValueError as error:
         raise ValueError(f"params.yaml: features.{error}") from None
 
 
-def _shards(frame: pd.DataFrame, section: Features, logmel: audio.LogMel, work: Path, dask: str | None) -> Iterator[Shard]:
+def _shards(frame: pd.DataFrame, section: Features, logmel: LogMel, work: Path, dask: str | None) -> Iterator[Shard]:
     """Compute and write the shards in order; those that lie finished in `work` are not computed again."""
     tables = [frame.iloc[first : first + section.shard] for first in range(0, len(frame), section.shard)]
     tasks = {number: _tasks(table) for number, table in enumerate(tables) if not _finished(work, number)}
@@ -138,7 +142,7 @@ def _tasks(table: pd.DataFrame) -> list[list[tuple]]:
 # In the workers
 
 
-def _prepare(logmel: audio.LogMel, trim_db: float | None) -> None:
+def _prepare(logmel: LogMel, trim_db: float | None) -> None:
     global _settings
     _settings = logmel, trim_db
 
@@ -149,25 +153,25 @@ def _compute(task: list[tuple]) -> dict[int, np.ndarray | tuple[str, str]]:
     for path, group in groupby(task, key=lambda row: row[0]):
         rows = list(group)
         try:
-            with audio.AudioFile(path) as file:
+            with decoding.AudioFile(path) as file:
                 results |= {row: _one(file, start, end) for _, start, end, row in rows}
-        except audio.AudioError as error:
+        except decoding.AudioError as error:
             results |= {row: ("unreadable audio", str(error)) for *_, row in rows}
     return results
 
 
-def _one(file: audio.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
+def _one(file: decoding.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
     try:
         return _features(file, start, end)
-    except audio.NotNumbers as error:
+    except decoding.NotNumbers as error:
         return "NaN or infinity", str(error)
-    except audio.AudioError as error:
+    except decoding.AudioError as error:
         return "unreadable audio", str(error)
     except Unusable as error:
         return error.args
 
 
-def _features(file: audio.AudioFile, start: float, end: float) -> np.ndarray:
+def _features(file: decoding.AudioFile, start: float, end: float) -> np.ndarray:
     logmel, trim_db = _settings
     samples = file.read(start, end, logmel.sample_rate)
     where = f"{file.path}, {start:.3f} to {end:.3f} s"
@@ -179,7 +183,7 @@ def _features(file: audio.AudioFile, start: float, end: float) -> np.ndarray:
         raise Unusable("shorter than a frame", f"{len(samples)} samples, a frame has {logmel.window}: {where}")
     if not np.isfinite(frames).all():
         raise Unusable("NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}")
-    return (frames if trim_db is None else audio.trim(frames, trim_db)).astype(np.float16)
+    return (frames if trim_db is None else trim(frames, trim_db)).astype(np.float16)
 
 
 # In the parent
@@ -223,7 +227,7 @@ def _note(work: Path, number: int) -> Path:
 def _write_note(work: Path, number: int, shard: Shard) -> None:
     sums = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(shard.statistics).items()}
     note = {"statistics": sums, "frames": shard.frames, "dropped": [asdict(row) for row in shard.dropped]}
-    command.write_json(note, _note(work, number))
+    storage.write_json(note, _note(work, number))
 
 
 def _finished(work: Path, number: int) -> bool:
@@ -232,7 +236,7 @@ def _finished(work: Path, number: int) -> bool:
 
 
 def _read_note(work: Path, number: int) -> Shard:
-    note = command.read_json(_note(work, number))
+    note = storage.read_json(_note(work, number))
     sums = {key: np.array(value) if isinstance(value, list) else value for key, value in note["statistics"].items()}
     return Shard(Statistics(**sums), note["frames"], [Dropped(**row) for row in note["dropped"]])
 
@@ -266,4 +270,4 @@ def _stats(shards: list[Shard], section: Features) -> dict:
 
 
 if __name__ == "__main__":
-    command.start(run, corpus=lambda settings: settings.corpora)
+    stage.start(run, corpus=lambda settings: settings.corpora)

@@ -14,14 +14,17 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from calm.corpora.utterances import write_parquet
-from calm.modeling import CalmForSequenceClassification, FrozenHeads
-from calm.passes import predict
-from calm.training import Interrupted, mix, train
-from pipeline import build, command, paths, tracking, workers
-from pipeline.bench import TASK, Bench, Condition, conditions, digest
+from calm import storage
+from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
+from calm.storage import write_parquet
+from calm.training.forward import predict
+from calm.training.trainer import Interrupted, mix, train
+from pipeline import factory, paths, stage
+from pipeline.execution import workers
+from pipeline.heads.networks import TASK, Bench, Condition, conditions, digest
 from pipeline.release import release, released
 from pipeline.settings import Heads, Settings
+from pipeline.tracking import tracker
 
 MOST_WORKERS = 8  # without a GPU, where the settings say nothing: each holds the tokens and log-mel of its corpus
 
@@ -36,22 +39,22 @@ def run(settings: Settings, name: str) -> str:
     parts = [seeds, of, settings.models[model], settings.spectran, settings.head.model_copy(update={"workers": None})]
     params = {"head": settings.head, "heads": of, "model": settings.models[model], "seeds": seeds}
     with (
-        command.checkpoints(f"head@{name}", *parts, *work) as checkpoints,
-        tracking.stage_run(settings, corpus, params, build.synthetic(settings, [corpus]), seeds[0]) as tracked,
-        command.whole(paths.heads(corpus, model)) as folder,
+        stage.checkpoints(f"head@{name}", *parts, *work) as checkpoints,
+        tracker.stage_run(settings, corpus, params, factory.synthetic(settings, [corpus]), seeds[0]) as tracked,
+        stage.whole(paths.heads(corpus, model)) as folder,
     ):
         folders = train_all(settings, of, checkpoints, tracked)
         tables = [pd.read_parquet(job / "logits.parquet") for job in folders]
-        curves = [entry for job in folders for entry in command.read_json(job / "curves.json")]
+        curves = [entry for job in folders for entry in storage.read_json(job / "curves.json")]
         write_parquet(pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False), folder / "logits.parquet")
-        command.write_json(curves, folder / "curves.json")
+        storage.write_json(curves, folder / "curves.json")
         if of.release:
             release(settings, of, checkpoints, curves, folder / "logits.parquet", folder / "model")
         tracked.artifact(folder / "curves.json")
     return f"{corpus} with {model}: {len(curves)} heads in {time.monotonic() - begin:.0f} s"
 
 
-def train_all(settings: Settings, of: Heads, checkpoints: Path, tracked: tracking.Run) -> list[Path]:
+def train_all(settings: Settings, of: Heads, checkpoints: Path, tracked: tracker.Run) -> list[Path]:
     """Train every condition and seed, several at once; returns the folders of the results."""
     jobs = []
     for condition in conditions(of.rows, settings.head):
@@ -74,7 +77,7 @@ def train_all(settings: Settings, of: Heads, checkpoints: Path, tracked: trackin
 # In the workers
 
 
-def _prepare(settings: Settings, of: Heads, folder: Path, tracked: tracking.Run, threads: int) -> None:
+def _prepare(settings: Settings, of: Heads, folder: Path, tracked: tracker.Run, threads: int) -> None:
     global _loader, _bench, _tracked, _stopped, _released
     if gpus := torch.cuda.device_count():
         os.environ["CUDA_VISIBLE_DEVICES"] = str(workers.turn() % gpus)  # heeded, as CUDA has not been used yet
@@ -98,7 +101,7 @@ def _train(job: tuple[Condition, list[int]]) -> tuple[Path, str]:
             _stopped = True
             raise
         write_parquet(pa.Table.from_pandas(table, preserve_index=False), folder / "logits.parquet")
-        command.write_json(curves, folder / "curves.json")
+        storage.write_json(curves, folder / "curves.json")
     return folder, name
 
 
@@ -117,7 +120,7 @@ def unfrozen(bench: Bench, condition: Condition, seeds: list[int], folder: Path,
             network,
             rows,
             collator,
-            build.schedule(section),
+            factory.schedule(section),
             folder,
             seed,
             held_out=bench.splits["validation"],
@@ -160,16 +163,16 @@ def on_vectors(
     """Heads trained on vectors that do not change (see `represented`), with the collator of these and the training curve."""
     section, targets = bench.settings.head, torch.from_numpy(bench.targets[of])
     config = bench.network(condition, seeds[0]).config
-    network = FrozenHeads(config, len(bench.examples.classes), seeds, vectors.shape[-1]).to(build.device())
+    network = FrozenHeads(config, len(bench.examples.classes), seeds, vectors.shape[-1]).to(factory.device())
     rows = np.concatenate([bench.train_rows(condition), np.arange(len(bench.targets), len(of))])
-    network.fit(vectors[rows].to(build.device()))
+    network.fit(vectors[rows].to(factory.device()))
 
     def collator(rows, generator=None) -> dict[str, torch.Tensor]:
         return {"vectors": vectors[rows], "labels": targets[rows]}
 
     # Clipping would scale one head's gradients by another's.
     changes = {"epochs": section.frozen_epochs, "learning_rate": section.frozen_learning_rate, "average": 0.0, "clip": 0.0}
-    schedule, held_out = build.schedule(section, **changes), bench.splits["validation"]
+    schedule, held_out = factory.schedule(section, **changes), bench.splits["validation"]
     curve = train(network, rows, collator, schedule, folder, seeds[0], held_out, callbacks=callbacks)
     return network, collator, curve
 
@@ -250,4 +253,4 @@ def tags(condition: Condition, *seeds: int) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    command.start(run, heads=lambda settings: settings.heads)
+    stage.start(run, heads=lambda settings: settings.heads)

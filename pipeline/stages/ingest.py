@@ -6,13 +6,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from calm.audio import AudioError
-from calm.corpora import pauses, read_corpus
+from calm import storage
+from calm.audio import pauses
+from calm.audio.decoding import AudioError
+from calm.audio.headers import Header
+from calm.audio.pauses import Pauses
+from calm.corpora import checking, read_corpus
 from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits
-from calm.corpora.headers import Header
-from calm.corpora.limits import Limits, Pauses
+from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, write_table
-from pipeline import command, paths, settings, workers
+from pipeline import paths, settings, stage
+from pipeline.execution import workers
 
 
 def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, table: Path, report: Path) -> dict:
@@ -45,7 +49,7 @@ def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, tab
         "checks": corpus.checks,
         "dropped_rows": [asdict(row) for row in corpus.dropped],
     }
-    command.write_json(summary, report)
+    storage.write_json(summary, report)
     return summary
 
 
@@ -54,7 +58,7 @@ def cut(corpus: Corpus, headers: dict[Path, Header], limits: settings.Cut | None
     split and labels; a recording in which nobody speaks is dropped.
     """
     allowed = Pauses(**limits.model_dump()) if limits else None
-    long = [row for row in corpus.utterances if allowed and pauses.to_cut(row, headers[row.audio].seconds, allowed)]
+    long = [row for row in corpus.utterances if allowed and checking.to_cut(row, headers[row.audio].seconds, allowed)]
     if not long:
         return
     tasks = [(row.audio, headers[row.audio].seconds, allowed) for row in long]
@@ -83,7 +87,7 @@ def _cut(task: tuple[Path, float, Pauses]) -> list[tuple[float, float]] | str:
 
 def main() -> None:
     """`python -m pipeline.stages.ingest --corpus NAME`"""
-    command.start(_ingest, corpus=lambda given: given.corpora)
+    stage.start(_ingest, corpus=lambda given: given.corpora)
 
 
 def _ingest(given: settings.Settings, name: str) -> str:

@@ -4,13 +4,15 @@ import time
 
 import torch
 
-from calm.batching import MaskingCollator, SequenceCollator, tokenise
-from calm.language_model import load_language_model, load_mlm_head, load_tokenizer
-from calm.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
-from calm.passes import losses
-from calm.training import train
-from pipeline import build, command, paths, tracking
+from calm import storage
+from calm.data.batching import MaskingCollator, SequenceCollator, tokenise
+from calm.models.language_model import load_language_model, load_mlm_head, load_tokenizer
+from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
+from calm.training.forward import losses
+from calm.training.trainer import train
+from pipeline import factory, paths, stage
 from pipeline.settings import Settings
+from pipeline.tracking import tracker
 
 
 def run(settings: Settings, name: str) -> str:
@@ -18,9 +20,9 @@ def run(settings: Settings, name: str) -> str:
     settings, given = settings.for_model(name), settings.models[name]
     corpora, seed, section = settings.pretraining_corpora(name), settings.seeds[0], settings.pretrain
     begin = time.monotonic()
-    examples = build.examples(settings, corpora)
+    examples = factory.examples(settings, corpora)
     tokenizer = load_tokenizer(given.language_model)
-    encoded = None if section.train_spectran else build.encoded(name, examples, corpora)
+    encoded = None if section.train_spectran else factory.encoded(name, examples, corpora)
     tokens = tokenise(tokenizer, examples.table["text"])
     sequences = SequenceCollator(examples.logmels, tokens, encoded, section.modality, most=section.max_tokens)
     collator = MaskingCollator(
@@ -39,21 +41,21 @@ def run(settings: Settings, name: str) -> str:
     rows, held_out = examples.rows("train"), examples.rows("validation")
     folders = [paths.calp(name), paths.encoded(name)] + [paths.texts(corpus) for corpus in corpora]
     with (
-        command.checkpoints(f"pretrain@{name}", seed, given, settings.spectran, section, *folders) as checkpoints,
-        tracking.stage_run(
+        stage.checkpoints(f"pretrain@{name}", seed, given, settings.spectran, section, *folders) as checkpoints,
+        tracker.stage_run(
             settings,
             name,
             {"pretrain": section, "model": given, "corpora": corpora},
-            build.synthetic(settings, corpora),
+            factory.synthetic(settings, corpora),
             seed,
         ) as tracked,
-        command.whole(paths.pretrained(name)) as folder,
+        stage.whole(paths.pretrained(name)) as folder,
     ):
         curve = train(
             model,
             rows,
             collator,
-            build.schedule(section),
+            factory.schedule(section),
             checkpoints,
             seed,
             held_out=held_out,
@@ -67,12 +69,12 @@ def run(settings: Settings, name: str) -> str:
         metrics = {
             "language_model": given.language_model,
             "corpora": corpora,
-            "synthetic": build.synthetic(settings, corpora),
+            "synthetic": factory.synthetic(settings, corpora),
             "seed": seed,
             "seconds": time.monotonic() - begin,
-            "device": str(build.device()),
-            "hours": build.hours(settings, corpora),
-            "flops": build.flops(model, collator, rows, section),
+            "device": str(factory.device()),
+            "hours": factory.hours(settings, corpora),
+            "flops": factory.flops(model, collator, rows, section),
             "curve": [_entry(entry, "validation_") for entry in curve],
             "validation": _entry(validation),
             "parameters": parameters(model),
@@ -80,7 +82,7 @@ def run(settings: Settings, name: str) -> str:
             "mlflow_run": tracked.id,
         }
         model.save_pretrained(folder)
-        command.write_json(metrics, folder / "metrics.json")
+        storage.write_json(metrics, folder / "metrics.json")
         tracked.artifact(folder / "metrics.json")
     words = f"words {validation['mlm_loss']:.2f}, " if "mlm_loss" in validation else ""
     return (
@@ -97,7 +99,7 @@ def multimodal(settings: Settings, name: str, corpora: list[str]) -> CalmForMask
         str(trained) if trained.exists() else settings.models[name].language_model,
         None if trained.exists() else settings.models[name].layers,
     )
-    model = CalmForMaskedPretraining(build.config(settings, language_model, corpora))
+    model = CalmForMaskedPretraining(factory.config(settings, language_model, corpora))
     model.calm.language_model.load_state_dict(language_model.state_dict())
     model.calm.spectran.load_state_dict(contrastive.spectran.state_dict())
     model.calm.spectran.requires_grad_(settings.pretrain.train_spectran)
@@ -126,4 +128,4 @@ def _entry(losses: dict, prefix: str = "") -> dict:
 
 
 if __name__ == "__main__":
-    command.start(run, devices="pretrain", model=lambda settings: settings.models)
+    stage.start(run, devices="pretrain", model=lambda settings: settings.models)

@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import command, dag, figures, paths, report_tables, results
-from pipeline.results import THRESHOLDS
+from calm import storage
+from pipeline import paths, stage
+from pipeline.report import dag, figures, results, tables
+from pipeline.report.results import THRESHOLDS
 from pipeline.settings import Settings
 
 WORST = 10  # speakers with the highest word error rate that the page names
@@ -63,7 +65,7 @@ class Inputs:
 
 def read(path: Path):
     """A JSON file, or None where there is none."""
-    return command.read_json(path) if path.exists() else None
+    return storage.read_json(path) if path.exists() else None
 
 
 def run(settings: Settings) -> str:
@@ -72,11 +74,11 @@ def run(settings: Settings) -> str:
     if not inputs.rows:
         raise ValueError(f"no corpus has {paths.evaluation('<corpus>')}/metrics.json: run dvc repro, which evaluates before it reports")
     results.write_rows(inputs.rows, paths.REPORTS / "metrics.json")
-    with command.whole(paths.REPORTS / "figures") as pictures, command.whole(paths.REPORTS / "tables") as tables:
+    with stage.whole(paths.REPORTS / "figures") as pictures, stage.whole(paths.REPORTS / "tables") as folder:
         page = content(settings, inputs, pictures)
         for table in page.pop("written"):
-            (tables / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
-            (tables / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+            (folder / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
+            (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
     path = paths.REPORTS / "index.html"
     partial = path.with_name(".index.html.partial")
     partial.write_text(render(page), encoding="utf-8")
@@ -86,17 +88,17 @@ def run(settings: Settings) -> str:
 
 def content(settings: Settings, inputs: Inputs, folder: Path) -> dict:
     """What the template shows; figures are written to a folder on the way. `written` holds every table."""
-    from pipeline import report_study
+    from pipeline.report import study_page
 
     parts = [results_part(name, settings, inputs, folder) for name in settings.targets if any(r["corpus"] == name for r in inputs.rows)]
     retrieval = retrieval_part(settings, inputs, folder)
     data = [data_part(name, settings, inputs, folder) for name in inputs.corpora]
-    parameters = report_tables.parameter_tables(paper_sizes(), inputs.calp, inputs.pretrained)
+    parameters = tables.parameter_tables(paper_sizes(), inputs.calp, inputs.pretrained)
     later = {"baselines": inputs.baselines, "evaluate": inputs.notes}
-    runs = report_tables.run_table(inputs.calp, inputs.pretrained, inputs.heads, later)
+    runs = tables.run_table(inputs.calp, inputs.pretrained, inputs.heads, later)
     graph = Path("dvc.yaml")
     (folder / "dag.svg").write_text(dag.svg(graph), encoding="utf-8")
-    study = report_study.study_part(settings, inputs.rows, inputs.calp, inputs.pretrained, folder)
+    study = study_page.study_part(settings, inputs.rows, inputs.calp, inputs.pretrained, folder)
     written = [table for part in parts for table in part["all"]] + [table for part in data for table in part["all"]] + parameters
     written += study.pop("written") if study else []
     return {
@@ -125,29 +127,29 @@ def results_part(name: str, settings: Settings, inputs: Inputs, folder: Path) ->
     """Tables, sentences and figures of one corpus."""
     rows = [row for row in inputs.rows if row["corpus"] == name]
     thresholds = [found for found in results.thresholds(rows) if results.result_table(rows, name, found).rows]
-    tables = [results.result_table(rows, name, threshold) for threshold in thresholds]
+    by_threshold = [results.result_table(rows, name, threshold) for threshold in thresholds]
     lines = results.scores(rows, corpus=name, split="test", threshold=thresholds[0])
     overview = figures.variants(lines, seed_values(rows, thresholds[0], "weighted_accuracy"), "weighted_accuracy", 0.5)
     pictures = [figures.picture(f"Weighted accuracy, {THRESHOLDS.get(thresholds[0])}", overview, f"{name}-variants", folder)]
     more, validation = [], [results.result_table(rows, name, threshold, "validation") for threshold in thresholds]
-    for by_class in report_tables.class_scores(lines):
+    for by_class in tables.class_scores(lines):
         shown = figures.classes(by_class.scores, "weighted_accuracy")
         pictures.append(figures.picture(f"Weighted accuracy by class, {by_class.title}", shown, f"{name}-classes-{by_class.name}", folder))
     compared = [row for row in inputs.comparisons[name] if (row["metric"], row["threshold"]) == ("weighted_accuracy", thresholds[0])]
     if seen := [row for row in compared if results.Key.of(row["b"]).group not in results.APART]:
-        more.append(report_tables.comparison_table(name, seen))
-    everything = report_tables.comparison_table(name, inputs.comparisons[name], everything=True)
+        more.append(tables.comparison_table(name, seen))
+    everything = tables.comparison_table(name, inputs.comparisons[name], everything=True)
     return {
         "name": name,
         "synthetic": settings.corpora[name].synthetic,
-        "sentences": report_tables.sentences(lines, compared),
-        "tables": tables,
+        "sentences": tables.sentences(lines, compared),
+        "tables": by_threshold,
         "thresholds": [THRESHOLDS.get(threshold, threshold) for threshold in thresholds],
         "counts": over_seeds(rows),
-        "notes": report_tables.notes(inputs.notes[name]),
+        "notes": tables.notes(inputs.notes[name]),
         "pictures": pictures,
         "more": more,
-        "all": [*tables, *validation, *more, everything, report_tables.class_table(name, lines)],
+        "all": [*by_threshold, *validation, *more, everything, tables.class_table(name, lines)],
     }
 
 
@@ -184,7 +186,7 @@ def training_part(inputs: Inputs, folder: Path) -> dict:
     for (corpus, model), curves in inputs.heads.items():
         title = f"Heads on {corpus}, {model}: validation loss, mean and range of seeds"
         pictures.append(figures.picture(title, figures.heads(curves), f"{corpus}-{model}-heads", folder))
-    return {"sentences": report_tables.training_sentences(inputs.calp, inputs.pretrained, inputs.heads), "pictures": pictures}
+    return {"sentences": tables.training_sentences(inputs.calp, inputs.pretrained, inputs.heads), "pictures": pictures}
 
 
 def main_models(settings: Settings, names: list[str]) -> list[str]:
@@ -199,32 +201,32 @@ def retrieval_part(settings: Settings, inputs: Inputs, folder: Path) -> dict | N
     if not rows:
         return None
     rows.sort(key=lambda row: (row["pair"] != "audio to text", row["model"], row["corpus"], row["split"]))
-    table, main = report_tables.retrieval_table(rows), main_models(settings, results.names(rows, "model"))
+    table, main = tables.retrieval_table(rows), main_models(settings, results.names(rows, "model"))
     rows = [row for row in rows if row["model"] in main]
     test = [row for row in rows if row["split"] == "test"] or rows
     shown = figures.picture("Test split", figures.retrieval(test), "retrieval", folder)
-    return {"sentences": report_tables.retrieval_sentences(rows), "table": table, "pictures": [shown]}
+    return {"sentences": tables.retrieval_sentences(rows), "table": table, "pictures": [shown]}
 
 
 def data_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> dict:
     """What a corpus gave, lost and was corrected in, and a few of its utterances."""
     from calm.corpora.utterances import SPLITS
-    from pipeline import report_data
+    from pipeline.report import examples
 
     report = inputs.corpora[name]
-    pictures, examples = [], []
-    if shares := report_tables.label_shares(report):
+    pictures, heard = [], []
+    if shares := tables.label_shares(report):
         pictures.append(figures.picture("Labels", figures.labels(shares), f"{name}-labels", folder))
-    if (frame := report_data.utterances(paths.utterances(name))) is not None:
+    if (frame := examples.utterances(paths.utterances(name))) is not None:
         seconds = {split: list(frame.loc[frame["split"] == split, "duration"]) for split in SPLITS if (frame["split"] == split).any()}
         pictures.append(figures.picture("Durations", figures.durations(seconds), f"{name}-durations", folder))
-        if (counts := report_data.together(frame)) is not None:
+        if (counts := examples.together(frame)) is not None:
             pictures.append(figures.picture("Rows that have both labels", figures.together(counts), f"{name}-together", folder))
-        examples = examples_of(name, settings, frame, folder)
+        heard = examples_of(name, settings, frame, folder)
     wer = (inputs.texts[name] or {}).get("wer") or {}
-    table, speakers = report_tables.data_table(name, report), report_tables.speaker_table(name, wer)
+    table, speakers = tables.data_table(name, report), tables.speaker_table(name, wer)
     if len(speakers.rows) > 1:
-        shown = figures.speakers(list(report_tables.speaker_rates(wer).values()), 100 * wer["wer"])
+        shown = figures.speakers(list(tables.speaker_rates(wer).values()), 100 * wer["wer"])
         pictures.append(figures.picture("Word error rate by speaker", shown, f"{name}-speakers", folder))
     return {
         "name": name,
@@ -233,9 +235,9 @@ def data_part(name: str, settings: Settings, inputs: Inputs, folder: Path) -> di
         "table": table,
         "speakers": replace(speakers, rows=speakers.rows[:WORST]) if len(speakers.rows) > 1 else None,
         "all": [table, speakers],
-        "facts": report_tables.data_facts(report, inputs.features[name], inputs.texts[name]),
+        "facts": tables.data_facts(report, inputs.features[name], inputs.texts[name]),
         "pictures": pictures,
-        "examples": examples,
+        "examples": heard,
     }
 
 
@@ -243,8 +245,8 @@ def examples_of(name: str, settings: Settings, frame, folder: Path) -> list[dict
     """Utterances to hear, with their log-mel; one whose audio cannot be read any more is left out."""
     import pandas as pd
 
-    from calm.audio import AudioError
-    from pipeline import report_data
+    from calm.audio.decoding import AudioError
+    from pipeline.report import examples
 
     file = paths.texts(name) / "texts.parquet"
     if not settings.report.examples or not file.exists():
@@ -252,9 +254,9 @@ def examples_of(name: str, settings: Settings, frame, folder: Path) -> list[dict
     table = pd.read_parquet(file, columns=["id", "text"]).dropna()
     texts = dict(zip(table["id"], table["text"], strict=True))
     found = []
-    for number, row in enumerate(report_data.chosen(frame, texts, settings.report.examples).itertuples(), 1):
+    for number, row in enumerate(examples.chosen(frame, texts, settings.report.examples).itertuples(), 1):
         try:
-            clip = report_data.clip(row, texts[row.id], settings.features)
+            clip = examples.clip(row, texts[row.id], settings.features)
         except AudioError:
             continue
         figure = figures.logmel(clip.pop("logmel"), settings.features.hop_ms)
@@ -266,12 +268,12 @@ def words(name: str, settings: Settings) -> str:
     """A model in a few words."""
     model = settings.models[name]
     on = "all corpora" if model.pretrain_on == "." else model.pretrain_on
-    return f"model {name}: {report_tables.language_words(model.language_model, model.layers)}, pretrained on {on}"
+    return f"model {name}: {tables.language_words(model.language_model, model.layers)}, pretrained on {on}"
 
 
 def paper_sizes() -> list[dict]:
     """Parameters of models of the paper's sizes."""
-    from calm.modeling import parameter_table
+    from calm.models.modeling import parameter_table
 
     return parameter_table()
 
@@ -297,7 +299,7 @@ def render(page: dict) -> str:
     """The page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader(Path(__file__).parent)
+    loader = FileSystemLoader(Path(__file__).parents[1] / "report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = lambda text: re.sub(r"(?<=\d) (?=(±|%|(h|s|min)\b))|(?<=±) ", "\u00a0", text)
     environment.filters["commands"] = commands
@@ -320,4 +322,4 @@ if __name__ == "__main__":
     if "--print" in sys.argv[1:]:
         print_results()
     else:
-        command.start(run)
+        stage.start(run)

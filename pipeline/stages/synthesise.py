@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from calm.corpora import synthetic
 from calm.corpora.utterances import CorpusError
 from pipeline import settings
 from pipeline.settings import Synthetic
@@ -11,7 +10,7 @@ from pipeline.settings import Synthetic
 
 def run(corpus: Synthetic, workers: int | None = None) -> float:
     """Make one corpus at `corpus.path`; returns its seconds of speech."""
-    return synthetic.make(
+    return corpus.make(
         corpus.path, corpus.format, corpus.utterances, corpus.speakers, label_noise=corpus.label_noise, seed=corpus.seed, workers=workers
     )
 

@@ -12,10 +12,13 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from calm import asr, transcripts
-from calm.audio import AudioError, read_audio
-from calm.corpora.utterances import read_table, write_parquet
-from pipeline import command, paths, workers
+from calm import storage
+from calm.asr import engines, transcripts
+from calm.audio.decoding import AudioError, read_audio
+from calm.corpora.utterances import read_table
+from calm.storage import write_parquet
+from pipeline import paths, stage
+from pipeline.execution import workers
 from pipeline.settings import Settings, Transcribe
 
 BATCH = {"cpu": 8, "cuda": 16}  # clips of about one length at once, where the settings say nothing
@@ -52,7 +55,7 @@ def run(settings: Settings, corpus: str) -> str:
     )
 
 
-def write(table: Path, reference: Path, section: Transcribe, folder: Path, stage: str, dask: str | None = None) -> dict:
+def write(table: Path, reference: Path, section: Transcribe, folder: Path, name: str, dask: str | None = None) -> dict:
     """Write `texts.parquet` (SCHEMA, a row an utterance) and `metrics.json` to `folder`; returns the metrics.
 
     Of the utterances that have a text, `section.check` are heard too, to measure the word error rate, where others have none.
@@ -62,13 +65,13 @@ def write(table: Path, reference: Path, section: Transcribe, folder: Path, stage
     missing = frame["text"].fillna("").str.strip() == ""
     told, faults = read_references(reference)
     heard = {}
-    with command.checkpoints(stage, section, table, Path(asr.__file__), Path(__file__)) as work:
+    with stage.checkpoints(name, section, table, Path(engines.__file__), Path(__file__)) as work:
         if missing.any():
             heard = hear(pd.concat([frame[missing], checked(frame[~missing], section.check)]), section, work / "heard.jsonl", dask)
         metrics = _metrics(frame, missing, heard, told, faults, section)
-        with command.whole(folder) as new:
+        with stage.whole(folder) as new:
             write_parquet(_texts(frame, missing, heard, told, section), new / "texts.parquet")
-            command.write_json(metrics, new / "metrics.json")
+            storage.write_json(metrics, new / "metrics.json")
     return metrics
 
 
@@ -95,13 +98,13 @@ def hear(frame: pd.DataFrame, section: Transcribe, finished: Path, dask: str | N
     Each result is appended to `finished`, and rows that stand there are taken from it.
     """
     done = _finished(finished)
-    gpus = asr.gpus(section.engine)
+    gpus = engines.gpus(section.engine)
     tasks = [task for task in _tasks(frame, section.batch or BATCH["cuda" if gpus else "cpu"]) if not all(row[0] in done for row in task)]
     if not tasks:
         return done
     count = min(section.workers or gpus or workers.cores(), len(tasks))
     options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language, "window": section.window_seconds}
-    asr.resolve(section.engine, section.model)  # fetched once, and told now where it cannot be
+    engines.resolve(section.engine, section.model)  # fetched once, and told now where it cannot be
     bar = tqdm(total=len(frame), initial=len(frame) - sum(map(len, tasks)), desc="Whisper", unit="utt", delay=2, smoothing=0.05)
     preparation = (section.engine, section.model, options, section.no_speech_threshold)
     with bar, finished.open("a", encoding="utf-8") as log, workers.processes(count, _prepare, *preparation, dask=dask) as pool:
@@ -138,14 +141,14 @@ def _tasks(frame: pd.DataFrame, batch: int) -> list[list[tuple]]:
 
 def _prepare(engine: str, model: str, options: dict, no_speech_threshold: float) -> None:
     global _loader, _model, _threshold
-    gpus = asr.gpus(engine)
+    gpus = engines.gpus(engine)
     where = {"device": "cuda", "index": workers.turn() % gpus} if gpus else {"device": "cpu"}
     _model, _threshold = None, no_speech_threshold
     _loader = partial(_load, engine, model, options | where)
 
 
-def _load(engine: str, model: str, options: dict) -> asr.Whisper:
-    return asr.load(engine, asr.resolve(engine, model), **options)
+def _load(engine: str, model: str, options: dict) -> engines.Whisper:
+    return engines.load(engine, engines.resolve(engine, model), **options)
 
 
 def _hear(task: list[tuple]) -> list[dict]:
@@ -156,7 +159,7 @@ def _hear(task: list[tuple]) -> list[dict]:
     clips, results = {}, []
     for id, path, start, end in task:
         try:
-            clips[id] = read_audio(path, start, end, asr.SAMPLE_RATE)
+            clips[id] = read_audio(path, start, end, engines.SAMPLE_RATE)
         except AudioError as error:
             results.append({"id": id, "fault": str(error)})
     for id, transcript in zip(clips, _model(list(clips.values())), strict=True):
@@ -232,4 +235,4 @@ def _word_errors(frame: pd.DataFrame, missing: pd.Series, heard: dict, told: dic
 
 
 if __name__ == "__main__":
-    command.start(run, corpus=lambda settings: settings.corpora)
+    stage.start(run, corpus=lambda settings: settings.corpora)

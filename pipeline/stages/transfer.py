@@ -6,17 +6,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from calm import evaluation
-from calm.batching import SequenceCollator, tokenise
+from calm import storage
 from calm.corpora.emotions import shared
-from calm.language_model import load_tokenizer
-from calm.modeling import CalmForSequenceClassification
-from calm.passes import predict
-from pipeline import build, command, paths, tracking
-from pipeline.bench import TASK
+from calm.data.batching import SequenceCollator, tokenise
+from calm.evaluation import resampling
+from calm.models.language_model import load_tokenizer
+from calm.models.modeling import CalmForSequenceClassification
+from calm.training.forward import predict
+from pipeline import factory, paths, stage
+from pipeline.evaluation.predictions import Evaluation
+from pipeline.heads.networks import TASK
 from pipeline.release import answers
-from pipeline.runs import Evaluation
 from pipeline.settings import Heads, Settings
+from pipeline.tracking import tracker
 
 COMPARED = ("weighted_accuracy", "accuracy", "f1_macro")
 
@@ -25,10 +27,10 @@ def run(settings: Settings, name: str) -> str:
     """Write `metrics.json`: figures of the transferred model at 0.5 and at its own corpus's tuned thresholds, with intervals."""
     begin, of = time.monotonic(), settings.transfer[name]
     source, target = settings.heads[of.trained], settings.heads[of.tested]
-    synthetic = build.synthetic(settings, [source.corpus, target.corpus])
+    synthetic = factory.synthetic(settings, [source.corpus, target.corpus])
     with (
-        tracking.stage_run(settings, target.corpus, {"transfer": of}, synthetic, settings.seeds[0]) as tracked,
-        command.whole(paths.transfer(name)) as folder,
+        tracker.stage_run(settings, target.corpus, {"transfer": of}, synthetic, settings.seeds[0]) as tracked,
+        stage.whole(paths.transfer(name)) as folder,
     ):
         network, kept = released(source)
         theirs, their = released(target)
@@ -43,7 +45,7 @@ def run(settings: Settings, name: str) -> str:
         rows = compare(first, second, there, classes, settings)
         about = {"trained_on": source.corpus, "tested_on": target.corpus, **kept, "lm": settings.lm(source.model), "synthetic": synthetic}
         rows = [{**about, "classes": [name for name, _, _ in classes], **row} for row in rows]
-        command.write_json({"rows": rows, "mlflow_run": tracked.id}, folder / "metrics.json")
+        storage.write_json({"rows": rows, "mlflow_run": tracked.id}, folder / "metrics.json")
         tracked.log({f"test/{row['threshold']}/{row['metric']}": row["value"] for row in rows if row["value"] is not None})
         tracked.artifact(folder / "metrics.json")
     best = next(row for row in rows if (row["threshold"], row["metric"]) == ("tuned", COMPARED[0]))
@@ -53,7 +55,7 @@ def run(settings: Settings, name: str) -> str:
 def released(heads: Heads) -> tuple[CalmForSequenceClassification, dict]:
     """The released model of an entry of `heads`, and which of its heads it is."""
     folder = paths.heads(heads.corpus, heads.model) / "model"
-    return CalmForSequenceClassification.from_pretrained(folder).to(build.device()), command.read_json(folder / "release.json")
+    return CalmForSequenceClassification.from_pretrained(folder).to(factory.device()), storage.read_json(folder / "release.json")
 
 
 def thresholds(network: CalmForSequenceClassification) -> np.ndarray:
@@ -66,7 +68,7 @@ def transferred(settings: Settings, network: CalmForSequenceClassification, mode
 
     The log-mel is normalised by the statistics of the corpus that it is of, as in pretraining on several corpora.
     """
-    examples = build.examples(settings, [other])
+    examples = factory.examples(settings, [other])
     tokens = tokenise(load_tokenizer(settings.models[model].language_model), examples.table["text"])
     collator = SequenceCollator(examples.logmels, tokens, None, network.config.modality, most=settings.head.max_tokens)
     ids = pd.Index(made.truth["test"].table["id"])
@@ -89,16 +91,16 @@ def compare(first: Answers, own: Answers, made: Evaluation, classes: list[tuple[
     answered = np.isfinite(first.probabilities).all(axis=1) & np.isfinite(own.probabilities).all(axis=1)
     targets, rows = of.targets[answered][:, columns], []
     speakers = of.table["speaker"][answered].tolist()
-    resamples = evaluation.Resamples.of(speakers, settings.evaluate.bootstrap, settings.seeds[0])
+    resamples = resampling.Resamples.of(speakers, settings.evaluate.bootstrap, settings.seeds[0])
     for threshold in ("tuned", "0.5"):
         decided = [one.probabilities[answered] >= (one.thresholds if threshold == "tuned" else 0.5) for one in (first, own)]
         drawn, theirs = (resamples.metrics(targets, decisions, COMPARED) for decisions in decided)
         for metric in COMPARED:
-            found, of_own = (evaluation.difference([values[metric]], [np.zeros_like(values[metric])]) for values in (drawn, theirs))
+            found, of_own = (resampling.difference([values[metric]], [np.zeros_like(values[metric])]) for values in (drawn, theirs))
             about = {"threshold": threshold, "metric": metric, "value": found["difference"], "own": of_own["difference"]}
             rows.append({**about, "low": found["low"], "high": found["high"], "n": len(targets), "speakers": resamples.speakers})
     return rows
 
 
 if __name__ == "__main__":
-    command.start(run, transfer=lambda settings: settings.transfer)
+    stage.start(run, transfer=lambda settings: settings.transfer)

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calm.audio import AudioError, read_audio
+from calm.audio.decoding import AudioError, read_audio
+from calm.audio.headers import read_header
 from calm.corpora import read_corpus
-from calm.corpora.checking import Limits, check, read_headers
-from calm.corpora.headers import read_header
+from calm.corpora.checking import check, read_headers
+from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, CorpusError, read_table
 from pipeline.settings import CorpusSettings, Ingest
 from pipeline.stages import ingest

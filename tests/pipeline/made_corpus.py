@@ -7,7 +7,8 @@ import pyarrow as pa
 import soundfile
 import yaml
 
-from calm.corpora.utterances import Corpus, Utterance, write_parquet, write_table
+from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.storage import write_parquet
 from pipeline import paths, settings
 from pipeline.stages import features, transcribe
 

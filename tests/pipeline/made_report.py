@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import paths, results
+from pipeline import paths
+from pipeline.report import results
 from pipeline.settings import Settings
 
 CLASSES = {"mosei": ["happy", "sad", "anger", "surprise", "disgust", "fear"], "msp": ["angry", "sad", "happy", "neutral"]}

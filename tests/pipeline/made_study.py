@@ -8,7 +8,8 @@ import pandas as pd
 from made_report import CLASSES
 
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from pipeline import paths, results
+from pipeline import paths
+from pipeline.report import results
 from pipeline.settings import Settings
 
 GAINS = {

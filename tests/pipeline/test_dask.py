@@ -18,8 +18,9 @@ import yaml
 from distributed import KilledWorker
 
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from calm.language_model import load_language_model
-from pipeline import cluster, paths
+from calm.models.language_model import load_language_model
+from pipeline import paths
+from pipeline.execution import dask_cluster
 from pipeline.settings import Transcribe
 from pipeline.stages import calp, embed, features, transcribe
 from tests.pipeline import made_corpus
@@ -161,8 +162,8 @@ def test_transcribe_on_a_cluster(dask, tmp_path, monkeypatch):
 
 
 def test_without_workers_a_stage_ends_with_a_sentence(dask, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "ALONE", 2)
-    monkeypatch.setattr(cluster, "JOIN", 1)
+    monkeypatch.setattr(dask_cluster, "ALONE", 2)
+    monkeypatch.setattr(dask_cluster, "JOIN", 1)
     monkeypatch.setattr(features, "GROUP", 1)
     while len(dask.workers) > 1:
         dask.kill()
@@ -176,7 +177,7 @@ def test_without_workers_a_stage_ends_with_a_sentence(dask, made, tmp_path, monk
     with pytest.raises(OSError, match="no Dask scheduler answers at compute.dask, nonsense://host"):
         features.extract(*run[:-1], "nonsense://host")
     dask.worker(threads=2)
-    monkeypatch.setattr(cluster, "JOIN", 30)
+    monkeypatch.setattr(dask_cluster, "JOIN", 30)
     with pytest.raises(OSError, match="Dask worker tcp://.* has 2 threads: start workers of one each"):
         features.extract(*run)
     dask.kill()
@@ -187,7 +188,7 @@ def test_what_dask_gives_up_and_a_lost_scheduler_are_told(dask, made, tmp_path, 
     lost = KilledWorker("task", SimpleNamespace(address="tcp://host:1"), 3)
     with (
         pytest.raises(OSError, match="Dask gave a task up, as tcp://host:1 and others before it were lost"),
-        cluster.connect(dask.address, 1, None, ()),
+        dask_cluster.connect(dask.address, 1, None, ()),
     ):
         raise lost
     monkeypatch.setattr(features, "GROUP", 1)
@@ -199,8 +200,8 @@ def test_what_dask_gives_up_and_a_lost_scheduler_are_told(dask, made, tmp_path, 
 def test_workers_that_would_give_other_results_are_named(tmp_path):
     mark = tmp_path / "mark"
     mark.touch()
-    assert cluster.fault(cluster.versions(), str(mark), 1) is None
-    other = cluster.versions() | {"numpy": "1.0", "the project's code": "abc"}
-    told = cluster.fault(other, str(mark), 1)
-    assert f"has the project's code {cluster.CODE} instead of abc, numpy" in told and "instead of 1.0" in told
-    assert "does not see" in cluster.fault(cluster.versions(), str(tmp_path / "elsewhere" / "mark"), 1)
+    assert dask_cluster.fault(dask_cluster.versions(), str(mark), 1) is None
+    other = dask_cluster.versions() | {"numpy": "1.0", "the project's code": "abc"}
+    told = dask_cluster.fault(other, str(mark), 1)
+    assert f"has the project's code {dask_cluster.CODE} instead of abc, numpy" in told and "instead of 1.0" in told
+    assert "does not see" in dask_cluster.fault(dask_cluster.versions(), str(tmp_path / "elsewhere" / "mark"), 1)

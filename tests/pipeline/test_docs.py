@@ -22,8 +22,8 @@ from made_project import ROOT, small
 from typer.testing import CliRunner
 
 from calm.cli import app
-from calm.corpora import needs
 from calm.corpora.utterances import read_table
+from calm.tools import needs
 from pipeline import settings
 
 PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]

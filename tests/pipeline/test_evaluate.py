@@ -17,9 +17,9 @@ import pytest
 import soundfile
 import yaml
 
-from calm import metrics
-from calm.audio import LogMel
+from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.evaluation import metrics
 from pipeline import paths
 from pipeline import settings as all_settings
 from pipeline.stages import baselines, evaluate

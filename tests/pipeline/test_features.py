@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from calm.audio import LogMel, read_audio
+from calm.audio.decoding import read_audio
+from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Corpus, Utterance, write_table
 from pipeline.settings import Features
 from pipeline.stages import features

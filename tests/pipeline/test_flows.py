@@ -21,7 +21,7 @@ from made_project import Project, small
 
 from pipeline import paths
 from pipeline.flows import limits, scoring
-from pipeline.flows.children import Stopped, lines
+from pipeline.flows.subprocesses import Stopped, lines
 
 SECONDS = 90  # that any one thing may take
 
@@ -393,7 +393,7 @@ def test_the_guard_ends_a_command_with_its_flow(tmp_path):
     import subprocess
 
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
-    command = [sys.executable, "-m", "pipeline.flows.guard", "1", sys.executable, "-c", stubborn]
+    command = [sys.executable, "-m", "pipeline.flows.supervisor", "1", sys.executable, "-c", stubborn]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert guard.stdout.readline() == b"on\n"
     (child,) = psutil.Process(guard.pid).children()

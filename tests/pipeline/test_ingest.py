@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from calm.audio import read_audio
-from calm.corpora import checking, pauses
-from calm.corpora.limits import Pauses
+from calm.audio import pauses
+from calm.audio.decoding import read_audio
+from calm.audio.pauses import Pauses
+from calm.corpora import checking
 from calm.corpora.utterances import CorpusError, read_table
 from pipeline import paths, settings
 from pipeline.stages import ingest

@@ -5,8 +5,8 @@ import pytest
 from made_corpus import make
 from made_model import calp
 
-from calm import search
-from calm.audio import read_audio
+from calm.audio.decoding import read_audio
+from calm.tools import search
 from pipeline import inputs
 
 

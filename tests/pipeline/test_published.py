@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.published import COSTS, METRICS, TABLES
+from pipeline.paper import COSTS, METRICS, TABLES
 
 WA, ACC, F1 = "weighted_accuracy", "accuracy", "f1_paper"
 

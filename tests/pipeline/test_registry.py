@@ -15,11 +15,12 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from calm import inference
-from calm.audio import read_audio
+from calm.audio.decoding import read_audio
 from calm.cli import app
-from calm.compiled import Compiled
-from pipeline import registry, workers
+from calm.inference import loading
+from calm.inference.onnx_classifier import Compiled
+from pipeline.execution import workers
+from pipeline.tracking import registry
 
 
 def decisions(right: list[bool], speakers: int = 10) -> pd.DataFrame:
@@ -82,7 +83,7 @@ def test_the_champion_answers_as_its_stage_did(rebuilt, served):
     answers = model.predict(pd.DataFrame(rows))
     expected = 1 / (1 + np.exp(-np.stack(some["logits"].to_list())))
     np.testing.assert_allclose(answers.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
-    predictor = inference.load(released)
+    predictor = loading.load(released)
     clips = [read_audio(file, sample_rate=predictor.sample_rate) for file in files]
     assert isinstance(predictor, Compiled)  # as `calm predict` has it
     np.testing.assert_allclose(predictor(clips, rows["text"]), answers.to_numpy(), atol=1e-6)
@@ -165,4 +166,4 @@ def test_a_model_that_is_not_there_is_named(rebuilt):
 
 def test_a_folder_that_is_no_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no released model"):
-        inference.load(tmp_path)
+        loading.load(tmp_path)

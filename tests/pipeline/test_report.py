@@ -12,7 +12,8 @@ import pytest
 from made_report import made_inputs, made_rows
 from made_window import BROWSER, measured
 
-from pipeline import dag, figures, paths, report_tables, results
+from pipeline import paths
+from pipeline.report import dag, figures, results, tables
 from pipeline.settings import Settings, load
 from pipeline.stages import report
 
@@ -216,7 +217,7 @@ def test_word_errors_by_speaker(made):
 )
 def test_few_speakers(counts, expected):
     by_speaker = {f"s{number}": {"words": 100, "wer": count / 100} for number, count in enumerate(counts)}
-    assert report_tables.speaker_facts({"by_speaker": by_speaker}) == expected
+    assert tables.speaker_facts({"by_speaker": by_speaker}) == expected
 
 
 def test_curve_of_speakers_rises_to_all_of_them():

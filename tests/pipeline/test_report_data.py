@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from pipeline import figures, report_data
+from pipeline.report import examples, figures
 from pipeline.settings import Features
 
 
@@ -21,25 +21,25 @@ def table(tmp_path):
     for number, (of, seconds) in enumerate(zip(labels, lengths, strict=True)):
         corpus.utterances.append(Utterance(f"u{number}", tmp_path / "a.wav", 0.0, seconds, labels=of, split="train" if number else "test"))
     write_table(corpus, tmp_path / "table.parquet")
-    return report_data.utterances(tmp_path / "table.parquet")
+    return examples.utterances(tmp_path / "table.parquet")
 
 
 def test_labels_that_occur_together(table):
-    counts = report_data.together(table)
+    counts = examples.together(table)
     assert counts.to_numpy().tolist() == [[4, 2, 0], [2, 3, 0], [0, 0, 0]] and list(counts.columns) == ["x", "y", "z"]
     table.attrs["one_hot"] = True
-    assert report_data.together(table) is None
+    assert examples.together(table) is None
 
 
 def test_examples_are_of_different_labels_a_few_seconds_long_and_have_a_text(table):
     texts = {f"u{number}": "hello" for number in (0, 1, 2, 3, 4, 5)}
-    assert list(report_data.chosen(table, texts, 3)["id"]) == ["u0", "u1", "u3"]
-    assert list(report_data.chosen(table, texts, 9)["id"]) == ["u0", "u1", "u3", "u2"]
-    assert report_data.chosen(table, {}, 3).empty
+    assert list(examples.chosen(table, texts, 3)["id"]) == ["u0", "u1", "u3"]
+    assert list(examples.chosen(table, texts, 9)["id"]) == ["u0", "u1", "u3", "u2"]
+    assert examples.chosen(table, {}, 3).empty
 
 
 def test_a_clip_can_be_played(table):
-    clip = report_data.clip(next(table.itertuples()), "hello", Features())
+    clip = examples.clip(next(table.itertuples()), "hello", Features())
     kind, _, data = clip["audio"].partition(";base64,")
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
     assert kind == "data:audio/mpeg" and rate == 16000 and 2.9 < len(samples) / rate < 3.2 and 0.6 < np.abs(samples).max() < 1
@@ -47,11 +47,11 @@ def test_a_clip_can_be_played(table):
 
 
 def test_figures(tmp_path, table):
-    svg = figures.save(figures.together(report_data.together(table)), "both", tmp_path)
+    svg = figures.save(figures.together(examples.together(table)), "both", tmp_path)
     assert svg.count(">4</text>") == 1 and (tmp_path / "both.png").exists()
     assert "<svg" in figures.save(figures.durations({"train": [1.0, 2.0, 3.0], "test": [2.0]}), "durations", tmp_path)
     assert "<image" in figures.save(figures.logmel(np.random.default_rng(1).normal(size=(90, 64)), 10), "logmel", tmp_path)
 
 
 def test_no_table_no_frame(tmp_path):
-    assert report_data.utterances(tmp_path / "none.parquet") is None
+    assert examples.utterances(tmp_path / "none.parquet") is None

@@ -11,7 +11,8 @@ from made_report import made_inputs
 from made_study import made_study
 from made_window import BROWSER, measured
 
-from pipeline import figures, paths, report_study, study_figures, study_space
+from pipeline import paths
+from pipeline.report import figures, shared_space, study_figures, study_page
 from pipeline.settings import load
 from pipeline.stages import report
 
@@ -27,8 +28,8 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(report, "paper_sizes", list)
-        patch.setattr(report_study, "languages", lambda _: {"small": "tiny", "large": "base"})
-        patch.setattr(report_study, "transfers", lambda _: ["there"])
+        patch.setattr(study_page, "languages", lambda _: {"small": "tiny", "large": "base"})
+        patch.setattr(study_page, "transfers", lambda _: ["there"])
         made_inputs(folder, settings)
         shutil.rmtree(folder / paths.evaluation("msp"))
         made_study(folder, settings, ["mosei"])
@@ -96,12 +97,12 @@ def test_head_curves_are_no_wall():
 def test_components_and_cosines():
     """Audio along the first axis far from text: that is the first component. Own texts alike, others at right angles."""
     audio, text = np.array([[10.0, 1.0], [10.0, -1.0]]), np.array([[-10.0, 1.0], [np.nan, np.nan]])
-    a, t, kept = study_space.components(audio, text)
+    a, t, kept = shared_space.components(audio, text)
     assert a.shape == (2, 2) and t.shape == (1, 2) and kept.tolist() == [True, False]
     assert abs(a[0, 0] - t[0, 0]) == pytest.approx(20, rel=0.02) and abs(a[0, 1] - a[1, 1]) == pytest.approx(2, rel=0.02)
-    assert study_space.cosines(np.eye(2), np.eye(2)) == (1.0, 0.0) and study_space.cosines(np.eye(2), text) is None
+    assert shared_space.cosines(np.eye(2), np.eye(2)) == (1.0, 0.0) and shared_space.cosines(np.eye(2), text) is None
     vectors = {"before": (np.eye(2), -np.eye(2)), "after": (np.eye(2), np.eye(2))}
-    said = study_space.cosine_sentence(vectors)
+    said = shared_space.cosine_sentence(vectors)
     assert said.endswith("others': before −1.00 and 0.00; after 1.00 and 0.00.")
 
 
@@ -109,17 +110,17 @@ def test_space_file(tmp_path):
     texts = [None if number == 1 else [0.0, 2.0] for number in range(1001)]
     rows = [{"id": f"u{n:04}", "corpus": "c" if n else "other", "audio_before": [3.0, 4.0], "text_before": t} for n, t in enumerate(texts)]
     pd.DataFrame([{**row, "audio_after": [1.0, 0.0], "text_after": row["text_before"]} for row in rows]).to_parquet(tmp_path / "s.parquet")
-    frame = study_space.read(tmp_path / "s.parquet", "c")
-    few = study_space.thinned(frame)
-    assert len(frame) == 1000 and len(few) == study_space.POINTS and few["id"].is_unique and study_space.thinned(few).equals(few)
-    audio, text = study_space.columns(few)["before CALP"]
+    frame = shared_space.read(tmp_path / "s.parquet", "c")
+    few = shared_space.thinned(frame)
+    assert len(frame) == 1000 and len(few) == shared_space.POINTS and few["id"].is_unique and shared_space.thinned(few).equals(few)
+    audio, text = shared_space.columns(few)["before CALP"]
     assert audio[0].tolist() == pytest.approx([0.6, 0.8]) and np.isnan(text[0]).all() and text[1].tolist() == [0, 1]
-    assert study_space.read(tmp_path / "s.parquet", "d") is None and study_space.read(tmp_path / "none", "c") is None
+    assert shared_space.read(tmp_path / "s.parquet", "d") is None and shared_space.read(tmp_path / "none", "c") is None
 
 
 def test_points_have_the_colour_of_their_only_label():
     table = pd.DataFrame({"id": ["a", "b", "c", "d"], "labels": [["sad"], ["sad", "happy"], [], None]})
-    labels = study_space.only_labels(pd.Series(["a", "b", "c", "d", "e"]), table)
+    labels = shared_space.only_labels(pd.Series(["a", "b", "c", "d", "e"]), table)
     assert labels == ["sad", None, None, None, None]
     vectors = {"before": (np.random.default_rng(1).normal(size=(5, 3)), np.random.default_rng(2).normal(size=(5, 3)))}
     figure = study_figures.space(vectors, labels)

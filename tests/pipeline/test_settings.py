@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from calm.corpora.limits import Limits, Pauses
+from calm.audio.pauses import Pauses
+from calm.corpora.limits import Limits
 from pipeline import settings
 
 DEMO = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())

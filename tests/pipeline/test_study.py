@@ -13,13 +13,14 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from calm.corpora.emotions import shared
 from calm.corpora.splits import nested
-from calm.language_model import packaged_folder
-from pipeline import buckets, paths
-from pipeline.bench import Bench, Condition, conditions
-from pipeline.runs import tables_of
+from calm.models.language_model import packaged_folder
+from pipeline import paths
+from pipeline.evaluation import groups
+from pipeline.evaluation.predictions import tables_of
+from pipeline.heads.networks import Bench, Condition, conditions
+from pipeline.report.study_tables import SHAPES
 from pipeline.settings import Row
 from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, transfer
-from pipeline.study import SHAPES
 
 CLASSES = {"one": ("happy", "sad", "anger"), "two": ("angry", "happy", "neutral")}
 ROWS = {
@@ -203,7 +204,7 @@ def test_word_errors_by_utterance(tmp_path):
         ("d", "x", None),
     ]
     pd.DataFrame(rows, columns=["id", "text", "reference"]).to_parquet(tmp_path / "texts.parquet")
-    names = buckets.by_errors(pd.Series(["d", "c", "b", "a", "gone"]), tmp_path, "en")
+    names = groups.by_errors(pd.Series(["d", "c", "b", "a", "gone"]), tmp_path, "en")
     assert names.tolist() == [None, "over 20% wrong", "over 20% wrong", "no word wrong", None]
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline import study, study_claims, study_figures
-from pipeline.results import Key, Table
-from pipeline.study import Study
-from pipeline.study_claims import answer
+from pipeline.report import claims, study_figures, study_tables
+from pipeline.report.claims import answer
+from pipeline.report.results import Key, Table
+from pipeline.report.study_tables import Study
 
 WA = "weighted_accuracy"
 
@@ -36,7 +36,7 @@ def published(table: Table) -> list[str]:
 
 
 def by_number(one: Study) -> dict[str, Table]:
-    return {table.name.split("-")[3]: table for table in study.tables(one, "tuned")}
+    return {table.name.split("-")[3]: table for table in study_tables.tables(one, "tuned")}
 
 
 def test_table_2_has_ours_the_papers_and_the_difference():
@@ -143,11 +143,11 @@ def test_costs():
     calp |= {"parameters": {"spectran": 440_000, "projections": 65_000}}
     masked = {"corpora": ["a", "b"], "device": "cpu", "seconds": 90.0, "flops": 2.5e12}
     masked |= {"parameters": {"language_model": 15_300_000, "calm_besides_language_model": 1_100_000, "all": 0}}
-    found = shown(study.costs({"m": calp, "only": {**calp, "flops": None}}, {"m": masked}, {"m": "small"}))
+    found = shown(study_tables.costs({"m": calp, "only": {**calp, "flops": None}}, {"m": masked}, {"m": "small"}))
     assert found[0] == ["m: a and b", "small", "1.2", "15,300,000", "1,165,000", "cpu", "2 min", "30 s", "3.5e+12"]
     assert found[1] == ["only: a and b", "only", "1.2", "", "505,000", "cpu", "30 s", "30 s", ""]
     assert found[2] == ["paper: MOSEI only", "BERT TINY", "65 hr.", "4.5M", "5M", "8 V100", "40 min.", "", ""] and len(found) == 5
-    assert study.costs({}, {}, {}) is None
+    assert study_tables.costs({}, {}, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -178,19 +178,19 @@ def test_claims_name_the_difference_and_prefer_unfrozen_heads():
         compared(("calm_frozen", "small", "both"), ("labels_20_frozen", "small", "both"), 0.04, 0.03, 0.05),
     ]
     one = made(given, found)
-    said = study_claims.claims(one)
+    said = claims.claims(one)
     assert [(claim.claim, claim.answer) for claim in said] == [
         ("Pretraining helps with both inputs", "yes"),
         ("A fifth of the labels comes close to all of them", "no"),
     ]
     assert said[0].text == "CALM less “no pretraining”, audio + text: +3.0 points (95 % interval +1.0 to +5.0)."
     assert "heads only (frozen): +4.0 points" in said[1].text
-    assert "2 answers stand here, of 3 differences" in study_claims.limits(one, said)
+    assert "2 answers stand here, of 3 differences" in claims.limits(one, said)
 
 
 def test_claims_of_a_corpus_without_texts_are_of_audio():
     found = [compared(("calm", "small", "audio"), (name, "small", "audio"), 0.0, -0.01, 0.01) for name in ("labels_20", "patch_2x64")]
-    said = study_claims.claims(made([rows("calm", [0.7]), rows("labels_20", [0.7])], found))
+    said = claims.claims(made([rows("calm", [0.7]), rows("labels_20", [0.7])], found))
     assert [claim.answer for claim in said] == ["yes", "yes"] and all(", audio: +0.0" in claim.text for claim in said)
 
 
@@ -200,16 +200,16 @@ def test_groups_of_utterances():
     buckets = [{**key, "variant": "calm", "seed": 1, "value": 0.6}, {**key, "variant": "calm", "seed": 2, "value": 0.7}]
     buckets += [{**key, "variant": "calm_frozen", "seed": 1, "value": 0.9}]
     buckets += [{**key, "variant": "calm", "by": "age", "seed": 1, "value": None}]
-    table = study_claims.bucket_table(made([]), buckets, "tuned")
+    table = claims.bucket_table(made([]), buckets, "tuned")
     assert shown(table) == [["gender", "female", "small", "1,200", "65.0 ± 7.1"]] and table.columns[-1] == "audio"
-    assert study_claims.bucket_table(made([]), buckets, "0.5") is None
+    assert claims.bucket_table(made([]), buckets, "0.5") is None
 
 
 def test_groups_stand_in_order():
     key = {"lm": "small", "modality": "audio", "variant": "calm", "n": 1, "threshold": "tuned", "metric": WA, "value": 0.5}
     names = {"wer": ["over 20% wrong", "no word wrong", "up to 20% wrong"], "duration": ["from 8 s", "4-8 s", "under 2 s", "2-4 s"]}
     buckets = [{**key, "by": by, "bucket": name} for by, of in names.items() for name in of]
-    order = [row[1] for row in shown(study_claims.bucket_table(made([]), buckets, "tuned"))]
+    order = [row[1] for row in shown(claims.bucket_table(made([]), buckets, "tuned"))]
     assert order == ["under 2 s", "2-4 s", "4-8 s", "from 8 s", "no word wrong", "up to 20% wrong", "over 20% wrong"]
 
 
@@ -218,25 +218,25 @@ def test_transfer():
     key |= {"n": 40, "speakers": 4, "classes": ["happy", "sad"]}
     given = [{**key, "seed": 1, "value": 0.6, "low": 0.5, "high": 0.65, "own": 0.7}]
     given += [{**key, "seed": 2, "value": 0.6, "low": 0.55, "high": 0.7, "own": None}]
-    (row,) = shown(study_claims.transfer_table(made([]), given, "tuned"))
+    (row,) = shown(claims.transfer_table(made([]), given, "tuned"))
     assert row == ["a → c", "CALM (small)", "audio + text", "happy, sad", "60.0 ± 0.0", "50.0 to 70.0", "70.0", "40"]
-    assert study_claims.transfer_table(made([]), [], "tuned") is None
+    assert claims.transfer_table(made([]), [], "tuned") is None
 
 
 def test_calibration_and_losses():
     one = made([rows("calm", [0.05, 0.07], metric="ece", threshold="0.5"), rows("labels_20", [0.1], metric="ece", threshold="0.5")])
-    assert shown(study_claims.calibration_table(one)) == [["CALM", "small", "audio + text", "5.0 ± 1.4", "6.0 ± 1.4"]]
+    assert shown(claims.calibration_table(one)) == [["CALM", "small", "audio + text", "5.0 ± 1.4", "6.0 ± 1.4"]]
     losses = {"m": {"corpora": ["a"], "validation": {"mlm": 3.14159, "mam": 0.5, "mam_middle": None}}, "n": {"corpora": ["a"]}}
-    assert shown(study_claims.loss_table(losses)) == [["m", "a", "3.142", "0.500", "–"]]
+    assert shown(claims.loss_table(losses)) == [["m", "a", "3.142", "0.500", "–"]]
 
 
 def test_what_the_figures_are_given():
     given = [rows("calm", [0.7, 0.8]), rows("mm_only_frozen", [0.6]), rows("labels_20", [0.5, 0.6]), rows("calm", [0.6], modality="text")]
     interval = {"variant": "calm", "lm": "small", "modality": "both", "threshold": "tuned", "metric": WA, "low": 0.65, "high": 0.85}
     one = made(given)
-    bars = study_claims.bars(one, [interval], "small", "tuned")
+    bars = claims.bars(one, [interval], "small", "tuned")
     assert bars == {"both": {"masked pretraining only, frozen": (0.6, None, None), "CALM": (0.75, 0.65, 0.85)}}
-    shares = study_claims.shares(one, "small", "tuned")
+    shares = claims.shares(one, "small", "tuned")
     assert shares == {"both": {20: [0.5, 0.6], 100: [0.7, 0.8]}}
     (axes,) = study_figures.ablation(bars, WA).axes
     assert [(bar.get_x(), round(bar.get_width(), 9)) for bar in axes.patches] == [(50, 25), (50, 10)]
@@ -253,7 +253,7 @@ def test_reliability_pools_the_seeds_by_their_numbers():
     found = [{**key, "seed": n, "split": "test", "bins": of} for n, of in enumerate(bins)]
     found += [{**key, "seed": 0, "split": "validation", "bins": bins[0]}]
     found += [{**key, "variant": "mm_only", "seed": 0, "split": "test", "bins": bins[1]}]
-    curves = study_claims.reliability(made([]), found, "small")
+    curves = claims.reliability(made([]), found, "small")
     assert curves == {"both": [(pytest.approx(0.175), pytest.approx(0.1), 40)]}
     (axes,) = study_figures.reliability(curves).axes
     assert axes.collections[0].get_offsets().round(9).tolist() == [[17.5, 10.0]]

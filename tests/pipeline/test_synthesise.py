@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from calm.corpora import synthetic
+from calm.synthesis import corpus
 from pipeline.settings import Synthetic
 from pipeline.stages import synthesise
 
@@ -26,14 +26,14 @@ def call(monkeypatch, *arguments: str):
 
 def test_every_setting_reaches_the_corpus(monkeypatch):
     given = {}
-    monkeypatch.setattr(synthetic, "make", lambda *positional, **named: given.update(named, positional=positional) or 90.0)
-    corpus = Synthetic(format="mosei", path="raw", utterances=100, speakers=25, label_noise=0.2, seed=7)
-    assert synthesise.run(corpus, workers=1) == 90.0
+    monkeypatch.setattr(corpus, "make", lambda *positional, **named: given.update(named, positional=positional) or 90.0)
+    settings = Synthetic(format="mosei", path="raw", utterances=100, speakers=25, label_noise=0.2, seed=7)
+    assert synthesise.run(settings, workers=1) == 90.0
     assert given == {"positional": (Path("raw"), "mosei", 100, 25), "label_noise": 0.2, "seed": 7, "workers": 1}
 
 
 def test_one_line_says_what_was_made(here, monkeypatch, capsys):
-    monkeypatch.setattr(synthetic, "make", lambda *positional, **named: 90.0)
+    monkeypatch.setattr(corpus, "make", lambda *positional, **named: 90.0)
     call(monkeypatch, "--corpus", "mosei")
     assert "1.5 min of synthetic speech in data/raw/mosei-synthetic" in capsys.readouterr().out
 

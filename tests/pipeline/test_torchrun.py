@@ -9,7 +9,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline import command, settings, torchrun
+from pipeline import settings, stage
+from pipeline.execution import torchrun
 from tests.pipeline import made_corpus
 
 EPOCHS = 10
@@ -79,12 +80,12 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     kept.mkdir(parents=True)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("RANK", "1")
-    with command.checkpoints("calp@small", 1) as work, command.whole(Path("out")) as folder:
+    with stage.checkpoints("calp@small", 1) as work, stage.whole(Path("out")) as folder:
         (folder / "file").touch()
         assert work.parent == kept.parent
     assert not Path("out").exists() and not folder.exists() and kept.exists()
     monkeypatch.setenv("RANK", "0")
-    with command.checkpoints("calp@small", 1), command.whole(Path("out")) as folder:
+    with stage.checkpoints("calp@small", 1), stage.whole(Path("out")) as folder:
         (folder / "file").touch()
         assert not kept.exists()
     assert Path("out/file").exists() and not kept.parent.exists()
@@ -93,6 +94,6 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 def test_the_exit_code_is_that_of_the_process_that_failed(tmp_path):
     """Killed from without: 128 and the signal's number, as a shell tells it."""
     (tmp_path / "ends.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    run = [sys.executable, "-m", "pipeline.torchrun", "--standalone", "--nproc-per-node", "2", str(tmp_path / "ends.py")]
+    run = [sys.executable, "-m", "pipeline.execution.torchrun", "--standalone", "--nproc-per-node", "2", str(tmp_path / "ends.py")]
     done = subprocess.run(run, cwd=made_corpus.ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 137 and "was killed by SIGKILL" in done.stderr and "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import provenance, tracking
+from pipeline.tracking import provenance, tracker
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=1))
@@ -50,7 +50,7 @@ def test_stage_with_heads(client, folder, monkeypatch, tmp_path):
     model.mkdir()
     (model / "config.json").write_text("{}")
     digest = {"mosei": "a" * 32}
-    with tracking.stage_run(SETTINGS, "mosei", {"head": {"epochs": 8, "batch": 32}}, synthetic=True, seed=1, digest=digest) as run:
+    with tracker.stage_run(SETTINGS, "mosei", {"head": {"epochs": 8, "batch": 32}}, synthetic=True, seed=1, digest=digest) as run:
         for step in range(1500):
             run.log({"train/loss": 1 / (step + 1)}, step)
         with run.child("calm, audio, seed 1", {"hidden": 64}, {"modality": "audio"}) as head:
@@ -75,7 +75,7 @@ def test_stage_with_heads(client, folder, monkeypatch, tmp_path):
 def test_stages_of_one_rebuild_share_a_parent(client):
     runs = []
     for experiment in ("mosei", "mosei", "msp"):
-        with tracking.stage_run(SETTINGS, experiment, {}, synthetic=False) as run:
+        with tracker.stage_run(SETTINGS, experiment, {}, synthetic=False) as run:
             runs.append(run)
             assert parent_of(client, client.get_run(run.id)).info.status == "RUNNING"
     parents = [parent_of(client, client.get_run(run.id)).info.run_id for run in runs]
@@ -83,14 +83,14 @@ def test_stages_of_one_rebuild_share_a_parent(client):
 
 
 def test_failed_stage(client):
-    with pytest.raises(ValueError, match="no data"), tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+    with pytest.raises(ValueError, match="no data"), tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
         run.log({"loss": 1.0}, 1)
         with run.child("part") as part:
             raise ValueError("no data")
     stored = client.get_run(run.id)
     assert stored.info.status == client.get_run(part.id).info.status == parent_of(client, stored).info.status == "FAILED"
     assert stored.data.metrics["loss"] == 1.0
-    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False):
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False):
         pass
     assert parent_of(client, stored).info.status == "FINISHED"  # the stage's last try counts
 
@@ -101,7 +101,7 @@ def test_a_store_that_fails_later_does_not_stop_the_stage(capsys, monkeypatch):
     def refuse(*args, **options):
         raise MlflowException("database is locked")
 
-    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
         monkeypatch.setattr(run.client, "log_batch", refuse)
         monkeypatch.setattr(run.client, "create_run", refuse)
         run.log({"loss": 1.0}, 1)
@@ -113,7 +113,7 @@ def test_a_store_that_fails_later_does_not_stop_the_stage(capsys, monkeypatch):
 
 
 def test_system_metrics(client):
-    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
         time.sleep(2.5)
     assert client.get_run(run.id).data.metrics["system/system_memory_usage_megabytes"] > 0
 
@@ -123,14 +123,14 @@ def test_figure(folder):
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
         run.figure(Figure(figsize=(1, 1)), "curve")
     assert (folder / "mlruns/calm/mosei" / run.id / "artifacts/figures/curve.png").stat().st_size > 0
 
 
 def test_trainer_callback(client):
     pytest.importorskip("transformers")
-    with tracking.stage_run(SETTINGS, "small", {}, synthetic=False) as run:
+    with tracker.stage_run(SETTINGS, "small", {}, synthetic=False) as run:
         callback = run.callback()
         state = SimpleNamespace(is_world_process_zero=True, global_step=7)
         callback.on_log(None, state, None, logs={"loss": 0.5, "learning_rate": 1e-3, "epoch": 0.5})
@@ -143,7 +143,7 @@ def test_trainer_callback(client):
 
 def test_only_the_first_process_of_several_writes(monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with tracking.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
         run.log({"loss": 1.0}, 1)
         run.artifact(__file__)
         with run.child("part") as part:
@@ -225,7 +225,7 @@ def test_server(tmp_path, monkeypatch, folder, client):
                 assert server.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.5)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with tracking.stage_run(SETTINGS, "mosei", {"a": 1}, synthetic=True) as run:
+        with tracker.stage_run(SETTINGS, "mosei", {"a": 1}, synthetic=True) as run:
             run.log({"loss": 0.5}, 3)
             run.artifact(__file__)
         stored = run.client.get_run(run.id)

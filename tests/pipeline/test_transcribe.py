@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import soundfile
 
-from calm import asr
+from calm.asr import engines
+from calm.asr.transcripts import Transcript
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from calm.transcripts import Transcript
-from pipeline import workers
+from pipeline.execution import workers
 from pipeline.settings import Transcribe
 from pipeline.stages import transcribe
 
@@ -66,9 +66,9 @@ def engine(monkeypatch):
         yield Inline()
 
     monkeypatch.setattr(workers, "processes", processes)
-    monkeypatch.setattr(asr, "load", lambda *_, **__: Engine())
-    monkeypatch.setattr(asr, "resolve", lambda engine, model: model)
-    monkeypatch.setattr(asr, "gpus", lambda engine: 0)
+    monkeypatch.setattr(engines, "load", lambda *_, **__: Engine())
+    monkeypatch.setattr(engines, "resolve", lambda engine, model: model)
+    monkeypatch.setattr(engines, "gpus", lambda engine: 0)
     monkeypatch.setattr(Engine, "heard", [])
     monkeypatch.setattr(Engine, "stop_at", None)
     return Engine
@@ -201,5 +201,5 @@ def test_real_speech_by_processes(tmp_path):
 
 
 def test_a_model_that_is_not_there_stops_with_a_sentence(tmp_path):
-    with pytest.raises(asr.AsrError, match="'enormous.en' is no folder here and cannot be fetched"):
+    with pytest.raises(engines.AsrError, match="'enormous.en' is no folder here and cannot be fetched"):
         write(tmp_path, table(tmp_path, [None]), model="enormous.en")

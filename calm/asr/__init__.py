@@ -1,0 +1,1 @@
+"""Speech to text by Whisper, and what is known of its transcripts."""

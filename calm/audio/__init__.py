@@ -1,0 +1,1 @@
+"""Audio files, their headers, pauses, and log-mel frames."""

@@ -1,0 +1,174 @@
+"""From Parquet to batches: utterances with their log-mel, pairs of blocks for CALP, masked and supervised batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from calm.data import masking
+from calm.data.augmentation import Augmentation
+from calm.data.ragged import LogMels, Ragged, fit
+
+if TYPE_CHECKING:
+    pass  # else where it is needed: a model in use does not
+
+
+def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
+    """Token ids of every text with [CLS] and [SEP]; an empty text is [CLS] [SEP]."""
+    return Ragged.of([np.array(ids, dtype=np.int64) for ids in tokenizer(list(texts), truncation=True, max_length=512)["input_ids"]])
+
+
+def tensors(*arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """Arrays as torch has them, in the same memory."""
+    return tuple(torch.from_numpy(array) for array in arrays)
+
+
+@dataclass
+class PairCollator:
+    """Batches of CALP (4.3): one A_ij, A_i(j+1), T_i an utterance.
+
+    Args:
+        text_vectors: (rows, width) T_i of every row, or None where the language model is trained along (`tokens` given).
+        special: ids of the tokenizer's special tokens.
+    """
+
+    logmels: LogMels
+    texts: Sequence[str]
+    text_vectors: torch.Tensor | None = None
+    tokens: Ragged | None = None
+    special: tuple[int, ...] = ()
+    augment: Augmentation | None = None
+
+    def __post_init__(self):
+        import pandas as pd
+
+        self.text_index = torch.from_numpy(pd.factorize(np.asarray(self.texts, dtype=object))[0])
+        self.has_text = torch.tensor([bool(text) for text in self.texts])
+
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """A batch; `generator` draws j and the augmentation, None takes the middle pair as it is."""
+        rows = np.asarray(rows)
+        anchor, neighbour = self.pairs(rows, generator)
+        batch = {"anchor": anchor, "neighbour": neighbour, "text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        if self.text_vectors is not None:
+            return batch | {"text_vectors": self.text_vectors[rows]}
+        ids, mask = tensors(*self.tokens.pad(rows))
+        return batch | {"input_ids": ids, "attention_mask": mask.long(), "words": mask & ~torch.isin(ids, torch.tensor(self.special))}
+
+    def pairs(self, rows: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two neighbouring blocks of each row, (rows, block, mels) each."""
+        augment = self.augment if generator is not None and self.augment else None
+        logmels = self.logmels.augmented(rows, augment, generator) if augment else self.logmels
+        rows = np.arange(len(rows)) if augment else rows
+        blocks = logmels.blocks[rows]
+        draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
+        start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * logmels.hop
+        # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
+        following = np.where(blocks > 1, start + logmels.hop, logmels.frames.lengths[rows] - logmels.block)
+        anchor, neighbour = (torch.from_numpy(logmels.cut(rows, at)) for at in (start, following))
+        same = torch.from_numpy(following == start)
+        if same.any():  # exactly one block long: shifted around its end
+            neighbour[same] = neighbour[same].roll(logmels.block // 3, 1)
+        if augment:
+            anchor, neighbour = augment.blocks(anchor, generator), augment.blocks(neighbour, generator)
+        return anchor, neighbour
+
+
+@dataclass
+class SequenceCollator:
+    """Batches of text and audio for the multimodal transformer (4.4).
+
+    Args:
+        tokens: token ids of every row.
+        encoded: encoded blocks of every row (blocks, encoded width); None: the log-mel blocks themselves, to train SpecTran along.
+        modality: "audio" replaces the text by [CLS] [SEP]; "text" leaves the audio out; or "both".
+        targets: (rows, classes); None: no labels in the batch.
+    """
+
+    logmels: LogMels
+    tokens: Ragged
+    encoded: Ragged | None = None
+    modality: str = "both"
+    targets: np.ndarray | None = None
+    most: int = 512
+    augment: Augmentation | None = None
+
+    def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and blocks that are used of each row."""
+        tokens = np.full(len(rows), 2) if self.modality == "audio" else self.tokens.lengths[rows]
+        blocks = np.zeros(len(rows), dtype=np.int64) if self.modality == "text" else self.logmels.blocks[rows]
+        return fit(tokens, blocks, self.most)
+
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """A batch; `generator` draws the augmentation of log-mel blocks, None leaves them as they are."""
+        rows = np.asarray(rows)
+        tokens, blocks = self.lengths(rows)
+        ids, mask = tensors(*self.tokens.pad(rows, tokens))
+        self._end(ids, tokens, rows)
+        batch = {"input_ids": ids, "attention_mask": mask.long()}
+        if self.modality != "text":
+            if self.encoded is not None:
+                values, mask = tensors(*self.encoded.pad(rows, blocks))
+                batch |= {"encoded_blocks": values.float(), "acoustic_mask": mask}
+            else:
+                values, mask = self._blocks(rows, blocks, generator)
+                batch |= {"input_features": values, "acoustic_mask": mask}
+        if self.targets is not None:
+            batch["labels"] = torch.from_numpy(self.targets[rows])
+        return batch
+
+    def _blocks(self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if generator is None or not self.augment:
+            return tensors(*self.logmels.all_blocks(rows, limit))
+        blocks, mask = tensors(*self.logmels.augmented(rows, self.augment, generator).all_blocks(np.arange(len(rows))))
+        return self.augment.blocks(blocks[:, : self.most // 2], generator), mask[:, : self.most // 2]
+
+    def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
+        """Put [SEP] back at the end of texts that were cut."""
+        last = self.tokens.values[self.tokens.offsets[rows] + self.tokens.lengths[rows] - 1]
+        ids[np.arange(len(rows)), kept - 1] = torch.from_numpy(last)
+
+
+@dataclass
+class MaskingCollator:
+    """Batches of masked prediction (4.5) over those of a SequenceCollator.
+
+    Args:
+        mask_id, special, vocabulary: the tokenizer's [MASK], its special tokens and its size.
+        style: "mask", always [MASK]; "80/10/10", as in BERT.
+    """
+
+    sequences: SequenceCollator
+    mask_id: int
+    special: tuple[int, ...]
+    vocabulary: int
+    words: float = 0.15
+    audio: float = 0.10
+    span: int = 3
+    audio_share_of: str = "starts"
+    style: str = "mask"
+
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """A batch; `generator` draws the masks, None takes the same ones at every call."""
+        batch = self.sequences(rows, generator)
+        generator = generator or torch.Generator().manual_seed(int(rows[0]))
+        ids, present = batch["input_ids"], batch["acoustic_mask"]
+        word_mask = masking.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
+        audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, generator)
+        if self.sequences.encoded is not None:
+            row, block = (index.numpy() for index in audio_mask.nonzero(as_tuple=True))
+            audio_labels = torch.from_numpy(self.sequences.logmels.cut(np.asarray(rows)[row], block * self.sequences.logmels.hop))
+        else:
+            audio_labels = batch["input_features"][audio_mask]
+        masked = {"word_mask": word_mask, "word_labels": ids[word_mask], "audio_mask": audio_mask, "audio_labels": audio_labels}
+        return batch | masked | {"input_ids": self.replace(ids, word_mask, generator)}
+
+    def replace(self, ids: torch.Tensor, masked: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Token ids with the masked ones replaced by `style`."""
+        if self.style == "mask":
+            return ids.masked_fill(masked, self.mask_id)
+        draw = torch.rand(ids.shape, generator=generator)
+        randoms = torch.randint(self.vocabulary, ids.shape, generator=generator)
+        return torch.where(masked & (draw < 0.8), self.mask_id, torch.where(masked & (draw >= 0.9), randoms, ids))

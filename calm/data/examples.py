@@ -1,0 +1,145 @@
+"""Utterances of one or several corpora with their log-mel, read from the Parquet files that the stages wrote."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calm.corpora.utterances import SOFT, read_table
+from calm.data.ragged import LogMels, Ragged
+
+if TYPE_CHECKING:
+    import pandas as pd  # else where it is needed: a model in use does not
+
+
+IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
+
+
+@dataclass
+class Examples:
+    """Utterances of one or several corpora with their log-mel: row i of `table` is row i of `logmels`."""
+
+    table: "pd.DataFrame"  # corpus, id, split, speaker, text, labels, and soft labels where a corpus has them
+    logmels: LogMels
+    classes: tuple[str, ...] = ()
+    one_hot: bool = False
+
+    def rows(self, split: str, labelled: bool = False) -> np.ndarray:
+        """Row numbers of a split."""
+        keep = self.table["split"] == split
+        return np.flatnonzero(keep & self.table["labels"].notna() if labelled else keep)
+
+    def targets(self) -> np.ndarray:
+        """(rows, classes) float32 multi-hot labels, or soft ones where the corpus has them; rows without labels are all zero."""
+        index = {name: column for column, name in enumerate(self.classes)}
+        targets = np.zeros((len(self.table), len(self.classes)), dtype=np.float32)
+        for row, labels in enumerate(self.table["labels"]):
+            if labels is not None:
+                targets[row, [index[label] for label in labels]] = 1
+        soft = self.table.reindex(columns=[SOFT + name for name in self.classes]).to_numpy(np.float32)
+        known = self.table["labels"].notna().to_numpy() & np.isfinite(soft).all(axis=1)
+        targets[known] = soft[known]
+        return targets
+
+
+def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus") -> Examples:
+    """Read utterances, texts and log-mel of the named corpora.
+
+    Args:
+        corpora: name -> (table of utterances, folder of texts, folder of log-mel shards).
+        normalise: "corpus", by the training split's statistics; "utterance", by the utterance's own.
+    """
+    import pandas as pd
+
+    tables, classes, one_hot = [], (), False
+    for name, (utterances, texts, features) in corpora.items():
+        table = read_table(utterances)
+        classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
+        spoken = pd.read_parquet(Path(texts) / "texts.parquet", columns=["id", "text"])
+        counted = pd.concat([pd.read_parquet(shard, columns=["id", "frames"]) for shard in shards(features)])
+        table = table.drop(columns="text").merge(spoken, on="id", how="left", validate="one_to_one").assign(corpus=name)
+        tables.append(counted.merge(table, on="id", how="left", validate="one_to_one"))
+    table = pd.concat(tables, ignore_index=True)
+    table["text"] = table["text"].fillna("")
+    lengths = np.maximum(table.pop("frames").to_numpy(np.int64), block)  # a shorter utterance is padded to one block
+    frames, scale = Ragged(np.empty(0), lengths), np.empty(len(table), dtype=np.float32)
+    row = 0
+    for _, _, features in corpora.values():
+        for logmel, deviation in _all_normalised(Path(features), normalise):
+            if not row:
+                frames.values = _empty((int(lengths.sum()), logmel.shape[1]))
+            frames.values[frames.offsets[row] : frames.offsets[row] + len(logmel)] = logmel
+            scale[row] = deviation
+            row += 1
+    columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
+    return Examples(table[columns], LogMels(frames, scale, block, hop), classes, one_hot)
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files of log-mel that `features` wrote, in order."""
+    return sorted(Path(folder).glob("part-*.parquet"))
+
+
+def load_logmels(shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus") -> tuple[list, LogMels]:
+    """Ids and log-mel of a piece of one shard: the `number`-th so many rows of it. No more than the piece is held."""
+    batch = next(islice(_batches(shard, rows), number, None))
+    return _piece(batch, _statistics(shard.parent), block, hop, normalise)
+
+
+def each_logmels(folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus") -> Iterator[tuple[list, LogMels]]:
+    """Ids and log-mel of all shards, so many rows at once. No more than these are held."""
+    stats = _statistics(Path(folder))
+    for shard in shards(folder):
+        for batch in _batches(shard, rows):
+            yield _piece(batch, stats, block, hop, normalise)
+
+
+def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    return pq.ParquetFile(shard).iter_batches(batch_size=rows, columns=["id", "logmel"])
+
+
+def _piece(batch: pa.RecordBatch, stats: tuple[np.ndarray, np.ndarray], block: int, hop: int, normalise: str) -> tuple[list, LogMels]:
+    made = list(_normalised(batch.column("logmel"), stats, normalise))
+    frames = Ragged(np.empty(0), np.array([max(len(logmel), block) for logmel, _ in made], np.int64))
+    frames.values = np.zeros((int(frames.lengths.sum()), len(stats[0])), np.float16)
+    for first, (logmel, _) in zip(frames.offsets, made, strict=True):
+        frames.values[first : first + len(logmel)] = logmel
+    scale = np.array([deviation for _, deviation in made], np.float32)
+    return batch.column("id").to_pylist(), LogMels(frames, scale, block, hop)
+
+
+def _statistics(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of every band over the training split, (mels,) each."""
+    stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
+
+
+def _all_normalised(folder: Path, normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+    """`_normalised` of every utterance, shard by shard."""
+    stats = _statistics(folder)
+    for shard in shards(folder):
+        for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["logmel"]):
+            yield from _normalised(batch.column("logmel"), stats, normalise)
+
+
+def _normalised(logmel: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+    """Every row's normalised log-mel, (frames, mels) float32, and the mean deviation it was divided by."""
+    flat, ends = logmel.flatten().to_numpy(zero_copy_only=False), logmel.offsets.to_numpy() - logmel.offsets[0].as_py()
+    for first, last in pairwise(ends):
+        frames = flat[first:last].reshape(-1, len(stats[0])).astype(np.float32)
+        mean, std = stats if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
+        yield (frames - mean) / std, std.mean()
+
+
+def _empty(shape: tuple[int, int]) -> np.ndarray:
+    """Zeros in float16, in memory or, where that would be too much, in a temporary file."""
+    if 2 * shape[0] * shape[1] <= IN_MEMORY:
+        return np.zeros(shape, dtype=np.float16)
+    return np.memmap(tempfile.NamedTemporaryFile(prefix="calm-logmel-"), dtype=np.float16, mode="w+", shape=shape)  # noqa: SIM115

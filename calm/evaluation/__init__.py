@@ -1,0 +1,1 @@
+"""Metrics, intervals, retrieval and baselines."""

@@ -1,0 +1,95 @@
+"""A joint transformer after Delbrouck et al. (2020), which table 1 compares CALM with; it is trained on the labels alone."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from calm.models.configuration import CalmConfig
+from calm.models.heads import Head
+from calm.models.modeling import CalmForSequenceClassification, CalmPreTrainedModel
+
+
+class JointLayer(nn.Module):
+    """One layer of a modality's encoder: attention to `context`, then an MLP, each with a residual and LayerNorm after it."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
+        self.norm_attention, self.norm_mlp, self.dropout = nn.LayerNorm(width), nn.LayerNorm(width), nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x (batch, steps, width) and context (batch, others, width), whose mask (batch, others) is True where there is one."""
+        attended, _ = self.attention(x, context, context, key_padding_mask=~mask, need_weights=False)
+        x = self.norm_attention(x + self.dropout(attended))
+        return self.norm_mlp(x + self.dropout(self.mlp(x)))
+
+
+class Glimpse(nn.Module):
+    """A modality's states to one vector: an attention over the steps that an MLP learns. (batch, steps, width) -> (batch, 2 x width)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.output = nn.Linear(width, 2 * width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        weights = self.score(x).squeeze(-1).masked_fill(~mask, -torch.inf).softmax(-1)
+        return self.output(torch.einsum("bs,bsw->bw", weights, x))
+
+
+class JointTransformer(nn.Module):
+    """Joint encoding after Delbrouck et al. (2020), reference 9 of the paper: words and log-mel frames through an LSTM each, then layers
+    in which the words attend to themselves and the sounds to the words; glimpses of both are added. -> (batch, 2 x width).
+
+    Word vectors are those of the language model (theirs are GloVe's) and stay as they are. Of the sounds every `stride`-th frame is seen;
+    they take every 16th.
+    """
+
+    def __init__(self, config: CalmConfig, layers: int = 2, heads: int = 4, dropout: float = 0.1):
+        super().__init__()
+        width, text = config.hidden_size, config.text_config
+        self.hop, self.stride = config.block_hop, max(1, config.block_hop // 2)
+        self.words = nn.Embedding(text.vocab_size, width, padding_idx=text.pad_token_id)
+        self.text_lstm, self.audio_lstm = nn.LSTM(width, width, batch_first=True), nn.LSTM(config.mels, width, batch_first=True)
+        self.text_layers, self.audio_layers = (nn.ModuleList(JointLayer(width, heads, dropout) for _ in range(layers)) for _ in range(2))
+        self.text_glimpse, self.audio_glimpse = Glimpse(width), Glimpse(width)
+        self.norm = nn.LayerNorm(2 * width)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, input_features: torch.Tensor, acoustic_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """One vector an utterance; arguments as of `CalmModel`."""
+        frames = input_features[:, :, : self.hop : self.stride]  # hops follow each other without overlap
+        heard = acoustic_mask.repeat_interleave(frames.shape[2], 1)
+        text, spoken = _encode(self.text_lstm, self.words(input_ids), attention_mask.bool()), attention_mask.bool()
+        audio = _encode(self.audio_lstm, frames.flatten(1, 2), heard)
+        for of_text, of_audio in zip(self.text_layers, self.audio_layers, strict=True):
+            text = of_text(text, text, spoken)
+            audio = of_audio(audio, text, spoken)
+        return self.norm(self.text_glimpse(text, spoken) + self.audio_glimpse(audio, heard))
+
+
+def _encode(lstm: nn.LSTM, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """States of an LSTM over padded sequences, (batch, steps, width), zero where padded."""
+    packed = pack_padded_sequence(steps, mask.sum(1).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+    return pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=steps.shape[1])[0]
+
+
+class JointTransformerForSequenceClassification(CalmForSequenceClassification):
+    """The heads of 5.2 on a joint transformer; input and output as of CALM's."""
+
+    def __init__(self, config: CalmConfig, word_vectors: torch.Tensor | None = None):
+        """`word_vectors`: (words, width), which stay as they are."""
+        CalmPreTrainedModel.__init__(self, config)
+        self.joint = JointTransformer(config)
+        width, heads = 2 * config.hidden_size, config.heads.items()
+        self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in heads})
+        self.post_init()
+        if word_vectors is not None:
+            self.joint.words.weight.data.copy_(word_vectors)
+        self.joint.words.requires_grad_(False)
+
+    def pooled(self, input_ids, attention_mask, acoustic_mask=None, input_features=None, encoded_blocks=None) -> torch.Tensor:
+        """What the heads see, (batch, 2 x width)."""
+        return self.joint(input_ids, attention_mask, input_features, acoustic_mask)

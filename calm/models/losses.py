@@ -1,0 +1,90 @@
+"""The losses of the paper: NT-Xent and CALP (equation 2), masked words and masked audio (equation 3)."""
+
+import torch
+import torch.nn.functional as F
+
+
+def nt_xent(
+    anchors: torch.Tensor,
+    positives: torch.Tensor,
+    temperature: float | torch.Tensor,
+    keep_positive: bool = False,
+    exclude: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """NT-Xent of a mini-batch, as equation 2 prints it: the denominator runs over j != i.
+
+    L_i = -log( exp(s_ii / tau) / sum_{j != i} exp(s_ij / tau) ), with s the cosine similarity.
+
+    Args:
+        anchors, positives: (batch, width); row i of one belongs to row i of the other.
+        temperature: tau.
+        keep_positive: keep j = i in the denominator (InfoNCE).
+        exclude: (batch, batch) bool, further pairs to leave out of the denominator.
+
+    Returns:
+        The mean over the anchors that have a negative, a scalar; 0 where none has one.
+    """
+    logits = F.normalize(anchors, dim=-1) @ F.normalize(positives, dim=-1).T / temperature
+    left_out = torch.zeros_like(logits, dtype=torch.bool) if exclude is None else exclude.clone()
+    left_out.fill_diagonal_(not keep_positive)
+    others = logits.masked_fill(left_out, -torch.inf)
+    negatives = ~left_out
+    negatives.fill_diagonal_(False)
+    usable = negatives.any(1)
+    if not usable.any():
+        return logits.sum() * 0
+    return (torch.logsumexp(others[usable], 1) - logits.diagonal()[usable]).mean()
+
+
+def calp(
+    anchors: torch.Tensor,
+    neighbours: torch.Tensor,
+    texts: torch.Tensor,
+    alpha: float,
+    temperature: float | torch.Tensor,
+    keep_positive: bool = False,
+    symmetric: bool = False,
+    same_text: torch.Tensor | None = None,
+    has_text: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Equation 2: NT-Xent(A_t, A_t+1) + alpha NT-Xent(A_t, T).
+
+    Args:
+        anchors, neighbours, texts: (batch, width), projected for the loss.
+        symmetric: average with the loss whose anchors are the neighbours, and the texts.
+        same_text: (batch, batch) bool, texts that are no negatives of each other.
+        has_text: (batch,) bool; an utterance without text has no part in the second term.
+
+    Returns:
+        "loss" and its two terms, "audio" and "text", unweighted; scalars.
+    """
+
+    def both(a, b, exclude=None):
+        loss = nt_xent(a, b, temperature, keep_positive, exclude)
+        return (loss + nt_xent(b, a, temperature, keep_positive, None if exclude is None else exclude.T)) / 2 if symmetric else loss
+
+    spoken = anchors
+    if has_text is not None and not has_text.all():
+        spoken, texts = anchors[has_text], texts[has_text]
+        same_text = None if same_text is None else same_text[has_text][:, has_text]
+    audio = both(anchors, neighbours)
+    text = both(spoken, texts, same_text) if alpha else audio.new_zeros(())
+    return {"loss": audio + alpha * text, "audio": audio, "text": text}
+
+
+def masked_audio(predicted: torch.Tensor, target: torch.Tensor, frames: slice = slice(None)) -> torch.Tensor:
+    """L_MAM of equation 3: mean squared error over the masked blocks, (masked, frames, mels) each; 0 where nothing is masked.
+
+    Args:
+        frames: only these frames of a block; neighbours overlap, so the middle is the part that no unmasked block shows.
+    """
+    if not len(target):
+        return predicted.sum() * 0
+    return F.mse_loss(predicted[:, frames], target[:, frames])
+
+
+def masked_words(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L_MLM of equation 3: mean cross entropy over the masked tokens; logits (masked, vocabulary), target (masked,)."""
+    if not len(target):
+        return logits.sum() * 0
+    return F.cross_entropy(logits.float(), target)

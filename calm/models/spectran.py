@@ -1,0 +1,116 @@
+"""SpecTran (4.2): a block of log-mel is cut into patches, and a small transformer makes one acoustic token of them."""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from calm.models.configuration import CalmConfig
+
+
+class FrontEnd(nn.Module, ABC):
+    """Blocks of log-mel to acoustic tokens in two steps, so that the first, which costs, is done once where it does not change."""
+
+    encoded_width: int
+
+    @abstractmethod
+    def encode(self, blocks: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, mels) -> (batch, encoded_width)."""
+
+    @abstractmethod
+    def token(self, encoded: torch.Tensor) -> torch.Tensor:
+        """(..., encoded_width) -> (..., language model's width)."""
+
+    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, mels) -> (batch, language model's width)."""
+        return self.token(self.encode(blocks))
+
+
+class PatchEmbedding(nn.Module):
+    """Linear embedding of every patch: (batch, frames, mels) -> (batch, patches, width).
+
+    A convolution whose kernel is the patch and whose stride is the patch's shift. Patch (f, t) has index f * T + t:
+    "incremented first across time and then across frequency band" (4.2).
+    """
+
+    def __init__(self, config: CalmConfig, width: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, width, kernel_size=tuple(config.patch), stride=tuple(config.stride))
+
+    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        patches = self.convolution(blocks.unsqueeze(1))  # (batch, width, T, F)
+        return patches.permute(0, 3, 2, 1).flatten(1, 2)
+
+
+class SpecTranLayer(nn.Module):
+    """One pre-norm transformer layer as in the vision transformer: self-attention of 64-wide heads, then an MLP of 4 x width."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.heads = max(1, width // 64)
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, patches, width = x.shape
+        q, k, v = self.qkv(self.norm_attention(x)).view(batch, patches, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        x = x + self._drop(self.output(attended.transpose(1, 2).reshape(batch, patches, width)))
+        return x + self._drop(self.contract(F.gelu(self.expand(self.norm_mlp(x)))))
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class SpecTran(FrontEnd):
+    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` their projection."""
+
+    def __init__(self, config: CalmConfig):
+        super().__init__()
+        width = config.spectran_width or config.hidden_size
+        if width > 64 and width % 64:
+            raise ValueError(f"SpecTran's width is {width}: heads are 64 wide, so it must be a multiple of 64")
+        frames, mels = config.patches
+        self.shape = (config.block_frames, config.mels)
+        self.pooling = config.spectran_pooling
+        self.patches = PatchEmbedding(config, width)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = nn.Parameter(torch.empty(1, 1 + frames * mels, width))
+        self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
+        self.bands = mels
+        self.encoded_width = 2 * mels * width if self.pooling == "bands" else width
+        self.norm = nn.LayerNorm(self.encoded_width)
+        same = self.encoded_width == config.hidden_size
+        self.projection = nn.Identity() if same else nn.Linear(self.encoded_width, config.hidden_size)
+
+    def encode(self, blocks: torch.Tensor) -> torch.Tensor:
+        if blocks.shape[1:] != self.shape:
+            raise ValueError(f"blocks are {tuple(blocks.shape)}: SpecTran takes (batch, {self.shape[0]} frames, {self.shape[1]} mels)")
+        x = self.patches(blocks)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        return self._pooled(x)
+
+    def token(self, encoded: torch.Tensor) -> torch.Tensor:
+        return self.projection(self.norm(encoded))
+
+    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+        """One vector a block of the outputs of [CLS] and the patches, (batch, 1 + patches, width)."""
+        if self.pooling == "cls":
+            return x[:, 0]
+        if self.pooling == "mean":
+            return x[:, 1:].mean(1)
+        return torch.cat(mean_and_spread(x[:, 1:].unflatten(1, (self.bands, -1)), 2), -1).flatten(1)  # (batch, bands x 2 x width)
+
+
+def mean_and_spread(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation along an axis; where nothing varies, the deviation is 0.001 and has a gradient."""
+    mean = x.mean(axis, keepdim=True)
+    return mean.squeeze(axis), (x - mean).square().mean(axis).add(1e-6).sqrt()

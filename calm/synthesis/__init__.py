@@ -1,0 +1,1 @@
+"""Corpora of synthetic speech for the embedded default."""

@@ -1,0 +1,71 @@
+"""Two corpora of synthetic speech for the embedded default, on disk in CMU-MOSEI's and MSP-Podcast's own layouts.
+
+Emotion is carried partly by the words and partly by the voice, neither alone enough, and some labels are wrong (`synthetic_plan`).
+Figures from these corpora show that a pipeline works, not how good a method is.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from calm.corpora.utterances import CorpusError
+from calm.synthesis import voices
+from calm.synthesis.layouts import write_mosei, write_msp_podcast
+from calm.synthesis.plan import Turn, plan
+
+LEAST = 60  # utterances a corpus: fewer cannot hold every class twice in every split
+MARK = "SYNTHETIC.txt"  # its presence says that a folder was written here and may be replaced
+LAYOUTS = {"mosei": ("CMU-MOSEI (raw release)", write_mosei), "msp_podcast": ("MSP-Podcast", write_msp_podcast)}
+README = """\
+SYNTHETIC SPEECH. No human speaks here, and no human labelled it.
+
+Made by calm.corpora.synthetic with hibari-tts {version} (Apache-2.0), in the layout of {layout}; none of that corpus's data is in it.
+Emotion is carried partly by the words and partly by the voice. Figures from this corpus show that a pipeline works, not how good
+a method is.
+
+{settings}
+"""
+
+
+def make(folder: Path, format: str, utterances: int, speakers: int, label_noise: float, seed: int, workers: int | None = None) -> float:
+    """Write a corpus in the layout of `format` ("mosei" or "msp_podcast") to `folder` and return its seconds of speech.
+
+    The same arguments give the same bytes whatever the number of `workers` (processes; None: one a core). The corpus is written
+    beside `folder` and renamed at the end. Raises CorpusError if `folder` holds something that was not written here, or if the
+    numbers do not fit: at least 60 utterances, and three a speaker.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / MARK).exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        raise CorpusError(f"{folder} is not a corpus of synthetic speech: move it away, or give the synthetic corpus another path")
+    if utterances < LEAST:
+        raise CorpusError(f"{utterances} utterances are too few to hold every class in every split: give at least {LEAST}")
+    if speakers > utterances // 3:
+        raise CorpusError(f"{speakers} speakers are too many for {utterances} utterances: give at most {utterances // 3}")
+    layout, write = LAYOUTS[format]
+    turns = plan(format, utterances, speakers, label_noise, seed)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    seconds = write(partial, turns, _speak(turns, folder.name, workers), np.random.default_rng([seed, 1]))
+    given = {"format": format, "utterances": utterances, "speakers": speakers, "label_noise": label_noise, "seed": seed}
+    _write_readme(partial / MARK, layout, given | {"seconds_of_speech": round(seconds, 1)})
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return seconds
+
+
+def _speak(turns: list[Turn], name: str, workers: int | None) -> Iterator[np.ndarray]:
+    from tqdm import tqdm
+
+    waves = voices.speak_all([turn.line for turn in turns], workers)
+    yield from tqdm(waves, desc=f"speaking {name}", total=len(turns), unit="utterance", mininterval=0.5)
+
+
+def _write_readme(path: Path, layout: str, settings: dict) -> None:
+    from importlib.metadata import version
+
+    lines = "\n".join(f"{key}: {value}" for key, value in settings.items())
+    path.write_text(README.format(version=version("hibari-tts"), layout=layout, settings=lines), encoding="utf-8")

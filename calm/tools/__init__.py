@@ -1,0 +1,1 @@
+"""What the `calm` command offers."""

@@ -1,0 +1,135 @@
+"""What is installed here, and whether it works: packages, devices, packaged weights, servers, disk."""
+
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+PACKAGE = "calm-speech"
+TIMEOUT = 5.0  # seconds that a server has to answer
+LEAST_GIGABYTES = 0.6  # of free disk: `data` and DVC's cache after a rebuild of the embedded default
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and whether something that is needed is missing."""
+
+    what: str
+    found: str
+    fault: bool = False
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in order."""
+    yield Finding("python", platform.python_version())
+    yield from packages()
+    yield from devices()
+    yield from weights()
+    yield server("MLflow", "MLFLOW_TRACKING_URI", "/health")
+    yield server("Prefect", "PREFECT_API_URL", "/health")
+    free = shutil.disk_usage(".").free / 1e9
+    yield Finding("disk", f"{free:.1f} GB free here, {LEAST_GIGABYTES:g} GB are needed", free < LEAST_GIGABYTES)
+
+
+def packages() -> Iterator[Finding]:
+    """Version of every package that this one needs, against what it asks for."""
+    from packaging.requirements import Requirement
+
+    try:
+        needed = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
+    except metadata.PackageNotFoundError:
+        yield Finding(PACKAGE, "not installed: pip install -e . in the project's folder", True)
+        return
+    yield Finding(PACKAGE, metadata.version(PACKAGE))
+    for one in needed:
+        if one.marker is None or one.marker.evaluate({"extra": ""}):
+            yield package(one.name, one.specifier)
+
+
+def package(name: str, specifier) -> Finding:
+    """Of one package."""
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(name, f"not installed: pip install '{name}{specifier}'", True)
+    if not specifier.contains(version, prereleases=True):
+        return Finding(name, f"{version}, needed is {specifier}: pip install '{name}{specifier}'", True)
+    return Finding(name, version)
+
+
+def devices() -> Iterator[Finding]:
+    """Processors and GPUs that training and use would take."""
+    from calm.tools.needs import cores
+
+    yield Finding("cpu", f"{cores()} cores")
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("gpu", f"torch does not load: {error}", True)
+        return
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    yield Finding("gpu", ", ".join(names) or "none: everything runs on the CPU")
+
+
+def weights() -> Iterator[Finding]:
+    """Weights that packages bring, against the SHA-256 of the official files."""
+    from calm.asr import engines
+    from calm.models.language_model import PACKAGED_SHA256, packaged_folder
+
+    try:
+        yield Finding("MiniLM", f"{packaged_folder() / 'model.safetensors'}, SHA-256 {PACKAGED_SHA256[:12]}... as published")
+    except (ImportError, OSError, ValueError) as error:
+        yield Finding("MiniLM", str(error), True)
+    for name, (module, digest) in engines.PACKAGED.items():
+        try:
+            folder = engines.packaged(name)
+        except engines.AsrError as error:
+            yield Finding(f"Whisper {name}", str(error), True)
+            continue
+        said = f"{folder / 'model.bin'}, SHA-256 {digest[:12]}... as published" if folder else f"not installed: its package has {module}"
+        yield Finding(f"Whisper {name}", said, folder is None)
+
+
+def server(name: str, variable: str, health: str) -> Finding:
+    """Whether what an environment variable names answers; none need be named."""
+    address = os.environ.get(variable)
+    if not address:
+        return Finding(name, f"{variable} is not set: " + ("runs go to mlflow.db" if name == "MLflow" else "no server is used"))
+    fault = unanswered(address, health)
+    shown = urlsplit(address)._replace(netloc=urlsplit(address).netloc.rpartition("@")[2]).geturl()  # without a password
+    return Finding(name, f"{variable} {shown} " + (f"does not answer: {fault}" if fault else "answers"), bool(fault))
+
+
+def unanswered(address: str, health: str) -> str:
+    """Why a server, or the database in a file, does not answer; "" where it does."""
+    parts = urlsplit(address)
+    try:
+        if parts.scheme in ("http", "https"):
+            with urllib.request.urlopen(address.rstrip("/") + health, timeout=TIMEOUT):
+                return ""
+        if parts.scheme.startswith("sqlite"):
+            return _database(Path(address.partition("///")[2]))
+        if parts.hostname:
+            with socket.create_connection((parts.hostname, parts.port or 5432), TIMEOUT):
+                return ""
+        return "neither a database nor a server: give sqlite:///FILE, a database's address or http://HOST:PORT"
+    except (OSError, ValueError, sqlite3.Error) as error:
+        reason = getattr(error, "reason", None)  # of URLError, which is an OSError
+        return str(reason if isinstance(reason, OSError) else error)
+
+
+def _database(file: Path) -> str:
+    if not file.is_file():
+        return "" if file.absolute().parent.is_dir() else f"{file.parent} does not exist"  # made at its first use
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+        opened.execute("select count(*) from sqlite_master").fetchone()
+    return ""

@@ -1,0 +1,151 @@
+"""A corpus looked at before any long work: what it holds, what is missing or wrong, and what the stages will need for it."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+
+from calm.audio.headers import Header
+from calm.audio.pauses import Pauses
+from calm.corpora import read_corpus
+from calm.corpora.checking import by_split, check, read_headers, speakers_in_two_splits, to_cut
+from calm.corpora.files import AUDIO, walk
+from calm.corpora.layout import missing
+from calm.corpora.limits import Limits
+from calm.corpora.utterances import Corpus, frame_of
+from calm.tools.needs import needs
+
+SHOWN = 3  # rows that are named for a reason
+
+ABSENT = {  # columns that no row fills, and what that means
+    "text": "every row is transcribed",
+    "speaker": "every row counts as a speaker of its own",
+    "labels": "for pretraining only, no head can be trained",
+}
+
+
+def inspect(format: str, path: Path, options: dict) -> dict:
+    """What a corpus holds, lacks and will need, as plain values. Raises CorpusError where it cannot be used."""
+    corpus = read_corpus(format, path, **options)
+    unused = [str(file) for file in unused_audio(corpus, path)]
+    read = len(corpus.utterances) + len(corpus.dropped)
+    long = check_rows(corpus, read_headers({row.audio for row in corpus.utterances}, path.name))
+    frame = frame_of(corpus)
+    faults = [row for row in corpus.dropped if row.fault]
+    return {
+        "path": str(path),
+        "read": read,
+        "kept": len(frame),
+        "hours": round(float(frame["duration"].sum()) / 3600, 3),
+        "longest_seconds": round(float(frame["duration"].max()), 2) if len(frame) else None,
+        "faults": {
+            reason: {"rows": count, "first": [asdict(row) for row in faults if row.reason == reason][:SHOWN]}
+            for reason, count in Counter(row.reason for row in faults).most_common()
+        },
+        "left_out": dict(Counter(row.reason for row in corpus.dropped if not row.fault)),
+        "corrections": {what: count for what, count in corpus.corrections.items() if count},
+        "missing": missing(format, path, options),
+        "absent_columns": [name for name in ABSENT if _nothing(frame[name])] if len(frame) else [],
+        "unused_audio": {"files": len(unused), "first": unused[:SHOWN]},
+        "checks": corpus.checks,
+        "speakers_in_two_splits": speakers_in_two_splits(frame),
+        "splits": by_split(frame, corpus.classes),
+        "to_cut": long,
+        "to_transcribe": {"rows": int(frame["text"].isna().sum()), "hours": _hours(frame[frame["text"].isna()])},
+        "needs": needs(corpus.utterances),
+    }
+
+
+def check_rows(corpus: Corpus, headers: dict[Path, Header]) -> dict:
+    """Drop what `ingest` would drop; long recordings that it will cut may be of any length, and are counted."""
+    whole = [row for row in corpus.utterances if to_cut(row, headers[row.audio].seconds, Pauses())]
+    cut = {id(row) for row in whole}
+    corpus.utterances = [row for row in corpus.utterances if id(row) not in cut]
+    check(corpus, headers, Limits())
+    kept, corpus.utterances = corpus.utterances, whole
+    check(corpus, headers, replace(Limits(), max_seconds=float("inf")))
+    long = frame_of(corpus)
+    corpus.utterances = kept + corpus.utterances
+    return {"rows": len(long), "hours": _hours(long)}
+
+
+def unused_audio(corpus: Corpus, path: Path) -> Iterator[Path]:
+    """Audio files below the corpus's folder that no row names; beside a table, those in the folders of the files that it names."""
+    used = {os.path.realpath(row.audio) for row in corpus.utterances}
+    folders = sorted({row.audio.parent for row in corpus.utterances if row.audio.parent.is_dir()})
+    files = walk(path, *AUDIO) if path.is_dir() else (file for folder in folders for file in sorted(folder.iterdir()))
+    return (file for file in files if file.suffix.lower() in AUDIO and os.path.realpath(file) not in used)
+
+
+def described(result: dict) -> str:
+    """The result for people."""
+    lines = [f"{result['path']}: {result['kept']} of {result['read']} rows can be used, {result['hours']:.2f} h"]
+    for split, part in result["splits"].items():
+        labels = ", ".join(f"{name} {count}" for name, count in part["labels"].items() if count)
+        known = f"{part['rows']} rows, {part['hours']:.2f} h, {part['speakers']} speakers, {part['with_text']} texts"
+        lines.append(f"  {split}: {known}; {labels or 'nothing'}")
+    for reason, found in result["faults"].items():
+        lines.append(f"  FAULT {reason}: {found['rows']} rows")
+        lines += [f"    {row['id']}: {row['detail'] or reason}" for row in found["first"]]
+    lines += described_missing(result["missing"])
+    lines += [f"  no row has a {name.removesuffix('s')}: {ABSENT[name]}" for name in result["absent_columns"]]
+    lines += [f"  left out, {reason}: {count} rows" for reason, count in result["left_out"].items()]
+    lines += [f"  mended, {what}: {count} rows" for what, count in result["corrections"].items()]
+    lines += [f"  {what}: {_count(found)}" for what, found in result["checks"].items() if found]
+    if several := result["speakers_in_two_splits"]:
+        lines.append(f"  speakers in two splits: {_few(several, len(several))}")
+    if (unused := result["unused_audio"])["files"]:
+        lines.append(f"  audio files that no row uses: {_few(unused['first'], unused['files'])}")
+    for what, words in (("to_cut", "to be cut at their pauses"), ("to_transcribe", "to be transcribed")):
+        if result[what]["rows"]:
+            lines.append(f"  {words}: {result[what]['rows']} rows, {result[what]['hours']:.2f} h")
+    return "\n".join(lines + _described_needs(result["needs"]))
+
+
+def described_missing(parts: list[dict]) -> list[str]:
+    """A line for each part that is not there."""
+    return [
+        f"  MISSING {part['name']} ({part['what']}): the corpus cannot be used without it"
+        if part["required"]
+        else f"  not there: {part['name']} ({part['what']}): {part['without']}"
+        for part in parts
+    ]
+
+
+def _described_needs(of: dict) -> list[str]:
+    lines = ["  what the stages will need here:"] if of["stages"] else []
+    for stage in of["stages"]:
+        disk = "-" if stage["megabytes"] is None else f"{stage['megabytes']:.1f} MB"
+        time = "unknown" if stage["seconds"] is None else _duration(stage["seconds"])
+        lines.append(f"    {stage['stage']:<16}{disk:>12}{time:>10}   {stage['how']}")
+    disk = f"{of['megabytes']:.1f} MB with a copy in DVC's cache, {of['free_megabytes']:.0f} MB are free in the working folder"
+    lines.append(f"  disk: {disk}" if of["enough"] else f"  FAULT the disk does not suffice: {disk}")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _count(found: object) -> str:
+    """A check in short: numbers as they are, lists by their length."""
+    if isinstance(found, dict):
+        return "; ".join(f"{name}: {_count(value)}" for name, value in found.items())
+    return str(len(found) if isinstance(found, list) else found)
+
+
+def _few(names: list[str], count: int) -> str:
+    return f"{count} ({', '.join(names[:SHOWN])}{', ...' if count > SHOWN else ''})"
+
+
+def _nothing(column: pd.Series) -> bool:
+    return bool((column.isna() | (column.astype(object) == "")).all())
+
+
+def _hours(frame: pd.DataFrame) -> float:
+    return round(float(frame["duration"].sum()) / 3600, 3)

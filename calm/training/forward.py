@@ -1,0 +1,71 @@
+"""Passes of a model over many rows: losses, logits, encoded blocks, and what a step of training costs."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from calm.data.ragged import LogMels, Ragged
+from calm.models.spectran import FrontEnd
+
+Collator = Callable[..., dict[str, torch.Tensor]]
+
+
+@torch.inference_mode()
+def losses(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int) -> dict[str, float]:
+    """Mean of every scalar that the model returns, over batches weighted by their size: `loss`, `mlm_loss`, ...; {} without rows."""
+    training = model.training
+    model.eval()
+    sums: dict[str, float] = {}
+    for chosen, output in _forward(model, rows, collator, batch):
+        for key, value in output.items():
+            if isinstance(value, torch.Tensor) and value.ndim == 0:
+                sums[key] = sums.get(key, 0.0) + value.item() * len(chosen)
+    model.train(training)
+    return {key: value / len(rows) for key, value in sums.items()}
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int) -> np.ndarray:
+    """Logits of a classification model, (rows, classes) float32."""
+    model.eval()
+    return np.concatenate([output.logits.float().cpu().numpy() for _, output in _forward(model, rows, collator, batch)])
+
+
+def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int):
+    device = next(model.parameters()).device
+    for first in range(0, len(rows), batch):
+        chosen = rows[first : first + batch]
+        yield chosen, model(**{key: value.to(device) for key, value in collator(chosen).items()})
+
+
+@torch.inference_mode()
+def encode_blocks(front_end: FrontEnd, logmels: LogMels, batch: int = 512) -> Ragged:
+    """A front end over every block of every row: rows of (blocks, encoded width) float16."""
+    device = next(front_end.parameters()).device
+    counts = logmels.blocks
+    rows = np.repeat(np.arange(len(counts)), counts)
+    starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * logmels.hop
+    front_end.eval()
+    encoded = np.empty((len(rows), front_end.encoded_width), np.float16)
+    for first in range(0, len(rows), batch):
+        blocks = torch.from_numpy(logmels.cut(rows[first : first + batch], starts[first : first + batch]))
+        encoded[first : first + batch] = front_end.encode(blocks.to(device)).half().cpu().numpy()
+    return Ragged(encoded, counts)
+
+
+def step_flops(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
+    """Floating-point operations of the matrix products and convolutions of one training step, forward and backward.
+
+    Attention is counted as the products that it is made of, whichever kernel would run.
+    """
+    device, training = next(model.parameters()).device, model.training
+    model.eval()  # nothing is gathered from other processes
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(**{key: value.to(device) for key, value in batch.items()}).loss.backward()
+    model.zero_grad(set_to_none=True)
+    model.train(training)
+    return counter.get_total_flops()

@@ -1,0 +1,1 @@
+"""Predictions of heads and baselines, and groups of utterances."""

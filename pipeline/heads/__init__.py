@@ -1,0 +1,1 @@
+"""Supervised heads: their conditions, networks and training."""

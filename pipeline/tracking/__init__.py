@@ -1,0 +1,1 @@
+"""MLflow: runs, provenance, the registry of models."""

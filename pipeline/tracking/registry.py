@@ -1,0 +1,111 @@
+"""MLflow's registry: every evaluated model becomes a version of `calm-<corpus>`; the alias `champion` marks the one to use."""
+
+import base64
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from calm.evaluation import resampling
+from pipeline.tracking.tracker import Run
+
+CHAMPION = "champion"
+VALIDATION = "validation.parquet"  # what a version decided on validation: the next one is compared with it
+
+
+def name_of(corpus: str) -> str:
+    """Of a corpus's models in the registry."""
+    return f"calm-{corpus}"
+
+
+def register(run: Run, corpus: str, folder: Path, validation: pd.DataFrame, tags: dict[str, str], samples: int, seed: int) -> str:
+    """Make the model in `folder` a new version, and the champion where it is better; returns what was done in a few words.
+
+    Args:
+        validation: id, speaker, targets and decided (bool lists over the classes, at tuned thresholds) of the validation split.
+        samples, seed: of the paired bootstrap over speakers (weighted accuracy; better: its 95 % interval lies above 0).
+    """
+    if not run.client:
+        return "not registered"
+    name = name_of(corpus)
+    with tempfile.TemporaryDirectory(prefix="calm-registry-") as temporary:
+        made = Path(temporary) / "model"
+        save(folder, made)
+        validation.to_parquet(made / VALIDATION)
+        run.client.log_artifacts(run.id, str(made), "model")
+    if not run.client.search_registered_models(f"name='{name}'"):
+        run.client.create_registered_model(name)
+    source = f"{run.client.get_run(run.id).info.artifact_uri}/model"
+    version = run.client.create_model_version(name, source, run.id, tags=tags).version
+    before = champion(run, name)
+    better, why = (True, "the first") if before is None else compared(validation, before, samples, seed)
+    if better:
+        run.client.set_registered_model_alias(name, CHAMPION, version)
+    return f"{name} version {version} is {'now' if better else 'not'} the champion ({why})"
+
+
+def champion(run: Run, name: str) -> pd.DataFrame | None:
+    """What the present champion decided on validation; None where there is no champion."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = run.client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+    return pd.read_parquet(fetch(f"models:/{name}/{version.version}", run.uri) / VALIDATION)
+
+
+def compared(new: pd.DataFrame, old: pd.DataFrame, samples: int, seed: int) -> tuple[bool, str]:
+    """Whether the new decisions are better than the old ones on the utterances of both, and why in a few words."""
+    both = new.merge(old[["id", "decided"]], on="id", suffixes=("", "_old"))
+    if both.empty or len(both["decided"].iloc[0]) != len(both["decided_old"].iloc[0]):
+        return True, "the last champion answered other utterances or classes"
+    targets, ours, theirs = (np.stack(both[column].to_list()).astype(bool) for column in ("targets", "decided", "decided_old"))
+    found = resampling.bootstrap_difference(targets, [ours], [theirs], both["speaker"].tolist(), samples=samples, seed=seed)
+    if found["difference"] is None:
+        return False, "their validation utterances have no weighted accuracy: every class is in all of them, or in none"
+    low, high = found["low"], found["high"]
+    interval = "" if low is None else f", {100 * low:+.1f} to {100 * high:+.1f}"
+    return low is not None and low > 0, f"{100 * found['difference']:+.1f} points on {len(both)} validation utterances{interval}"
+
+
+def save(folder: Path, path: Path) -> None:
+    """Write a released model in MLflow's format, with signature and input example."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    classes = next(iter(json.loads((folder / "config.json").read_text())["heads"].values()))
+    inputs = Schema([ColSpec("string", name, required=False) for name in ("audio", "text")])
+    mlflow.pyfunc.save_model(
+        path,
+        python_model=str(Path(__file__).with_name("serving.py")),
+        artifacts={"model": str(folder)},
+        signature=ModelSignature(inputs, Schema([ColSpec("double", name) for name in classes])),
+        input_example=example(),
+        pip_requirements=["calm-speech"],
+    )
+
+
+def example() -> pd.DataFrame:
+    """Half a second of a tone, as a request has it."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, 0.1 * np.sin(2 * np.pi * 220 * np.arange(4000) / 8000), 8000, "PCM_16", format="WAV")
+    return pd.DataFrame({"audio": [base64.b64encode(file.getvalue()).decode()], "text": ["hello"]})
+
+
+def fetch(model: str, uri: str) -> Path:
+    """Folder of a model of the registry, `models:/name/version` or `models:/name@alias`; raises ValueError where there is none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(model))
+    except MlflowException as error:
+        raise ValueError(f"{model} is not in MLflow's registry at {uri} ({error}): the stage `evaluate` registers models") from None

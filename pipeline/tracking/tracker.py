@@ -1,0 +1,239 @@
+"""MLflow tracking of the stages: one run a stage, nested runs below it, one parent run a rebuild.
+
+    with tracking.stage_run(settings, "mosei", params, synthetic=True, seed=1) as run:
+        run.log({"loss": 0.3}, step=10)
+        with run.child("calm, audio, seed 1", params, {"seed": 1}) as head:
+            head.log({"loss": 0.2}, step=1)
+
+Metrics wait in memory and are sent together every few seconds: one call a step would cost 8 ms each. A store that fails while
+a stage trains costs the tracking, not the training: what was not sent is tried again, and at the end named on stderr.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pipeline.tracking import provenance, store
+from pipeline.tracking.store import TrackingError, short
+
+__all__ = ["Run", "TrackingError", "stage_run"]
+
+FLUSH_SECONDS = 5.0
+TAG_LENGTH, PARAM_LENGTH, DIGEST_LENGTH = 5000, 6000, 36  # what MLflow accepts
+
+
+class Run:
+    """One MLflow run. Under `torchrun` only the first process writes; the others hold runs whose methods do nothing (`client` None)."""
+
+    def __init__(self, client=None, id: str = "", experiment: str = "", uri: str = ""):
+        self.client, self.id, self.experiment, self.uri = client, id, experiment, uri
+        self._metrics, self._params, self._sent, self._told = [], [], time.monotonic(), False
+
+    def __reduce__(self):
+        return _attached, (self.id, self.experiment, self.uri)  # in another process, by a client of its own
+
+    def __repr__(self) -> str:
+        return f"run {self.id} of experiment {self.experiment} in {self.uri}"
+
+    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Numbers of one step (0 if None). Sent with others, at the latest FLUSH_SECONDS after the next call or at the run's end."""
+        if not self.client:
+            return
+        now = int(time.time() * 1000)
+        self._metrics += [(_key(name), float(value), now, step or 0) for name, value in metrics.items()]
+        if time.monotonic() - self._sent > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if not self.client:
+            return
+        from mlflow.entities import Metric, Param
+
+        self._sent = time.monotonic()
+        while self._metrics or self._params:
+            metrics, params = self._metrics[:900], self._params[:100]  # at most 1000 in one call
+            entities = {"metrics": [Metric(*item) for item in metrics], "params": [Param(*item) for item in params]}
+            if not self._try(self.client.log_batch, self.id, **entities):
+                return
+            del self._metrics[: len(metrics)], self._params[: len(params)]
+
+    def artifact(self, path: str | Path) -> None:
+        """Keep a copy of a file, or of a folder under its name (`.name.partial` is a folder not renamed yet)."""
+        path = Path(path)
+        if self.client and path.is_dir():
+            self._try(self.client.log_artifacts, self.id, str(path), path.name.removeprefix(".").removesuffix(".partial"))
+        elif self.client:
+            self._try(self.client.log_artifact, self.id, str(path))
+
+    def figure(self, figure, name: str) -> None:
+        """Keep a matplotlib figure as `figures/<name>` (.png is added if there is no suffix)."""
+        if self.client:
+            self._try(self.client.log_figure, self.id, figure, f"figures/{name if Path(name).suffix else name + '.png'}")
+
+    @contextlib.contextmanager
+    def child(self, name: str, params: dict | None = None, tags: dict | None = None):
+        """A run nested in this one, with the same methods: one trained head, one seed."""
+        made = []
+        if self.client:
+            tags = {"mlflow.parentRunId": self.id, "calm.kind": "part", **(tags or {})}
+            self._try(lambda: made.append(_start(self.client, self.experiment, self.uri, name, params or {}, tags)))
+        run = made[0] if made else Run()
+        with _ending(run):
+            yield run
+
+    def callback(self, prefix: str = ""):
+        """A `transformers.TrainerCallback` that logs what `Trainer` logs, by step, with the epoch beside it.
+
+        Loss and learning rate go under `train/`, what an evaluation gives under `validation/`. Give `Trainer` `report_to="none"`.
+        """
+        from transformers import TrainerCallback
+
+        run = self
+
+        class Log(TrainerCallback):
+            def on_log(self, args, state, control, logs=None, **others):
+                if state.is_world_process_zero:
+                    numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+                    run.log({prefix + _trainer_name(name): value for name, value in numbers.items()}, state.global_step)
+
+        return Log()
+
+    def _try(self, call, *args, **options) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            call(*args, **options)
+        except (MlflowException, OSError) as error:
+            if not self._told:
+                print(f"MLflow: {self} did not take what was logged ({short(error)}); the stage goes on.", file=sys.stderr)
+            self._told = True
+            return False
+        return True
+
+    def _end(self, status: str) -> None:
+        self.flush()
+        if self._metrics:
+            print(f"MLflow: {len(self._metrics)} numbers of {self} were not sent.", file=sys.stderr)
+        if self.client:
+            self._try(self.client.set_terminated, self.id, status)
+
+
+@contextlib.contextmanager
+def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: int | None = None, digest: dict[str, str] | None = None):
+    """The MLflow run of this DVC stage, in the experiment `calm/<experiment>`, under the parent run of its rebuild.
+
+    `params` may be nested (keys are joined by dots). `digest` maps names of data sets to hashes; by default the DVC
+    dependencies under `data/`. Ends as FINISHED; as FAILED or KILLED where the body raises. Raises TrackingError.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield Run()
+        return
+    folder, stage = provenance.root(), provenance.stage_name()
+    uri = store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri, folder)
+    tags, hashes = _tags(folder, stage, synthetic, seed)
+    lock = store.lock(uri)
+    with store.clear_errors(uri):
+        with lock:  # two stages that start at once make one store, one experiment, one parent
+            client = store.connect(uri)
+            experiment_id = store.experiment(client, f"calm/{experiment}", uri, folder)
+            parent = store.parent_run(client, experiment_id, tags)
+            tags = {"mlflow.parentRunId": parent, "calm.kind": "stage", **tags}
+            run = _start(client, experiment_id, uri, stage, params, tags)
+        _log_data(run, digest or {path: value for path, value in hashes.items() if path.startswith("data/")})
+    monitor = _monitor(run, settings.tracking.system_metrics_seconds)
+    try:
+        with _ending(run, before=monitor.finish):
+            yield run
+    finally:
+        with lock:
+            run._try(store.end_parent, client, experiment_id, parent)
+
+
+def _attached(id: str, experiment: str, uri: str) -> Run:
+    return Run(store.connect(uri), id, experiment, uri) if id else Run()
+
+
+def _start(client, experiment_id: str, uri: str, name: str, params: dict, tags: dict) -> Run:
+    texts = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
+    run = Run(client, client.create_run(experiment_id, tags=texts, run_name=name).info.run_id, experiment_id, uri)
+    run._params = [(_key(key), str(value)[:PARAM_LENGTH]) for key, value in _flat(params)]
+    return run
+
+
+def _log_data(run: Run, digest: dict[str, str]) -> None:
+    from mlflow.entities import Dataset, DatasetInput
+
+    sets = [Dataset(name[:500], value[:DIGEST_LENGTH], "local", name) for name, value in digest.items()]
+    if sets:
+        run.client.log_inputs(run.id, [DatasetInput(item, []) for item in sets])
+
+
+def _monitor(run: Run, seconds: float):
+    """CPU, memory, disk, network and GPU of the machine, in a thread."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run.id, sampling_interval=seconds, tracking_uri=run.uri)
+    monitor.start()
+    return monitor
+
+
+@contextlib.contextmanager
+def _ending(run: Run, before=lambda: None):
+    """Ends the run with the status that the body's end calls for. A polite kill (SIGTERM) counts as an exit, so that it is recorded."""
+    old = None
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except SystemExit as exit:
+        status = {None: "FINISHED", 0: "FINISHED", 143: "KILLED"}.get(exit.code, "FAILED")
+        raise
+    finally:
+        before()
+        run._end(status)
+        if old is not None:
+            signal.signal(signal.SIGTERM, old)
+
+
+def _tags(folder: Path, stage: str, synthetic: bool, seed: int | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Tags of a stage's run, and the hashes of its dependencies, which are among them as `dvc.dep.<path>`."""
+    hashes = provenance.dependencies(folder, stage) if "DVC_STAGE" in os.environ else {}
+    tags = {"dvc.stage": stage, "calm.synthetic": str(synthetic).lower(), "mlflow.source.name": stage, "mlflow.source.type": "LOCAL"}
+    if seed is not None:
+        tags["seed"] = str(seed)
+    if state := provenance.git_state(folder):
+        tags |= {"mlflow.source.git.commit": state[0], "calm.dirty": str(state[1]).lower()}
+    return {**tags, **{f"dvc.dep.{_key(path)}": value for path, value in hashes.items()}}, hashes
+
+
+def _flat(params: dict, prefix: str = ""):
+    for key, value in params.items():
+        value = value.model_dump() if hasattr(value, "model_dump") else value
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _trainer_name(name: str) -> str:
+    if name == "epoch" or "/" in name:
+        return name
+    for prefix in ("eval_", "validation_"):
+        if name.startswith(prefix):
+            return f"validation/{name.removeprefix(prefix)}"
+    return f"train/{name.removeprefix('train_')}"
+
+
+def _key(name: str) -> str:
+    """A name that MLflow accepts: letters, digits and _ - . / : and blanks."""
+    return "".join(letter if letter.isalnum() or letter in "_-./: " else "_" for letter in str(name))[:250]

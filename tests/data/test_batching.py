@@ -1,0 +1,225 @@
+"""From Parquet to batches: ragged arrays, blocks, pairs and masks."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.data.augmentation import Augmentation
+from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator
+from calm.data.examples import load_examples
+from calm.data.ragged import LogMels, Ragged, fit
+
+
+def frames_of(lengths, mels=64):
+    """Every frame holds its own number in all mels, row r starting at 1000 r, so that a block tells where it was cut."""
+    return Ragged.of(
+        [np.repeat((1000 * row + np.arange(length))[:, None], mels, 1).astype(np.float16) for row, length in enumerate(lengths)]
+    )
+
+
+def logmels_of(lengths):
+    return LogMels(frames_of(lengths), np.ones(len(lengths), dtype=np.float32))
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.data())
+def test_padding_keeps_every_row(lengths, data):
+    rows = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8)))
+    ragged = frames_of(lengths, 2)
+    values, mask = ragged.pad(rows)
+    assert mask.sum(1).tolist() == [lengths[row] for row in rows]
+    for index, row in enumerate(rows):
+        assert np.array_equal(values[index][mask[index]], ragged[row])
+    assert (values[~mask] == 0).all()
+
+
+@pytest.mark.parametrize(("frames", "blocks"), [(50, 1), (79, 1), (80, 2), (109, 2), (110, 3), (300, 9)])
+def test_number_of_blocks(frames, blocks):
+    assert logmels_of([frames]).blocks.tolist() == [blocks]
+
+
+def test_blocks_are_50_frames_every_30():
+    blocks, mask = logmels_of([60, 111]).all_blocks(np.array([1, 0]))
+    assert mask.tolist() == [[True] * 3, [True, False, False]]
+    assert blocks[0, :, 0, 0].tolist() == [1000, 1030, 1060] and blocks[0, 2, 49, 63] == 1109
+    assert blocks[1, 0, 0, 0] == 0 and (blocks[1, 1:] == 0).all()
+
+
+def test_pairs_are_neighbours_of_the_same_utterance():
+    collator = PairCollator(logmels_of([300, 500, 80]), ["a", "b", "a"], torch.zeros(3, 4))
+    firsts = set()
+    for seed in range(40):
+        batch = collator([2, 0, 1], torch.Generator().manual_seed(seed))
+        anchor, neighbour = batch["anchor"][:, 0, 0], batch["neighbour"][:, 0, 0]
+        assert (neighbour - anchor).tolist() == [30, 30, 30]
+        assert (anchor // 1000).tolist() == [2, 0, 1]
+        firsts.add(anchor[1].item())
+    assert firsts == {0.0, 30.0, 60.0, 90.0, 120.0, 150.0, 180.0, 210.0}  # every j is drawn
+    assert batch["text_index"].tolist() == [0, 0, 1]
+
+
+def test_without_a_generator_the_middle_pair_is_taken():
+    collator = PairCollator(logmels_of([300]), ["a"], torch.zeros(1, 4))
+    assert collator([0])["anchor"][0, 0, 0] == 120 == collator([0])["anchor"][0, 0, 0]
+
+
+def test_one_block_is_paired_with_itself_shifted():
+    collator = PairCollator(logmels_of([65, 50]), ["a", ""], torch.zeros(2, 4))
+    batch = collator([0, 1], torch.Generator().manual_seed(0))
+    assert (batch["anchor"][0, 0, 0], batch["neighbour"][0, 0, 0]) == (0, 15)  # the last window
+    assert torch.equal(batch["neighbour"][1], batch["anchor"][1].roll(16, 0))
+    assert batch["has_text"].tolist() == [True, False]
+
+
+@given(st.integers(2, 600), st.integers(0, 600), st.integers(8, 512))
+def test_fit_never_exceeds_and_cuts_only_where_needed(tokens, blocks, most):
+    kept, left = (int(part[0]) for part in fit(np.array([tokens]), np.array([blocks]), most))
+    assert kept + left <= most and kept <= tokens and left <= blocks
+    if tokens + blocks <= most:
+        assert (kept, left) == (tokens, blocks)
+    else:
+        assert kept >= min(tokens, most // 2)
+
+
+TOKENS = Ragged.of([np.array([101, 7, 8, 9, 102]), np.array([101, 102]), np.array([101, 5, 102])])
+
+
+def sequences(**options):
+    acoustic = Ragged.of([np.full((n, 4), n, dtype=np.float16) for n in (9, 1, 2)])
+    return SequenceCollator(logmels_of([300, 60, 80]), TOKENS, acoustic, **options)
+
+
+def test_modalities():
+    both, audio, text = (sequences(modality=name)([0, 2]) for name in ("both", "audio", "text"))
+    assert both["input_ids"].tolist() == [[101, 7, 8, 9, 102], [101, 5, 102, 0, 0]]
+    assert both["acoustic_mask"].sum(1).tolist() == [9, 2]
+    assert audio["input_ids"].tolist() == [[101, 102], [101, 102]] and audio["encoded_blocks"].shape == (2, 9, 4)
+    assert "acoustic_mask" not in text and text["attention_mask"].sum(1).tolist() == [5, 3]
+
+
+def test_cut_texts_end_in_sep():
+    batch = sequences(most=8)([0])
+    assert batch["input_ids"].tolist() == [[101, 7, 8, 102]] and batch["acoustic_mask"].sum() == 4
+
+
+def masking(**options):
+    return MaskingCollator(sequences(), 103, (101, 102, 103), 200, **options)
+
+
+def test_masks_replace_words_and_keep_what_they_were():
+    batch = masking(words=0.34, audio=0.2)([0, 2], torch.Generator().manual_seed(0))
+    masked = batch["word_mask"]
+    assert masked.sum(1).tolist() == [1, 1] and (batch["input_ids"][masked] == 103).all()
+    assert set(batch["word_labels"].tolist()) <= {5, 7, 8, 9}
+    assert not (masked & torch.isin(batch["input_ids"], torch.tensor([101, 102]))).any()
+    row, block = batch["audio_mask"].nonzero(as_tuple=True)
+    assert batch["audio_labels"][:, 0, 0].tolist() == [2000 * (r == 1) + 30 * b for r, b in zip(row.tolist(), block.tolist(), strict=True)]
+
+
+def test_masks_without_a_generator_repeat():
+    first, second = masking()([0, 1, 2]), masking()([0, 1, 2])
+    assert torch.equal(first["audio_mask"], second["audio_mask"]) and torch.equal(first["input_ids"], second["input_ids"])
+
+
+def test_80_10_10():
+    collator = masking(style="80/10/10")
+    ids = torch.full((200, 200), 150)
+    replaced = collator.replace(ids, torch.ones_like(ids, dtype=torch.bool), torch.Generator().manual_seed(0))
+    assert (replaced == 103).float().mean().item() == pytest.approx(0.8, abs=0.01)
+    assert (replaced == 150).float().mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_augmentation_off_is_falsy_and_on_changes_only_training():
+    assert not Augmentation()
+    augment = Augmentation(speed=0.2, warp=0.1, gain_db=6, time_masks=1, mel_masks=1)
+    made = SequenceCollator(logmels_of([300, 120, 200]), TOKENS, None, augment=augment)
+    plain, first, again = made([0, 1]), made([0, 1], torch.Generator().manual_seed(5)), made([0, 1], torch.Generator().manual_seed(5))
+    assert torch.equal(plain["input_features"], made([0, 1])["input_features"])
+    assert torch.equal(first["input_features"], again["input_features"])
+    assert not torch.equal(first["input_features"][0, 0], plain["input_features"][0, 0])
+
+
+def test_gain_is_in_decibels():
+    frames = np.zeros((60, 64), dtype=np.float32)
+    moved = [Augmentation(gain_db=10).frames(frames, 2.0, 50, torch.Generator().manual_seed(seed))[0, 0] for seed in range(300)]
+    assert max(moved) == pytest.approx(np.log(10) / 2, rel=0.02)  # 10 dB is a factor 10 of power; the log-mel was divided by 2
+    assert min(moved) == pytest.approx(-np.log(10) / 2, rel=0.02)
+
+
+def test_masks_hide_at_most_their_longest():
+    blocks = Augmentation(time_masks=1, time_mask_frames=10).blocks(torch.ones(500, 50, 64), torch.Generator().manual_seed(0))
+    hidden = (blocks[:, :, 0] == 0).sum(1)
+    assert hidden.max() <= 10 and hidden.max() >= 9
+    assert ((blocks == 0).all(2) | (blocks == 1).all(2)).all()  # whole frames
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A corpus of three utterances on disk; the second has no features, the third is shorter than a block."""
+    rows = [Utterance(name, "x.wav", 0, 1, name, None, "train", None, labels) for name, labels in (("a", ["sad"]), ("b", []), ("c", None))]
+    write_table(Corpus(("happy", "sad"), False, rows), tmp_path / "utterances.parquet")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    pd.DataFrame({"id": ["a", "b", "c"], "text": ["hello", "there", None]}).to_parquet(texts / "texts.parquet")
+    features = tmp_path / "features"
+    features.mkdir()
+    for number, (name, length) in enumerate((("a", 60), ("c", 20))):
+        logmel = pa.array([np.full(length * 64, 3.0, dtype=np.float16)], pa.list_(pa.float16()))
+        pq.write_table(
+            pa.table({"id": [name], "frames": pa.array([length], pa.int32()), "logmel": logmel}), features / f"part-{number:05}.parquet"
+        )
+    (features / "stats.json").write_text(json.dumps({"mean": [1.0] * 64, "std": [4.0] * 64}))
+    return {"corpus": (tmp_path / "utterances.parquet", texts, features)}
+
+
+def test_examples_join_what_has_features(corpus):
+    examples = load_examples(corpus)
+    assert examples.table["id"].tolist() == ["a", "c"] and examples.table["text"].tolist() == ["hello", ""]
+    assert examples.logmels.frames.lengths.tolist() == [60, 50]
+    assert examples.logmels.frames[0][0, 0] == 0.5  # (3 - 1) / 4
+    assert (examples.logmels.frames[1][20:] == 0).all()  # padded with the mean
+    assert examples.targets().tolist() == [[0, 1], [0, 0]]
+    assert examples.rows("train", labelled=True).tolist() == [0]
+
+
+def test_soft_labels_stand_for_the_others_where_a_row_has_them(corpus):
+    """As columns of the table; a row without a label stays without one, whatever its columns say."""
+    rows = [Utterance(name, "x.wav", 0, 1, name, None, "train", None, labels) for name, labels in (("a", ["sad"]), ("b", []), ("c", None))]
+    for row, share in zip(rows[::2], (0.6, 0.9), strict=True):
+        row.extra = {"target_happy": share, "target_sad": 0.4}
+    write_table(Corpus(("happy", "sad"), False, rows), corpus["corpus"][0])
+    assert load_examples(corpus).targets().tolist() == [[np.float32(0.6), np.float32(0.4)], [0, 0]]
+    rows[0].extra = {"target_happy": float("nan"), "target_sad": float("nan")}
+    write_table(Corpus(("happy", "sad"), False, rows), corpus["corpus"][0])
+    assert load_examples(corpus).targets().tolist() == [[0, 1], [0, 0]]
+
+
+def test_examples_of_two_corpora_are_normalised_apart(corpus, monkeypatch):
+    files = corpus["corpus"]
+    examples = load_examples({"one": files, "two": files})
+    assert examples.table["corpus"].tolist() == ["one", "one", "two", "two"]
+    assert examples.logmels.frames[2][0, 0] == 0.5
+    monkeypatch.setattr("calm.data.examples.IN_MEMORY", 0)
+    mapped = load_examples(corpus)
+    assert isinstance(mapped.logmels.frames.values, np.memmap) and mapped.logmels.frames[0][0, 0] == 0.5
+
+
+def test_utterance_normalisation(corpus):
+    examples = load_examples(corpus, normalise="utterance")
+    assert examples.logmels.frames[0].astype(float).max() == 0
+
+
+def test_tokens_round_trip_and_refuse_others(tmp_path):
+    ragged = Ragged.of([np.random.default_rng(0).normal(size=(n, 3)).astype(np.float16) for n in (2, 0, 4)])
+    ragged.write(tmp_path / "tokens.parquet", ["a", "b", "c"])
+    again = Ragged.read(tmp_path / "tokens.parquet", ["a", "b", "c"])
+    assert np.array_equal(again.values, ragged.values) and np.array_equal(again.lengths, ragged.lengths)
+    with pytest.raises(ValueError, match="other utterances"):
+        Ragged.read(tmp_path / "tokens.parquet", ["a", "c", "b"])

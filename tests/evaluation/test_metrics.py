@@ -1,0 +1,149 @@
+"""Metrics of appendix B against numbers computed by hand, and the standard ones against scikit-learn."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn import metrics as sk
+
+from calm.evaluation import metrics
+
+EIGHT = [f"class{number}" for number in range(8)]
+
+
+@pytest.fixture
+def small():
+    """Ten utterances, two classes. By hand: TP 3, 1; FP 1, 0; FN 1, 4; TN 5, 5."""
+    targets = np.array([[1, 1], [1, 1], [1, 1], [1, 1], [0, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], bool)
+    decisions = np.array([[1, 1], [1, 0], [1, 0], [0, 0], [1, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], bool)
+    return targets, decisions
+
+
+def random(rows=400, classes=5, seed=0):
+    draw = np.random.default_rng(seed)
+    return draw.random((rows, classes)) < [0.5, 0.3, 0.2, 0.1, 0.05], draw.random((rows, classes)) < 0.3
+
+
+def test_counts(small):
+    counts = metrics.count(*small)
+    assert [counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist(), counts.tn.tolist()] == [[3, 1], [1, 0], [1, 4], [5, 5]]
+
+
+def test_by_hand(small):
+    # TPR 3/4, 1/5; TNR 5/6, 5/5; F1 6/8, 2/6; right answers 8, 6
+    assert metrics.weighted_accuracy(*small) == pytest.approx((3 / 4 + 5 / 6 + 1 / 5 + 1) / 4)
+    assert metrics.accuracy(*small) == pytest.approx((8 / 10 + 6 / 10) / 2)
+    assert metrics.f1_paper(*small) == pytest.approx(8 / 14 * 0.75 + 6 / 14 / 3)
+    assert metrics.f1_macro(*small) == pytest.approx((0.75 + 1 / 3) / 2)
+    assert metrics.f1_micro(*small) == pytest.approx(4 / (4 + (1 + 5) / 2))
+    assert metrics.f1_weighted(*small) == pytest.approx(4 / 9 * 0.75 + 5 / 9 / 3)
+    assert metrics.balanced_accuracy(*small) == pytest.approx((3 / 4 + 1 / 5) / 2)
+    assert metrics.exact_match(*small) == pytest.approx(6 / 10)
+
+
+def test_never_anything_of_eight_one_hot_classes():
+    targets = np.eye(8, dtype=bool)[np.arange(80) % 8]
+    never = np.zeros_like(targets)
+    assert metrics.accuracy(targets, never) == 0.875
+    assert metrics.weighted_accuracy(targets, never) == 0.5
+    assert metrics.weighted_accuracy(targets, ~never) == 0.5
+    assert metrics.accuracy(targets, ~never) == 0.125
+    assert metrics.f1_paper(targets, never) == metrics.f1_macro(targets, never) == metrics.f1_micro(targets, never) == 0
+
+
+def test_perfect_and_all_wrong():
+    targets, _ = random()
+    result = metrics.decided(targets, targets, EIGHT[:5])
+    assert set(result.values.values()) == {1.0}
+    assert not result.left_out
+    wrong = metrics.decided(targets, ~targets, EIGHT[:5])
+    assert set(wrong.values.values()) == {0.0}
+
+
+def test_as_scikit_learn():
+    targets, decisions = random()
+    for average in ("macro", "micro", "weighted"):
+        ours = getattr(metrics, f"f1_{average}")(targets, decisions)
+        assert ours == pytest.approx(sk.f1_score(targets, decisions, average=average, zero_division=np.nan))
+    result = metrics.decided(targets, decisions, EIGHT[:5])
+    assert result.values["exact_match"] == pytest.approx(sk.accuracy_score(targets, decisions))
+    for column, label in enumerate(EIGHT[:5]):
+        pair = targets[:, column], decisions[:, column]
+        assert result.values[f"f1/{label}"] == pytest.approx(sk.f1_score(*pair))
+        assert result.values[f"recall/{label}"] == pytest.approx(sk.recall_score(*pair))
+        assert result.values[f"precision/{label}"] == pytest.approx(sk.precision_score(*pair))
+        assert result.values[f"weighted_accuracy/{label}"] == pytest.approx(sk.balanced_accuracy_score(*pair))
+
+
+def test_argmax_as_scikit_learn():
+    draw = np.random.default_rng(3)
+    truth, guess = draw.integers(0, 8, 300), draw.integers(0, 8, 300)
+    targets, decisions = np.eye(8, dtype=bool)[truth], np.eye(8, dtype=bool)[guess]
+    result = metrics.decided(targets, decisions, EIGHT, argmax=True)
+    assert result.values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
+    assert result.values["accuracy_argmax"] == pytest.approx(sk.accuracy_score(truth, guess))
+    assert "exact_match" not in result.values
+
+
+def test_class_without_positive_or_negative_is_left_out_and_named():
+    targets = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 1]], bool)
+    decisions = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 1]], bool)
+    result = metrics.decided(targets, decisions, ["some", "none", "all"])
+    assert result.values["weighted_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
+    assert result.left_out["weighted_accuracy"] == ["none", "all"]
+    assert result.values["balanced_accuracy"] == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert result.left_out["balanced_accuracy"] == ["none"]
+    assert result.left_out["weighted_accuracy/none"] == ["none"]
+    assert "weighted_accuracy/none" not in result.values
+    assert result.values["f1/none"] == 0  # one false positive
+
+
+def test_nothing_defined_is_named_not_nan():
+    nothing = np.zeros((4, 2), bool)
+    result = metrics.decided(nothing, nothing, ["a", "b"])
+    assert result.values["accuracy"] == 1
+    assert {"weighted_accuracy", "f1_macro", "f1_micro", "f1_weighted", "balanced_accuracy"} <= set(result.left_out) - set(result.values)
+    assert np.isfinite(list(result.values.values())).all()
+
+
+def test_arrays_that_do_not_fit():
+    targets = np.zeros((3, 2), bool)
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.accuracy(targets, np.zeros((2, 2), bool))
+    with pytest.raises(ValueError, match="must be bool"):
+        metrics.accuracy(targets, np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="not be empty"):
+        metrics.accuracy(targets[:0], targets[:0])
+    with pytest.raises(ValueError, match="within 0 and 1"):
+        metrics.ece(targets, np.full((3, 2), 1.5))
+
+
+def test_ranked():
+    targets, _ = random()
+    probabilities = np.random.default_rng(1).random(targets.shape)
+    result = metrics.ranked(targets, probabilities, EIGHT[:5])
+    assert result.values["auc_macro"] == pytest.approx(sk.roc_auc_score(targets, probabilities))
+    assert result.values["average_precision_macro"] == pytest.approx(sk.average_precision_score(targets, probabilities))
+    targets[:, 2] = False
+    result = metrics.ranked(targets, probabilities, EIGHT[:5])
+    assert result.left_out == {"auc_macro": ["class2"], "average_precision_macro": ["class2"]}
+    assert result.values["auc_macro"] == pytest.approx(sk.roc_auc_score(targets[:, [0, 1, 3, 4]], probabilities[:, [0, 1, 3, 4]]))
+
+
+def test_calibration_error_by_hand():
+    targets = np.array([[1], [0], [1], [1]], bool)
+    probabilities = np.array([[0.92], [0.94], [0.31], [1.0]])
+    # bin 0.9 to 1: three, mean 2.86 / 3, right 2 / 3; bin 0.3 to 0.4: one, 0.31 against 1
+    assert metrics.ece(targets, probabilities) == pytest.approx(3 / 4 * (2.86 / 3 - 2 / 3) + 1 / 4 * 0.69)
+    assert metrics.ece(targets, targets.astype(float)) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12).flatmap(lambda rows: st.tuples(arrays(bool, (rows, 3)), arrays(bool, (rows, 3)))))
+def test_within_0_and_1(pair):
+    result = metrics.decided(*pair, ["a", "b", "c"])
+    assert all(0 <= value <= 1 + 1e-12 for value in result.values.values())
+    assert set(metrics.OF_COUNTS) <= set(result.values) | set(result.left_out)
+    swapped = metrics.decided(~pair[0], ~pair[1], ["a", "b", "c"])  # weighted accuracy treats both answers alike
+    assert swapped.values.get("weighted_accuracy") == pytest.approx(result.values.get("weighted_accuracy"))

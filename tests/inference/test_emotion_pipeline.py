@@ -1,0 +1,84 @@
+"""`pipeline("calm-emotion")`."""
+
+import numpy as np
+import pytest
+import soundfile
+from made_model import CLASSES, speech
+from transformers import pipeline
+
+from calm.audio.decoding import AudioError
+from calm.inference import emotion_pipeline
+from calm.inference.torch_classifier import Predictor
+
+
+@pytest.fixture(scope="module")
+def scored(released):
+    return pipeline(emotion_pipeline.TASK, model=str(released), device="cpu")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """8 kHz in two channels, of which one is silent: half as loud."""
+    samples = speech(2, rate=8000)
+    soundfile.write(tmp_path / "clip.wav", np.stack([samples, 0 * samples], 1), 8000, subtype="FLOAT")
+    return tmp_path / "clip.wav", samples / 2
+
+
+def as_scores(rows: list[dict]) -> list[float]:
+    return [next(row["score"] for row in rows if row["label"] == name) for name in CLASSES]
+
+
+def test_every_way_to_give_an_utterance_has_the_same_scores(scored, released, clip):
+    path, samples = clip
+    predictor = Predictor(released)
+    (expected,) = predictor(predictor.extractor.clips(samples, 8000), ["So it is"])
+    ways = [
+        {"audio": path, "text": "so it is"},
+        {"path": str(path), "text": "So it is"},
+        {"audio": path.read_bytes(), "text": "so it is"},
+        {"array": samples, "sampling_rate": 8000, "text": "so it is"},
+        {"audio": {"array": samples, "sampling_rate": 8000, "path": None}, "text": "so it is"},
+    ]
+    for way in ways:
+        np.testing.assert_allclose(as_scores(scored(way)), expected, atol=1e-5)
+    (unheard,) = predictor(predictor.extractor.clips(samples, 8000), [None])
+    assert np.abs(unheard - expected).max() > 1e-3
+    for way, options in ((str(path), {}), (path.read_bytes(), {}), (samples, {"sampling_rate": 8000})):
+        np.testing.assert_allclose(as_scores(scored(way, **options)), unheard, atol=1e-5)
+
+
+def test_labels_are_ordered_by_score(scored, clip):
+    rows = scored(str(clip[0]))
+    assert sorted(row["label"] for row in rows) == CLASSES and [row["score"] for row in rows] == sorted(
+        (r["score"] for r in rows), reverse=True
+    )
+    assert scored(str(clip[0]), top_k=1) == rows[:1]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_batches_of_any_lengths_and_kinds(scored, clip, size):
+    given = [
+        str(clip[0]),
+        {"text": "alone"},
+        {"array": speech(0.3), "sampling_rate": 16000, "text": "short"},
+        {"audio": clip[0], "text": "b"},
+    ]
+    together = scored(given, batch_size=size)
+    assert len(together) == 4
+    for rows, one in zip(together, given, strict=True):
+        np.testing.assert_allclose(as_scores(rows), as_scores(scored(one)), atol=1e-5)
+
+
+def test_what_cannot_be_used(scored, tmp_path):
+    with pytest.raises(ValueError, match="neither audio nor text"):
+        scored({})
+    with pytest.raises(ValueError, match="sampling_rate is None"):
+        scored(speech(1))
+    with pytest.raises(AudioError, match="does not exist"):
+        scored(str(tmp_path / "gone.wav"))
+
+
+def test_saved_and_loaded_again(scored, clip, tmp_path):
+    scored.save_pretrained(tmp_path / "saved")
+    again = pipeline(emotion_pipeline.TASK, model=str(tmp_path / "saved"), device="cpu")
+    assert again(str(clip[0])) == scored(str(clip[0]))

@@ -1,0 +1,164 @@
+"""From samples and texts to the inputs of the models, and back from disk."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import soxr
+import torch
+from made_model import CLASSES, MEAN, STD, release, speech
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, AutoProcessor
+
+from calm.audio.logmel import LogMel
+from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.data.batching import SequenceCollator, tokenise
+from calm.data.examples import load_examples
+from calm.inference.processing import CalmFeatureExtractor, CalmProcessor
+
+
+@pytest.fixture(scope="module")
+def processor(released):
+    return AutoProcessor.from_pretrained(released)
+
+
+def test_blocks_by_hand():
+    """1 s: 1 + (16000 - 400) // 160 = 98 frames, 1 + (98 - 50) // 30 = 2 blocks; half of it 48 frames, padded by 2 to one block."""
+    extract, samples = CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD), speech(1)
+    made = extract([samples, samples[:8000]], sampling_rate=16000)
+    assert made["input_features"].shape == (2, 2, 50, 64) and made["acoustic_mask"].tolist() == [[True, True], [True, False]]
+    stored = LogMel()(samples).astype(np.float16).astype(np.float32)
+    expected = ((stored - np.float32(MEAN)) / np.float32(STD)).astype(np.float16)
+    np.testing.assert_array_equal(made["input_features"][0, 1], expected[30:80])
+    np.testing.assert_array_equal(made["input_features"][1, 0, :48], expected[:48])
+    assert not made["input_features"][1, 0, 48:].any() and not made["input_features"][1, 1].any()
+
+
+def test_normalised_by_the_utterance():
+    """Of exactly one block: its mean is 0 and its deviation 1, as far as float16 tells."""
+    samples = speech(0.515)
+    (block,) = CalmFeatureExtractor()(samples, sampling_rate=16000)["input_features"][0]
+    np.testing.assert_allclose(block.mean(0), 0, atol=2e-3)
+    np.testing.assert_allclose(block.std(0), 1, atol=5e-3)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 96000])
+def test_any_rate(rate):
+    samples, extract = speech(1, rate=rate), CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD)
+    at_16k = soxr.resample(samples, rate, 16000)
+    np.testing.assert_array_equal(
+        extract(samples, sampling_rate=rate)["input_features"], extract(at_16k, sampling_rate=16000)["input_features"]
+    )
+
+
+def test_kinds_of_input_and_output():
+    extract, samples = CalmFeatureExtractor(), speech(1)
+    expected = extract(samples, sampling_rate=16000, return_tensors="np")["input_features"]
+    for given in (torch.from_numpy(samples), samples.tolist(), [samples], samples[None], [torch.from_numpy(samples)]):
+        np.testing.assert_array_equal(extract(given, sampling_rate=16000)["input_features"], expected)
+    made = extract(samples, sampling_rate=16000, return_tensors="pt")
+    assert made["input_features"].dtype == torch.float32 and made["acoustic_mask"].dtype == torch.bool
+    with pytest.raises(ValueError, match="return_tensors is 'tf'"):
+        extract(samples, sampling_rate=16000, return_tensors="tf")
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "says"),
+    [
+        (speech(1), None, "sampling_rate is None: give the rate"),
+        ([speech(1), np.zeros((2, 16000))], 16000, r"shape \(2, 16000\).*take the channels' mean"),
+        (np.ones(16000, np.int16), 16000, "int16: give floats"),
+        (np.full(16000, np.nan), 16000, "NaN or infinity"),
+        (np.zeros(399), 16000, "399 samples at 16000 Hz are less than a frame of 400"),
+        (np.zeros(0), 16000, "0 samples"),
+    ],
+)
+def test_samples_that_cannot_be_used(samples, rate, says):
+    with pytest.raises(ValueError, match=says):
+        CalmFeatureExtractor()(samples, sampling_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"normalise": "corpus"}, "mean and std must be given, of 64 mels"),
+        ({"normalise": "corpus", "mean": MEAN[:9], "std": STD}, "of 64 mels"),
+        ({"normalise": "batch"}, "'batch': allowed are corpus and utterance"),
+        ({"high_hz": 9000}, "half of sample_rate 16000"),
+    ],
+)
+def test_settings_that_do_not_go_together(given, says):
+    with pytest.raises(ValueError, match=says):
+        CalmFeatureExtractor(**given)
+
+
+@pytest.mark.parametrize("normalise", ["corpus", "utterance"])
+def test_inputs_are_those_of_training(processor, tmp_path, normalise):
+    """The same utterances by way of the features' Parquet and the collator of training, bit by bit."""
+    extractor = CalmFeatureExtractor(normalise=normalise, mean=MEAN, std=STD, max_tokens=12)
+    clips, texts = [speech(seconds, seed) for seed, seconds in enumerate((0.3, 2.0, 5.0))], ["", "so it is", "a b c d e f g h i j k l"]
+    corpus = Corpus(("x",), False, [Utterance(str(n), tmp_path / "a", 0, 1, text=text) for n, text in enumerate(texts)])
+    write_table(corpus, tmp_path / "utterances.parquet")
+    pd.DataFrame({"id": ["0", "1", "2"], "text": texts}).to_parquet(tmp_path / "texts.parquet")
+    stored = [extractor.logmel(clip).astype(np.float16) for clip in clips]
+    columns = {"id": ["0", "1", "2"], "frames": [len(frames) for frames in stored]}
+    values = pa.array([frames.ravel() for frames in stored], pa.list_(pa.float16()))
+    pa.parquet.write_table(pa.table({**columns, "logmel": values}), tmp_path / "part-00000.parquet")
+    (tmp_path / "stats.json").write_text(json.dumps({"mean": MEAN.tolist(), "std": STD.tolist()}))
+    examples = load_examples({"mine": (tmp_path / "utterances.parquet", tmp_path, tmp_path)}, normalise=normalise)
+    expected = SequenceCollator(examples.logmels, tokenise(processor.tokenizer, texts), most=12)(np.arange(3))
+    made = CalmProcessor(extractor, processor.tokenizer)(clips, texts, 16000)
+    assert set(made) == set(expected) == set(processor.model_input_names)
+    for name in expected:
+        torch.testing.assert_close(made[name], expected[name], rtol=0, atol=0)
+
+
+def test_text_audio_or_both(processor):
+    both = processor(speech(1), "Hello", 16000)
+    text = processor(text="hello")
+    audio = processor(speech(1), sampling_rate=16000)
+    assert both["input_ids"].tolist() == text["input_ids"].tolist() == [[101, 7592, 102]] and audio["input_ids"].tolist() == [[101, 102]]
+    assert "input_features" not in text
+    assert isinstance(processor(text=["a", None], return_tensors="np")["input_ids"], np.ndarray)
+    with pytest.raises(ValueError, match="neither audio nor text"):
+        processor()
+    with pytest.raises(ValueError, match="1 utterances have audio and 2 have a text"):
+        processor(speech(1), ["a", "b"], 16000)
+    with pytest.raises(ValueError, match="a text is int"):
+        processor(text=[3])
+
+
+def test_what_does_not_fit_is_told(released, caplog):
+    """12 places: 5 s have 1 + (498 - 50) // 30 = 15 blocks, of which 10 fit beside [CLS] [SEP]."""
+    short = CalmProcessor.from_pretrained(released)
+    short.feature_extractor.max_tokens = 12
+    made = short([speech(5), speech(1)], sampling_rate=16000)
+    assert made["acoustic_mask"].sum(1).tolist() == [10, 2] and "1 of 2 utterances do not fit the 12 places" in caplog.text
+
+
+def test_auto_classes_and_round_trips_are_exact(released, tmp_path):
+    inputs = AutoProcessor.from_pretrained(released)([speech(1), speech(2, 1)], ["so", None], 16000)
+    model = AutoModelForSequenceClassification.from_pretrained(released).eval()
+    logits = model(**inputs).logits
+    model.save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(released).save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    repeated = AutoProcessor.from_pretrained(tmp_path)([speech(1), speech(2, 1)], ["so", None], 16000)
+    assert torch.equal(again(**repeated).logits, logits) and AutoConfig.from_pretrained(tmp_path).heads == {"emotion": CLASSES}
+    assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(**inputs)[0], model.calm(**inputs)[0])
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).to_dict() == AutoFeatureExtractor.from_pretrained(released).to_dict()
+    expected = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
+def test_settings_live_in_one_file(tmp_path):
+    """What a released folder says of its inputs is obeyed."""
+    folder = release(tmp_path)
+    file = folder / "preprocessor_config.json"
+    given = json.loads(file.read_text())
+    assert given["feature_extractor_type"] == "CalmFeatureExtractor" and given["mean"] == MEAN.tolist()
+    file.write_text(json.dumps(given | {"normalise": "utterance", "trim_db": 30}))
+    extractor = CalmProcessor.from_pretrained(folder).feature_extractor
+    quiet = np.concatenate([np.full(8000, 1e-6), speech(1), np.full(8000, 1e-6)]).astype(np.float32)
+    assert extractor.normalise == "utterance" and len(extractor.frames(quiet)) < 120

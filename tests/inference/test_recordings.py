@@ -1,0 +1,259 @@
+"""A model in use: recordings of every kind, over time, and as vectors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from made_model import CLASSES, release, speech
+
+from calm.audio.decoding import AudioError, read_audio
+from calm.audio.pauses import Pauses
+from calm.inference import recordings
+from calm.inference.recordings import Listener
+from calm.inference.torch_classifier import Predictor
+from calm.tools import embedding
+from calm.tools.timeline import Sketch, neighbours, overlaps, timeline
+
+CORPORA = os.environ.get("CALM_CORPORA")
+real = pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
+
+
+@pytest.fixture(scope="module")
+def predictor(released):
+    return Predictor(released)
+
+
+def clips(count: int) -> list[Path]:
+    return sorted(Path(CORPORA, "ravdess", "Actor_03").glob("*.flac"))[:count]
+
+
+def joined(count: int, rate: int = 16000) -> np.ndarray:
+    return np.concatenate([read_audio(path, sample_rate=rate) for path in clips(count)])
+
+
+def test_a_batch_is_its_utterances(predictor):
+    """Alone, together, without text, without audio; the scores are those of the model's own call."""
+    heard, texts = [speech(3), speech(0.4, 1), speech(1.5, 2)], ["Good morning", None, "so it is"]
+    together = predictor(heard, texts, batch=2)
+    for row, (samples, text) in enumerate(zip(heard, texts, strict=True)):
+        np.testing.assert_allclose(together[row], predictor([samples], [text])[0], atol=1e-5)
+    logits = predictor.model(**predictor.processor([heard[0]], ["good morning"], 16000)).logits
+    np.testing.assert_allclose(together[0], logits.sigmoid()[0].detach(), atol=1e-5)
+    assert predictor([], []).shape == (0, 3) and predictor(None, ["good morning"]).shape == (1, 3)
+
+
+def test_some_have_audio_and_some_text_alone(predictor):
+    clip, texts = speech(1.5), ["hello", "go away", None]
+    mixed = predictor([clip, None, clip], texts)
+    np.testing.assert_allclose(mixed[[0, 2]], predictor([clip, clip], [texts[0], None]), atol=1e-5)
+    np.testing.assert_allclose(mixed[1:2], predictor(None, texts[1:2]), atol=1e-5)
+
+
+def test_modalities(tmp_path):
+    """What a model was not trained on changes nothing; what it cannot do without is asked for."""
+    audio, text = (Predictor(release(tmp_path / name, name)) for name in ("audio", "text"))
+    np.testing.assert_array_equal(audio([speech(1)], ["hello"]), audio([speech(1)], None))
+    np.testing.assert_array_equal(text([speech(1)], ["hello"]), text(None, ["hello"]))
+    with pytest.raises(ValueError, match="trained on audio alone: give audio"):
+        audio(None, ["hello"])
+    with pytest.raises(ValueError, match="trained on text alone: give a text"):
+        text([speech(1)], None)
+    with pytest.raises(ValueError, match="a timeline needs one of audio"):
+        timeline(tmp_path / "any.wav", text)
+
+
+def test_folders_that_are_no_model(tmp_path):
+    with pytest.raises(ValueError, match="is no released model: it has no config.json"):
+        Predictor(tmp_path)
+    with pytest.raises(ValueError, match="block_hop is 20 in the model's preprocessor_config.json and 30 in its config.json"):
+        Predictor(release(tmp_path / "other", block_hop=20))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"])
+def test_a_file_that_was_cut_off_is_told(tmp_path, name):
+    folder = release(tmp_path / "model")
+    (folder / name).write_bytes((folder / name).read_bytes()[:300])
+    with pytest.raises(ValueError, match="model has a damaged file, make or copy it anew"):
+        Predictor(folder)
+
+
+@real
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 96000])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_rates_and_channels(predictor, tmp_path, rate, channels):
+    """The same speech: what 16 kHz holds is heard alike, and 8 kHz is scored too."""
+    samples = read_audio(clips(1)[0], sample_rate=rate)
+    soundfile.write(tmp_path / "a.wav", np.repeat(samples[:, None], channels, 1), rate, subtype="FLOAT")
+    listener = Listener(predictor.sample_rate)
+    (piece,) = listener(tmp_path / "a.wav")
+    assert (piece.start, piece.end) == (0, pytest.approx(len(samples) / rate))
+    found = recordings.answer(predictor, piece)["probabilities"]
+    (expected,) = predictor([read_audio(clips(1)[0])], [None])
+    if rate > 8000:
+        np.testing.assert_allclose(list(found.values()), expected, atol=0.02)
+    assert list(found) == CLASSES and all(0 < value < 1 for value in found.values())
+
+
+@real
+def test_a_container_of_ffmpeg(predictor, tmp_path):
+    samples = joined(1)
+    with av.open(str(tmp_path / "a.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")
+        frame.sample_rate = 16000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    (piece,) = Listener(predictor.sample_rate)(tmp_path / "a.m4a")
+    heard = piece.samples[1024:]  # the codec's delay
+    assert len(heard) == pytest.approx(len(samples), abs=1024) and np.corrcoef(heard[:50000], samples[:50000])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("samples", "fault"),
+    [
+        (np.zeros(48000), "no speech"),
+        (np.random.default_rng(0).normal(0, 0.01, 48000), "no speech"),
+        (np.zeros(100), "no speech"),
+        (np.zeros(0), "empty audio"),
+        (None, "missing audio"),
+        (b"", "empty audio"),
+        (b"RIFF and no more", "unreadable audio"),
+    ],
+)
+def test_what_has_no_answer_says_why(predictor, tmp_path, samples, fault):
+    path = tmp_path / "a.wav"
+    if isinstance(samples, bytes):
+        path.write_bytes(samples)
+    elif samples is not None:
+        soundfile.write(path, samples, 16000)
+    rows = list(recordings.each([path], Listener(16000), lambda piece: recordings.answer(predictor, piece)))
+    assert len(rows) == 1 and rows[0]["file"] == str(path) and rows[0]["fault"].startswith(fault) and "probabilities" not in rows[0]
+
+
+@real
+def test_the_others_are_done_where_one_fails(predictor, tmp_path):
+    (tmp_path / "bad.flac").write_bytes(b"fLaC")
+    given = [clips(1)[0], tmp_path / "bad.flac", clips(2)[1]]
+    rows = list(recordings.each(given, Listener(16000), lambda piece: recordings.answer(predictor, piece), ["one", None, "two"]))
+    assert [row["file"] for row in rows] == [str(path) for path in given]
+    assert [row["fault"] is None for row in rows] == [True, False, True] and rows[2]["text"] == "two"
+
+
+@real
+def test_long_recordings_are_cut_at_their_pauses(predictor, tmp_path):
+    """Ten sentences; every piece's answer is that of its samples, and one text cannot be all of theirs."""
+    soundfile.write(tmp_path / "long.flac", joined(12), 16000)
+    rows = list(recordings.each([tmp_path / "long.flac"], Listener(16000), lambda piece: recordings.answer(predictor, piece)))
+    assert len(rows) > 5 and all(after["start"] >= before["end"] for before, after in zip(rows, rows[1:], strict=False))
+    row = rows[3]
+    (expected,) = predictor([read_audio(tmp_path / "long.flac", row["start"], row["end"])], [None])
+    np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=1e-5)
+    with pytest.raises(AudioError, match="one text was given for all of it"):
+        list(Listener(16000)(tmp_path / "long.flac", "hello"))
+    (whole,) = Listener(16000, pauses=Pauses(longer_than=60))(tmp_path / "long.flac", "hello")
+    assert (whole.start, whole.text) == (0, "hello")
+
+
+@real
+@pytest.mark.parametrize("given", [{}, {"normalise": "utterance"}], ids=["corpus", "utterance"])
+def test_a_timeline_is_the_model_on_each_window(tmp_path, given):
+    """85 s, read in two parts: rows are what the model says of the samples of their windows, as if each were an utterance."""
+    predictor, samples = Predictor(release(tmp_path / "model", **given)), joined(24)
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    found = timeline(tmp_path / "a.wav", predictor)
+    frames = 1 + (len(samples) - 400) // 160
+    assert len(found.time) == 1 + (frames - 50) // 30 and found.seconds == len(samples) / 16000 > 80
+    np.testing.assert_allclose(np.diff(found.time), 0.3)
+    np.testing.assert_allclose((found.end - found.start)[4:-4], 2.9)
+    for row in (0, 2, 100, 199, 200, 203, len(found.time) - 1):
+        cut = samples[round(found.start[row] * 16000) : round(found.end[row] * 16000) + 240]  # the last frame's window: 25 ms, its hop 10
+        np.testing.assert_allclose(found.probabilities[row], predictor([cut], None)[0], atol=2e-5)
+
+
+def test_a_timeline_of_silence_is_empty(predictor, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(3 * 16000), 16000)
+    soundfile.write(tmp_path / "short.wav", np.zeros(1600), 16000)
+    found = timeline(tmp_path / "a.wav", predictor)
+    assert found.probabilities.shape == (9, 3) and np.isnan(found.probabilities).all()
+    assert timeline(tmp_path / "short.wav", predictor).time.tolist() == [0.25]
+
+
+def test_windows_by_hand(predictor):
+    """(3.0 - 0.5) / 0.6 = 4.2 blocks on either side; speech from 1 s to 2 s."""
+    assert neighbours(predictor.extractor, 3.0) == 4 and neighbours(predictor.extractor, 0.5) == 0
+    assert neighbours(predictor.extractor, 1.1) == 1 and neighbours(predictor.extractor, 1e6) == 127
+    with pytest.raises(ValueError, match="shorter than one block of 0.5 s"):
+        neighbours(predictor.extractor, 0.4)
+    start = np.array([0.0, 0.5, 1.2, 2.0])
+    assert overlaps(start, start + 1.0, [(1.0, 2.0)]).tolist() == [False, True, True, False]
+    assert not overlaps(start, start + 1, []).any()
+
+
+def test_a_sketch_by_hand():
+    sketch = Sketch(4, 1)
+    sketch.add(np.array([0.1, -0.5, 0.2, 0.3], np.float32), np.array([[1.0], [2.0]]), hop=2)
+    sketch.add(np.array([0, 0, -0.9, 0], np.float32), np.array([[3.0], [4.0]]), hop=2)
+    np.testing.assert_allclose(sketch.peaks, [0.5, 0.3, 0, 0.9])
+    assert sketch.mean().ravel().tolist() == [1, 2, 3, 4]
+
+
+def test_vectors(predictor, tmp_path):
+    """1 s has 2 blocks; the utterance's vector is what the heads see; the text's is the mean of its words' states."""
+    piece = recordings.Piece(0.0, 1.0, speech(1), "Good morning")
+    made = embedding.vectors(predictor, piece)
+    inputs = predictor.processor([piece.samples], ["good morning"], 16000)
+    with torch.inference_mode():
+        blocks = predictor.model.calm.spectran(inputs["input_features"][0]).numpy()
+        heads = predictor.model.heads["emotion"](torch.from_numpy(made["utterance"])[None])
+        words = predictor.model.calm(**predictor.processor(text="good morning")).last_hidden_state[0, 1:-1].mean(0)
+        np.testing.assert_allclose(heads, predictor.model(**inputs).logits, atol=1e-5)
+    np.testing.assert_allclose(np.stack(made["blocks"]), blocks, atol=1e-5)
+    np.testing.assert_allclose(made["text_vector"], words, atol=1e-5)
+    rows = [{"file": "a", "fault": None, **made}, {"file": "b", "fault": "no speech"}] * 40
+    assert embedding.write(iter(rows), tmp_path / "out.parquet") == 80
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert len(table) == 80 and table["blocks"][0][1].shape == (64,) and table["utterance"][1] is None
+    np.testing.assert_array_equal(table["utterance"][78], made["utterance"])
+
+
+MEASURED = """
+import sys
+import psutil
+from calm import inference, timeline
+from calm.predictor import Predictor
+predictor, process, listener = Predictor(sys.argv[1]), psutil.Process(), inference.Listener(16000)
+timeline.timeline(sys.argv[2], predictor)
+list(listener(sys.argv[2]))
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak starts anew
+before = process.memory_info().rss
+rows = list(inference.each([sys.argv[3]], listener, lambda piece: inference.answer(predictor, piece)))
+blocks = len(timeline.timeline(sys.argv[3], predictor).time)
+with open("/proc/self/status") as file:
+    peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+print(len(rows), blocks, peak - before // 1024)
+"""
+
+
+@real
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory can be measured on Linux alone")
+def test_memory_does_not_grow_with_the_recording(released, tmp_path):
+    """8 minutes in 4 channels of 32 kHz hold 246 MB as float32 samples; 2 minutes, which are read at once, 61 MB."""
+    minute = np.repeat(joined(18)[: 60 * 16000], 2)[:, None]
+    for name, times in (("short", 1), ("long", 8)):
+        with soundfile.SoundFile(tmp_path / f"{name}.wav", "w", 32000, 4) as file:
+            for _ in range(times):
+                file.write(np.repeat(minute, 4, 1))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, released, tmp_path / "short.wav", tmp_path / "long.wav"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    pieces, blocks, grown = map(int, done.stdout.split())
+    assert pieces > 16 and blocks == 1599 and grown < 150_000, grown

@@ -1,0 +1,76 @@
+"""What a head sees, and the head itself (4.6, 5.2)."""
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from calm.models.configuration import CalmConfig
+from calm.models.heads import Standardise, pool
+from calm.models.modeling import CalmForSequenceClassification, CalmOutput, FrozenHeads
+
+TEXT = BertConfig(
+    vocab_size=60, hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64, max_position_embeddings=40
+)
+
+
+def config(**options) -> CalmConfig:
+    return CalmConfig(TEXT, **{"head_dropout": 0.0, **options})
+
+
+def test_pooling_by_hand():
+    states = torch.tensor([[[1.0], [3.0], [5.0], [2.0], [4.0], [100.0]]])  # 3 text, 2 audio, 1 padded
+    words, blocks = torch.tensor([[1, 1, 1]]), torch.tensor([[True, True, False]])
+    encoded = torch.tensor([[[10.0, 1.0], [16.0, 1.0], [-50.0, -50.0]]])
+    output = CalmOutput(last_hidden_state=states, text_length=3, encoded_blocks=encoded, acoustic_mask=blocks)
+    assert pool(output, words, "cls").tolist() == [[1.0]]
+    expected = torch.tensor([[1.0, 3.0, (8 / 3) ** 0.5, 3.0, 1.0]])  # [CLS], mean and spread of text, mean and spread of audio
+    torch.testing.assert_close(pool(output, words, "cls_mean_std"), expected, atol=1e-5, rtol=1e-5)
+    expected = torch.tensor([[1.0, 13.0, 1.0, 3.0, 0.001]])  # [CLS], mean and spread of the encoded blocks
+    torch.testing.assert_close(pool(output, words, "cls_blocks"), expected, atol=1e-5, rtol=1e-5)
+    silent = CalmOutput(last_hidden_state=states[:, :3], text_length=3, encoded_blocks=encoded[:, :0], acoustic_mask=blocks[:, :0])
+    assert pool(silent, words, "cls_blocks").tolist() == [[1, 0, 0, 0, 0]]
+    assert pool(silent, words, "cls_mean_std")[0, 3:].tolist() == [0, 0]
+
+
+def test_standardise_by_hand():
+    layer = Standardise(3)
+    vectors = torch.tensor([[1.0, 10.0, 5.0], [3.0, 30.0, 5.0]])
+    assert torch.equal(layer(vectors), vectors)
+    layer.fit(vectors)
+    assert layer(vectors).tolist() == [[-1.0, -1.0, 0.0], [1.0, 1.0, 0.0]]
+    assert layer(torch.tensor([[2.0, 40.0, 6.0]])).tolist() == [[0.0, 2.0, 1.0]]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls_mean_std", "cls_blocks"])
+def test_statistics_and_answers_are_kept_on_disk(tmp_path, pooling):
+    classes = {"emotion": ["a", "b", "c"]}
+    given = config(heads=classes, head_pooling=pooling, head_standardise=True)
+    model = CalmForSequenceClassification(given).eval()
+    ids, features = torch.randint(5, 60, (4, 6)), torch.randn(4, 3, 50, 64)
+    with torch.no_grad():
+        vectors = model.pooled(ids, torch.ones_like(ids), input_features=features)
+        model.heads["emotion"].fit(vectors)
+        seen = model.heads["emotion"][0](vectors)
+        torch.testing.assert_close(seen.mean(0), torch.zeros(seen.shape[1]), atol=1e-4, rtol=0)
+        answer = model(ids, input_features=features).logits
+        masked = model(ids, input_features=features, acoustic_mask=torch.ones(4, 3, dtype=torch.bool)).logits
+    torch.testing.assert_close(masked, answer)  # no mask: all blocks are there
+    model.save_pretrained(tmp_path)
+    again = CalmForSequenceClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(ids, input_features=features).logits, answer)
+
+
+def test_frozen_heads_have_statistics_of_their_own():
+    heads = FrozenHeads(config(head_standardise=True), 2, [1, 2], 64)
+    shared, own = torch.randn(6, 1, 64), torch.randn(6, 2, 64) * torch.tensor([1.0, 5.0])[:, None]
+    heads.fit(own)
+    for index, head in enumerate(heads.heads):
+        torch.testing.assert_close(head[0].deviation, own[:, index].std(0, correction=0))
+    heads.fit(shared)
+    torch.testing.assert_close(heads.heads[1][0].mean, shared[:, 0].mean(0))
+    FrozenHeads(config(), 2, [1, 2], 64).fit(own)  # nothing to fit
+
+
+def test_unknown_pooling_is_told():
+    with pytest.raises(ValueError, match="head_pooling is 'max': allowed are cls, cls_mean_std, cls_blocks"):
+        config(head_pooling="max")

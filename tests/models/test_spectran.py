@@ -1,0 +1,119 @@
+"""Patches and SpecTran (4.2)."""
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from calm.models.configuration import CalmConfig
+from calm.models.spectran import PatchEmbedding, SpecTran
+
+TEXT = BertConfig(vocab_size=50, hidden_size=128, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+
+
+def test_63_patches_of_160_values():
+    config = CalmConfig(TEXT)
+    assert config.patches == (9, 7)
+    embedding = PatchEmbedding(config, 128)
+    assert embedding.convolution.weight[0].numel() == 160
+    assert embedding(torch.zeros(2, 50, 64)).shape == (2, 63, 128)
+
+
+@pytest.mark.parametrize(
+    ("patch", "stride", "shape"), [((10, 16), (5, 8), (9, 7)), ((2, 64), (1, 64), (49, 1)), ((20, 8), (10, 4), (4, 15))]
+)
+def test_patch_order_is_time_first_then_frequency(patch, stride, shape):
+    config = CalmConfig(TEXT, patch=patch, stride=stride)
+    assert config.patches == shape
+    embedding = PatchEmbedding(config, 1)
+    torch.nn.init.zeros_(embedding.convolution.weight)
+    embedding.convolution.weight.data[0, 0, 0, 0] = 1  # picks the first frame and mel of each patch
+    torch.nn.init.zeros_(embedding.convolution.bias)
+    block = torch.arange(50 * 64, dtype=torch.float32).view(1, 50, 64)  # value = 64 frame + mel
+    values = embedding(block)[0, :, 0]
+    times, bands = shape
+    for f in range(bands):
+        for t in range(times):
+            assert values[f * times + t] == 64 * t * stride[0] + f * stride[1]
+
+
+def test_patch_embedding_is_a_linear_map_of_the_unfolded_patch():
+    config = CalmConfig(TEXT)
+    embedding = PatchEmbedding(config, 8)
+    blocks = torch.randn(3, 50, 64)
+    patches = blocks.unfold(1, 10, 5).unfold(2, 16, 8)  # (3, 9, 7, 10, 16)
+    linear = patches.permute(0, 2, 1, 3, 4).reshape(3, 63, 160) @ embedding.convolution.weight.view(8, 160).T + embedding.convolution.bias
+    torch.testing.assert_close(embedding(blocks), linear, atol=1e-5, rtol=1e-5)
+
+
+def made(**options) -> SpecTran:
+    spectran = SpecTran(CalmConfig(TEXT, **options)).eval()
+    for parameter in spectran.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return spectran
+
+
+def test_token_has_the_language_models_width():
+    assert made()(torch.randn(4, 50, 64)).shape == (4, 128)
+    assert made(spectran_width=64)(torch.randn(4, 50, 64)).shape == (4, 128)
+
+
+def test_blocks_do_not_mix():
+    spectran, blocks = made(), torch.randn(4, 50, 64)
+    torch.testing.assert_close(spectran(blocks)[2:3], spectran(blocks[2:3]), atol=1e-5, rtol=1e-5)
+
+
+def test_position_matters():
+    spectran, block = made(), torch.randn(1, 50, 64)
+    assert not torch.allclose(spectran(block), spectran(block.flip(1)), atol=1e-4)
+
+
+def test_mean_pooling_differs_from_cls():
+    torch.manual_seed(0)
+    cls = made()
+    mean = made(spectran_pooling="mean")
+    mean.load_state_dict(cls.state_dict())
+    block = torch.randn(1, 50, 64)
+    assert not torch.allclose(cls(block), mean(block), atol=1e-4)
+
+
+def test_bands_pooling_by_hand():
+    """Mean and deviation over time of every row of patches of one frequency, the lowest first."""
+    spectran = made(patch=(50, 32), stride=(50, 32), block_frames=100, spectran_layers=0, spectran_pooling="bands", spectran_width=64)
+    assert spectran.norm.normalized_shape == (2 * 2 * 64,)
+    low, high = torch.arange(64.0), -torch.arange(64.0)
+    outputs = torch.stack([torch.full((64,), 9.0), low, low + 2, high, high + 8])[None]  # [CLS], then (frequency, time)
+    expected = torch.cat([low + 1, torch.ones(64), high + 4, torch.full((64,), 4.0)])[None]
+    torch.testing.assert_close(spectran._pooled(outputs), expected)
+
+
+def test_bands_pooling_has_gradients_where_nothing_varies():
+    spectran = made(spectran_pooling="bands")
+    blocks = torch.zeros(2, 50, 64, requires_grad=True)
+    assert spectran(blocks).shape == (2, 128)
+    spectran(blocks).sum().backward()
+    assert blocks.grad.isfinite().all()
+
+
+def test_layer_equals_torch_transformer_layer():
+    """Same mathematics as PyTorch's pre-norm encoder layer with the same weights."""
+    from calm.models.spectran import SpecTranLayer
+
+    ours = SpecTranLayer(128, 0.0).eval()
+    theirs = torch.nn.TransformerEncoderLayer(128, 2, 512, 0.0, "gelu", batch_first=True, norm_first=True).eval()
+    theirs.self_attn.in_proj_weight.data, theirs.self_attn.in_proj_bias.data = ours.qkv.weight.data, ours.qkv.bias.data
+    pairs = [(theirs.self_attn.out_proj, ours.output), (theirs.linear1, ours.expand), (theirs.linear2, ours.contract)]
+    for there, here in [*pairs, (theirs.norm1, ours.norm_attention), (theirs.norm2, ours.norm_mlp)]:
+        there.load_state_dict(here.state_dict())
+    x = torch.randn(2, 10, 128)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def test_wrong_sizes_are_told():
+    with pytest.raises(ValueError, match="50 frames, 64 mels"):
+        made()(torch.randn(1, 50, 40))
+    with pytest.raises(ValueError, match="does not fit"):
+        CalmConfig(TEXT, patch=(60, 16))
+    with pytest.raises(ValueError, match="spectran_pooling is 'max': allowed are cls, mean, bands"):
+        CalmConfig(TEXT, spectran_pooling="max")
+    with pytest.raises(ValueError, match="multiple of 64"):
+        SpecTran(CalmConfig(TEXT, spectran_width=100))

@@ -1,0 +1,152 @@
+"""Training by the Trainer: resume, averaging, sampling and the losses that are logged."""
+
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback
+from transformers.utils import ModelOutput
+
+from calm.training.forward import losses, predict, step_flops
+from calm.training.trainer import EpochSampler, Interrupted, Schedule, last_checkpoint, train
+
+INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+TARGETS = INPUTS[:, :2] * 2
+
+
+class Small(nn.Module):
+    """A net with dropout, so that the state of the random generator matters."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.body, self.head = nn.Linear(6, 16), nn.Linear(16, 2)
+
+    def forward(self, x, y=None, return_loss: bool = True):
+        predicted = self.head(torch.dropout(torch.relu(self.body(x)), 0.3, self.training))
+        return {"loss": (predicted - y).square().mean(), "logits": predicted}
+
+
+def collator(rows, generator=None):
+    noise = 0 if generator is None else 0.1 * torch.randn(len(rows), 6, generator=generator)
+    return {"x": INPUTS[rows] + noise, "y": TARGETS[rows]}
+
+
+class StopAt(TrainerCallback):
+    """Send this process SIGTERM at a step, as a scheduler would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def trained(folder, schedule, callbacks=(), lengths=None):
+    model = Small()
+    curve = train(model, range(30), collator, schedule, folder, seed=5, held_out=range(30, 40), lengths=lengths, callbacks=callbacks)
+    return model, curve
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5])
+@pytest.mark.parametrize("stop", [3, 8, 17])
+@pytest.mark.parametrize("lengths", [None, list(range(30))])
+def test_a_stopped_run_ends_with_the_same_weights(tmp_path, average, stop, lengths):
+    schedule = Schedule(epochs=5, batch=8, learning_rate=0.01, average=average)
+    whole, curve = trained(tmp_path / "whole", schedule, lengths=lengths)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "stopped", schedule, [StopAt(stop)], lengths)
+    assert last_checkpoint(tmp_path / "stopped") is not None
+    again, resumed = trained(tmp_path / "stopped", schedule, lengths=lengths)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert resumed == curve and [entry["epoch"] for entry in curve] == [1, 2, 3, 4, 5]
+
+
+def test_the_handler_of_sigterm_is_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    trained(tmp_path, Schedule(epochs=1, batch=8, learning_rate=0.01))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_half_written_checkpoints_are_passed_over(tmp_path):
+    for step in (10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-10" / "complete").touch()
+    assert last_checkpoint(tmp_path).endswith("checkpoint-10")
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_training_learns_and_logs_held_out_losses(tmp_path):
+    model, curve = trained(tmp_path, Schedule(epochs=8, batch=8, learning_rate=0.03))
+    assert curve[-1]["loss"] < curve[0]["loss"] / 2
+    assert curve[-1]["validation_loss"] == pytest.approx(losses(model, range(30, 40), collator, 8)["loss"])
+
+
+def test_losses_are_weighted_by_the_batch():
+    model = Small().eval()
+    whole = losses(model, range(10), collator, 10)["loss"]
+    assert losses(model, range(10), collator, 4)["loss"] == pytest.approx(whole)  # 4 + 4 + 2
+    assert losses(model, [], collator, 4) == {}
+
+
+def test_averaged_weights_are_the_mean_of_the_last_epochs(tmp_path):
+    class Keep(TrainerCallback):
+        kept = []
+
+        def on_epoch_end(self, args, state, control, model=None, **kwargs):
+            self.kept.append(model.head.weight.detach().clone())
+
+    keep = Keep()
+    model, _ = trained(tmp_path, Schedule(epochs=4, batch=8, learning_rate=0.01, average=0.5), [keep])
+    torch.testing.assert_close(model.head.weight, (keep.kept[2] + keep.kept[3]) / 2)
+
+
+def test_sampler_depends_on_seed_and_epoch_alone():
+    sampler = EpochSampler(20, 4, 7)
+    sampler.set_epoch(2)
+    order = list(sampler)
+    assert sorted(order) == list(range(40, 60)) and order == list(sampler)
+    sampler.set_epoch(3)
+    assert [item % 20 for item in sampler] != [item % 20 for item in order]
+
+
+def test_batches_hold_like_lengths():
+    lengths = np.random.default_rng(0).integers(1, 100, 400)
+    sampler = EpochSampler(400, 8, 1, lengths)
+    batches = np.array([item % 400 for item in sampler]).reshape(-1, 8)
+    assert sorted(batches.ravel()) == list(range(400))
+    padded = lengths[batches].max(1).sum() * 8
+    assert padded < 1.2 * lengths.sum() < 400 * lengths.max() / 1.2
+
+
+def test_predict_keeps_the_order_of_rows():
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x, y):
+            from calm.models.modeling import ClassificationOutput
+
+            return ClassificationOutput(logits=x[:, :1] * self.weight)
+
+    assert predict(Logits(), [7, 3, 5], collator, 2)[:, 0].tolist() == INPUTS[[7, 3, 5], 0].tolist()
+
+
+def test_step_flops_of_a_linear_layer():
+    """Forward, and the gradients of weights and of inputs: 2 x 4 x 8 x 16 operations each, but the input has no gradient."""
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 16)
+
+        def forward(self, x):
+            return ModelOutput(loss=self.layer(x).sum())
+
+    model = Layer()
+    assert step_flops(model, {"x": torch.ones(4, 8)}) == 2 * (2 * 4 * 8 * 16)
+    assert model.layer.weight.grad is None and model.training
