@@ -243,7 +243,7 @@ class MaskedOutput(ModelOutput):
 class CalmForMaskedPretraining(CalmPreTrainedModel):
     """Masked words and masked audio (4.5, equation 3) over the multimodal transformer."""
 
-    _tied_weights_keys = {"mlm_head.decoder.weight": "calm.models.language_model.embeddings.word_embeddings.weight"}
+    _tied_weights_keys = {"mlm_head.decoder.weight": "calm.language_model.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: CalmConfig):
         super().__init__(config)
