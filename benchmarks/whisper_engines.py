@@ -1,4 +1,4 @@
-"""Both engines of `calm.asr` on transcribed LibriSpeech, with the same weights and settings: do they hear the same, and how fast?
+"""Both engines of `calm.asr.engines` on transcribed LibriSpeech, with the same weights and settings: do they hear the same, and how fast?
 
     python benchmarks/whisper_engines.py --corpora /where/the/corpora/lie
 

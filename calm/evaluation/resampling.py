@@ -33,7 +33,7 @@ class Resamples:
         return self.weights.shape[1]
 
     def metrics(self, targets: np.ndarray, decisions: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Metrics (those of `calm.metrics.OF_COUNTS`) on every resample: name -> (1 + resamples,), the first on all as it is."""
+        """Metrics (those of `calm.evaluation.metrics.OF_COUNTS`) on every resample: name -> (1 + resamples,), the first on all as it is."""
         order = np.argsort(self.groups, kind="stable")
         starts = np.flatnonzero(np.diff(self.groups[order], prepend=-1))
         of_speakers = np.add.reduceat(metrics.confusion(targets, decisions)[order], starts, axis=0, dtype=np.float64)

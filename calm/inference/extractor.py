@@ -21,7 +21,7 @@ class Extraction:
     """The settings and the arithmetic of `CalmFeatureExtractor`.
 
     Args:
-        sampling_rate ... high_hz: see `calm.audio.LogMel`; `trim_db`: see `calm.audio.trim`, None: quiet ends stay.
+        sampling_rate ... high_hz: see `calm.audio.logmel.LogMel`; `trim_db`: see `calm.audio.logmel.trim`, None: quiet ends stay.
         normalise: "corpus", by `mean` and `std` of the training split, (mels,) each; "utterance", by the utterance's own.
         block_frames, block_hop: see `CalmConfig`.
         max_tokens: places of the transformer, which text and audio share.

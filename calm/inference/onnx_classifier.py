@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Compiled(Classifier):
-    """What `calm.graph.write` wrote into the folder of a released model."""
+    """What `calm.inference.onnx_export.write` wrote into the folder of a released model."""
 
     def __init__(self, folder: Path, session: onnxruntime.InferenceSession):
         self.session, self.extractor = session, Extraction.read(folder)

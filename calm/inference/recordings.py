@@ -26,7 +26,7 @@ class Piece:
     end: float
     samples: np.ndarray  # float32 (samples,) at the model's rate
     text: str | None = None
-    flags: list[str] = field(default_factory=list)  # what is suspect about a transcript, see `calm.transcripts.flags`
+    flags: list[str] = field(default_factory=list)  # what is suspect about a transcript, see `calm.asr.transcripts.flags`
 
 
 def intervals(path: Path, pauses: Pauses) -> list[tuple[float, float]]:
@@ -50,7 +50,7 @@ def length(path: Path) -> float:
 
 @dataclass
 class Listener:
-    """Reads recordings piece by piece, and transcribes them where it has a Whisper (`calm.asr.load`)."""
+    """Reads recordings piece by piece, and transcribes them where it has a Whisper (`calm.asr.engines.load`)."""
 
     sample_rate: int
     whisper: object = None

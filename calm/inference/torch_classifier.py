@@ -30,7 +30,7 @@ def opened(network: type[PreTrainedModel], folder: Path) -> tuple[PreTrainedMode
 class Predictor(Classifier):
     """A model as the stage `head` releases it: weights, and the processor that was saved beside them.
 
-    `device` as in `calm.inference.load`. Raises ValueError for a folder that is no released model.
+    `device` as in `calm.inference.loading.load`. Raises ValueError for a folder that is no released model.
     """
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):

@@ -21,7 +21,7 @@ LAYOUTS = {"mosei": ("CMU-MOSEI (raw release)", write_mosei), "msp_podcast": ("M
 README = """\
 SYNTHETIC SPEECH. No human speaks here, and no human labelled it.
 
-Made by calm.corpora.synthetic with hibari-tts {version} (Apache-2.0), in the layout of {layout}; none of that corpus's data is in it.
+Made by calm.synthesis with hibari-tts {version} (Apache-2.0), in the layout of {layout}; none of that corpus's data is in it.
 Emotion is carried partly by the words and partly by the voice. Figures from this corpus show that a pipeline works, not how good
 a method is.
 

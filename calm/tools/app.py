@@ -177,7 +177,7 @@ def _clock(seconds: float) -> str:
 
 
 def timeline_html(desk: Desk, path: Path) -> str:
-    """The recording to play, above the probabilities over its time, from audio alone. Raises as `calm.timeline.timeline` does."""
+    """The recording to play, above the probabilities over its time, from audio alone. Raises as `calm.tools.timeline.timeline` does."""
     found, pictures = timeline(path, desk.predictor), []
     with tempfile.TemporaryDirectory(prefix="calm-") as folder:
         for name, size in SIZES.items():

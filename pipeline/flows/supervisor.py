@@ -1,4 +1,4 @@
-"""Runs a command for as long as whoever started it lives and wants it: `python -m pipeline.flows.guard SECONDS COMMAND...`
+"""Runs a command for as long as whoever started it lives and wants it: `python -m pipeline.flows.supervisor SECONDS COMMAND...`
 
 The guard ends the command, and all that it started, when its own standard input closes: because the flow asks for it, or because
 the flow is gone, even by `kill -9`. What runs gets SIGTERM, and so writes a checkpoint, and SIGKILL after SECONDS.

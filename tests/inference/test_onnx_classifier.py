@@ -57,7 +57,7 @@ def test_torch_answers_where_the_graph_does_not_fit(tmp_path, monkeypatch, caplo
     """There is a GPU; the weights or the settings were changed since; the graph is damaged; there is none."""
     folder = release(tmp_path / "model", "text", with_graph=True)
     assert isinstance(loading.load(folder), Compiled)
-    monkeypatch.setattr(recordings, "GPUS", (str(tmp_path),))
+    monkeypatch.setattr(loading, "GPUS", (str(tmp_path),))
     assert isinstance(loading.load(folder), Predictor) and isinstance(loading.load(folder, "cpu"), Compiled)
     monkeypatch.undo()
     model = CalmForSequenceClassification.from_pretrained(folder)

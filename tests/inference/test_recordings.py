@@ -226,15 +226,16 @@ def test_vectors(predictor, tmp_path):
 MEASURED = """
 import sys
 import psutil
-from calm import inference, timeline
-from calm.predictor import Predictor
-predictor, process, listener = Predictor(sys.argv[1]), psutil.Process(), inference.Listener(16000)
+from calm.inference import recordings
+from calm.inference.torch_classifier import Predictor
+from calm.tools import timeline
+predictor, process, listener = Predictor(sys.argv[1]), psutil.Process(), recordings.Listener(16000)
 timeline.timeline(sys.argv[2], predictor)
 list(listener(sys.argv[2]))
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak starts anew
 before = process.memory_info().rss
-rows = list(inference.each([sys.argv[3]], listener, lambda piece: inference.answer(predictor, piece)))
+rows = list(recordings.each([sys.argv[3]], listener, lambda piece: recordings.answer(predictor, piece)))
 blocks = len(timeline.timeline(sys.argv[3], predictor).time)
 with open("/proc/self/status") as file:
     peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))

@@ -19,14 +19,14 @@ PLUMBING = {
     "calm/__init__.py",
     "calm/corpora/__init__.py",
     "pipeline/__init__.py",
-    "pipeline/command.py",
+    "pipeline/stage.py",
     "pipeline/paths.py",
-    "pipeline/provenance.py",
-    "pipeline/registry.py",
+    "pipeline/tracking/provenance.py",
+    "pipeline/tracking/registry.py",
     "pipeline/settings.py",
     "pipeline/stages/__init__.py",
-    "pipeline/tracking.py",
-    "pipeline/tracking_store.py",
+    "pipeline/tracking/tracker.py",
+    "pipeline/tracking/store.py",
 }
 
 

@@ -154,9 +154,9 @@ def test_only_the_first_process_of_several_writes(monkeypatch):
 STAGE = """
 import sys, time
 from types import SimpleNamespace
-from pipeline import tracking
+from pipeline.tracking import tracker
 settings = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=5))
-with tracking.stage_run(settings, "both", {}, synthetic=True) as run:
+with tracker.stage_run(settings, "both", {}, synthetic=True) as run:
     print(run.id, flush=True)
     time.sleep(float(sys.argv[1]))
 """
