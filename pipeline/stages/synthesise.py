@@ -4,13 +4,14 @@ import argparse
 import sys
 
 from calm.corpora.utterances import CorpusError
+from calm.synthesis.corpus import make
 from pipeline import settings
 from pipeline.settings import Synthetic
 
 
 def run(corpus: Synthetic, workers: int | None = None) -> float:
     """Make one corpus at `corpus.path`; returns its seconds of speech."""
-    return corpus.make(
+    return make(
         corpus.path, corpus.format, corpus.utterances, corpus.speakers, label_noise=corpus.label_noise, seed=corpus.seed, workers=workers
     )
 
