@@ -160,9 +160,14 @@ def _evaluate(settings: Settings, corpus: str) -> dict:
 
 
 def _release(settings: Settings, heads: str) -> dict:
-    model = settings.heads[heads].model
-    sections = {"lm": {model: settings.lm(model)}, "evaluate": _only(settings.evaluate, "bootstrap")}
-    return _head(settings, heads) | _first_seed(settings) | sections
+    model, sections = settings.heads[heads].model, _head(settings, heads)
+    return {
+        **sections,
+        **_first_seed(settings),
+        "head": _only(sections["head"], "modalities", "tuning", "max_tokens"),
+        "lm": {model: settings.lm(model)},
+        "evaluate": _only(settings.evaluate, "bootstrap"),
+    }
 
 
 def _transfer(settings: Settings, name: str) -> dict:
@@ -175,7 +180,7 @@ def _transfer(settings: Settings, name: str) -> dict:
         **_models(settings, trained.model),
         **_own(settings, trained.model, "spectran"),
         **_first_seed(settings),
-        "head": settings.for_target(trained.corpus).head,
+        "head": _only(settings.for_target(trained.corpus).head, "batch", "max_tokens"),
         "evaluate": _only(settings.evaluate, "bootstrap"),
         "lm": {model: settings.lm(model) for model in (trained.model, tested.model)},
     }
