@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from calm.asr import engines
 from calm.cli import app
-from calm.corpora import FORMATS, layout
+from calm.corpora import FORMATS
 from calm.tools import doctor, needs
 
 CORPORA = os.environ.get("CALM_CORPORA")
@@ -129,10 +129,6 @@ def test_required_parts_are_all_named(tmp_path):
     named = [line.split()[1] for line in done.output.splitlines() if "MISSING" in line]
     expected = ["CMU_MOSEI_Labels.csd", "Raw/Transcript/Segmented/Combined", "lists/valid_videos.txt", "lists/test_videos.txt"]
     assert done.exit_code == 2 and named == expected
-
-
-def test_every_format_has_a_layout():
-    assert set(layout.LAYOUTS) == set(FORMATS)
 
 
 def test_help_loads_no_heavy_library():
