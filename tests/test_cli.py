@@ -248,7 +248,7 @@ def test_embed_writes_vectors(released, clip, tmp_path):
         (["predict", "a.wav", "b.wav", "--model", "MODEL", "--text", "x"], "2 files and 1 texts"),
         (["predict", "a.wav", "--model", "MODEL", "--text", "x", "--transcribe"], "leave one of them out"),
         (["predict", "a.wav", "--model", "MODEL", "--device", "abacus"], "--device abacus: "),
-        (["predict", "a.wav", "--model", "MODEL", "--transcribe", "--whisper", "nowhere.pt"], "'nowhere.pt' is no folder here"),
+        (["predict", "a.wav", "--model", "MODEL", "--transcribe", "--whisper", "nowhere.pt"], "'nowhere.pt' is not a folder"),
         (["timeline", "a.wav", "--model", "MODEL", "-o", "gone/a.csv"], "gone does not exist: make the folder first"),
         (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv"], "missing audio: a.wav"),
         (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv", "--window", "0.1"], "shorter than one block"),
