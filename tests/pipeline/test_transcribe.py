@@ -193,5 +193,5 @@ def test_real_speech_by_processes(tmp_path):
 
 
 def test_a_model_that_is_not_there_stops_with_a_sentence(tmp_path):
-    with pytest.raises(engines.AsrError, match="'enormous.en' is no folder here and cannot be fetched"):
+    with pytest.raises(engines.AsrError, match="'enormous.en' is not a folder and cannot be downloaded"):
         write(tmp_path, table(tmp_path, [None]), model="enormous.en")
