@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow as pa
 
 from calm import storage
-from calm.corpora.utterances import read_table
-from calm.evaluation import baselines, metrics
+from calm.corpora.utterances import multi_hot, read_table
+from calm.evaluation import baselines
 from calm.storage import write_parquet
 from pipeline import paths, stage
 from pipeline.settings import Settings
@@ -45,7 +45,7 @@ def answer(settings: Settings, utterances: Path, features: Path, folder: Path, w
     table = read_table(utterances)
     classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
     table = table[table["labels"].notna()].reset_index(drop=True)
-    targets = metrics.multi_hot(table["labels"], classes, one_hot)
+    targets = multi_hot(table["labels"], classes, one_hot)
     train, held_out = (table["split"] == "train").to_numpy(), table["split"].isin(("validation", "test")).to_numpy()
     if not train.any() or not held_out.any():
         raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from calm import storage
-from calm.evaluation import metrics, resampling, thresholds
+from calm.evaluation import calibration, metrics, resampling, thresholds
 from calm.storage import write_parquet
 from pipeline import paths, stage
 from pipeline.evaluation import groups
@@ -208,7 +208,7 @@ def _calibration(runs: list[Run], made: Evaluation) -> list[dict]:
     rows = []
     for one, split in product(runs, made.truth):
         if (answered := one.answered(split)).any():
-            bins = thresholds.calibration(made.truth[split].targets[answered], one.probabilities[split][answered])
+            bins = calibration.reliability_diagram(made.truth[split].targets[answered], one.probabilities[split][answered])
             rows.append({**one.name, "split": split, "bins": bins})
     return rows
 
