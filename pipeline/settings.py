@@ -72,7 +72,9 @@ Tuning = Literal["frozen", "unfrozen"]
 class Row(Section):
     """One row of the tables: what its heads stand on. The default is CALM."""
 
-    network: Literal["calm", "linear", "cnn", "joint_transformer"] = "calm"  # the others are peers, never pretrained: calm/models/joint_transformer.py
+    network: Literal["calm", "linear", "cnn", "joint_transformer"] = (
+        "calm"  # the others are peers, never pretrained: calm/models/joint_transformer.py
+    )
     start: Literal["pretrained", "calp", "language_model"] = "pretrained"  # after all pretraining; CALP only; nothing but the words
     labels: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the labels that heads are trained on (A.3)
     modalities: list[Modality] | None = None  # null: those of `head`
@@ -470,6 +472,25 @@ def _checked(where: str, made: Callable[[], object]) -> None:
 def _patch_fits_mels(section: SpecTranSettings, mels: int, where: str) -> None:
     if section.patch[1] > mels:
         raise ValueError(f"{where}.patch is {list(section.patch)}: its mels must be no more than features.mels, {mels}")
+
+
+def results_only(section: BaseModel) -> dict:
+    """A section's values as plain data, without those that never change a result."""
+    return (
+        {
+            key: results_only(value) if isinstance(value, BaseModel) else value
+            for key, value in ((key, getattr(section, key)) for key in type(section).model_fields)
+            if key not in ("workers", "checkpoint_minutes")
+        }
+        if False
+        else _without(section.model_dump(mode="json"))
+    )
+
+
+def _without(value):
+    if isinstance(value, dict):
+        return {key: _without(item) for key, item in value.items() if key not in ("workers", "checkpoint_minutes")}
+    return value
 
 
 class SettingsError(ValueError):
