@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from calm.corpora.utterances import read_table
+from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import metrics
 
 SPLITS = ("validation", "test")
@@ -75,7 +75,7 @@ def read_truth(path: Path, corpus: str, synthetic: bool) -> CorpusEvaluation:
     for split in SPLITS:
         part = table[table["split"] == split]
         rows = part[part["labels"].notna()].reset_index(drop=True)
-        targets = metrics.multi_hot(rows["labels"], classes, table.attrs["one_hot"])
+        targets = multi_hot(rows["labels"], classes, table.attrs["one_hot"])
         positives = dict(zip(classes, targets.sum(axis=0).tolist(), strict=True))
         counts[split] = {"labelled": len(rows), "unlabelled": len(part) - len(rows), "speakers": rows["speaker"].nunique()}
         counts[split]["positives"] = positives

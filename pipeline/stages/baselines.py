@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from calm.corpora.utterances import read_table
-from calm.evaluation import baselines, metrics
+from calm.corpora.utterances import multi_hot, read_table
+from calm.evaluation import baselines
 from calm.storage import write_json, write_parquet
 from pipeline import paths
 from pipeline.settings import Settings
@@ -50,7 +50,7 @@ def answer(settings: Visible, utterances: Path, features: Path, folder: Path, wo
     table = read_table(utterances)
     classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
     table = table[table["labels"].notna()].reset_index(drop=True)
-    targets = metrics.multi_hot(table["labels"], classes, one_hot)
+    targets = multi_hot(table["labels"], classes, one_hot)
     train, held_out = (table["split"] == "train").to_numpy(), table["split"].isin(("validation", "test")).to_numpy()
     if not train.any() or not held_out.any():
         raise ValueError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from calm.evaluation import metrics, thresholds
+from calm.evaluation import calibration, metrics, thresholds
 from calm.storage import write_json, write_parquet
 from pipeline import paths
 from pipeline.evaluation import groups
@@ -144,7 +144,7 @@ def _calibration(all_predictions: list[Predictions], evaluation: CorpusEvaluatio
     rows = []
     for predictions, split in product(all_predictions, evaluation.truth):
         if (present := predictions.present(split)).any():
-            bins = thresholds.calibration(evaluation.truth[split].targets[present], predictions.probabilities[split][present])
+            bins = calibration.reliability_diagram(evaluation.truth[split].targets[present], predictions.probabilities[split][present])
             rows.append({**predictions.columns, "split": split, "bins": bins})
     return rows
 

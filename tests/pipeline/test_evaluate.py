@@ -18,7 +18,7 @@ import soundfile
 import yaml
 
 from calm.audio.logmel import LogMel
-from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.corpora.utterances import Corpus, Utterance, multi_hot, write_table
 from calm.evaluation import metrics
 from pipeline import paths
 from pipeline import settings as all_settings
@@ -67,7 +67,7 @@ def table(name: str, classes=ONE_HOT, one_hot=True, rows=200, seed=0, audio="gon
 def answers(frame: pd.DataFrame, classes, variants, strength: float, seeds=(1, 2), modalities=("audio", "text", "both")) -> pd.DataFrame:
     """Logits of heads, for labelled and unlabelled rows; both modalities are better than one, CALM is better than no pretraining."""
     parts, held_out = [], frame[frame["split"] != "train"]
-    truth = metrics.multi_hot([[] if labels is None else labels for labels in held_out["labels"]], classes)
+    truth = multi_hot([[] if labels is None else labels for labels in held_out["labels"]], classes)
     for variant in variants:
         for modality in modalities:
             for seed in seeds:
@@ -156,17 +156,17 @@ def test_values_are_those_of_the_metrics(place):
     assert list(predicted.columns) == [
         "id", "split", "speaker", "labels", "variant", "lm", "modality", "seed", "probabilities", "decided_0.5", "decided_tuned",
     ]  # fmt: skip
-    targets, at_half = (metrics.multi_hot(mine[column], MULTI) for column in ("labels", "decided_0.5"))
+    targets, at_half = (multi_hot(mine[column], MULTI) for column in ("labels", "decided_0.5"))
     probabilities = np.stack(mine["probabilities"])
     np.testing.assert_array_equal(at_half, probabilities >= 0.5)
     np.testing.assert_array_equal(targets, made.truth["test"].targets)
     head = {"variant": "calm", "modality": "both", "seed": 2, "split": "test"}
     for name in ("weighted_accuracy", "accuracy", "f1_paper", "f1_macro", "f1_micro", "balanced_accuracy"):
-        assert value(files["metrics"], **head, threshold="0.5", metric=name) == pytest.approx(getattr(metrics, name)(targets, at_half))
+        assert value(files["metrics"], **head, threshold="0.5", metric=name) == pytest.approx(metrics.score(name, targets, at_half))
     thresholds = next(row for row in files["thresholds"] if (row["variant"], row["modality"], row["seed"]) == ("calm", "both", 2))[
         "thresholds"
     ]
-    tuned = metrics.multi_hot(mine["decided_tuned"], MULTI)
+    tuned = multi_hot(mine["decided_tuned"], MULTI)
     np.testing.assert_array_equal(tuned, one.probabilities["test"] >= np.array([thresholds[name] for name in MULTI]))
     bins = next(row for row in files["calibration"] if {**head, **row} == {**row, **head})["bins"]
     assert sum(one["n"] for one in bins) == 45 * 3
