@@ -16,7 +16,7 @@ from calm.models.configuration import CalmConfig
 
 
 class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
-    """Samples to normalised acoustic blocks (5.1), as Transformers has it; kept in `preprocessor_config.json`. Settings: `AcousticExtractor`."""
+    """Samples to normalised acoustic blocks (5.1), kept in `preprocessor_config.json`; its settings are those of `AcousticExtractor`."""
 
     model_input_names = ["input_features", "acoustic_mask"]
 

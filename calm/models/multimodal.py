@@ -179,7 +179,7 @@ class CalmModel(CalmPreTrainedModel):
         if not text_encoders.attends_by_distance(model):
             return model(inputs_embeds=embedded, attention_mask=attention_mask, **ids).last_hidden_state
         # Padding between text and audio would move them apart: it goes to the end for the encoder, and back into its place after it.
-        order = (attention_mask == 0).long().argsort(1, stable=True)
+        order = (attention_mask == 0).long().argsort(dim=1, stable=True)
         embedded = embedded.take_along_dim(order[..., None], 1)
         ids = {name: values.take_along_dim(order, 1) for name, values in ids.items()}
         states = model(inputs_embeds=embedded, attention_mask=attention_mask.take_along_dim(order, 1), **ids).last_hidden_state

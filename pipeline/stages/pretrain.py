@@ -50,7 +50,8 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
     model = multimodal(settings, name, tokenizer, corpora)
     encoded = None if section.train_spectran else factory.encoded(name, examples, corpora)
     tokens = tokenise(tokenizer, examples.table["text"])
-    sequences = SequenceCollator(examples.frames, tokens, encoded, section.modality, most=min(section.max_tokens, places(model.calm.language_model)))
+    most = min(section.max_tokens, places(model.calm.language_model))
+    sequences = SequenceCollator(examples.frames, tokens, encoded, section.modality, most=most)
     collator = MaskingCollator(
         sequences,
         tokenizer.mask_token_id,
