@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from calm.corpora.utterances import CorpusError
+from calm.corpora import CorpusError
 from pipeline import settings
 from pipeline.settings import Synthetic
 

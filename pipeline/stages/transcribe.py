@@ -13,7 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from calm import storage
-from calm.asr import engines, transcripts
+from calm.asr import engines, transcripts, windows
 from calm.audio.decoding import AudioError, read_audio
 from calm.corpora.utterances import read_table
 from calm.storage import write_parquet
@@ -27,7 +27,7 @@ WORST = 10  # utterances with the most errors that the metrics show
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("text", pa.string()),  # lower-cased; null: its audio could not be read
+        ("text", pa.string()),  # with its casing; null: its audio could not be read
         ("source", pa.string()),  # "corpus", or engine and model
         ("language", pa.string()),  # from here on null where the text is the corpus's
         ("avg_logprob", pa.float64()),
@@ -65,7 +65,7 @@ def write(table: Path, reference: Path, section: Transcribe, folder: Path, name:
     missing = frame["text"].fillna("").str.strip() == ""
     told, faults = read_references(reference)
     heard = {}
-    with stage.checkpoints(name, section, table, Path(engines.__file__), Path(__file__)) as work:
+    with stage.checkpoints(name, section, table, Path(engines.__file__), Path(windows.__file__), Path(__file__)) as work:
         if missing.any():
             heard = hear(pd.concat([frame[missing], checked(frame[~missing], section.check)]), section, work / "heard.jsonl", dask)
         metrics = _metrics(frame, missing, heard, told, faults, section)
@@ -81,7 +81,7 @@ def read_references(path: Path) -> tuple[dict[str, str], list[str]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
         try:
             row = json.loads(line)
-            told[str(row["id"])] = row["text"].lower()
+            told[str(row["id"])] = row["text"].strip()
         except (ValueError, KeyError, TypeError, AttributeError):
             faults.append(f"line {number}: {line[:80]}")
     return told, faults
@@ -176,7 +176,7 @@ def _texts(frame: pd.DataFrame, missing: pd.Series, heard: dict, told: dict, sec
     rows = []
     for id, text, lacks in zip(frame["id"], frame["text"], missing, strict=True):
         if not lacks:
-            rows.append({"id": id, "text": text.lower(), "source": "corpus", "flags": []})
+            rows.append({"id": id, "text": text, "source": "corpus", "flags": []})
         elif "fault" in heard[id]:
             rows.append({"id": id, "source": _model_name(section), "flags": ["unreadable"], "reference": told.get(id)})
         else:

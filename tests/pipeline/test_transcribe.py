@@ -106,7 +106,7 @@ def test_own_texts_are_kept_and_whisper_is_not_loaded(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(HERE)}, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
     rows, metrics = write(tmp_path, source)
-    assert [(row["text"], row["source"]) for row in rows.values()] == [("one two", "corpus"), ("three", "corpus")]
+    assert [(row["text"], row["source"]) for row in rows.values()] == [("One TWO", "corpus"), ("Three", "corpus")]
     assert list(rows["c0"]["flags"]) == [] and pd.isna(rows["c0"]["avg_logprob"]) and pd.isna(rows["c0"]["language"])
     assert (metrics["transcribed"], metrics["from_corpus"], metrics["wer"], metrics["model"]) == (0, 2, None, None)
 
@@ -114,7 +114,7 @@ def test_own_texts_are_kept_and_whisper_is_not_loaded(tmp_path):
 def test_only_rows_without_a_text_are_heard_longest_first(tmp_path, engine):
     rows, metrics = write(tmp_path, table(tmp_path, [None, None, "Mine", " "]))
     assert engine.heard == [13, 11, 10]
-    assert [row["text"] for row in rows.values()] == ["clip of 10", "clip of 11", "mine", "clip of 13"]
+    assert [row["text"] for row in rows.values()] == ["clip of 10", "clip of 11", "Mine", "clip of 13"]
     assert rows["c1"]["source"] == "faster-whisper tiny.en"
     assert (rows["c1"]["language"], rows["c1"]["avg_logprob"], rows["c1"]["no_speech_prob"]) == ("en", -0.5, 0.9)
     assert [list(row["flags"]) for row in rows.values()] == [[], ["no_speech"], [], []]
@@ -132,7 +132,7 @@ def test_word_error_rate_against_reference_jsonl(tmp_path, engine):
     ]
     (tmp_path / "reference.jsonl").write_text("\n".join([*map(json.dumps, lines), "{torn", '{"id": "c3"}']))
     rows, metrics = write(tmp_path, table(tmp_path, [None, None, "Mine", None]))
-    assert rows["c0"]["reference"] == "clip of ten" and pd.isna(rows["c2"]["reference"])
+    assert rows["c0"]["reference"] == "Clip of ten" and pd.isna(rows["c2"]["reference"])
     wer = metrics["wer"]
     # c0 is right (ten is 10). c1: "a" and "seconds" are missing, 12 became 11.
     assert (wer["n"], wer["words"], wer["substitutions"], wer["deletions"], wer["insertions"]) == (2, 8, 1, 2, 0)
@@ -201,5 +201,5 @@ def test_real_speech_by_processes(tmp_path):
 
 
 def test_a_model_that_is_not_there_stops_with_a_sentence(tmp_path):
-    with pytest.raises(engines.AsrError, match="'enormous.en' is no folder here and cannot be fetched"):
+    with pytest.raises(engines.AsrError, match="'enormous.en' is not a folder and cannot be downloaded"):
         write(tmp_path, table(tmp_path, [None]), model="enormous.en")
