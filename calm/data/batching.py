@@ -44,7 +44,7 @@ class PairCollator:
     def __post_init__(self):
         import pandas as pd
 
-        self.text_index = torch.from_numpy(pd.factorize(np.asarray(self.texts, dtype=object))[0])
+        self.text_index = torch.from_numpy(pd.factorize(np.asarray([text.lower() for text in self.texts], dtype=object))[0])
         self.has_text = torch.tensor([bool(text) for text in self.texts])
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:

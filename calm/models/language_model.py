@@ -63,7 +63,7 @@ def text_vectors(model: BertModel, tokenizer, texts: Sequence[str], pooling: str
     Args:
         pooling: see `pool_text`.
     """
-    unique = sorted(set(texts), key=lambda text: (len(text), text))
+    unique = sorted(set(texts), key=lambda text: (len(text), text.lower(), text))
     vectors = []
     for first in range(0, len(unique), batch):
         tokens = tokenizer(
