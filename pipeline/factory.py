@@ -15,7 +15,8 @@ from calm.models.configuration import CalmConfig
 from calm.training.forward import Collator, step_flops
 from calm.training.trainer import Schedule
 from pipeline import paths
-from pipeline.settings import Augment, Head, Optimiser, Settings
+from pipeline.settings import Augment, Head, Optimiser
+from pipeline.state import Visible
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -26,53 +27,51 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def config(
-    settings: Settings, language_model: BertModel, corpora: list[str], heads: dict[str, list[str]] | None = None, **changes
-) -> CalmConfig:
-    """Configuration of a CALM on a language model."""
-    spectran, calp, head = settings.spectran, settings.calp, settings.head
-    options = {
-        "text_config": language_model.config.to_dict(),
-        "block_frames": spectran.block,
-        "block_hop": spectran.hop,
-        "mels": settings.features.mels,
-        "patch": spectran.patch,
-        "stride": spectran.stride,
-        "spectran_layers": spectran.layers,
-        "spectran_width": spectran.width,
-        "spectran_pooling": spectran.pooling,
-        "spectran_dropout": spectran.dropout,
-        "projection": calp.projection,
-        "contrastive_temperature": calp.temperature,
-        "learn_temperature": calp.learn_temperature,
-        "alpha": calp.alpha,
-        "keep_positive": calp.keep_positive,
-        "symmetric": calp.symmetric,
-        "ignore_same_text": calp.ignore_same_text,
-        "heads": heads,
-        "head_hidden": head.hidden,
-        "head_dropout": head.dropout,
-        "head_pooling": head.pooling,
-        "head_standardise": head.standardise,
-        "synthetic": synthetic(settings, corpora),
-    }
-    return CalmConfig(**options | changes)
+def config(settings: Visible, language_model: BertModel, corpora: list[str], channels: int, **options) -> CalmConfig:
+    """Configuration of a CALM on a language model.
+
+    Args:
+        corpora: that it is trained on.
+        channels: of the acoustic frames.
+        options: more of `CalmConfig`'s.
+    """
+    spectran = settings.spectran
+    return CalmConfig(
+        text_config=language_model.config.to_dict(),
+        block_frames=spectran.block,
+        block_hop=spectran.hop,
+        mels=channels,
+        patch=spectran.patch,
+        stride=spectran.stride,
+        spectran_layers=spectran.layers,
+        spectran_width=spectran.width,
+        spectran_pooling=spectran.pooling,
+        spectran_dropout=spectran.dropout,
+        synthetic=synthetic(settings, corpora),
+        **options,
+    )
 
 
-def synthetic(settings: Settings, corpora: list[str]) -> bool:
+def synthetic(settings: Visible, corpora: list[str]) -> bool:
     """Whether any of the corpora is synthetic speech."""
     return any(settings.corpora[name].synthetic for name in corpora)
 
 
-def examples(settings: Settings, corpora: list[str]) -> Examples:
+def examples(settings: Visible, corpora: list[str]) -> Examples:
     """Utterances and log-mel of the named corpora."""
     files = {name: (paths.utterances(name), paths.texts(name), paths.features(name)) for name in corpora}
     return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise)
 
 
-def encoded(model: str, of: Examples, corpora: list[str]) -> Ragged:
+def channels(examples: Examples) -> int:
+    """Channels of the acoustic frames."""
+    return examples.logmels.frames.values.shape[-1]
+
+
+def encoded(model: str, examples: Examples, corpora: list[str]) -> Ragged:
     """Blocks that `embed` encoded, in the order of the examples."""
-    tables = [Ragged.read(paths.encoded(model) / f"{name}.parquet", of.table["id"][of.table["corpus"] == name]) for name in corpora]
+    ids = examples.table["id"]
+    tables = [Ragged.read(paths.encoded(model) / f"{name}.parquet", ids[examples.table["corpus"] == name]) for name in corpora]
     return Ragged.concatenate(tables)
 
 
@@ -89,7 +88,7 @@ def augmentation(section: Augment) -> Augmentation:
     return Augmentation(**section.model_dump())
 
 
-def hours(settings: Settings, corpora: list[str], split: str = "train") -> float:
+def hours(corpora: list[str], split: str = "train") -> float:
     """Hours of audio in a split of the corpora."""
     tables = [read_table(paths.utterances(name)) for name in corpora]
     return sum(table.loc[table["split"] == split, "duration"].sum() for table in tables) / 3600

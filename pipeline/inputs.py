@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from calm import storage
 from calm.inference.processing import CalmFeatureExtractor
+from calm.storage import read_json
 from pipeline import paths
 from pipeline.settings import SpecTranSettings
 
@@ -12,7 +12,7 @@ SAME = ("mels", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db")
 
 def extractor(spectran: SpecTranSettings, corpora: list[str], max_tokens: int = 512) -> CalmFeatureExtractor:
     """The feature extractor of a model of these corpora; of several, the log-mel's statistics are those of all their training frames."""
-    stats = [storage.read_json(paths.features(corpus) / "stats.json") for corpus in corpora]
+    stats = [read_json(paths.features(corpus) / "stats.json") for corpus in corpora]
     return CalmFeatureExtractor(
         stats[0]["sample_rate"],
         **{name: stats[0][name] for name in SAME},

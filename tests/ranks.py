@@ -32,7 +32,7 @@ ROWS = 7  # of a batch: the two processes take four and three
 
 
 def share(batch: dict, rank: int, processes: int) -> dict:
-    """Every so-many-eth row of a batch, as Shares takes them."""
+    """Every so-many-eth row of a batch, as DistributedBatchSampler does."""
     return {key: value[rank::processes] for key, value in batch.items()}
 
 

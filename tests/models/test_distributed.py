@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from calm.models import distributed
-from calm.training.trainer import EpochSampler, Schedule, Shares, last_checkpoint, train
+from calm.training.callbacks import last_checkpoint
+from calm.training.sampling import DistributedBatchSampler, EpochSampler
+from calm.training.trainer import Schedule, train
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +85,8 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(found):
 
 def test_shares_make_up_the_batches():
     sampler = EpochSampler(19, 8, seed=1)
-    both = [Shares(sampler, 8, 2, rank) for rank in range(2)]
-    alone = Shares(sampler, 8)
+    both = [DistributedBatchSampler(sampler, 8, 2, rank) for rank in range(2)]
+    alone = DistributedBatchSampler(sampler, 8)
     for epoch in range(2):
         alone.set_epoch(epoch)
         batches = list(alone)
@@ -95,14 +97,16 @@ def test_shares_make_up_the_batches():
 
 
 def test_a_last_batch_that_does_not_reach_all_processes_is_left_out():
-    assert [len(list(Shares(EpochSampler(17, 8, seed=1), 8, 2, rank))) for rank in range(2)] == [2, 2]
-    assert len(Shares(EpochSampler(17, 8, seed=1), 8, 2)) == 2 and len(Shares(EpochSampler(17, 8, seed=1), 8)) == 3
+    sampler = EpochSampler(17, 8, seed=1)
+    assert [len(list(DistributedBatchSampler(sampler, 8, 2, rank))) for rank in range(2)] == [2, 2]
+    assert len(DistributedBatchSampler(sampler, 8, 2)) == 2
+    assert len(DistributedBatchSampler(sampler, 8)) == 3
 
 
 def test_a_batch_that_cannot_be_shared_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "processes", lambda: 3)
     model = torch.nn.Linear(1, 1)
-    with pytest.raises(ValueError, match="batch of 8 utterances cannot be shared by 3 processes"):
+    with pytest.raises(ValueError, match="batch of 8 utterances cannot be divided among 3 processes"):
         train(model, range(9), None, Schedule(epochs=1, batch=8, learning_rate=0.1), tmp_path, seed=1)
-    with pytest.raises(ValueError, match="2 utterances to train on are too few for 3 processes"):
+    with pytest.raises(ValueError, match="2 training utterances are too few for 3 processes"):
         train(model, range(2), None, Schedule(epochs=1, batch=9, learning_rate=0.1), tmp_path, seed=1)
