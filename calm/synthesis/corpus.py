@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.storage import replacing
 from calm.synthesis import voices
 from calm.synthesis.layouts import write_mosei, write_msp_podcast

@@ -274,7 +274,7 @@ def test_fifty_runs_in_seconds(place):
 
 def corpus_on_disk(name: str, rows: int = 64) -> None:
     """Buzzes whose pitch is the class, their log-mel, and one file that is missing."""
-    rate, classes, logmel, shard = 16000, MULTI, LogMel(), {"id": [], "frames": [], "logmel": []}
+    rate, classes, logmel, shard = 16000, MULTI, LogMel(), {"id": [], "frames": [], "features": []}
     Path("audio").mkdir()
     corpus, moments = Corpus(classes, True), np.arange(8000) / rate
     draw = np.random.default_rng(0)
@@ -292,7 +292,7 @@ def corpus_on_disk(name: str, rows: int = 64) -> None:
     write_table(corpus, paths.utterances(name))
     paths.features(name).mkdir(parents=True)
     pq.write_table(
-        pa.table({**shard, "logmel": pa.array(shard["logmel"], pa.list_(pa.float16()))}), paths.features(name) / "part-00000.parquet"
+        pa.table({**shard, "features": pa.array(shard["features"], pa.list_(pa.float16()))}), paths.features(name) / "part-00000.parquet"
     )
 
 

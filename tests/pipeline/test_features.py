@@ -57,8 +57,8 @@ def rows_of(folder: Path) -> dict[str, np.ndarray]:
     tables = [pq.read_table(part) for part in sorted(folder.glob("part-*.parquet"))]
     whole = pa.concat_tables(tables).to_pylist()
     for row in whole:
-        assert len(row["logmel"]) == row["frames"] * 64
-    return {row["id"]: np.array(row["logmel"], np.float16).reshape(-1, 64) for row in whole}
+        assert len(row["features"]) == row["frames"] * 64
+    return {row["id"]: np.array(row["features"], np.float16).reshape(-1, 64) for row in whole}
 
 
 def test_every_utterance_in_the_tables_order_as_logmel_gives_it(table, tmp_path):
@@ -87,7 +87,7 @@ def test_statistics_are_of_the_training_split_alone(table, tmp_path):
     np.testing.assert_allclose(stats["mean"], training.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(stats["std"], training.std(axis=0), rtol=1e-6)
     assert (stats["frames"], stats["utterances"], stats["split"]) == (len(training), 12, "train")
-    assert (stats["sample_rate"], stats["mels"], stats["hop_ms"], stats["trim_db"]) == (16000, 64, 10, None)
+    assert (stats["kind"], stats["sample_rate"], stats["channels"], stats["hop_ms"], stats["trim_db"]) == ("log-mel", 16000, 64, 10, None)
 
 
 def test_the_same_bytes_whatever_the_number_of_workers(table, tmp_path):
