@@ -81,9 +81,9 @@ class Listener:
             yield segment
 
     def _transcribe(self, path: Path, start: float, end: float) -> tuple[str, list[str]]:
-        from calm.asr import engines, transcripts
+        from calm.asr import transcripts, windows
 
-        (transcript,) = self.whisper([read_audio(path, start, end, engines.SAMPLE_RATE)])
+        (transcript,) = self.whisper([read_audio(path, start, end, windows.SAMPLE_RATE)])
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
