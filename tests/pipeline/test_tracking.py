@@ -275,7 +275,7 @@ def test_hash_of_a_file_and_of_outputs(tmp_path, monkeypatch):
     (tmp_path / "dvc.yaml").write_text("stages: {}")
     outs = "[{path: data/x, md5: abc.dir}, {path: data/texts/a, md5: a.dir}, {path: data/texts/b, md5: b.dir}]"
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  a:\n    outs: {outs}\n")
-    monkeypatch.setattr(provenance, "_resolved", lambda folder: {"head": ["code.py", "data/x", "data/texts/."]})
+    monkeypatch.setattr(provenance, "_dependency_paths", lambda folder: {"head": ["code.py", "data/x", "data/texts/."]})
     made = {"data/x": "abc.dir", "data/texts/a": "a.dir", "data/texts/b": "b.dir"}
     assert provenance.dependencies(tmp_path, "head") == {"code.py": hashlib.md5(b"x = 1").hexdigest(), **made}
     assert provenance.dependencies(tmp_path, "unknown") == {}
