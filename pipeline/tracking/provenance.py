@@ -39,7 +39,7 @@ def git_state(folder: Path) -> tuple[str, bool] | None:
 
 
 def rebuild() -> str:
-    """A name that all stages of one rebuild share: `CALM_REBUILD`, else a name of the `dvc repro` above this process, else of this process."""
+    """A name that all stages of one rebuild share: `CALM_REBUILD`, else that of the `dvc repro` above this process, else of the process."""
     if name := os.environ.get("CALM_REBUILD"):
         return name.replace("'", "")  # MLflow's filters quote it
     import psutil

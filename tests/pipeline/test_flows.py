@@ -329,7 +329,7 @@ def test_a_schedule_fires_and_its_run_succeeds(flows):
 
 
 def test_files_of_the_inbox_are_scored_once(flows):
-    """After a killed run and another one, every file has its rows once. Files without speech or that cannot be read have a row that says so."""
+    """A killed run and another one give every file its rows once. Silence and unreadable files have a row that says so."""
     import numpy as np
     import pandas as pd
     import soundfile
