@@ -1,4 +1,4 @@
-"""The card of a released model, `README.md` in its folder: what it was made of, what it is for, and what it is not."""
+"""The card of a released model, `README.md` in its folder: its data, its metrics, what it is for, and its limits."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pipeline import factory, paths
 from pipeline.state import Visible
 
 INPUTS = {"audio": "audio alone", "text": "text alone", "both": "audio and text"}
-SYNTHETIC = "\n**Trained on synthetic speech.** What it says of people's speech means nothing; it shows that the pipeline works.\n"
+SYNTHETIC = "\n**Trained on synthetic speech.** Its answers to people's speech mean nothing; it shows that the pipeline works.\n"
 CARD = """---
 library_name: transformers
 license: other
@@ -30,21 +30,22 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 
 {measured}
 
-In percent, with the 95 % interval of a bootstrap over speakers of this one model (seed {seed}). Its thresholds, one a class, are those in
-`config.json`; they were tuned on the validation split, and flatter it. Binary cross-entropy on validation: {validation_loss:.3f} (on the
+In percent, for this one model (seed {seed}), with the 95 % interval of a bootstrap over speakers. The thresholds, one a class, are in
+`config.json`. They were tuned on the validation split, whose figures are therefore too good.
+Binary cross-entropy on validation: {validation_loss:.3f} (on the
 training split: {loss:.3f}; epochs: {epochs}). More metrics, and other seeds: the rows of `{corpus}`, `{variant}`, `{lm}`, `{modality}` in
 the project's `reports/metrics.json`.
 
 ## Intended use
 
-Research on speech emotion, and a start for training on other data. Not for judging, selecting or watching people: what raters hear is not
-what a person feels.
+Research on speech emotion, and a starting point for training on other data. Not for judging, selecting or watching people: what raters
+hear is not what a person feels.
 
 ## Limits
 
-- It knows the language, the recordings and the raters of its data; nothing else was tried.
+- The model was tested on the language, recordings and raters of its own data only.
 - Text and audio share {max_tokens} places: longer recordings must be cut, as `calm predict` does.
-- The probabilities are not calibrated, and those of the classes do not sum to 1.
+- The probabilities are not calibrated, and do not sum to 1 over the classes.
 
 ## Licence
 
@@ -54,8 +55,7 @@ The weights derive from {language_model} and the corpora above, each of which ha
 
     calm predict clip.wav --model FOLDER --text "what is said"
 
-`model.safetensors` is for Transformers; `model.onnx`, the same weights as a graph of one utterance, is what the command answers by on the
-CPU.
+`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance; the command uses it on the CPU.
 """
 
 

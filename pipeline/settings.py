@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from calm.audio.pauses import Pauses
-from calm.corpora import check_options
+from calm.corpora import FORMATS, check_options
 from calm.corpora.limits import Limits
 
 Positive = Annotated[int, Field(gt=0)]
@@ -39,10 +39,18 @@ class Synthetic(Section):
 class CorpusSettings(Section):
     """One corpus: where it lies, in which layout, and the options of its module in `calm.corpora`."""
 
-    format: Literal["mosei", "msp_podcast", "ravdess", "crema_d", "librispeech", "manifest"]
+    format: Annotated[str, Field(json_schema_extra={"enum": list(FORMATS)})]
     path: Path
     synthetic: bool = False  # speech made by a machine: every figure from it says so
     options: dict = {}  # keyword arguments of the module's `read`
+
+    @field_validator("format")
+    @classmethod
+    def format_exists(cls, format: str) -> str:
+        """The format is one of `calm.corpora.FORMATS`."""
+        if format not in FORMATS:
+            raise ValueError(f"choose one of {', '.join(FORMATS)}")
+        return format
 
     @model_validator(mode="after")
     def options_exist(self):

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from calm.storage import read_json, write_json
@@ -19,21 +19,22 @@ from pipeline.execution import torchrun
 from pipeline.settings import Settings, load_or_exit
 
 
-def start(stage: str, run: Callable[..., str | None]) -> None:
-    """The command `python -m pipeline.stages.<stage> [NAME]`: run the stage and print its summary.
+def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) -> None:
+    """The command `python -m pipeline.stages STAGE [NAME]`: run the stage and print its summary.
 
     Several processes run the stage together where `compute.devices` gives it more than one.
 
     Args:
         stage: its name in `dvc.yaml`.
         run: the stage as a function of all settings and, where the stage is repeated, a name; returns one line to print.
+        arguments: of the command, after the stage's name.
     """
     over = state.STAGES[stage].over
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages.{stage}", description=run.__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages {stage}", description=run.__doc__)
     if over:
         parser.add_argument("name", metavar="NAME", help=f"one of `{over}` in params.yaml")
-    arguments = parser.parse_args()
-    name = arguments.name if over else ""
+    options = parser.parse_args(arguments)
+    name = options.name if over else ""
     settings = load_or_exit()
     if name not in (known := state.names(settings, stage)):
         sys.exit(f"'{name}' is none of {over} in params.yaml, which has {', '.join(known) or 'none'}")

@@ -160,8 +160,8 @@ def _read_logmels(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     if not shards:
         raise FileNotFoundError(f"{folder} has no log-mel features (part-*.parquet): run the stage features first")
     for shard in shards:
-        for batch in pq.ParquetFile(shard).iter_batches(64, columns=["id", "frames", "logmel"]):
-            offsets, values = batch["logmel"].offsets.to_numpy(), batch["logmel"].values.to_numpy(zero_copy_only=False)
+        for batch in pq.ParquetFile(shard).iter_batches(64, columns=["id", "frames", "features"]):
+            offsets, values = batch["features"].offsets.to_numpy(), batch["features"].values.to_numpy(zero_copy_only=False)
             for id, frames, first, last in zip(
                 batch["id"].to_pylist(), batch["frames"].to_pylist(), offsets[:-1], offsets[1:], strict=True
             ):

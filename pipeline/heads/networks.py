@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from transformers import BertModel
+from transformers import PreTrainedModel
 
 from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
 from calm.data.ragged import Ragged
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
-from calm.models.language_model import load_language_model, load_tokenizer
+from calm.models.language_model import load_language_model, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
+from calm.models.text_encoders import places
 from calm.training.forward import encode_blocks
 from pipeline import factory, paths
 from pipeline.heads.conditions import Condition
@@ -63,6 +64,7 @@ class Networks:
             head_dropout=section.dropout,
             head_pooling=section.pooling,
             head_standardise=section.standardise,
+            **special_ids(self.tokenizer),
         )
         if condition.row.network == "joint_transformer":
             words = self.language_model.get_input_embeddings().weight
@@ -87,7 +89,7 @@ class Networks:
         return CalmForMaskedPretraining.from_pretrained(paths.pretrained(self.model)).calm.state_dict()
 
     @cached_property
-    def aligned_language_model(self) -> BertModel:
+    def aligned_language_model(self) -> PreTrainedModel:
         """The language model after CALP, which may have trained it too."""
         trained = paths.calp(self.model) / "language_model"
         return load_language_model(str(trained)) if trained.exists() else self.language_model
@@ -110,7 +112,8 @@ class Networks:
             changed: the log-mel is changed by a generator as `head.augment` says, for a front end that is not trained.
         """
         section = self.settings.head
-        whole = SequenceCollator(self.examples.logmels, self.tokens, None, condition.modality, self.targets, section.max_tokens)
+        most = min(section.max_tokens, places(self.language_model))
+        whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most)
         if changed or self.trains_front_end(condition):
             return replace(whole, augment=factory.augmentation(section.augment))
         return whole if condition.modality == "text" else replace(whole, encoded=self.encoded(condition, network))
@@ -123,7 +126,7 @@ class Networks:
         file, ids = self.folder / f"encoded-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                encode_blocks(network.calm.spectran, self.examples.logmels).write(file, ids)
+                encode_blocks(network.calm.spectran, self.examples.frames).write(file, ids)
         return Ragged.read(file, ids)
 
 

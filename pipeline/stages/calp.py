@@ -10,8 +10,10 @@ from calm.data.batching import PairCollator, tokenise
 from calm.data.examples import Examples
 from calm.evaluation.retrieval import retrieval
 from calm.inference.processing import CalmProcessor
-from calm.models.language_model import load_language_model, load_tokenizer, pool_text, text_vectors
+from calm.models.language_model import MOST_TOKENS, load_language_model, load_tokenizer, pool_text, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining, count
+from calm.models.multimodal import ordinary_permissions
+from calm.models.text_encoders import places
 from calm.storage import write_json, write_parquet
 from calm.training.trainer import train
 from pipeline import factory, inputs, paths
@@ -79,7 +81,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
         "retrieval": retrieved,
     }
     save(model, folder)
-    CalmProcessor(inputs.extractor(settings.spectran, corpora), tokenizer).save_pretrained(folder)
+    CalmProcessor(inputs.extractor(settings.spectran, corpora, min(MOST_TOKENS, places(language_model))), tokenizer).save_pretrained(folder)
     return metrics
 
 
@@ -105,38 +107,31 @@ def summary(name: str, metrics: dict) -> str:
 def contrastive(settings: Visible, language_model, corpora: list[str], channels: int) -> CalmForContrastivePretraining:
     """An untrained model; it holds the language model only where that is trained too."""
     trained = language_model if settings.calp.train_language_model else None
-    calp = settings.calp
-    losses = {
-        "contrastive_temperature": calp.temperature,
-        "learn_temperature": calp.learn_temperature,
-        "alpha": calp.alpha,
-        "keep_positive": calp.keep_positive,
-        "symmetric": calp.symmetric,
-        "ignore_same_text": calp.ignore_same_text,
-    }
-    config = factory.config(settings, language_model, corpora, channels, projection=calp.projection, **losses)
-    return CalmForContrastivePretraining(config, trained, settings.calp.text_vector)
+    options = {"projection": settings.calp.projection, "text_pooling": settings.calp.text_vector}
+    config = factory.config(settings, language_model, corpora, channels, **options)
+    return CalmForContrastivePretraining(config, trained, factory.contrastive(settings.calp))
 
 
 def pairs(settings: Visible, examples: Examples, language_model, tokenizer) -> PairCollator:
     """Batches of pairs, with T_i computed once if the language model is frozen."""
     texts, augment = list(examples.table["text"]), factory.augmentation(settings.calp.augment)
     if settings.calp.train_language_model:
-        return PairCollator(examples.logmels, texts, None, tokenise(tokenizer, texts), tuple(tokenizer.all_special_ids), augment)
+        return PairCollator(examples.frames, texts, None, tokenise(tokenizer, texts), tuple(tokenizer.all_special_ids), augment)
     vectors = text_vectors(language_model, tokenizer, texts, settings.calp.text_vector)
-    return PairCollator(examples.logmels, texts, vectors, augment=augment)
+    return PairCollator(examples.frames, texts, vectors, augment=augment)
 
 
 def trainable(settings: Visible, examples: Examples) -> np.ndarray:
     """Rows of the training split, without those of one block where the settings drop them."""
     rows = examples.rows("train")
-    return rows[examples.logmels.blocks[rows] > 1] if settings.calp.short == "drop" else rows
+    return rows[examples.frames.blocks[rows] > 1] if settings.calp.short == "drop" else rows
 
 
 def save(model: CalmForContrastivePretraining, folder: Path) -> None:
     """SpecTran and projections; a language model that was trained along lies beside them."""
     if model.language_model is not None:
         model.language_model.save_pretrained(folder / "language_model")
+        ordinary_permissions(folder / "language_model")
         model.language_model = None
     model.save_pretrained(folder)
 
@@ -155,7 +150,7 @@ def retrieve(model: CalmForContrastivePretraining, examples: Examples, collator:
                 texts = model.embed_text(text_inputs(model, collator, spoken))
                 figures = retrieval(audio, texts.cpu().numpy(), groups=collator.text_index[spoken].numpy())
                 rows.append({"corpus": corpus, "split": split, "pair": "audio to text", **figures})
-            several = chosen[examples.logmels.blocks[chosen] > 1]
+            several = chosen[examples.frames.blocks[chosen] > 1]
             if len(several) > 1:
                 anchor, neighbour = (model.embed_audio(part.to(model.device)).cpu().numpy() for part in collator.pairs(several, None))
                 rows.append({"corpus": corpus, "split": split, "pair": "audio to next block", **retrieval(anchor, neighbour)})
@@ -190,13 +185,13 @@ def text_inputs(model: CalmForContrastivePretraining, collator: PairCollator, ro
         return collator.text_vectors[rows].to(model.device)
     batch = collator(rows)
     inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    return pool_text(model.language_model, inputs, batch["words"].to(model.device), model.text_pooling)
+    return pool_text(model.language_model, inputs, batch["words"].to(model.device), model.config.text_pooling)
 
 
 def utterance_vectors(model: CalmForContrastivePretraining, examples: Examples, rows: np.ndarray) -> np.ndarray:
     """Mean of the normalised vectors of an utterance's blocks in the shared space, (rows, projection)."""
     vectors = []
     for row in rows:
-        blocks = torch.from_numpy(examples.logmels.blocks_of(row)).to(model.device)
+        blocks = torch.from_numpy(examples.frames.blocks_of(row)).to(model.device)
         vectors.append(torch.nn.functional.normalize(model.embed_audio(blocks), dim=-1).mean(0).cpu().numpy())
     return np.stack(vectors)

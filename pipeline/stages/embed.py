@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from calm.data.examples import load_logmels, shards
+from calm.data.examples import load_frames, shards
 from calm.data.ragged import Ragged
 from calm.models.modeling import CalmForContrastivePretraining
 from calm.training.forward import encode_blocks
@@ -92,6 +92,6 @@ class BlockWorker(Worker):
 
     def __call__(self, item: tuple[Path, int, int]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Ids, numbers of blocks, and the encoded blocks of all (blocks, encoded width)."""
-        ids, logmels = load_logmels(*item, self.section.block, self.section.hop, self.section.normalise)
-        encoded = encode_blocks(self.spectran, logmels)
+        ids, frames = load_frames(*item, self.section.block, self.section.hop, self.section.normalise)
+        encoded = encode_blocks(self.spectran, frames)
         return ids, encoded.lengths, encoded.values

@@ -14,6 +14,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from calm.audio import decoding
+from calm.audio.features import LOG_MEL
 from calm.audio.logmel import LogMel, trim
 from calm.corpora.utterances import Dropped
 from calm.storage import read_json, write_json, write_parquet
@@ -27,7 +28,7 @@ from pipeline.state import visible
 GROUP = 16  # utterances of an item at least, unless a shard has fewer
 SILENCE = 2**-23  # peak to peak: one step of 24 bits
 # Bytes of equal weight beside each other: a quarter less on disk than float16 as it is, and read as fast.
-STORAGE = {"compression": "zstd", "use_dictionary": ["id"], "column_encoding": {"logmel.list.element": "BYTE_STREAM_SPLIT"}}
+STORAGE = {"compression": "zstd", "use_dictionary": ["id"], "column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}}
 
 
 class Unusable(ValueError):
@@ -85,7 +86,7 @@ def run(settings: Settings, corpus: str) -> str:
 def extract(settings: Settings, corpus: str) -> dict:
     """Write `part-00000.parquet` ..., `stats.json` and `report.json`; returns the report.
 
-    Shards hold the utterances of `features.shard` rows of the table each, in its order: id, frames, logmel (frames * mels values,
+    Shards hold the utterances of `features.shard` rows of the table each, in its order: id, frames, features (frames * channels values,
     float16, frame by frame). Finished shards of a stopped run are kept and used. The same bytes come out whatever the number of workers,
     and whether they are processes here or those of a Dask cluster (`compute.dask`).
     """
@@ -211,7 +212,7 @@ def _parquet(ids: list[str], logmels: list[np.ndarray]) -> pa.Table:
         {
             "id": pa.array(ids, pa.string()),
             "frames": pa.array([len(logmel) for logmel in logmels], pa.int32()),
-            "logmel": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.float16())),
+            "features": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.float16())),
         }
     )
 
@@ -261,5 +262,5 @@ def _stats(shards: list[Shard], section: Features) -> dict:
     total = sum((shard.statistics for shard in shards), Statistics())
     if not total.frames:
         raise ValueError("no utterance of the training split has features, and the log-mel is normalised by that split's statistics")
-    used = section.model_dump(include={"sample_rate", "mels", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db"})
-    return {**total.summary(), "split": "train", **used}
+    used = section.model_dump(include={"sample_rate", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db"})
+    return {**total.summary(), "split": "train", "kind": LOG_MEL, "channels": section.mels, **used}

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from calm.data.batching import MaskingCollator, SequenceCollator, tokenise
-from calm.models.language_model import load_language_model, load_mlm_head, load_tokenizer
+from calm.models.language_model import load_language_model, load_mlm_head, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
+from calm.models.text_encoders import places
 from calm.storage import write_json
 from calm.training.forward import losses
 from calm.training.trainer import train
@@ -45,9 +46,12 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
     corpora, seed, section = settings.pretraining, settings.seeds[0], settings.pretrain
     examples = factory.examples(settings, corpora)
     tokenizer = load_tokenizer(settings.models[name].language_model)
+    torch.manual_seed(seed)
+    model = multimodal(settings, name, tokenizer, corpora)
     encoded = None if section.train_spectran else factory.encoded(name, examples, corpora)
     tokens = tokenise(tokenizer, examples.table["text"])
-    sequences = SequenceCollator(examples.logmels, tokens, encoded, section.modality, most=section.max_tokens)
+    most = min(section.max_tokens, places(model.calm.language_model))
+    sequences = SequenceCollator(examples.frames, tokens, encoded, section.modality, most=most)
     collator = MaskingCollator(
         sequences,
         tokenizer.mask_token_id,
@@ -59,8 +63,6 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
         section.mask_audio_of,
         section.mask_style,
     )
-    torch.manual_seed(seed)
-    model = multimodal(settings, name, corpora)
     rows, held_out = examples.rows("train"), examples.rows("validation")
     curve = train(
         model,
@@ -93,7 +95,7 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
     return metrics
 
 
-def multimodal(settings: Visible, name: str, corpora: list[str]) -> CalmForMaskedPretraining:
+def multimodal(settings: Visible, name: str, tokenizer, corpora: list[str]) -> CalmForMaskedPretraining:
     """The model with the language model's weights, its masked-word head where it has one, and SpecTran after CALP."""
     contrastive = CalmForContrastivePretraining.from_pretrained(paths.calp(name))
     trained = paths.calp(name) / "language_model"
@@ -101,7 +103,8 @@ def multimodal(settings: Visible, name: str, corpora: list[str]) -> CalmForMaske
         str(trained) if trained.exists() else settings.models[name].language_model,
         None if trained.exists() else settings.models[name].layers,
     )
-    model = CalmForMaskedPretraining(factory.config(settings, language_model, corpora, contrastive.config.mels))
+    config = factory.config(settings, language_model, corpora, contrastive.config.channels, **special_ids(tokenizer))
+    model = CalmForMaskedPretraining(config)
     model.calm.language_model.load_state_dict(language_model.state_dict())
     model.calm.spectran.load_state_dict(contrastive.spectran.state_dict())
     model.calm.spectran.requires_grad_(settings.pretrain.train_spectran)
@@ -118,7 +121,7 @@ def parameters(model: CalmForMaskedPretraining) -> dict[str, int]:
 def cut(sequences: SequenceCollator, rows) -> dict[str, int]:
     """What did not fit in the most tokens of the transformer, over the training split."""
     tokens, blocks = sequences.lengths(rows)
-    lost_tokens, lost_blocks = sequences.tokens.lengths[rows] - tokens, sequences.logmels.blocks[rows] - blocks
+    lost_tokens, lost_blocks = sequences.tokens.lengths[rows] - tokens, sequences.frames.blocks[rows] - blocks
     cut_rows = int(((lost_tokens > 0) | (lost_blocks > 0)).sum())
     return {"utterances": cut_rows, "tokens": int(lost_tokens.sum()), "blocks": int(lost_blocks.sum())}
 

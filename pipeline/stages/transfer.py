@@ -10,6 +10,7 @@ from calm.data.batching import SequenceCollator, tokenise
 from calm.evaluation.resampling import Resamples, difference
 from calm.models.language_model import load_tokenizer
 from calm.models.modeling import CalmForSequenceClassification
+from calm.models.text_encoders import places
 from calm.storage import read_json, write_json
 from calm.training.forward import predict
 from pipeline import factory, paths
@@ -74,7 +75,8 @@ def transferred(settings: Visible, network: CalmForSequenceClassification, model
     """
     examples = factory.examples(settings, [other])
     tokens = tokenise(load_tokenizer(settings.models[model].language_model), examples.table["text"])
-    collator = SequenceCollator(examples.logmels, tokens, None, network.config.modality, most=settings.head.max_tokens)
+    most = min(settings.head.max_tokens, places(network.calm.language_model))
+    collator = SequenceCollator(examples.frames, tokens, None, network.config.modality, most=most)
     index = pd.Index(ids)
     rows = np.flatnonzero(examples.table["id"].isin(index))
     logits = np.full((len(index), len(network.config.heads[TASK])), np.nan)

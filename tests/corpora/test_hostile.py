@@ -1,5 +1,6 @@
 """Hostile trees of both real corpora: no crash but a clear error, no row lost without its reason, kept + dropped = what was there."""
 
+import contextlib
 import csv
 import io
 import json
@@ -16,13 +17,16 @@ from hypothesis import strategies as st
 
 from calm.audio.decoding import AudioError, read_audio
 from calm.audio.headers import read_header
-from calm.corpora import read_corpus
+from calm.corpora import CorpusError, read_corpus
 from calm.corpora.checking import check, read_headers
 from calm.corpora.limits import Limits
-from calm.corpora.utterances import Corpus, CorpusError, read_table
-from pipeline.settings import CorpusSettings, Ingest
+from calm.corpora.utterances import Corpus, read_table
+from calm.storage import read_json
+from pipeline import paths
+from pipeline.settings import CorpusSettings, Ingest, load
 from pipeline.stages import ingest
 
+DEMO = load(Path(__file__).parents[2] / "params.yaml")
 LIMITS = Limits(min_seconds=0.25, max_seconds=5, max_dropped=1)
 
 
@@ -49,16 +53,25 @@ def test_mosei(tree):
         corpus = checked("mosei", hostile.write_mosei(Path(folder), videos, form))
     kept = {row.id: row for row in corpus.utterances}
     assert len(kept) + len(corpus.dropped) == sum(video.rows for video in videos)
-    segments = {f"{video.id}_{clip}": (video, one) for video in videos for clip, one in enumerate(video.segments)}
+    segments = {f"{video.id}_{clip}": (video, segment) for video in videos for clip, segment in enumerate(video.segments)}
     for id, row in kept.items():
-        video, one = segments[id]
-        assert row.text == hostile.tidied(one.text) and (video.fold, row.speaker) != ("none", "") and row.speaker == video.id
-    for id, (video, one) in segments.items():
-        apart = all(abs(one.start - other.start) + abs(one.end - other.end) > 0.1 for other in video.segments if other is not one)
-        start, end = max(one.start, 0.0), min(one.end, video.sound.seconds)
-        if one.sound and apart and video.fold != "none" and not video.shape and one.end > start and end - start >= LIMITS.min_seconds:
+        video, segment = segments[id]
+        assert row.text == hostile.tidied(segment.text) and (video.fold, row.speaker) != ("none", "") and row.speaker == video.id
+    for id, (video, segment) in segments.items():
+        apart = all(
+            abs(segment.start - other.start) + abs(segment.end - other.end) > 0.1 for other in video.segments if other is not segment
+        )
+        start, end = max(segment.start, 0.0), min(segment.end, video.sound.seconds)
+        if (
+            segment.sound
+            and apart
+            and video.fold != "none"
+            and not video.shape
+            and segment.end > start
+            and end - start >= LIMITS.min_seconds
+        ):
             assert (kept[id].start, kept[id].end) == pytest.approx((start, end), abs=1e-3)
-            assert kept[id].labels == [name for name, score in zip(hostile.NAMES[1:], one.scores[1:], strict=True) if score > 0]
+            assert kept[id].labels == [name for name, score in zip(hostile.NAMES[1:], segment.scores[1:], strict=True) if score > 0]
 
 
 @settings(max_examples=150, deadline=None)
@@ -172,15 +185,17 @@ def test_the_stage(tree):
     content, about = tree
     mosei = isinstance(about, hostile.Form)
     with tempfile.TemporaryDirectory() as folder:
-        root, out = Path(folder) / "raw", Path(folder) / "out"
+        root = Path(folder) / "raw"
         (hostile.write_mosei if mosei else hostile.write_msp)(root, content, about)
         source = CorpusSettings(format="mosei" if mosei else "msp_podcast", path=root)
         try:
-            report = ingest.run("hostile", source, Ingest(max_dropped=1), out / "table.parquet", out / "report.json")
+            with contextlib.chdir(folder):
+                report = ingest.ingest(DEMO.model_copy(update={"corpora": {"x": source}, "ingest": Ingest(max_dropped=1)}), "x")
+                written, table = read_json(paths.ingest_report("x")), read_table(paths.utterances("x"))
         except CorpusError as error:
-            assert "none of" in str(error) and "\n" not in str(error) and not out.exists()
+            assert "none of" in str(error) and "\n" not in str(error) and not (Path(folder) / "data").exists()
             return
-        assert json.loads((out / "report.json").read_text(encoding="utf-8"))["kept"] == len(read_table(out / "table.parquet"))
+    assert written["kept"] == len(table)
     there = sum(video.rows for video in content) if mosei else hostile.msp_rows(content, about)
     assert report["read"] == there == report["kept"] + len(report["dropped_rows"])
     assert sum(report["dropped"].values()) == len(report["dropped_rows"]) and all(row["reason"] for row in report["dropped_rows"])

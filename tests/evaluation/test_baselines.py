@@ -103,7 +103,7 @@ def shards(folder: Path, logmels: dict[str, np.ndarray], size: int = 2) -> Path:
         rows = [pa.array(value.astype(np.float16).ravel()) for value in some.values()]
         offsets = pa.array(np.cumsum([0, *map(len, rows)]), pa.int32())
         lists = pa.ListArray.from_arrays(offsets, pa.concat_arrays(rows))
-        table = {"id": list(some), "frames": [len(value) for value in some.values()], "logmel": lists}
+        table = {"id": list(some), "frames": [len(value) for value in some.values()], "features": lists}
         pq.write_table(pa.table(table), folder / f"part-{number:05d}.parquet")
     return folder
 

@@ -33,7 +33,7 @@ def test_every_stage_of_dvc_has_settings_and_code_and_the_other_way_round():
 def test_a_stage_is_repeated_over_the_same_names_in_dvc(name):
     entry, over = STAGES[name], state.STAGES[name].over
     repeated = entry.get("foreach") or next(iter(entry.get("matrix", {}).values()), None)
-    assert repeated == (over and "${%s}" % over)
+    assert repeated == (over and f"${{{over}}}")
 
 
 @pytest.mark.parametrize("name", list(state.STAGES))
@@ -108,7 +108,9 @@ def test_what_trains_does_not_reach_metrics_tables_or_cards():
 
 def test_no_stage_reaches_what_is_left_out():
     for name in state.STAGES:
-        assert not [module for module in code.modules(f"pipeline.stages.{name}") if module.startswith(code.LEFT_OUT) and "stages" not in module]
+        assert not [
+            module for module in code.modules(f"pipeline.stages.{name}") if module.startswith(code.LEFT_OUT) and "stages" not in module
+        ]
 
 
 # Settings that a stage sees
@@ -135,7 +137,9 @@ def test_another_seed_is_no_matter_of_pretraining():
     plain = settings.load(ROOT / "params.yaml")
     more = plain.model_copy(update={"seeds": [1, 2, 3, 4]})
     different = [
-        state.address(name, each) for name, each, _ in state.addresses(plain) if state.state(plain, name, each) != state.state(more, name, each)
+        state.address(name, each)
+        for name, each, _ in state.addresses(plain)
+        if state.state(plain, name, each) != state.state(more, name, each)
     ]
     assert different == ["head@mosei-small", "head@msp-small", "report"]
 
@@ -158,7 +162,12 @@ def test_a_changed_default_reruns_the_stages_that_use_it(rebuilt):
 @pytest.mark.parametrize(
     ("file", "old", "new", "stages"),
     [
-        ("calm/evaluation/metrics.py", "return _mean(counts.recall)", "return _mean(counts.recall) + 0", {"evaluate@msp", "release@msp-small"}),
+        (
+            "calm/evaluation/metrics.py",
+            "return _mean(counts.recall)",
+            "return _mean(counts.recall) + 0",
+            {"evaluate@msp", "release@msp-small"},
+        ),
         ("calm/data/masking.py", ".round()", ".ceil()", {"calp@small", "pretrain@small", "head@msp-small", "release@msp-small"}),
         ("calm/evaluation/retrieval.py", "<= 1e-6", "<= 1e-5", {"calp@small"}),
         ("calm/synthesis/plan.py", "0.5", "0.51", {"synthesise@msp"}),

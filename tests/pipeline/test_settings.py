@@ -62,7 +62,7 @@ def fault(tmp_path, *keys, value):
         (("models", "small", "spectran"), {"patch": [10, 65]}, ["models.small.spectran.patch is [10, 65]", "features.mels, 64"]),
         (("models", "small", "spectran"), {"patch": [60, 16]}, ["models.small.spectran", "spectran.block, 50"]),
         (("models", "small", "pretrain_on"), "all", ["models.small.pretrain_on: 'all' is none of corpora"]),
-        (("corpora", "msp", "format"), "iemocap", ["corpora.msp.format is 'iemocap'", "'mosei'"]),
+        (("corpora", "msp", "format"), "iemocap", ["corpora.msp.format is 'iemocap': choose one of mosei, msp_podcast,"]),
         (("corpora", "msp", "options"), {"labels": "some"}, ["corpora.msp", "some"]),
         (("spectran", "patch"), [60, 16], ["patch", "block"]),
         (("spectran", "width"), 100, ["spectran.width is 100", "64"]),
