@@ -61,6 +61,11 @@ def transfer(name: str) -> Path:
     return DATA / "evaluation" / "_transfer" / name
 
 
+def measured(stage: str) -> Path:
+    """Measurements of a stage's last run: seconds, device, host, MLflow run; outside every DVC output, as they differ between equal runs."""
+    return DATA / "measured" / f"{stage}.json"
+
+
 def work(stage: str) -> Path:
     """Checkpoints and partial results of a stage that was stopped; outside every DVC output, removed when the stage ends."""
     return DATA / "work" / stage.replace("@", "-")
