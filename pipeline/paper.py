@@ -105,6 +105,7 @@ COSTS = (  # table 4, on 8 Tesla V100 (section 6.2)
 )
 
 CALM = Variant("calm", "CALM", "calm")
+CALM_VARIANTS = (CALM.name, CALM.name + FROZEN)
 WITHOUT_TEXT_TERM = Variant("no_calp_text", "CALM without CALP's text", "ablations")
 
 # Rows that stand in several tables. MOSEI: validation and test of WA, then of accuracy. MSP-Podcast: of F1, WA, accuracy.

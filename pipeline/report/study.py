@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from functools import cache
 
-from pipeline.paper import CALM, FROZEN, GROUPS, LANGUAGE_MODELS, VARIANTS, TableRow
+from pipeline.paper import CALM, CALM_VARIANTS, FROZEN, GROUPS, LANGUAGE_MODELS, VARIANTS, TableRow
 from pipeline.report.result_tables import WEIGHTED_ACCURACY, Key, scores
 
-CALM_VARIANTS = (CALM.name, CALM.name + FROZEN)
 STUDY_THRESHOLDS = ("tuned", "0.5")  # kinds of thresholds that have a version of every table
 
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from pipeline.paper import CALM, FORMATS, FROZEN, LANGUAGE_MODELS, MODALITIES, TABLES, PaperTable, PublishedRow
+from pipeline.paper import CALM, CALM_VARIANTS, FORMATS, FROZEN, LANGUAGE_MODELS, MODALITIES, TABLES, PaperTable, PublishedRow
 from pipeline.report.result_tables import THRESHOLDS, WEIGHTED_ACCURACY, Key
-from pipeline.report.study import CALM_VARIANTS, Study
+from pipeline.report.study import Study
 from pipeline.report.table import Score, Table, best_cells, group_starts
 from pipeline.report.wording import MISSING, in_points, listed
 
