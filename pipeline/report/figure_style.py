@@ -79,14 +79,17 @@ def picture(title: str, figure, name: str, folder: Path, note: str = "") -> dict
 def themed(svg: str, name: str) -> str:
     """An SVG file as an element of the page: without prologue, with ids of its own, and with the page's colours and font."""
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(
-        r"font: (?:(bold|\d+) )?([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[2]}" + (f"; font-weight: {m[1]}" if m[1] else ""), svg
-    )
+    svg = re.sub(r"font: (?:(bold|\d+) )?([\d.]+px) [^;\"]*", _font_without_family, svg)
     svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg).replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
     for role, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{role})")
     return re.sub(r">\s+<", "><", svg).strip()
+
+
+def _font_without_family(match: re.Match) -> str:
+    weight, size = match.groups()
+    return f"font-size: {size}" + (f"; font-weight: {weight}" if weight else "")
 
 
 def horizontal_values(axes, labels: list[str], metric: str = "") -> None:

@@ -46,7 +46,8 @@ def classes(scores: dict[str, dict[str, float]], metric: str):
     for modality, by_class in scores.items():
         points = [(100 * by_class[name], y) for y, name in enumerate(order) if name in by_class]
         colour = COLOURS.get(modality, COLOURS["other"])
-        axes.plot(*zip(*points, strict=True), MARKS.get(modality, "o"), color=colour, markersize=5.5, markeredgewidth=0)
+        if points:
+            axes.plot(*zip(*points, strict=True), MARKS.get(modality, "o"), color=colour, markersize=5.5, markeredgewidth=0)
     horizontal_values(axes, order, metric)
     modality_legend(figure, set(scores))
     return figure

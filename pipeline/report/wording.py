@@ -32,3 +32,8 @@ def audio_hours(hours: float) -> str:
 def language_model_title(language_model: str, layers: int | None) -> str:
     """A language model's name, with the number of its layers where only the first ones are used."""
     return Path(language_model).name + (f", first {layers} layers" if layers else "")
+
+
+def mlflow_command(uri: str) -> str:
+    """Command that opens the MLflow UI of a tracking store, or the address of its server."""
+    return f"MLflow UI: {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
