@@ -72,9 +72,7 @@ Tuning = Literal["frozen", "unfrozen"]
 class Row(Section):
     """One row of the tables: what its heads stand on. The default is CALM."""
 
-    network: Literal["calm", "linear", "cnn", "joint_transformer"] = (
-        "calm"  # the others are peers, never pretrained: calm/models/joint_transformer.py
-    )
+    network: Literal["calm", "linear", "cnn", "joint_transformer"] = "calm"  # the others are peers, never pretrained: calm/models/joint_transformer.py
     start: Literal["pretrained", "calp", "language_model"] = "pretrained"  # after all pretraining; CALP only; nothing but the words
     labels: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the labels that heads are trained on (A.3)
     modalities: list[Modality] | None = None  # null: those of `head`

@@ -17,22 +17,6 @@ SPLITS = ("validation", "test")
 NAMED = 20  # ids that the notes name of those that a run lacks; they count all
 
 
-TABLES = {  # of the paper, by variant and modality ("": any): of MOSEI and of MSP-Podcast
-    "1 3": {"chance": "", "bert_only": "", "mm_bert_cnn": "", "joint_transformer": "", "calm": "both"},
-    "2": {"no_pretraining": "both", "mm_only": "both", "calp_only": "both", "calm": "both", "calm_ood": "both", "calm_in_domain": ""},
-    "5 6": {"no_calp_text": "audio", "calm": "audio"},
-    "7 8": {"no_calp_text": "audio", "calm": ""},
-    "9 10": {"labels_20": "", "labels_40": "", "labels_60": "", "labels_80": "", "calm": "both"},
-    "11 12": {"patch_2x64": "", "patch_20x8": "", "calm": "both"},
-}
-
-
-def tables_of(variant: str, modality: str) -> str:
-    """Numbers of the paper's tables that a row stands in, "1 3 2"; "" for none."""
-    name = variant.removesuffix("_frozen")
-    return " ".join(numbers for numbers, rows in TABLES.items() if rows.get(name) in ("", modality))
-
-
 class System(NamedTuple):
     """What is compared: the runs of all its seeds."""
 

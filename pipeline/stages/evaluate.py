@@ -17,7 +17,8 @@ from calm.evaluation import metrics, resampling, thresholds
 from calm.storage import write_parquet
 from pipeline import paths, stage
 from pipeline.evaluation import groups
-from pipeline.evaluation.predictions import Evaluation, Run, System, read_runs, read_truth, tables_of
+from pipeline.evaluation.predictions import Evaluation, Run, System, read_runs, read_truth
+from pipeline.paper import tables_of
 from pipeline.settings import Settings
 from pipeline.tracking import registry, tracker
 
@@ -104,7 +105,8 @@ def track(made: Evaluation, runs: list[Run], tracked: tracker.Run) -> None:
             of = System(row["variant"], row["lm"], row["modality"]), row["seed"]
             values[of][f"{row['split']}/{row['threshold']}/{row['metric']}"] = row["value"]
     for one in runs:
-        place = {"table": tables_of(one.system.variant, one.system.modality), "row": one.system.variant}
+        inputs = {run.system.modality for run in runs if run.system[:2] == one.system[:2]}
+        place = {"table": tables_of(one.system.variant, one.system.modality, inputs), "row": one.system.variant}
         tags = {key: str(value) for key, value in {**one.name, **place}.items()}
         with tracked.child(f"{' '.join(one.system)} {one.seed}", tags=tags) as run:
             run.log(values[one.system, one.seed])
