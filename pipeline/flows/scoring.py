@@ -107,12 +107,12 @@ class Scorer:
     def __init__(self, model: str):
         from calm.asr import engines
         from calm.audio.pauses import Pauses
-        from calm.inference.loading import load
+        from calm.inference.loading import load_classifier
         from calm.inference.recordings import Listener
         from pipeline import settings
 
         given, self.model = settings.load(), model
-        self.predictor = load(located(model, given))
+        self.predictor = load_classifier(located(model, given))
         section, cut, whisper = given.transcribe, given.ingest.cut, None
         if self.predictor.needs_text:
             options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}
@@ -125,10 +125,10 @@ class Scorer:
     def rows(self, inbox: Path, found: Found) -> Iterator[dict]:
         """Rows of one file: one a piece between pauses, or one that says what is wrong."""
         from calm.audio.decoding import AudioError
-        from calm.inference.recordings import NO_SPEECH, answer
+        from calm.inference.recordings import NO_SPEECH, classify_segment
 
         try:
-            pieces = [answer(self.predictor, piece) for piece in self.listener(inbox / found.file)]
+            pieces = [classify_segment(self.predictor, segment) for segment in self.listener(inbox / found.file)]
         except AudioError as error:
             pieces = [{"fault": str(error)}]
         about = {**found._asdict(), "sha256": digest(inbox / found.file), "model": self.model, "scored": datetime.now(UTC)}

@@ -18,7 +18,7 @@ class Served(mlflow.pyfunc.PythonModel):
     def load_context(self, context) -> None:
         from calm.inference import loading
 
-        self.predictor = loading.load(context.artifacts["model"])
+        self.predictor = loading.load_classifier(context.artifacts["model"])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """Probabilities by class. Raises ValueError that names the row which cannot be used."""
