@@ -18,7 +18,7 @@ class ServingModel(mlflow.pyfunc.PythonModel):
     def load_context(self, context) -> None:
         from calm.inference import loading
 
-        self.classifier = loading.load(context.artifacts["model"])
+        self.classifier = loading.load_classifier(context.artifacts["model"])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """Probabilities by class. Raises ValueError that names the first row that cannot be used."""

@@ -22,17 +22,17 @@ def test_a_corpus_is_searched_as_its_audio(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = make(6, features={"workers": 1})
     stats = inputs.extractor(settings.spectran, ["made"])
-    space = search.Space(calp(tmp_path / "data/calp/small", mean=stats.mean, std=stats.std))
+    encoder = search.CalpEncoder(calp(tmp_path / "data/calp/small", mean=stats.mean, std=stats.std))
     assert search.models() == [search.DATA / "calp/small"]
-    sources = search.Sources.of(["made", "./audio-made/0.wav"])
+    sources = search.Sources.from_names(["made", "./audio-made/0.wav"])
     assert sources.corpora == ["made"] and [path.name for path in sources.files] == ["0.wav"]
-    rows = list(search.of_corpus(space, "made"))
+    rows = list(search.corpus_rows(encoder, "made"))
     assert [row["id"] for row in rows] == [f"u{index}" for index in range(6)] and rows[4]["text"] == "number 4"
     for row in rows:
         assert row["end"] - row["start"] == pytest.approx(1 + int(row["id"][1:]) % 4 / 2)
-        np.testing.assert_allclose(row["blocks"], space.of_samples(read_audio(row["file"])), atol=2e-3)
-    hit = search.rank(iter(rows), search.unit(rows[3]["blocks"].astype(np.float32).mean(0)), 1, space.extractor).hits[0]
+        np.testing.assert_allclose(row["blocks"], encoder.embed_samples(read_audio(row["file"])), atol=2e-3)
+    hit = search.rank(iter(rows), search.unit(rows[3]["blocks"].astype(np.float32).mean(0)), 1, encoder.extractor).hits[0]
     assert (hit.id, hit.file, hit.text) == ("u3", "audio-made/3.wav", "number 3") and hit.cosine == pytest.approx(1, abs=1e-3)
-    other = search.Space(calp(tmp_path / "other", hop_ms=20))
-    with pytest.raises(ValueError, match="the log-mel of made has hop_ms 10, the model 20: run the stage `features` anew"):
-        next(search.of_corpus(other, "made"))
+    other = search.CalpEncoder(calp(tmp_path / "other", hop_ms=20))
+    with pytest.raises(ValueError, match="the log-mel of made has hop_ms 10, the model 20: run the stage `features` again"):
+        next(search.corpus_rows(other, "made"))

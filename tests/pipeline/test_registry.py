@@ -83,7 +83,7 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     probabilities = model.predict(pd.DataFrame(rows))
     expected = 1 / (1 + np.exp(-np.stack(logits["logits"].to_list())))
     np.testing.assert_allclose(probabilities.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
-    predictor = loading.load(released)
+    predictor = loading.load_classifier(released)
     clips = [read_audio(file, sample_rate=predictor.sample_rate) for file in files]
     assert isinstance(predictor, Compiled)  # as `calm predict` has it
     np.testing.assert_allclose(predictor(clips, rows["text"]), probabilities.to_numpy(), atol=1e-6)
@@ -166,4 +166,4 @@ def test_a_missing_model_is_named(rebuilt):
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no released model"):
-        loading.load(tmp_path)
+        loading.load_classifier(tmp_path)
