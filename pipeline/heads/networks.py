@@ -19,7 +19,7 @@ from calm.models.language_model import load_language_model, load_tokenizer
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
 from calm.training.forward import encode_blocks
 from pipeline import factory, paths
-from pipeline.settings import Head, Row, Settings
+from pipeline.settings import Head, HeadRow, Settings
 
 TASK = "emotion"  # name of the head in the saved model
 
@@ -29,7 +29,7 @@ class Condition:
     """One row of the tables, what is trained, and what goes in."""
 
     name: str  # the variant's name in the tables
-    row: Row
+    row: HeadRow
     tuning: str  # "frozen" or "unfrozen"
     modality: str  # "audio", "text" or "both"
 
@@ -129,7 +129,7 @@ class Bench:
         return Ragged.read(file, ids)
 
 
-def front_end(row: Row) -> str:
+def front_end(row: HeadRow) -> str:
     """What makes the acoustic tokens of a row's network."""
     return row.network if row.network in FRONT_ENDS else "spectran"
 
@@ -142,7 +142,7 @@ def digest(module: torch.nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
-def conditions(rows: dict[str, Row], head: Head) -> list[Condition]:
+def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:
     """Every combination that the settings ask for, those of frozen heads first."""
     found = [
         Condition(name if tuning == "unfrozen" else f"{name}_frozen", row, tuning, modality)

@@ -23,7 +23,7 @@ PLUMBING = {
     "pipeline/paths.py",
     "pipeline/tracking/provenance.py",
     "pipeline/tracking/registry.py",
-    "pipeline/settings.py",
+    "pipeline/settings/__init__.py",
     "pipeline/stages/__init__.py",
     "pipeline/tracking/tracker.py",
     "pipeline/tracking/store.py",
