@@ -74,7 +74,7 @@ def test_both_engines_compute_the_same(read, tiny, theirs):
 
 
 def test_both_engines_hear_the_same(read, tiny, theirs):
-    """Three readers, with the defaults of the pipeline (int8 and float32) and with float32 in both. All readers: benchmarks/whisper_engines.py.
+    """Three readers, with the defaults (int8 and float32) and with float32 in both. All readers: benchmarks/whisper_engines.py.
 
     How int8 rounds depends on the processor (AVX2 saturates where VNNI does not), so a few words may differ.
     """

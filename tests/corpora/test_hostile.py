@@ -110,7 +110,7 @@ damage = st.lists(st.tuples(st.integers(0, 43), st.integers(0, 255)), max_size=3
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(hostile.GOOD + hostile.BAD_SOUNDS), st.one_of(st.none(), st.integers(0, 40_000)), damage)
 def test_sound(sound, length, bytes_changed):
-    """Whole, cut anywhere, or with bytes of its header changed: if the header check passes a file, it has the length that the check says."""
+    """Whole, cut anywhere, or with bytes of its header changed: if the header check passes, the file has that length."""
     content = bytearray(hostile.content(sound)[:length])
     for offset, value in bytes_changed:
         content[offset : offset + 1] = [value] if offset < len(content) else []
