@@ -107,12 +107,12 @@ class Scorer:
     def __init__(self, model: str):
         from calm.asr import engines
         from calm.audio.pauses import Pauses
-        from calm.inference.loading import load
+        from calm.inference.loading import load_classifier
         from calm.inference.recordings import Listener
         from pipeline import settings
 
         loaded, self.model = settings.load(), model
-        self.classifier = load(model_folder(model, loaded.tracking.uri))
+        self.classifier = load_classifier(model_folder(model, loaded.tracking.uri))
         section, cut, whisper = loaded.transcribe, loaded.ingest.cut, None
         if self.classifier.needs_text:
             options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}
@@ -125,15 +125,15 @@ class Scorer:
     def rows(self, inbox: Path, file: InboxFile) -> Iterator[dict]:
         """Rows of one file: one per piece between pauses, or one that says what is wrong."""
         from calm.audio.decoding import AudioError
-        from calm.inference.recordings import NO_SPEECH, answer
+        from calm.inference.recordings import NO_SPEECH, classify_segment
 
         try:
-            pieces = [answer(self.classifier, piece) for piece in self.listener(inbox / file.file)]
+            results = [classify_segment(self.classifier, segment) for segment in self.listener(inbox / file.file)]
         except AudioError as error:
-            pieces = [{"fault": str(error)}]
+            results = [{"fault": str(error)}]
         columns = {**file._asdict(), "sha256": digest(inbox / file.file), "model": self.model, "scored": datetime.now(UTC)}
-        for piece in pieces or [{"fault": NO_SPEECH}]:
-            yield dict.fromkeys(SCHEMA.names) | {"flags": []} | columns | piece
+        for result in results or [{"fault": NO_SPEECH}]:
+            yield dict.fromkeys(SCHEMA.names) | {"flags": []} | columns | result
 
 
 def model_folder(model: str, tracking_uri: str) -> Path:
