@@ -27,7 +27,7 @@ class Classifier(ABC):
         """Logits of a batch, (utterances, classes) float32.
 
         Args:
-            frames: log-mel of each utterance, (frames, mels), from `extractor.frames`; None: no audio.
+            frames: acoustic frames of each utterance, (frames, channels), from `extractor.frames`; None: no audio.
             texts: text of each utterance; None: no text.
 
         Raises:
@@ -76,7 +76,7 @@ class Classifier(ABC):
         return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]
 
     def select_modality(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> tuple[Sequence | None, Sequence]:
-        """Log-mel (None: no utterance has audio) and texts without the modality that the model was not trained on.
+        """Acoustic frames (None: no utterance has audio) and texts without the modality that the model was not trained on.
 
         Raises ValueError if nothing is left.
         """

@@ -44,11 +44,11 @@ class Compiled(Classifier):
         return cls(folder, session) if session.get_modelmeta().custom_metadata_map.get("made_of") == digest(folder) else None
 
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
-        return np.concatenate([self._logits(logmel, text) for logmel, text in zip(frames, texts, strict=True)])
+        return np.concatenate([self._logits(utterance, text) for utterance, text in zip(frames, texts, strict=True)])
 
-    def _logits(self, logmel: np.ndarray | None, text: str | None) -> np.ndarray:
-        """Logits of one utterance, (1, classes), from log-mel (frames, mels)."""
-        utterances, (text,) = self.select_modality(None if logmel is None else [logmel], [text])
+    def _logits(self, frames: np.ndarray | None, text: str | None) -> np.ndarray:
+        """Logits of one utterance, (1, classes), from acoustic frames (frames, channels)."""
+        utterances, (text,) = self.select_modality(None if frames is None else [frames], [text])
         ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
         shape = (0, self.extractor.block_frames, self.extractor.channels)
         blocks = self.extractor.normalised(utterances).blocks_of(0) if utterances else np.zeros(shape, np.float32)

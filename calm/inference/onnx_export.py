@@ -48,7 +48,7 @@ def write(model: "CalmForSequenceClassification", folder: Path) -> bool:
 
 
 def _one_utterance(model: "CalmForSequenceClassification"):
-    """A torch module from `input_ids` (1, tokens) and `blocks` (blocks, frames, mels) to `logits` (1, classes)."""
+    """A torch module from `input_ids` (1, tokens) and `blocks` (blocks, frames, channels) to `logits` (1, classes)."""
     import torch
 
     class OneUtterance(torch.nn.Module):

@@ -21,7 +21,7 @@ LOCAL_SETTINGS = ("name_or_path", "special_tokens_map_file", "is_local", "local_
 
 
 class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
-    """Samples to blocks of normalised log-mel (5.1), saved in `preprocessor_config.json`. See `AcousticExtractor` for the settings."""
+    """Samples to blocks of normalised acoustic frames (5.1), saved in `preprocessor_config.json`. See `AcousticExtractor` for the settings."""
 
     model_input_names = ["input_features", "acoustic_mask"]
 
@@ -128,29 +128,29 @@ class CalmProcessor(ProcessorMixin):
         """
         if audio is None and text is None:
             raise ValueError("neither audio nor text was given: give samples with their sampling_rate, a text, or both")
-        extractor, logmels = self.feature_extractor, None
+        extractor, acoustic = self.feature_extractor, None
         if audio is not None:
-            logmels = extractor.acoustic_frames(extractor.cut(extractor.clips(audio, sampling_rate), max_length, truncation, padding))
+            acoustic = extractor.acoustic_frames(extractor.cut(extractor.clips(audio, sampling_rate), max_length, truncation, padding))
         texts = [text] if isinstance(text, str) else text
-        texts = [""] * len(logmels.blocks) if texts is None else [text_or_empty(text) for text in texts]
-        if logmels is not None and len(texts) != len(logmels.blocks):
+        texts = [""] * len(acoustic.blocks) if texts is None else [text_or_empty(text) for text in texts]
+        if acoustic is not None and len(texts) != len(acoustic.blocks):
             raise ValueError(
-                f"{len(logmels.blocks)} utterances have audio and {len(texts)} have a text: give one text per utterance, or none at all"
+                f"{len(acoustic.blocks)} utterances have audio and {len(texts)} have a text: give one text per utterance, or none at all"
             )
-        batch = self._collated(logmels, texts)
+        batch = self._collated(acoustic, texts)
         return BatchFeature(as_tensors(batch if audio is None else extractor.padded(batch, padding, max_length), return_tensors))
 
-    def collated(self, logmels: AcousticFrames | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
-        """Inputs from the feature extractor's log-mel (None: text alone) and texts."""
-        return BatchFeature(as_tensors(self._collated(logmels, texts), return_tensors))
+    def collated(self, acoustic: AcousticFrames | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
+        """Inputs from the feature extractor's acoustic frames (None: text alone) and texts."""
+        return BatchFeature(as_tensors(self._collated(acoustic, texts), return_tensors))
 
-    def _collated(self, logmels: AcousticFrames | None, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def _collated(self, acoustic: AcousticFrames | None, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         rows, tokens = np.arange(len(texts)), tokenise(self.tokenizer, texts)
-        modality = "text" if logmels is None else "both"
-        collator = SequenceCollator(logmels, tokens, None, modality, None, self.feature_extractor.max_tokens)
-        if logmels is not None:
+        modality = "text" if acoustic is None else "both"
+        collator = SequenceCollator(acoustic, tokens, None, modality, None, self.feature_extractor.max_tokens)
+        if acoustic is not None:
             kept, blocks = collator.lengths(rows)
-            warn_cut(int(((kept < tokens.lengths) | (blocks < logmels.blocks)).sum()), len(rows), collator.most)
+            warn_cut(int(((kept < tokens.lengths) | (blocks < acoustic.blocks)).sum()), len(rows), collator.most)
         return collator(rows)
 
     @property

@@ -61,7 +61,7 @@ class Predictor(Classifier):
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
         logits = np.empty((len(texts), len(self.classes)), np.float32)
         for with_audio in (True, False):
-            rows = [row for row, logmel in enumerate(frames) if (logmel is not None) == with_audio]
+            rows = [row for row, utterance in enumerate(frames) if (utterance is not None) == with_audio]
             if rows:
                 inputs = self.inputs([frames[row] for row in rows] if with_audio else None, [texts[row] for row in rows])
                 logits[rows] = self.model(**inputs).logits.float().cpu().numpy()
@@ -75,8 +75,8 @@ class Predictor(Classifier):
     def inputs(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
         """Inputs of the model for a batch, without the modality that it was not trained on. Raises ValueError if nothing is left."""
         frames, texts = self.select_modality(frames, texts)
-        logmels = None if frames is None else self.extractor.normalised(frames)
-        return self.processor.collated(logmels, [text_or_empty(text) for text in texts]).to(self.model.device)
+        acoustic = None if frames is None else self.extractor.normalised(frames)
+        return self.processor.collated(acoustic, [text_or_empty(text) for text in texts]).to(self.model.device)
 
     @torch.inference_mode()
     def encoded_blocks(self, frames: np.ndarray, batch: int = 256) -> torch.Tensor:

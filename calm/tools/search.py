@@ -1,6 +1,6 @@
 """Search speech by words or by a sound, in the space that CALP's contrastive training gives audio and text (4.3, equation 2).
 
-Utterances are read as a stream, from audio files or from the log-mel of a corpus. Only their vectors are kept, until they are ranked.
+Utterances are read as a stream, from audio files or from the features of a corpus. Only their vectors are kept, until they are ranked.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from calm.inference.torch_classifier import load_pretrained
 from calm.models.language_model import load_language_model, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining
 
-DATA = Path("data")  # the project's results: CALP models, and corpora with their log-mel
+DATA = Path("data")  # the project's results: CALP models, and corpora with their features
 ROWS = 64  # utterances in memory at a time
 BATCH = 256  # blocks
 
@@ -84,9 +84,9 @@ class CalpEncoder:
         return self.embed_frames(self.extractor.acoustic_frames([samples]), 0)
 
     @torch.inference_mode()
-    def embed_frames(self, logmels: AcousticFrames, row: int) -> np.ndarray:
+    def embed_frames(self, acoustic: AcousticFrames, row: int) -> np.ndarray:
         """Vectors of all blocks of one row, each of length 1, (blocks, width) float16."""
-        blocks = torch.from_numpy(logmels.blocks_of(row))
+        blocks = torch.from_numpy(acoustic.blocks_of(row))
         parts = [self.model.embed_audio(part.to(self.model.device)).float().cpu().numpy() for part in blocks.split(BATCH)]
         return unit(np.concatenate(parts)).astype(np.float16)
 
@@ -166,13 +166,13 @@ def _audio_files(path: Path) -> list[Path]:
     if path.is_file() or path.suffix.lower() in AUDIO:
         return [path]
     known = ", ".join(sorted(stats.parent.name for stats in (DATA / "features").glob("*/stats.json"))) or "none"
-    raise ValueError(f"'{path}' is not a file, a folder, or a corpus with log-mel in {DATA / 'features'} ({known})")
+    raise ValueError(f"'{path}' is not a file, a folder, or a corpus with features in {DATA / 'features'} ({known})")
 
 
 def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
-    """Rows of `calm.tools.search_index.SCHEMA` from the log-mel of a corpus, as training uses it.
+    """Rows of `calm.tools.search_index.SCHEMA` from the features of a corpus, as training uses them.
 
-    Raises ValueError if the log-mel does not exist, or was computed with other settings than the model's.
+    Raises ValueError if the table does not exist, or if the features were computed with other settings than the model's.
     """
     folder, extractor = DATA / "features" / corpus, encoder.extractor
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
@@ -180,14 +180,16 @@ def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
     expected["sample_rate"] = extractor.sampling_rate
     for key, value in expected.items():
         if stats[key] != value:
-            raise ValueError(f"the log-mel of {corpus} has {key} {stats[key]}, the model {value}: run the stage `features` again")
+            raise ValueError(f"the features of {corpus} have {key} {stats[key]}, the model {value}: run the stage `features` again")
     utterances = _utterance_rows(corpus)
     with tqdm(total=len(utterances), desc=corpus, unit="utterance", delay=5) as bar:
-        for ids, logmels in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
+        for ids, acoustic in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
             for row, id in enumerate(ids):
                 if id not in utterances:
-                    raise ValueError(f"the log-mel of {corpus} has an utterance {id} that its table lacks: run the stage `features` again")
-                yield {**utterances[id], "fault": None, "blocks": encoder.embed_frames(logmels, row)}
+                    raise ValueError(
+                        f"the features of {corpus} have an utterance {id} that its table lacks: run the stage `features` again"
+                    )
+                yield {**utterances[id], "fault": None, "blocks": encoder.embed_frames(acoustic, row)}
             bar.update(len(ids))
 
 

@@ -4,7 +4,8 @@ import os
 import shutil
 
 from pipeline import paths
-from pipeline.report import results
+from pipeline.report import result_tables as results
+from pipeline.report.table import cell_text
 from pipeline.settings import Settings
 from pipeline.tracking import provenance, store
 
@@ -68,7 +69,7 @@ def difference(rows: list[dict], before: list[dict]) -> str:
             if (new and new.mean) != (old and old.mean):
                 change = f"{100 * (new.mean - old.mean):+.2f}" if new and old else "new" if new else "gone"
                 name = " ".join(filter(None, (key.title, key.lm)))
-                lines.append(f"| {corpus} | {name} | {key.given} | {results.shown(old)} | {results.shown(new)} | {change} |")
+                lines.append(f"| {corpus} | {name} | {key.input} | {cell_text(old)} | {cell_text(new)} | {change} |")
     if not lines:
         return "No figure changed."
     return "\n".join(["| corpus | variant | input | before | now | points |", "| --- | --- | --- | ---: | ---: | ---: |", *lines])
