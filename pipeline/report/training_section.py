@@ -48,8 +48,8 @@ def training_sentences(settings: Settings, outputs: StageOutputs) -> list[str]:
         losses = metrics["validation"]
         sentences.append(
             f"Masked words and masked audio, {name}: {len(metrics['curve'])} epochs{_time(outputs.measured.get(f'pretrain@{name}', {}))}; "
-            f"held-out losses: words {_loss(losses, 'mlm')}, audio {_loss(losses, 'mam')}, its middle blocks {_loss(losses, 'mam_middle')}. "
-            f"{truncated}"
+            f"held-out losses: words {_loss(losses, 'mlm')}, audio {_loss(losses, 'mam')}, its middle blocks "
+            f"{_loss(losses, 'mam_middle')}. {truncated}"
         )
     for name, curves in outputs.heads.items():
         runs = outputs.measured.get(f"head@{name}", {}).get("heads", [])

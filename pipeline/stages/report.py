@@ -1,15 +1,17 @@
 """Stage `report`: the results of all stages as `reports/metrics.json`, tables, figures, files for DVC, and one self-contained page.
 
-`--print` shows the result tables of `reports/metrics.json` in the terminal.
+`python -m pipeline.stages.report` prints the result tables of `reports/metrics.json` in the terminal.
+The stage itself is started like the others.
 """
 
 import sys
-from pathlib import Path
 
-from pipeline import paths, stage
+from calm.storage import replacing
+from pipeline import paths
 from pipeline.report import result_tables
 from pipeline.report.wording import mlflow_command
 from pipeline.settings import Settings, load_or_exit
+from pipeline.stage import whole
 
 
 def run(settings: Settings) -> str:
@@ -24,23 +26,17 @@ def run(settings: Settings) -> str:
     result_tables.write_rows(outputs.rows, metrics)
     dvc_files.write_summary(outputs.rows, paths.REPORTS / "summary.json")
     dvc_files.write_classes(outputs.rows, paths.REPORTS / "classes.csv")
-    with stage.whole(paths.REPORTS / "curves") as folder:
+    with whole(paths.REPORTS / "curves") as folder:
         dvc_files.write_curves(settings, outputs, folder)
-    with stage.whole(paths.REPORTS / "figures") as figures, stage.whole(paths.REPORTS / "tables") as folder:
+    with whole(paths.REPORTS / "figures") as figures, whole(paths.REPORTS / "tables") as folder:
         content = page.page_content(settings, outputs, figures)
         for table in content["tables"]:
             (folder / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
     path = paths.REPORTS / "index.html"
-    _replace(path, page.render(content))
+    with replacing(path) as partial:
+        partial.write_text(page.render(content), encoding="utf-8")
     return f"{path} ({path.stat().st_size / 1024:.0f} kB) from {len(outputs.rows)} rows of {metrics}"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def print_results() -> None:
@@ -54,7 +50,4 @@ def print_results() -> None:
 
 
 if __name__ == "__main__":
-    if "--print" in sys.argv[1:]:
-        print_results()
-    else:
-        stage.start(run)
+    print_results()
