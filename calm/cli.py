@@ -122,7 +122,7 @@ def timeline(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Table to write (CSV): time, start and end in seconds, and one column per class.")
     ],
-    picture: Annotated[Path | None, typer.Option(help="Picture to draw (PNG, SVG, PDF): probabilities, waveform, log-mel.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture to draw (PNG, SVG, PDF): probabilities, waveform, acoustic frames.")] = None,
     window: Annotated[float, typer.Option(help="Length in seconds of the window around each block.")] = 3.0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -210,7 +210,7 @@ def search(
 ) -> None:
     """Find speech by words, or by a sound, in CALP's shared space of text and audio.
 
-    Searches audio files, folders of them, and corpora of the project by name (those with log-mel in data/features). Recordings longer
+    Searches audio files, folders of them, and corpora of the project by name (those with features in data/features). Recordings longer
     than 30 s are cut at their pauses. Utterances are ranked by the cosine between the query and the mean vector of their blocks; "at"
     is the middle of the block closest to the query, in seconds of the file. An index belongs to one model and one set of recordings;
     the next search with it computes no audio again.

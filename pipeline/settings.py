@@ -482,6 +482,25 @@ def _patch_fits_mels(section: SpecTranSettings, mels: int, where: str) -> None:
         raise ValueError(f"{where}.patch is {list(section.patch)}: its mels must be no more than features.mels, {mels}")
 
 
+def results_only(section: BaseModel) -> dict:
+    """A section's values as plain data, without those that never change a result."""
+    return (
+        {
+            key: results_only(value) if isinstance(value, BaseModel) else value
+            for key, value in ((key, getattr(section, key)) for key in type(section).model_fields)
+            if key not in ("workers", "checkpoint_minutes")
+        }
+        if False
+        else _without(section.model_dump(mode="json"))
+    )
+
+
+def _without(value):
+    if isinstance(value, dict):
+        return {key: _without(item) for key, item in value.items() if key not in ("workers", "checkpoint_minutes")}
+    return value
+
+
 class SettingsError(ValueError):
     """`params.yaml` is wrong: names the key, what was given and what is allowed."""
 

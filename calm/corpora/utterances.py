@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -133,3 +134,20 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> "pd.DataFram
     frame = table.replace_schema_metadata(None).to_pandas()
     frame.attrs = {"classes": tuple(meta["classes"]), "one_hot": meta["one_hot"]}
     return frame
+
+
+def multi_hot(labels: Sequence[Sequence[str]], classes: Sequence[str], one_hot: bool = False) -> np.ndarray:
+    """Class names of each utterance as bool (utterances, classes).
+
+    Raises ValueError for an unknown class, and with `one_hot` for an utterance without exactly one class.
+    """
+    columns = {name: column for column, name in enumerate(classes)}
+    targets = np.zeros((len(labels), len(classes)), bool)
+    for row, names in enumerate(labels):
+        for name in names:
+            if name not in columns:
+                raise ValueError(f"label '{name}' is not one of the classes {', '.join(classes)}")
+            targets[row, columns[name]] = True
+    if one_hot and (faulty := int((targets.sum(axis=1) != 1).sum())):
+        raise ValueError(f"{faulty} utterances have no class or several, although each must have exactly one")
+    return targets

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calm.inference.extractor import CONFIG, Extraction
+from calm.inference.extractor import CONFIG, AcousticExtractor
 
 
 class Classifier(ABC):
@@ -20,14 +20,14 @@ class Classifier(ABC):
     synthetic: bool  # trained on synthetic speech
     tuned: bool  # whether the thresholds were tuned on the validation split
     thresholds: np.ndarray  # (classes,)
-    extractor: Extraction
+    extractor: AcousticExtractor
 
     @abstractmethod
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
         """Logits of a batch, (utterances, classes) float32.
 
         Args:
-            frames: log-mel of each utterance, (frames, mels), from `extractor.frames`; None: no audio.
+            frames: acoustic frames of each utterance, (frames, channels), from `extractor.frames`; None: no audio.
             texts: text of each utterance; None: no text.
 
         Raises:
@@ -76,7 +76,7 @@ class Classifier(ABC):
         return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]
 
     def select_modality(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> tuple[Sequence | None, Sequence]:
-        """Log-mel (None: no utterance has audio) and texts without the modality that the model was not trained on.
+        """Acoustic frames (None: no utterance has audio) and texts without the modality that the model was not trained on.
 
         Raises ValueError if nothing is left.
         """

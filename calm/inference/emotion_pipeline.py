@@ -47,7 +47,7 @@ class EmotionPipeline(Pipeline):
         return before, {}, {} if top_k is None else {"top_k": top_k}
 
     def preprocess(self, inputs, sampling_rate: int | None = None) -> dict[str, list]:
-        """Log-mel frames (None: no audio) and text of one input, each in a list of length 1, so that batches may have any lengths."""
+        """Acoustic frames (None: no audio) and text of one input, each in a list of length 1, so that batches may have any lengths."""
         inputs = dict(inputs) if isinstance(inputs, dict) else {"audio": inputs}
         audio = next((inputs[name] for name in ("audio", "array", "raw", "path") if inputs.get(name) is not None), None)
         if audio is None and inputs.get("text") is None:

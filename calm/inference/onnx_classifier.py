@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from calm.data.ragged import fit
 from calm.inference.classifier import Classifier
-from calm.inference.extractor import Extraction, lowered, tell_cut
+from calm.inference.extractor import AcousticExtractor, text_or_empty, warn_cut
 from calm.inference.onnx_export import GRAPH, TOKENIZER, digest
 
 logger = logging.getLogger(__name__)
@@ -21,10 +21,11 @@ class Compiled(Classifier):
     """The ONNX graph of a released model, as `calm.inference.onnx_export.write` writes it."""
 
     def __init__(self, folder: Path, session: onnxruntime.InferenceSession):
-        self.session, self.extractor = session, Extraction.read(folder)
+        self.session, self.extractor = session, AcousticExtractor.read(folder)
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(512)
+        self.tokenizer.encode_special_tokens = True  # the names of special tokens in a text are text
         self.inputs = [node.name for node in session.get_inputs()]
         self._describe(**json.loads(session.get_modelmeta().custom_metadata_map["about"]))
 
@@ -43,16 +44,16 @@ class Compiled(Classifier):
         return cls(folder, session) if session.get_modelmeta().custom_metadata_map.get("made_of") == digest(folder) else None
 
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
-        return np.concatenate([self._logits(logmel, text) for logmel, text in zip(frames, texts, strict=True)])
+        return np.concatenate([self._logits(utterance, text) for utterance, text in zip(frames, texts, strict=True)])
 
-    def _logits(self, logmel: np.ndarray | None, text: str | None) -> np.ndarray:
-        """Logits of one utterance, (1, classes), from log-mel (frames, mels)."""
-        utterances, (text,) = self.select_modality(None if logmel is None else [logmel], [text])
-        ids = np.array(self.tokenizer.encode(lowered(text)).ids)
-        shape = (0, self.extractor.block_frames, self.extractor.mels)
-        blocks = self.extractor.of_frames(utterances).blocks_of(0) if utterances else np.zeros(shape, np.float32)
+    def _logits(self, frames: np.ndarray | None, text: str | None) -> np.ndarray:
+        """Logits of one utterance, (1, classes), from acoustic frames (frames, channels)."""
+        utterances, (text,) = self.select_modality(None if frames is None else [frames], [text])
+        ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
+        shape = (0, self.extractor.block_frames, self.extractor.channels)
+        blocks = self.extractor.normalised(utterances).blocks_of(0) if utterances else np.zeros(shape, np.float32)
         (tokens,), (places,) = fit(np.array([len(ids)]), np.array([len(blocks)]), self.extractor.max_tokens)
-        tell_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
+        warn_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
         ids, blocks = np.append(ids[: tokens - 1], ids[-1]), blocks[:places]
         inputs = {"input_ids": ids[None], "blocks": blocks}
         return self.session.run(["logits"], {name: inputs[name] for name in self.inputs})[0]

@@ -48,7 +48,7 @@ def write(model: "CalmForSequenceClassification", folder: Path) -> bool:
 
 
 def _one_utterance(model: "CalmForSequenceClassification"):
-    """A torch module from `input_ids` (1, tokens) and `blocks` (blocks, frames, mels) to `logits` (1, classes)."""
+    """A torch module from `input_ids` (1, tokens) and `blocks` (blocks, frames, channels) to `logits` (1, classes)."""
     import torch
 
     class OneUtterance(torch.nn.Module):
@@ -69,7 +69,7 @@ def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> tuple[np.ndarray,
     """Random token ids of the model's own vocabulary, and random blocks."""
     draw = np.random.default_rng(0)
     input_ids = draw.integers(config.text_config.vocab_size, size=(1, tokens))
-    return input_ids, draw.standard_normal((blocks, config.block_frames, config.mels), dtype=np.float32)
+    return input_ids, draw.standard_normal((blocks, config.block_frames, config.channels), dtype=np.float32)
 
 
 def _export(network, config: "CalmConfig"):

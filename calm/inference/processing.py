@@ -13,15 +13,15 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.processing_utils import ProcessorMixin
 
 from calm.data.batching import SequenceCollator, tensors, tokenise
-from calm.data.ragged import LogMels
-from calm.inference.extractor import Extraction, lowered, tell_cut
+from calm.data.ragged import AcousticFrames
+from calm.inference.extractor import AcousticExtractor, text_or_empty, warn_cut
 from calm.models.configuration import CalmConfig
 
 LOCAL_SETTINGS = ("name_or_path", "special_tokens_map_file", "is_local", "local_files_only")  # where a tokenizer was loaded from
 
 
-class CalmFeatureExtractor(Extraction, FeatureExtractionMixin):
-    """Samples to blocks of normalised log-mel (5.1), saved in `preprocessor_config.json`. See `Extraction` for the settings."""
+class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
+    """Samples to blocks of normalised acoustic frames (5.1), saved in `preprocessor_config.json`. Settings: see `AcousticExtractor`."""
 
     model_input_names = ["input_features", "acoustic_mask"]
 
@@ -51,13 +51,13 @@ class CalmFeatureExtractor(Extraction, FeatureExtractionMixin):
             return_attention_mask: False leaves `acoustic_mask` out; a model then takes padding for audio.
 
         Returns:
-            `input_features` (batch, blocks, frames, mels) float32, zero where padded, and `acoustic_mask` (batch, blocks) bool.
+            `input_features` (batch, blocks, frames, channels) float32, zero where padded, and `acoustic_mask` (batch, blocks) bool.
 
         Raises:
             ValueError: samples of another kind, no sampling rate, less than one frame of audio, or settings that do not go together.
         """
         clips = self.cut(self.clips(raw_speech, sampling_rate), max_length, truncation, padding)
-        blocks, mask = tensors(*self.logmels(clips).all_blocks(np.arange(len(clips))))
+        blocks, mask = tensors(*self.acoustic_frames(clips).all_blocks(np.arange(len(clips))))
         batch = self.padded({"input_features": blocks, "acoustic_mask": mask}, padding, max_length)
         if return_attention_mask is False:
             del batch["acoustic_mask"]
@@ -65,8 +65,9 @@ class CalmFeatureExtractor(Extraction, FeatureExtractionMixin):
 
     def cut(self, clips: list[np.ndarray], max_length: int | None, truncation: bool, padding: bool | str) -> list[np.ndarray]:
         """Samples cut to `max_length` if `truncation` says so; see `__call__`."""
-        if (truncation or padding == "max_length") and (max_length or 0) < self.logmel.window:
-            raise ValueError(f"max_length is {max_length}: truncation and padding='max_length' need at least {self.logmel.window} samples")
+        if (truncation or padding == "max_length") and (max_length or 0) < self.frame_extractor.window:
+            least = self.frame_extractor.window
+            raise ValueError(f"max_length is {max_length}: truncation and padding='max_length' need at least {least} samples")
         if truncation:
             return [samples[:max_length] for samples in clips]
         longest = max(map(len, clips), default=0)
@@ -91,7 +92,7 @@ class CalmFeatureExtractor(Extraction, FeatureExtractionMixin):
 
     def blocks(self, samples: int) -> int:
         """Number of blocks of so many samples, one at least."""
-        frames = max(self.logmel.frames(samples), self.block_frames)
+        frames = max(self.frame_extractor.frames(samples), self.block_frames)
         return 1 + (frames - self.block_frames) // self.block_hop
 
 
@@ -115,7 +116,7 @@ class CalmProcessor(ProcessorMixin):
 
         Args:
             audio, sampling_rate, return_tensors: see `CalmFeatureExtractor`; audio None: text alone.
-            text: one per utterance, lower-cased here as for training; None: an empty text, [CLS] [SEP].
+            text: one per utterance, None: an empty text, the special tokens alone.
             padding, max_length, truncation: for the audio, see `CalmFeatureExtractor`. Texts are always padded to the longest.
 
         Returns:
@@ -127,29 +128,29 @@ class CalmProcessor(ProcessorMixin):
         """
         if audio is None and text is None:
             raise ValueError("neither audio nor text was given: give samples with their sampling_rate, a text, or both")
-        extractor, logmels = self.feature_extractor, None
+        extractor, acoustic = self.feature_extractor, None
         if audio is not None:
-            logmels = extractor.logmels(extractor.cut(extractor.clips(audio, sampling_rate), max_length, truncation, padding))
+            acoustic = extractor.acoustic_frames(extractor.cut(extractor.clips(audio, sampling_rate), max_length, truncation, padding))
         texts = [text] if isinstance(text, str) else text
-        texts = [""] * len(logmels.blocks) if texts is None else [lowered(text) for text in texts]
-        if logmels is not None and len(texts) != len(logmels.blocks):
+        texts = [""] * len(acoustic.blocks) if texts is None else [text_or_empty(text) for text in texts]
+        if acoustic is not None and len(texts) != len(acoustic.blocks):
             raise ValueError(
-                f"{len(logmels.blocks)} utterances have audio and {len(texts)} have a text: give one text per utterance, or none at all"
+                f"{len(acoustic.blocks)} utterances have audio and {len(texts)} have a text: give one text per utterance, or none at all"
             )
-        batch = self._collated(logmels, texts)
+        batch = self._collated(acoustic, texts)
         return BatchFeature(as_tensors(batch if audio is None else extractor.padded(batch, padding, max_length), return_tensors))
 
-    def collated(self, logmels: LogMels | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
-        """Inputs from the feature extractor's log-mel (None: text alone) and lower-cased texts."""
-        return BatchFeature(as_tensors(self._collated(logmels, texts), return_tensors))
+    def collated(self, acoustic: AcousticFrames | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
+        """Inputs from the feature extractor's acoustic frames (None: text alone) and texts."""
+        return BatchFeature(as_tensors(self._collated(acoustic, texts), return_tensors))
 
-    def _collated(self, logmels: LogMels | None, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def _collated(self, acoustic: AcousticFrames | None, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         rows, tokens = np.arange(len(texts)), tokenise(self.tokenizer, texts)
-        modality = "text" if logmels is None else "both"
-        collator = SequenceCollator(logmels, tokens, None, modality, None, self.feature_extractor.max_tokens)
-        if logmels is not None:
+        modality = "text" if acoustic is None else "both"
+        collator = SequenceCollator(acoustic, tokens, None, modality, None, self.feature_extractor.max_tokens)
+        if acoustic is not None:
             kept, blocks = collator.lengths(rows)
-            tell_cut(int(((kept < tokens.lengths) | (blocks < logmels.blocks)).sum()), len(rows), collator.most)
+            warn_cut(int(((kept < tokens.lengths) | (blocks < acoustic.blocks)).sum()), len(rows), collator.most)
         return collator(rows)
 
     @property

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import BatchFeature, PreTrainedModel
 
 from calm.inference.classifier import Classifier, check_folder
-from calm.inference.extractor import CONFIG, lowered
+from calm.inference.extractor import CONFIG, text_or_empty
 from calm.inference.processing import CalmProcessor
 from calm.models.modeling import CalmForSequenceClassification
 
@@ -51,7 +51,7 @@ class Predictor(Classifier):
 
     def _set(self, model: CalmForSequenceClassification, processor: CalmProcessor) -> None:
         self.model, self.processor, self.extractor, config = model.eval(), processor, processor.feature_extractor, model.config
-        for name in ("block_frames", "block_hop", "mels"):
+        for name in ("block_frames", "block_hop", "channels"):
             actual, expected = getattr(self.extractor, name), getattr(config, name)
             if actual != expected:
                 raise ValueError(f"{name} is {actual} in the model's {CONFIG} and {expected} in its config.json: release the model again")
@@ -61,7 +61,7 @@ class Predictor(Classifier):
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
         logits = np.empty((len(texts), len(self.classes)), np.float32)
         for with_audio in (True, False):
-            rows = [row for row, logmel in enumerate(frames) if (logmel is not None) == with_audio]
+            rows = [row for row, utterance in enumerate(frames) if (utterance is not None) == with_audio]
             if rows:
                 inputs = self.inputs([frames[row] for row in rows] if with_audio else None, [texts[row] for row in rows])
                 logits[rows] = self.model(**inputs).logits.float().cpu().numpy()
@@ -75,13 +75,13 @@ class Predictor(Classifier):
     def inputs(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
         """Inputs of the model for a batch, without the modality that it was not trained on. Raises ValueError if nothing is left."""
         frames, texts = self.select_modality(frames, texts)
-        logmels = None if frames is None else self.extractor.of_frames(frames)
-        return self.processor.collated(logmels, [lowered(text) for text in texts]).to(self.model.device)
+        acoustic = None if frames is None else self.extractor.normalised(frames)
+        return self.processor.collated(acoustic, [text_or_empty(text) for text in texts]).to(self.model.device)
 
     @torch.inference_mode()
     def encoded_blocks(self, frames: np.ndarray, batch: int = 256) -> torch.Tensor:
         """Blocks of one utterance, encoded by the front end, (blocks, encoded width) float32."""
-        blocks = torch.from_numpy(self.extractor.of_frames([frames]).blocks_of(0))
+        blocks = torch.from_numpy(self.extractor.normalised([frames]).blocks_of(0))
         spectran = self.model.calm.spectran
         return torch.cat([spectran.encode(part.to(self.model.device)) for part in blocks.split(batch)]).float()
 

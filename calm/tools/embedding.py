@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calm.inference.extractor import lowered
+from calm.inference.extractor import text_or_empty
 from calm.inference.recordings import Segment
 from calm.inference.torch_classifier import Predictor
 from calm.models.language_model import text_vectors
@@ -32,7 +32,7 @@ def vectors(predictor: Predictor, segment: Segment) -> dict:
     """Columns of SCHEMA for one segment of a recording."""
     (samples,) = predictor.extractor.clips(segment.samples, predictor.sample_rate)
     frames = predictor.extractor.frames(samples)
-    text = lowered(segment.text)
+    text = text_or_empty(segment.text)
     words = None
     if text:
         words = text_vectors(predictor.model.calm.language_model, predictor.processor.tokenizer, [text])[0].float().numpy()

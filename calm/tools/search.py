@@ -1,6 +1,6 @@
 """Search speech by words or by a sound, in the space that CALP's contrastive training gives audio and text (4.3, equation 2).
 
-Utterances are read as a stream, from audio files or from the log-mel of a corpus. Only their vectors are kept, until they are ranked.
+Utterances are read as a stream, from audio files or from the features of a corpus. Only their vectors are kept, until they are ranked.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ import torch
 from tqdm import tqdm
 
 from calm.corpora.files import AUDIO, walk
-from calm.data.examples import each_logmels, shards
-from calm.data.ragged import LogMels
-from calm.inference.extractor import CONFIG, lowered
+from calm.data.examples import each_frames, shards
+from calm.data.ragged import AcousticFrames
+from calm.inference.extractor import CONFIG, text_or_empty
 from calm.inference.recordings import NO_SPEECH, Listener, Segment, over_files
 from calm.inference.torch_classifier import load_pretrained
 from calm.models.language_model import load_language_model, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining
 
-DATA = Path("data")  # the project's results: CALP models, and corpora with their log-mel
+DATA = Path("data")  # the project's results: CALP models, and corpora with their features
 ROWS = 64  # utterances in memory at a time
 BATCH = 256  # blocks
 
@@ -69,7 +69,7 @@ class CalpEncoder:
     @torch.inference_mode()
     def embed_text(self, text: str) -> np.ndarray:
         """Vector T_i of a text, (width,) of length 1. Raises ValueError if the text is empty or too long."""
-        text, tokenizer = lowered(text).strip(), self.processor.tokenizer
+        text, tokenizer = text_or_empty(text).strip(), self.processor.tokenizer
         if not text:
             raise ValueError("there are no words to search for: give some, or a recording with --like")
         if len(tokenizer(text)["input_ids"]) > 512:
@@ -81,12 +81,12 @@ class CalpEncoder:
 
     def embed_samples(self, samples: np.ndarray) -> np.ndarray:
         """Vectors of all blocks of one utterance's samples at the model's sampling rate, (blocks, width) float16."""
-        return self.embed_logmels(self.extractor.logmels([samples]), 0)
+        return self.embed_frames(self.extractor.acoustic_frames([samples]), 0)
 
     @torch.inference_mode()
-    def embed_logmels(self, logmels: LogMels, row: int) -> np.ndarray:
+    def embed_frames(self, acoustic: AcousticFrames, row: int) -> np.ndarray:
         """Vectors of all blocks of one row, each of length 1, (blocks, width) float16."""
-        blocks = torch.from_numpy(logmels.blocks_of(row))
+        blocks = torch.from_numpy(acoustic.blocks_of(row))
         parts = [self.model.embed_audio(part.to(self.model.device)).float().cpu().numpy() for part in blocks.split(BATCH)]
         return unit(np.concatenate(parts)).astype(np.float16)
 
@@ -166,27 +166,28 @@ def _audio_files(path: Path) -> list[Path]:
     if path.is_file() or path.suffix.lower() in AUDIO:
         return [path]
     known = ", ".join(sorted(stats.parent.name for stats in (DATA / "features").glob("*/stats.json"))) or "none"
-    raise ValueError(f"'{path}' is not a file, a folder, or a corpus with log-mel in {DATA / 'features'} ({known})")
+    raise ValueError(f"'{path}' is not a file, a folder, or a corpus with features in {DATA / 'features'} ({known})")
 
 
 def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
-    """Rows of `calm.tools.search_index.SCHEMA` from the log-mel of a corpus, as training uses it.
+    """Rows of `calm.tools.search_index.SCHEMA` from the features of a corpus, as training uses them.
 
-    Raises ValueError if the log-mel does not exist, or was computed with other settings than the model's.
+    Raises ValueError if the table does not exist, or if the features were computed with other settings than the model's.
     """
     folder, extractor = DATA / "features" / corpus, encoder.extractor
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    expected = {"sample_rate": extractor.sampling_rate, **{key: getattr(extractor, key) for key in ("mels", "window_ms", "hop_ms")}}
+    expected = {key: getattr(extractor, key) for key in ("kind", "channels", "window_ms", "hop_ms")}
+    expected["sample_rate"] = extractor.sampling_rate
     for key, value in expected.items():
         if stats[key] != value:
-            raise ValueError(f"the log-mel of {corpus} has {key} {stats[key]}, the model {value}: run the stage `features` again")
+            raise ValueError(f"the features of {corpus} have {key} {stats[key]}, the model {value}: run the stage `features` again")
     utterances = _utterance_rows(corpus)
     with tqdm(total=len(utterances), desc=corpus, unit="utterance", delay=5) as bar:
-        for ids, logmels in each_logmels(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
+        for ids, acoustic in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
             for row, id in enumerate(ids):
                 if id not in utterances:
-                    raise ValueError(f"the log-mel of {corpus} has an utterance {id} that its table lacks: run the stage `features` again")
-                yield {**utterances[id], "fault": None, "blocks": encoder.embed_logmels(logmels, row)}
+                    raise ValueError(f"the features of {corpus} hold an utterance {id} that is not in its table: run `features` again")
+                yield {**utterances[id], "fault": None, "blocks": encoder.embed_frames(acoustic, row)}
             bar.update(len(ids))
 
 
@@ -251,7 +252,7 @@ def rank(rows: Iterable[dict], query: np.ndarray, top: int, extractor) -> Search
     if not result.searched:
         raise ValueError(_nothing_searched(result))
     for place, (cosine, row, block, at_cosine) in enumerate(best, 1):
-        at = row["start"] + (block * extractor.block_hop + extractor.block_frames / 2) * extractor.hop_ms / 1000
+        at = row["start"] + (block * extractor.block_hop + extractor.block_frames / 2) * extractor.frame_extractor.frame_seconds
         known = {name: row[name] for name in ("id", "file", "start", "end", "text")}
         seconds = row["end"] - row["start"]
         result.hits.append(Hit(rank=place, cosine=cosine, **known, seconds=seconds, at=min(at, row["end"]), at_cosine=at_cosine))

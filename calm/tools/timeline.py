@@ -1,7 +1,7 @@
 """Probabilities over the time of a recording, one row per block: each block is classified with its neighbours in a sliding window.
 
 The recording is read minute by minute. Whatever its length, memory holds one minute, the acoustic tokens of the open windows, the result,
-and waveform and log-mel at the resolution of a picture.
+and waveform and acoustic frames at the resolution of a picture.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Timeline:
     end: np.ndarray  # (blocks,) seconds: its end
     probabilities: np.ndarray  # (blocks, classes); NaN where nobody speaks in the window
     peaks: np.ndarray  # (columns,) largest absolute sample of each column of the picture
-    logmel: np.ndarray  # (columns, mels) mean log-mel
+    frames: np.ndarray  # (columns, channels) mean acoustic frames
     seconds: float  # length of the recording
 
 
@@ -55,15 +55,15 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
     if predictor.modality == "text":
         raise ValueError("this model was trained on text alone: a timeline needs one of audio")
     extractor, seconds = predictor.extractor, duration(path)
-    frame, side = extractor.hop_ms / 1000, neighbours(extractor, window)
+    frame, side = extractor.frame_extractor.frame_seconds, neighbours(extractor, window)
     sketch, scorer = (
-        Sketch(extractor.logmel.frames(round(seconds * extractor.sampling_rate)), extractor.mels),
+        Sketch(extractor.frame_extractor.frames(round(seconds * extractor.sampling_rate)), extractor.channels),
         Scorer(predictor, side, text),
     )
     with tqdm(total=round(seconds), desc=Path(path).name, unit="s", delay=5) as bar:
         spoken = pauses.cut(path, seconds, Pauses(), VAD_WINDOW)
         for samples, frames in minutes(path, extractor, seconds):
-            sketch.add(samples, frames, extractor.logmel.hop)
+            sketch.add(samples, frames, extractor.frame_extractor.hop)
             scorer.add(frames)
             bar.update(min(round(MINUTE), bar.total - bar.n))
     logits = scorer.finish()
@@ -79,7 +79,7 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
 
 def neighbours(extractor, window: float) -> int:
     """Number of blocks on either side of a block in a window of so many seconds. Raises ValueError if not even one block fits."""
-    block, hop = (frames * extractor.hop_ms / 1000 for frames in (extractor.block_frames, extractor.block_hop))
+    block, hop = (frames * extractor.frame_extractor.frame_seconds for frames in (extractor.block_frames, extractor.block_hop))
     if window < block:
         raise ValueError(f"a window of {window:g} s is shorter than one block of {block:g} s")
     return min(int((window - block) / (2 * hop) + 1e-9), (extractor.max_tokens // 2 - 1) // 2)
@@ -93,25 +93,25 @@ def overlaps(start: np.ndarray, end: np.ndarray, spoken: list[tuple[float, float
 
 
 def minutes(path: Path, extractor, seconds: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Samples and untrimmed log-mel frames (float16) minute by minute; joined, they are those of the whole recording."""
-    logmel, rate = extractor.logmel, extractor.sampling_rate
-    step = round(MINUTE * rate) // logmel.hop * logmel.hop  # samples
+    """Samples and untrimmed acoustic frames (float16) minute by minute; joined, they are those of the whole recording."""
+    frames, rate = extractor.frame_extractor, extractor.sampling_rate
+    step = round(MINUTE * rate) // frames.hop * frames.hop  # samples
     with AudioFile(path) as file:
         for first in range(0, round(seconds * rate), step):
-            begin, end = max(first / rate - MARGIN, 0.0), (first + step + logmel.window) / rate + MARGIN
-            samples = file.read(begin, end, rate)[round(first - begin * rate) :][: step + logmel.window - logmel.hop]
-            yield samples[:step], logmel(samples).astype(np.float16)
+            begin, end = max(first / rate - MARGIN, 0.0), (first + step + frames.window) / rate + MARGIN
+            samples = file.read(begin, end, rate)[round(first - begin * rate) :][: step + frames.window - frames.hop]
+            yield samples[:step], frames(samples).astype(np.float16)
 
 
 class Scorer:
-    """Classifies the windows of a stream of log-mel frames, and keeps in memory only what later windows need."""
+    """Classifies the windows of a stream of acoustic frames, and keeps in memory only what later windows need."""
 
     def __init__(self, predictor: Predictor, side: int, text: str | None):
         self.predictor, self.extractor, self.side = predictor, predictor.extractor, side
         self.text = text if predictor.needs_text else None
         self.span = max(self.extractor.block_frames, self.extractor.block_hop)
-        self.frames = np.empty((0, self.extractor.mels), np.float16)  # from the first block on that is not held yet
-        # Blocks from number `base` on: encoded, or their log-mel if each window is normalised by its own statistics.
+        self.frames = np.empty((0, self.extractor.channels), np.float16)  # from the first block on that is not held yet
+        # Blocks from number `base` on: encoded, or their frames if each window is normalised by its own statistics.
         self.held: list[np.ndarray] = []
         self.base = self.scored = 0
         self.logits: list[np.ndarray] = []
@@ -165,11 +165,11 @@ class Scorer:
 
 
 class Sketch:
-    """Waveform and log-mel of a recording, reduced to the columns of a picture."""
+    """Waveform and acoustic frames of a recording, reduced to the columns of a picture."""
 
-    def __init__(self, frames: int, mels: int):
+    def __init__(self, frames: int, channels: int):
         self.frames, columns = max(frames, 1), min(max(frames, 1), COLUMNS)
-        self.peaks, self.sums, self.counts = np.zeros(columns, np.float32), np.zeros((columns, mels)), np.zeros(columns)
+        self.peaks, self.sums, self.counts = np.zeros(columns, np.float32), np.zeros((columns, channels)), np.zeros(columns)
         self.seen = 0
 
     def add(self, samples: np.ndarray, frames: np.ndarray, hop: int) -> None:
@@ -184,7 +184,7 @@ class Sketch:
         self.seen += len(frames)
 
     def mean(self) -> np.ndarray:
-        """Mean log-mel of each column."""
+        """Mean frame of each column."""
         return (self.sums / np.maximum(self.counts, 1)[:, None]).astype(np.float32)
 
 
@@ -206,7 +206,7 @@ def pictures() -> list[str]:
 
 
 def draw(result: Timeline, path: Path, title: str = "", size: tuple[float, float] = (10, 6)) -> tuple[float, float]:
-    """Draw the probabilities above the waveform and the log-mel. The file's extension sets the kind of picture.
+    """Draw the probabilities above the waveform and the acoustic frames. The file's extension sets the kind of picture.
 
     Args:
         size: width and height in inches; a narrow picture has the legend above.
@@ -219,7 +219,7 @@ def draw(result: Timeline, path: Path, title: str = "", size: tuple[float, float
 
     with style.context("default"):  # not the caller's style
         figure = Figure(figsize=size, layout="constrained")
-        above, wave, mel = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.5])
+        above, wave, image = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.5])
         for name, values in zip(result.classes, result.probabilities.T, strict=True):
             above.plot(result.time, values, label=name, marker="." if len(values) == 1 else None)
         above.set(ylabel="probability", ylim=(0, 1), title=title)
@@ -230,8 +230,8 @@ def draw(result: Timeline, path: Path, title: str = "", size: tuple[float, float
         seconds = np.linspace(0, result.seconds, len(result.peaks), endpoint=False)
         wave.fill_between(seconds, -result.peaks, result.peaks, linewidth=0, color="0.4")
         wave.set(ylabel="amplitude")
-        mel.imshow(result.logmel.T, origin="lower", aspect="auto", extent=(0, result.seconds, 0, result.logmel.shape[1]), cmap="magma")
-        mel.set(ylabel="mel band", xlabel="seconds", xlim=(0, result.seconds))
+        image.imshow(result.frames.T, origin="lower", aspect="auto", extent=(0, result.seconds, 0, result.frames.shape[1]), cmap="magma")
+        image.set(ylabel="channel", xlabel="seconds", xlim=(0, result.seconds))
         figure.savefig(path, dpi=120)
-    place = mel.get_position()
+    place = image.get_position()
     return place.x0, place.x1

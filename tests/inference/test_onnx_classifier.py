@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -103,7 +104,7 @@ def test_torch_is_used_if_the_graph_cannot_be_exported(tmp_path, monkeypatch, ca
     if fails == "export":
         monkeypatch.setattr(torch.onnx, "export", Mock(side_effect=RuntimeError("no operator for this\nmore")))
     else:
-        exported = onnx_export._export(onnx_export._one_utterance(model), model.config)
+        exported = onnx_export._export(onnx_export._one_utterance(deepcopy(model)), model.config)
         model.heads["emotion"][-1].bias.data += 1
         monkeypatch.setattr(onnx_export, "_export", lambda *_: exported)
     assert not onnx_export.write(model, folder)

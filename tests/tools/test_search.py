@@ -72,7 +72,7 @@ def test_words_and_sounds_lie_where_the_model_puts_them(encoder):
     """T_i through the text's projection; the blocks through SpecTran and the audio's, each at length 1."""
     with torch.inference_mode():
         (words,) = encoder.model.embed_text(text_vectors(load_language_model("minilm", 1), encoder.processor.tokenizer, ["good morning"]))
-        blocks = torch.from_numpy(encoder.extractor.logmels([speech(2)]).blocks_of(0))
+        blocks = torch.from_numpy(encoder.extractor.acoustic_frames([speech(2)]).blocks_of(0))
         sounds = F.normalize(encoder.model.embed_audio(blocks), dim=-1)
     np.testing.assert_allclose(encoder.embed_text("Good Morning"), F.normalize(words, dim=0), atol=1e-5)
     assert sounds.shape == (5, 16)  # 198 frames: 1 + (198 - 50) // 30
@@ -100,7 +100,7 @@ def test_the_table(folder, model):
 def test_an_index_is_computed_once(folder, model, monkeypatch):
     arguments = ["search", "good morning", "clips", "--model", model, "--json", "--index", "clips.parquet"]
     first = calm(*arguments)
-    monkeypatch.setattr(search.CalpEncoder, "embed_logmels", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(search.CalpEncoder, "embed_frames", lambda *_: pytest.fail("computed again"))
     again = calm(*arguments)
     assert again.stdout == first.stdout and json.loads(first.stdout)["searched"] == 3 and first.exit_code == again.exit_code == 1
     assert "wrong.wav" in again.stderr and "computed again" not in again.stderr and not list(folder.glob(".*"))
@@ -129,7 +129,7 @@ def test_an_index_that_fails_leaves_nothing(folder, encoder, monkeypatch):
         (["good morning", "clips/wrong.wav", "clips/gone.wav"], "none of 2 files can be searched"),
         (["good morning", "clips/silent.wav"], "nobody speaks in any of 1 files"),
         (["good morning", "empty"], "empty holds no audio"),
-        (["good morning", "tapes"], "'tapes' is not a file, a folder, or a corpus with log-mel in data/features (none)"),
+        (["good morning", "tapes"], "'tapes' is not a file, a folder, or a corpus with features in data/features (none)"),
         (["good morning"], "nothing to search was named: give a corpus, audio files or folders after the words"),
         (["  ", "clips"], "no words to search for"),
         (["so " * 600, "clips"], "more than the language model's 512 tokens"),
