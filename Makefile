@@ -18,13 +18,13 @@ install: $(VENV)/installed
 demo: install
 	@cmp -s params.yaml recipes/demo.yaml || { echo "params.yaml is not the embedded default: cp recipes/demo.yaml params.yaml, or run dvc repro"; exit 1; }
 	@python -m pipeline.repro
-	@python -m pipeline.stages.report --print
+	@python -m pipeline.stages.report
 
 # Other settings than the embedded default's are used as they are
 study: install
 	@if cmp -s params.yaml recipes/demo.yaml; then cp recipes/study.yaml params.yaml; echo "params.yaml is recipes/study.yaml now"; fi
 	@python -m pipeline.repro
-	@python -m pipeline.stages.report --print
+	@python -m pipeline.stages.report
 
 test: install
 	python -m pytest --numprocesses 2 --dist loadfile

@@ -21,7 +21,7 @@ LOCAL_SETTINGS = ("name_or_path", "special_tokens_map_file", "is_local", "local_
 
 
 class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
-    """Samples to blocks of normalised acoustic frames (5.1), saved in `preprocessor_config.json`. Settings: see `AcousticExtractor`."""
+    """Samples to normalised acoustic blocks (5.1), saved in `preprocessor_config.json`. For the settings see `AcousticExtractor`."""
 
     model_input_names = ["input_features", "acoustic_mask"]
 

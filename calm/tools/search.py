@@ -186,7 +186,9 @@ def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
         for ids, acoustic in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
             for row, id in enumerate(ids):
                 if id not in utterances:
-                    raise ValueError(f"the features of {corpus} hold an utterance {id} that is not in its table: run `features` again")
+                    raise ValueError(
+                        f"the features of {corpus} have an utterance {id} that its table lacks: run the stage `features` again"
+                    )
                 yield {**utterances[id], "fault": None, "blocks": encoder.embed_frames(acoustic, row)}
             bar.update(len(ids))
 

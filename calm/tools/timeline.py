@@ -153,7 +153,7 @@ class Scorer:
     def _logits(self, windows: list[list[np.ndarray]]) -> np.ndarray:
         if self.extractor.normalise == "utterance":
             return self.predictor.logits([self._joined(window) for window in windows], [self.text] * len(windows))
-        encoded, mask = tensors(*Ragged.of([np.stack(window) for window in windows]).pad(np.arange(len(windows))))
+        encoded, mask = tensors(*Ragged.from_rows([np.stack(window) for window in windows]).pad(np.arange(len(windows))))
         text = self.predictor.processor(text=[self.text] * len(windows))
         inputs = {**text, "encoded_blocks": encoded, "acoustic_mask": mask}
         model = self.predictor.model

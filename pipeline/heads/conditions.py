@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from calm.models.front_ends import FRONT_ENDS
-from pipeline.settings import Head, Heads, Row
+from pipeline.settings import Head, HeadRow, Heads
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class Condition:
     """One row of the tables, what is trained, and what goes in."""
 
     name: str  # the variant's name in the tables
-    row: Row
+    row: HeadRow
     tuning: str  # "frozen" or "unfrozen"
     modality: str  # "audio", "text" or "both"
 
@@ -34,7 +34,7 @@ class Condition:
         return {"variant": self.name, "modality": self.modality, "seed": " ".join(map(str, seeds))}
 
 
-def conditions(rows: dict[str, Row], head: Head) -> list[Condition]:
+def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:
     """Every combination that the settings ask for, those of frozen heads first."""
     combinations = [
         Condition(name if tuning == "unfrozen" else f"{name}_frozen", row, tuning, modality)

@@ -87,7 +87,8 @@ def track(evaluation: CorpusEvaluation, all_predictions: list[Predictions], trac
             values[key][f"{row['split']}/{row['threshold']}/{row['metric']}"] = row["value"]
     for predictions in all_predictions:
         system = predictions.system
-        place = {"table": tables_of(system.variant, system.modality), "row": system.variant}
+        inputs = {other.system.modality for other in all_predictions if other.system[:2] == system[:2]}
+        place = {"table": tables_of(system.variant, system.modality, inputs), "row": system.variant}
         tags = {key: str(value) for key, value in {**predictions.columns, **place}.items()}
         with tracked.child(f"{' '.join(system)} {predictions.seed}", tags=tags) as run:
             run.log(values[system, predictions.seed])

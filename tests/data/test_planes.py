@@ -80,7 +80,7 @@ def config(**options) -> CalmConfig:
 
 
 def tokens() -> Ragged:
-    return Ragged.of([np.array([2, 5 + row, 9, 3]) for row in range(6)])
+    return Ragged.from_rows([np.array([2, 5 + row, 9, 3]) for row in range(6)])
 
 
 def test_frames_by_hand(extractor, tmp_path):

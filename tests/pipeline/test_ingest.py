@@ -187,7 +187,7 @@ def test_the_command(tmp_path):
     missing = command("gone")
     assert missing.returncode == 1 and missing.stderr.startswith("ingest@gone: raw/gone is missing") and "Traceback" not in missing.stderr
     assert not (tmp_path / paths.utterances("gone")).exists()
-    assert "params.yaml has mine, gone" in command("other").stderr
+    assert "'other' is none of corpora in params.yaml, which has mine, gone" in command("other").stderr
 
 
 @pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")

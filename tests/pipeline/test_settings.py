@@ -1,6 +1,9 @@
-"""Settings are typed and checked; a fault names the key, what was given and what is allowed."""
+"""Settings are typed and checked: an error names the key, its value and what is allowed."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +16,22 @@ from pipeline import settings
 DEMO = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 
 
-def fault(tmp_path, *keys, value):
-    """What is said of the embedded default with one value changed."""
-    given = yaml.safe_load(yaml.safe_dump(DEMO))
-    place = given
+def load_error(tmp_path, *keys, value):
+    """Message of the error that the embedded default raises with one value changed."""
+    values = yaml.safe_load(yaml.safe_dump(DEMO))
+    section = values
     for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
+        section = section[key]
+    section[keys[-1]] = value
     file = tmp_path / "params.yaml"
-    file.write_text(yaml.safe_dump(given))
+    file.write_text(yaml.safe_dump(values))
     with pytest.raises(settings.SettingsError) as error:
         settings.load(file)
     return str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "said"),
+    ("keys", "value", "parts"),
     [
         (("calp", "learning_rate"), 2, ["calp.learning_rate is 2", "less than 1"]),
         (("calp", "alpha"), -1, ["calp.alpha is -1", "greater than or equal to 0"]),
@@ -37,51 +40,63 @@ def fault(tmp_path, *keys, value):
         (("head", "modalities"), ["video"], ["head.modalities.0 is 'video'", "audio"]),
         (("seeds",), [], ["seeds is []", "at least 1"]),
         (("seeds",), [1, 1], ["seeds", "different"]),
-        (("targets",), ["iemocap"], ["targets: 'iemocap' is none of corpora (mosei, msp)"]),
-        (("heads", "msp-small", "model"), "huge", ["heads.msp-small.model: 'huge' is none of models (small)"]),
-        (("heads", "msp-small", "corpus"), "iemocap", ["heads.msp-small.corpus: 'iemocap' is none of targets (mosei, msp)"]),
-        (("heads", "msp-small", "corpus"), "mosei", ["the row 'calm' of small on mosei is there 2 times"]),
+        (("targets",), ["iemocap"], ["targets: 'iemocap' is not one of corpora (mosei, msp)"]),
+        (("heads", "msp-small", "model"), "huge", ["heads.msp-small.model: 'huge' is not one of models (small)"]),
+        (("heads", "msp-small", "corpus"), "iemocap", ["heads.msp-small.corpus: 'iemocap' is not one of targets (mosei, msp)"]),
+        (("heads", "msp-small", "corpus"), "mosei", ["the row 'calm' of small on mosei occurs 2 times"]),
         (("heads", "msp-small", "rows"), {}, ["heads.msp-small.rows", "at least 1"]),
-        (("heads", "msp-small", "rows"), {"calm_frozen": {}}, ["'calm_frozen': names in _frozen are those of frozen heads"]),
+        (("heads", "msp-small", "rows"), {"calm_frozen": {}}, ["'calm_frozen': names in _frozen are reserved for frozen heads"]),
         (("heads", "msp-small", "rows"), {"calm": {"labels": 0}}, ["heads.msp-small.rows.calm.labels is 0"]),
         (
             ("heads", "msp-small", "rows"),
             {"peer": {"network": "cnn", "modalities": ["audio"]}},
-            ["'cnn' is trained whole", "no modalities"],
+            ["'cnn' is trained whole", "remove modalities"],
         ),
-        (("targets",), ["mosei"], ["heads.msp-small.corpus: 'msp' is none of targets (mosei)"]),
-        (("heads",), {"mosei-small": {"corpus": "mosei", "model": "small"}}, ["heads: none is of msp"]),
+        (("targets",), ["mosei"], ["heads.msp-small.corpus: 'msp' is not one of targets (mosei)"]),
+        (("heads",), {"mosei-small": {"corpus": "mosei", "model": "small"}}, ["heads: no entry has corpus msp"]),
+        (
+            ("heads", "mosei-small", "rows"),
+            {"peer": {"network": "cnn"}},
+            ["heads.mosei-small: release is true, but no row has network 'calm'"],
+        ),
+        (("head_of",), {"iemocap": {"epochs": 1}}, ["head_of: 'iemocap' is not one of targets (mosei, msp)"]),
+        (("head_of",), {"msp": {"dropout": 2}}, ["head_of.msp.dropout is 2"]),
         (
             ("transfer",),
             {"x": {"trained": "mosei-small", "tested": "a"}},
-            ["transfer.x.tested: 'a' is none of heads (mosei-small, msp-small)"],
+            ["transfer.x.tested: 'a' is not one of heads (mosei-small, msp-small)"],
         ),
-        (("transfer",), {"x": {"trained": "msp-small", "tested": "msp-small"}}, ["are of one corpus"]),
+        (("transfer",), {"x": {"trained": "msp-small", "tested": "msp-small"}}, ["are of the same corpus"]),
         (("models", "small", "calp"), {"alpha": -1}, ["models.small.calp.alpha is -1"]),
         (("models", "small", "pretrain"), {"epoch": 1}, ["models.small.pretrain.epoch"]),
         (("models", "small", "spectran"), {"patch": [10, 65]}, ["models.small.spectran.patch is [10, 65]", "features.mels, 64"]),
         (("models", "small", "spectran"), {"patch": [60, 16]}, ["models.small.spectran", "spectran.block, 50"]),
-        (("models", "small", "pretrain_on"), "all", ["models.small.pretrain_on: 'all' is none of corpora"]),
-        (("corpora", "msp", "format"), "iemocap", ["corpora.msp.format is 'iemocap': choose one of mosei, msp_podcast,"]),
+        (("models", "small", "pretrain_on"), "all", ["models.small.pretrain_on: 'all' is not one of corpora"]),
+        (
+            ("corpora", "msp", "format"),
+            "iemocap",
+            ["corpora.msp.format is 'iemocap': there is no corpus format 'iemocap': choose one of mosei, "],
+        ),
+        (("corpora", "msp", "path"), "data/raw/msp", ["synthetic.msp: corpora has no 'msp' with its path, data/raw/msp-synthetic"]),
+        (("synthetic", "iemocap"), DEMO["synthetic"]["msp"], ["synthetic.iemocap: corpora has no 'iemocap' with its path"]),
         (("corpora", "msp", "options"), {"labels": "some"}, ["corpora.msp", "some"]),
         (("spectran", "patch"), [60, 16], ["patch", "block"]),
         (("spectran", "width"), 100, ["spectran.width is 100", "64"]),
         (("spectran", "pooling"), "max", ["spectran.pooling is 'max'", "'bands'"]),
         (("head", "pooling"), "mean", ["head.pooling is 'mean'", "'cls_blocks'"]),
-        (("head", "frozen_copies"), 2, ["frozen_copies are changed as augment says, which says nothing"]),
+        (("head", "frozen_copies"), 2, ["frozen_copies needs an augmentation, but augment changes nothing"]),
         (("head", "first"), "body", ["head.first is 'body'", "'head'"]),
         (("features", "high_hz"), 9000, ["high_hz", "8000"]),
     ],
 )
-def test_faults(tmp_path, keys, value, said):
-    message = fault(tmp_path, *keys, value=value)
-    for part in said:
+def test_errors_name_the_key_and_what_is_allowed(tmp_path, keys, value, parts):
+    message = load_error(tmp_path, *keys, value=value)
+    for part in parts:
         assert part in message, message
 
 
 def test_missing_section_and_file(tmp_path):
-    given = {key: value for key, value in DEMO.items() if key != "calp"}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({key: value for key, value in DEMO.items() if key != "calp"}))
     with pytest.raises(settings.SettingsError, match="calp is missing"):
         settings.load(tmp_path / "params.yaml")
     with pytest.raises(settings.SettingsError, match="copy one of recipes"):
@@ -89,15 +104,17 @@ def test_missing_section_and_file(tmp_path):
     (tmp_path / "params.yaml").write_text("seeds: [1\n")
     with pytest.raises(settings.SettingsError, match="not YAML"):
         settings.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(settings.SettingsError, match="has no settings"):
+        settings.load(tmp_path / "params.yaml")
 
 
-def test_the_stage_says_so_and_runs_nothing(tmp_path, monkeypatch, capsys):
+def test_load_or_exit_prints_the_errors_and_exits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | {"seeds": ["a"]}))
     with pytest.raises(SystemExit) as error:
-        settings.main()
+        settings.load_or_exit()
     assert "seeds.0 is 'a'" in str(error.value) and "Nothing was run" in str(error.value)
-    assert not (tmp_path / "data").exists()
 
 
 def test_limits_have_one_default_in_library_and_settings():
@@ -110,13 +127,85 @@ def test_settings_of_the_data_page_are_valid():
     snippets = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
     assert snippets
     for snippet in snippets:
-        corpora = settings.Settings.model_validate(DEMO | {"corpora": DEMO["corpora"] | snippet["corpora"]}).corpora
+        values = DEMO | {"synthetic": {}, "corpora": DEMO["corpora"] | snippet["corpora"]}
+        corpora = settings.Settings.model_validate(values).corpora
         assert corpora["msp"].options["labels"] == "all" and corpora["msp"].path == Path("data/raw/msp")
 
 
 def test_a_model_has_sections_of_its_own():
     changed = DEMO | {"models": DEMO["models"] | {"other": {"language_model": "minilm", "lm": "small", "calp": {"alpha": 0}}}}
-    given = settings.Settings.model_validate(changed)
-    assert given.for_model("other").calp == given.calp.model_copy(update={"alpha": 0})
-    assert given.for_model("other").pretrain == given.pretrain and given.for_model("small").calp == given.calp
-    assert (given.lm("other"), given.lm("small")) == ("small", "small")
+    whole = settings.Settings.model_validate(changed)
+    assert whole.for_model("other").calp == whole.calp.model_copy(update={"alpha": 0})
+    assert whole.for_model("other").pretrain == whole.pretrain and whole.for_model("small").calp == whole.calp
+    assert (whole.lm("other"), whole.lm("small")) == ("small", "small")
+
+
+def test_import_is_cheap():
+    """Every stage and the command line import the settings first."""
+    heavy = "import sys, pipeline.settings; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pandas', 'soundfile')))"
+    assert subprocess.run([sys.executable, "-c", heavy], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+RUN_TIME = {"workers", "checkpoint_minutes"}
+EXAMPLE = settings.Settings.model_validate(
+    DEMO
+    | {
+        "heads": {name: {**entry, "rows": {"calm": {}, "half": {"labels": 0.5}}} for name, entry in DEMO["heads"].items()},
+        "transfer": {"mosei-to-msp": {"trained": "mosei-small", "tested": "msp-small"}},
+    }
+)
+
+
+def fields(value, path=()):
+    """Path of every field of a section and of the sections in it, through dicts of sections too."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from fields(item, (*path, key))
+    if isinstance(value, settings.Section):
+        for name, item in value:
+            inner = list(fields(item, (*path, name)))
+            yield from inner or [(*path, name)]
+
+
+def changed(value, path):
+    """A copy with another value at a path, which need not be an allowed one."""
+    if not path:
+        return {"another": {"key": 1}} if isinstance(value, dict) else "another value"
+    if isinstance(value, dict):
+        return value | {path[0]: changed(value[path[0]], path[1:])}
+    return value.model_copy(update={path[0]: changed(getattr(value, path[0]), path[1:])})
+
+
+def test_every_section_is_in_the_example():
+    def classes(value):
+        if isinstance(value, settings.Section):
+            return {type(value)}.union(*(classes(item) for _, item in value))
+        return set().union(*map(classes, value.values())) if isinstance(value, dict) else set()
+
+    sections = {kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, settings.Section)}
+    assert sections - classes(EXAMPLE) == {settings.Section, settings.Optimiser}
+
+
+@pytest.mark.parametrize("path", [*fields(EXAMPLE)], ids=lambda path: ".".join(path))
+def test_results_change_with_every_field_but_those_of_run_time(path):
+    same = settings.results_only(changed(EXAMPLE, path)) == settings.results_only(EXAMPLE)
+    assert same == (path[-1] in RUN_TIME)
+
+
+@pytest.mark.parametrize("name", sorted(RUN_TIME))
+def test_overrides_lose_run_time_fields_too(name):
+    def example(value):
+        small = DEMO["models"]["small"] | {"calp": {"checkpoint_minutes": value, "alpha": 0}, "pretrain": {"checkpoint_minutes": value}}
+        return settings.Settings.model_validate(DEMO | {"models": {"small": small}, "head_of": {"msp": {name: value, "epochs": 7}}})
+
+    values = settings.results_only(example(1))
+    assert values == settings.results_only(example(2))
+    assert values["models"]["small"]["calp"] == {"alpha": 0} and values["head_of"] == {"msp": {"epochs": 7}}
+
+
+def test_results_only_is_plain_json_with_defaults():
+    values = settings.results_only(EXAMPLE)
+    assert json.loads(json.dumps(values)) == values
+    assert values["synthetic"]["msp"]["path"] == "data/raw/msp-synthetic" and values["spectran"]["patch"] == [10, 16]
+    assert values["ingest"]["cut"]["pause"] == 0.3 and values["calp"]["augment"]["speed"] == 0
+    assert settings.run_time_fields(settings.Head) == RUN_TIME and settings.run_time_fields(settings.Calp) == {"checkpoint_minutes"}

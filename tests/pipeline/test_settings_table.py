@@ -1,4 +1,4 @@
-"""The page of all settings is that of the settings as they are."""
+"""docs/settings.md lists all settings as they are in the code."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from pipeline import settings, settings_table
 
 PAGE = Path(__file__).parents[2] / "docs/settings.md"
+SECTIONS = {kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, settings.Section)}
 
 
 def test_the_page_is_current():
@@ -17,36 +18,41 @@ def test_the_page_is_current():
 
 
 def test_every_field_of_every_section_has_a_line():
-    """Counted from the classes themselves: a field of any section is the last part of some key."""
+    """Counted from the classes: each field of a section is the last part of some key."""
     keys = set(re.findall(r"^\| `([\w.<>]+)` \|", PAGE.read_text(), re.MULTILINE))
     last = {key.removesuffix(".<name>").rpartition(".")[2] for key in keys}
-    sections = [kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, settings.Section)]
-    inner = {"Settings", "Section"}
-    for section in (section for section in sections if section.__name__ not in inner):
+    for section in SECTIONS - {settings.Settings}:
         assert set(section.model_fields) - {"augment"} <= last, section
     assert {"calp.augment.speed", "head.augment.speed", "ingest.cut.pause", "corpora.<name>.format", "seeds"} <= keys
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "words"),
     [
         (Annotated[float, Field(ge=0, lt=0.5)], "number ≥ 0 and < 0.5"),
         (settings.Positive | None, "integer > 0 or null"),
         (Literal["a", "b"], "`a`, `b`"),
         (Literal["a"], "`a`"),
         (list[Literal["a", "b"]], "list of `a`, `b`"),
-        (Annotated[list[int], Field(min_length=1)], "list of integer, 1 at least"),
+        (Annotated[list[int], Field(min_length=1)], "list of integer, at least 1"),
         (tuple[int, bool], "[integer, true or false]"),
         (dict[Literal["a", "b"], settings.Positive], "mapping, `a`, `b`: integer > 0"),
         (Path, "path"),
     ],
 )
-def test_allowed_values_in_words(kind, said):
-    assert settings_table.allowed(TypeAdapter(kind).json_schema()) == said
+def test_allowed_values_in_words(kind, words):
+    assert settings_table.allowed(TypeAdapter(kind).json_schema()) == words
 
 
-def test_what_is_said_comes_from_the_comment_beside_the_field(tmp_path):
-    assert settings_table.comments(settings.Calp)["batch"] == "utterances a step"  # of the class above it
-    assert settings_table.comments(settings.Calp)["alpha"].startswith("weight of the audio-language term")
-    (tmp_path / "some.py").write_text('class A:\n    # above\n    x: int = (\n        1  # first\n    )  # second\n    y: str = "# no"\n')
-    assert settings_table._written(tmp_path / "some.py") == {"A": {"x": "above first second", "y": ""}}
+def test_every_section_and_setting_is_described():
+    settings_part = PAGE.read_text(encoding="utf-8").partition("## `corpora.<name>.options`")[0]
+    rows = re.findall(r"^\| `.*\|(.*)\|$", settings_part, re.MULTILINE)
+    sections = re.findall(r"^## .*\n\n(.*)$", settings_part, re.MULTILINE)
+    assert len(rows) > 100 and all(text.strip() for text in rows)
+    assert len(sections) > 10 and all(text.strip() for text in sections)
+
+
+def test_descriptions_come_from_the_docstrings_of_fields():
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    assert "| `calp.batch` | integer > 0 | required | Utterances per step. |" in lines  # of the class that `Calp` extends
+    assert "Masked pretraining of the multimodal transformer (4.5, equation 3)." in lines

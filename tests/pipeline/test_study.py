@@ -19,7 +19,7 @@ from pipeline.evaluation import groups
 from pipeline.evaluation.predictions import tables_of
 from pipeline.heads.networks import Bench, Condition, conditions
 from pipeline.report.study_tables import SHAPES
-from pipeline.settings import Row
+from pipeline.settings import HeadRow
 from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, transfer
 
 CLASSES = {"one": ("happy", "sad", "anger"), "two": ("angry", "happy", "neutral")}
@@ -159,7 +159,7 @@ def test_frozen_heads_learn_from_changed_copies(study, tmp_path_factory):
         bench, again, plain = (
             Bench(settings.for_model("one-tiny"), "one", "one-tiny", next(folders)) for settings in (changed, changed, made)
         )
-        for row, copied in ((Row(), 48), (Row(labels=0.4), 19)):
+        for row, copied in ((HeadRow(), 48), (HeadRow(labels=0.4), 19)):
             audio, text = (Condition("calm", row, "frozen", modality) for modality in ("audio", "text"))
             vectors, of = head.represented(bench, audio, [1])
             assert vectors.shape[:2] == (60 + 2 * copied, 1)
@@ -245,7 +245,7 @@ def test_runs_are_tagged_with_the_tables_of_the_page():
 
 
 def test_a_peer_has_one_condition():
-    assert Row(network="cnn").conditions(None) == [("unfrozen", "both")]
+    assert HeadRow(network="cnn").conditions(None) == [("unfrozen", "both")]
 
 
 def test_runs_in_mlflow_agree_with_the_report(study):

@@ -1,0 +1,76 @@
+"""Settings of the report, the tracking, and where and when stages run: none changes the method."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.settings.base import Positive, Section
+
+
+class Report(Section):
+    """The page of results."""
+
+    examples: int = Field(0, ge=0, le=12)
+    """Utterances of each corpus that the page plays. A corpus's licence may forbid sharing such a page."""
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """Where runs are stored. The environment variable MLFLOW_TRACKING_URI takes precedence."""
+    system_metrics_seconds: Positive = 5
+    """Seconds between samples of the system metrics."""
+
+
+class Compute(Section):
+    """Where stages run. None of these settings changes the method, so a change reruns nothing: see docs/scale.md."""
+
+    dask: str | None = None
+    """Address of a Dask scheduler that runs the shards of features, transcribe and embed: "tcp://host:8786". null: local processes."""
+    devices: dict[Literal["calp", "pretrain"], Positive] = {}
+    """Processes per host that train a model together by torchrun, one per GPU. Default: 1."""
+    torchrun: list[str] = []
+    """Further options of torchrun, for several hosts: [--nnodes=2, --rdzv-backend=c10d, --rdzv-endpoint=host:29500]."""
+
+
+class Flows(Section):
+    """Prefect: when the flows run, and how many stages run at once (`pipeline/flows`)."""
+
+    timezone: str = "UTC"
+    """Time zone of the schedules."""
+    rebuild: str | None = "0 2 * * *"
+    """Schedule of the flow `rebuild`, in cron's five fields. null: only on request."""
+    study: str | None = "0 4 * * 0"
+    """Schedule of the flow `study`. null: only on request."""
+    study_recipe: Path = Path("recipes/study.yaml")
+    """Settings of the flow `study`, a file like `params.yaml`."""
+    score_new: str | None = "*/5 * * * *"
+    """Schedule of the flow `score_new`. null: only on request."""
+    cpu: Positive | None = None
+    """Stages without a GPU that run at once. null: one for every two cores, but at least 2."""
+    gpu: Positive | None = None
+    """Stages with a GPU that run at once. null: one per GPU, or 1 without any."""
+    retries: int = Field(2, ge=0)
+    """Retries of a failed stage, each from its last checkpoint."""
+    retry_seconds: Annotated[float, Field(gt=0)] = 10
+    """Delay before the first retry, doubled before each further one."""
+    stop_seconds: Annotated[float, Field(gt=0)] = 60
+    """Time that a stopped stage has to write its checkpoint."""
+    inbox: Path = Path("data/inbox")
+    """Folder of the audio that `score_new` scores."""
+    scores: Path = Path("data/scores")
+    """Folder of the Parquet table that `score_new` writes."""
+    model: str | None = None
+    """Model of `score_new`: models:/name@alias, or a folder. null: the champion of the first of `targets`."""
+    work_pool: str = "calm"
+    """Work pool that `python -m pipeline.flows deploy` deploys to."""
+    prefect_port: Positive = 4200
+    """Port of Prefect's server."""
+    mlflow_port: Positive = 5000
+    """Port of MLflow's server."""
+    prefect_database: str | None = None
+    """Prefect's database, "postgresql+asyncpg://...". null: SQLite under data/servers."""
+    mlflow_database: str | None = None
+    """MLflow's database, "postgresql://...". null: the SQLite file of `tracking.uri`."""

@@ -1,0 +1,131 @@
+"""Settings of the heads, of the rows of the tables that they fill, and of the evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.settings.base import Name, Positive, Rate, RunTime, Section, Share
+from pipeline.settings.models import Augment, Optimiser
+
+Modality = Literal["audio", "text", "both"]
+Tuning = Literal["frozen", "unfrozen"]
+RowName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+
+
+class HeadRow(Section):
+    """A row of the tables: the network that its heads are trained on. The default is CALM."""
+
+    network: Literal["calm", "linear", "cnn", "joint_transformer"] = "calm"
+    """Networks other than `calm` are for comparison and never pretrained (table 3)."""
+    start: Literal["pretrained", "calp", "language_model"] = "pretrained"
+    """Initial weights: after all pretraining, after CALP only, or of the language model alone."""
+    labels: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the labels that the heads are trained on (A.3)."""
+    modalities: list[Modality] | None = None
+    """Inputs of the heads. null: those of `head`."""
+    tuning: list[Tuning] | None = None
+    """Whether the network is trained with the heads. null: as in `head`."""
+
+    @model_validator(mode="after")
+    def comparison_networks_are_trained_whole(self):
+        """A network for comparison has no pretrained weights that could be frozen, and takes both modalities."""
+        if self.network != "calm" and (keys := {"start", "modalities", "tuning"} & self.model_fields_set):
+            raise ValueError(f"network '{self.network}' is trained whole and on both modalities: remove {', '.join(sorted(keys))}")
+        return self
+
+    def conditions(self, head: "Head") -> list[tuple[Tuning, Modality]]:
+        """Each tuning and modality that the row's heads are trained with."""
+        if self.network != "calm":
+            return [("unfrozen", "both")]
+        return [(tuning, modality) for tuning in self.tuning or head.tuning for modality in self.modalities or head.modalities]
+
+
+class Heads(Section):
+    """The heads: a corpus, a model, and the rows of the tables to train."""
+
+    corpus: Name
+    """One of `targets`."""
+    model: Name
+    """One of `models`."""
+    rows: Annotated[dict[RowName, HeadRow], Field(min_length=1)] = {"calm": HeadRow(), "no_pretraining": HeadRow(start="language_model")}
+    """Rows of the tables, by the name of the variant. By default CALM, and the same without pretraining."""
+    release: bool = True
+    """Keep a model for use, and register it."""
+
+    @model_validator(mode="after")
+    def has_a_model_to_release(self):
+        """Networks for comparison are not released."""
+        if self.release and all(row.network != "calm" for row in self.rows.values()):
+            raise ValueError("release is true, but no row has network 'calm': set release: false")
+        return self
+
+    @field_validator("rows")
+    @classmethod
+    def names_are_free(cls, rows: dict[str, HeadRow]) -> dict[str, HeadRow]:
+        """Names in `_frozen` are made from the names here."""
+        if reserved := [name for name in rows if name.endswith("_frozen")]:
+            raise ValueError(f"'{reserved[0]}': names in _frozen are reserved for frozen heads, set the row's tuning: [frozen]")
+        return rows
+
+
+class Head(Optimiser):
+    """Classification heads (4.6, 5.2, 5.3). "Unfrozen" settings apply where the network is trained with the head."""
+
+    hidden: Positive = 64
+    """Width of the hidden layer (5.2)."""
+    dropout: Share = 0.1
+    """Dropout in training."""
+    pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
+    """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks."""
+    standardise: bool = False
+    """Scale the inputs of a head to zero mean and unit deviation on the training split."""
+    modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
+    """Inputs to train heads on, where a row does not set its own."""
+    tuning: Annotated[list[Tuning], Field(min_length=1)] = ["frozen", "unfrozen"]
+    """Train heads on the frozen network, with the network, or both (4.6)."""
+    first: Literal["all", "head"] = "all"
+    """Unfrozen: train everything at once, or first the head alone on the frozen network (arXiv 2202.10054)."""
+    train_spectran: bool = False
+    """Unfrozen: whether SpecTran is trained too."""
+    train_words: bool = True
+    """Unfrozen: whether the word embeddings are trained too, most of the parameters of a small model."""
+    body_rate: float = Field(1.0, gt=0, le=1)
+    """Learning rate of pretrained parts, as a share of that of heads and of newly initialised parts."""
+    frozen_epochs: Positive = 60
+    """Epochs on the frozen network, where they are cheap."""
+    frozen_learning_rate: Rate = 1e-3
+    """Highest learning rate on the frozen network."""
+    frozen_copies: int = Field(0, ge=0)
+    """Augmented copies of each training utterance (see `augment`) that heads on the frozen network learn from too."""
+    average: Share = 0.0
+    """Share of the last epochs whose weights are averaged."""
+    max_tokens: Positive = 512
+    """Most tokens of text and audio together."""
+    augment: Augment = Augment()
+    workers: Annotated[Positive | None, RunTime()] = None
+    """Heads trained at the same time; results do not depend on it. null: one per GPU, or one per core but 8 at most."""
+
+    @model_validator(mode="after")
+    def copies_differ(self):
+        """Copies need an augmentation."""
+        if self.frozen_copies and self.augment == Augment():
+            raise ValueError("frozen_copies needs an augmentation, but augment changes nothing: set augment, or frozen_copies: 0")
+        return self
+
+
+class Transfer(Section):
+    """Tests of a released model on the test split of another corpus, over the emotions that both have."""
+
+    trained: Name
+    """Entry of `heads` whose released model is tested."""
+    tested: Name
+    """Entry of `heads` on the other corpus, whose own model is shown beside it."""
+
+
+class Evaluate(Section):
+    """Baselines and metrics (B)."""
+
+    baselines: list[Literal["chance", "egemaps", "logmel_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
+    """Baselines to compare with."""
+    bootstrap: int = Field(1000, ge=0)
+    """Resamples of the test speakers for the confidence intervals."""

@@ -1,0 +1,50 @@
+"""Reading of `params.yaml`, with a line for each fault."""
+
+import sys
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.settings.settings import Settings
+
+
+class SettingsError(ValueError):
+    """`params.yaml` is wrong. Each line names a key, its value and what is allowed."""
+
+
+def load(path: Path = Path("params.yaml")) -> Settings:
+    """Read and check all settings. Raises SettingsError with a line for each wrong key."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} is missing: copy one of recipes/*.yaml to it") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} has no settings: copy one of recipes/*.yaml to it")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(path, fault) for fault in error.errors())) from None
+
+
+def load_or_exit() -> Settings:
+    """The settings, for a stage's `main`. With faults: prints them to stderr and exits with status 1."""
+    try:
+        return load()
+    except SettingsError as error:
+        sys.exit(f"{error}\nNothing was run.")
+
+
+def _line(path: Path, fault: dict) -> str:
+    """A fault as pydantic reports it, in one line."""
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: {key}: there is no such setting"
+    if fault["type"] == "missing":
+        return f"{path}: {key} is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if isinstance(fault["input"], dict):  # of a whole section: the message names the value
+        return f"{path}: {key + ': ' if key else ''}{message}"
+    return f"{path}: {key} is {fault['input']!r}: {message[0].lower()}{message[1:]}"

