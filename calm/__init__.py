@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _MODULES = {  # public name -> its module
     # Models, to be loaded with `from_pretrained`
     "CalmConfig": "calm.models.configuration",
-    "CalmModel": "calm.models.modeling",
+    "CalmModel": "calm.models.multimodal",
     "CalmForContrastivePretraining": "calm.models.modeling",
     "CalmForMaskedPretraining": "calm.models.modeling",
     "CalmForSequenceClassification": "calm.models.modeling",
@@ -32,7 +32,7 @@ _MODULES = {  # public name -> its module
     "over_files": "calm.inference.recordings",
     # Corpora
     "read_corpus": "calm.corpora",
-    "CorpusError": "calm.corpora",
+    "CorpusError": "calm.corpora.errors",
     "Corpus": "calm.corpora.utterances",
     "Utterance": "calm.corpora.utterances",
 }

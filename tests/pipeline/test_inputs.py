@@ -34,5 +34,5 @@ def test_a_corpus_is_searched_as_its_audio(tmp_path, monkeypatch):
     hit = search.rank(iter(rows), search.unit(rows[3]["blocks"].astype(np.float32).mean(0)), 1, encoder.extractor).hits[0]
     assert (hit.id, hit.file, hit.text) == ("u3", "audio-made/3.wav", "number 3") and hit.cosine == pytest.approx(1, abs=1e-3)
     other = search.CalpEncoder(calp(tmp_path / "other", hop_ms=20))
-    with pytest.raises(ValueError, match="the log-mel of made has hop_ms 10, the model 20: run the stage `features` again"):
+    with pytest.raises(ValueError, match="the features of made have hop_ms 10, the model 20: run the stage `features` again"):
         next(search.corpus_rows(other, "made"))
