@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from calm.corpora import FORMATS, CorpusError
+
 SHORT = {"msp": "msp_podcast"}  # other names of formats
 
 app = typer.Typer(help="Joint audio-language representations of speech.", no_args_is_help=True, add_completion=False)
@@ -35,7 +37,7 @@ def _group() -> None:
 @corpus_app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="The corpus as its publisher ships it; for `manifest` the table.")],
-    format: Annotated[str, typer.Option(help="mosei, msp_podcast (or msp), ravdess, crema_d, librispeech or manifest.")],
+    format: Annotated[str, typer.Option(help=f"{', '.join(FORMATS)}; msp is msp_podcast.")],
     option: Annotated[list[str], typer.Option(help="An option of the format, NAME=VALUE in JSON; may be repeated.")] = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +53,7 @@ def check(
         calm corpus check data/raw/ravdess --format ravdess --option 'test=[19, 20]'
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that spin on a busy machine would spoil the measuring
-    from calm.corpora import FORMATS, CorpusError, layout
+    from calm.corpora import layout
     from calm.tools import inspection
 
     format, options = SHORT.get(format, format), dict(map(_option, option))

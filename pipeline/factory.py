@@ -5,79 +5,91 @@ import os
 import numpy as np
 import torch
 import transformers
-from transformers import BertModel
+from transformers import PreTrainedModel
 
 from calm.corpora.utterances import read_table
 from calm.data.augmentation import Augmentation
 from calm.data.examples import Examples, load_examples
 from calm.data.ragged import Ragged
 from calm.models.configuration import CalmConfig
+from calm.models.losses import ContrastiveSettings
 from calm.training.forward import Collator, step_flops
 from calm.training.trainer import Schedule
 from pipeline import paths
-from pipeline.settings import Augment, Head, Optimiser, Settings
+from pipeline.settings import Augment, Calp, Head, Optimiser
+from pipeline.state import Visible
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
 def device() -> torch.device:
-    """The first GPU where there is one, or under torchrun this process's own; else the CPU."""
+    """The first GPU, or under torchrun the GPU of this process; the CPU if there is no GPU."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def config(
-    settings: Settings, language_model: BertModel, corpora: list[str], heads: dict[str, list[str]] | None = None, **changes
-) -> CalmConfig:
-    """Configuration of a CALM on a language model."""
-    spectran, calp, head = settings.spectran, settings.calp, settings.head
-    options = {
-        "text_config": language_model.config.to_dict(),
-        "block_frames": spectran.block,
-        "block_hop": spectran.hop,
-        "mels": settings.features.mels,
-        "patch": spectran.patch,
-        "stride": spectran.stride,
-        "spectran_layers": spectran.layers,
-        "spectran_width": spectran.width,
-        "spectran_pooling": spectran.pooling,
-        "spectran_dropout": spectran.dropout,
-        "projection": calp.projection,
-        "contrastive_temperature": calp.temperature,
-        "learn_temperature": calp.learn_temperature,
-        "alpha": calp.alpha,
-        "keep_positive": calp.keep_positive,
-        "symmetric": calp.symmetric,
-        "ignore_same_text": calp.ignore_same_text,
-        "heads": heads,
-        "head_hidden": head.hidden,
-        "head_dropout": head.dropout,
-        "head_pooling": head.pooling,
-        "head_standardise": head.standardise,
-        "synthetic": synthetic(settings, corpora),
-    }
-    return CalmConfig(**options | changes)
+def config(settings: Visible, language_model: PreTrainedModel, corpora: list[str], channels: int, **options) -> CalmConfig:
+    """Configuration of a model of CALM on a language model.
+
+    Args:
+        corpora: on which it is trained.
+        channels: of the acoustic frames.
+        options: other arguments of `CalmConfig`.
+    """
+    spectran = settings.spectran
+    return CalmConfig(
+        text_config=language_model.config.to_dict(),
+        block_frames=spectran.block,
+        block_hop=spectran.hop,
+        channels=channels,
+        patch=spectran.patch,
+        stride=spectran.stride,
+        spectran_layers=spectran.layers,
+        spectran_width=spectran.width,
+        spectran_pooling=spectran.pooling,
+        spectran_dropout=spectran.dropout,
+        synthetic=synthetic(settings, corpora),
+        **options,
+    )
 
 
-def synthetic(settings: Settings, corpora: list[str]) -> bool:
+def contrastive(section: Calp) -> ContrastiveSettings:
+    """How equation 2 is computed."""
+    return ContrastiveSettings(
+        alpha=section.alpha,
+        temperature=section.temperature,
+        learn_temperature=section.learn_temperature,
+        keep_positive=section.keep_positive,
+        symmetric=section.symmetric,
+        ignore_same_text=section.ignore_same_text,
+    )
+
+
+def synthetic(settings: Visible, corpora: list[str]) -> bool:
     """Whether any of the corpora is synthetic speech."""
     return any(settings.corpora[name].synthetic for name in corpora)
 
 
-def examples(settings: Settings, corpora: list[str]) -> Examples:
-    """Utterances and log-mel of the named corpora."""
+def examples(settings: Visible, corpora: list[str]) -> Examples:
+    """Utterances and acoustic frames of the named corpora."""
     files = {name: (paths.utterances(name), paths.texts(name), paths.features(name)) for name in corpora}
     return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise)
 
 
-def encoded(model: str, of: Examples, corpora: list[str]) -> Ragged:
-    """Blocks that `embed` encoded, in the order of the examples."""
-    tables = [Ragged.read(paths.encoded(model) / f"{name}.parquet", of.table["id"][of.table["corpus"] == name]) for name in corpora]
+def channels(examples: Examples) -> int:
+    """Channels of the acoustic frames."""
+    return examples.frames.channels
+
+
+def encoded(model: str, examples: Examples, corpora: list[str]) -> Ragged:
+    """Blocks that the stage `embed` encoded, in the order of the examples."""
+    ids = examples.table["id"]
+    tables = [Ragged.read(paths.encoded(model) / f"{name}.parquet", ids[examples.table["corpus"] == name]) for name in corpora]
     return Ragged.concatenate(tables)
 
 
 def schedule(section: Optimiser, **changes) -> Schedule:
-    """Schedule of a section of the settings."""
+    """Training schedule of a section of the settings; `changes` replace some of its fields."""
     shared = {name: getattr(section, name) for name in Optimiser.model_fields}
     if isinstance(section, Head):
         shared |= {"body_rate": section.body_rate, "average": section.average}
@@ -85,17 +97,18 @@ def schedule(section: Optimiser, **changes) -> Schedule:
 
 
 def augmentation(section: Augment) -> Augmentation:
-    """What training changes of the log-mel."""
-    return Augmentation(**section.model_dump())
+    """How training changes the acoustic frames; the settings name the channels of log-mel."""
+    names = {"mel_masks": "channel_masks", "mel_mask_bands": "channel_mask_width"}
+    return Augmentation(**{names.get(name, name): value for name, value in section.model_dump().items()})
 
 
-def hours(settings: Settings, corpora: list[str], split: str = "train") -> float:
+def hours(corpora: list[str], split: str = "train") -> float:
     """Hours of audio in a split of the corpora."""
     tables = [read_table(paths.utterances(name)) for name in corpora]
     return sum(table.loc[table["split"] == split, "duration"].sum() for table in tables) / 3600
 
 
 def flops(model: torch.nn.Module, collator: Collator, rows: np.ndarray, section: Optimiser) -> float:
-    """Floating-point operations of a whole training, from those of one step on rows spread over all."""
+    """Floating-point operations of a whole training, estimated from one step on evenly spread rows."""
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(section.batch, len(rows))).round().astype(int))]
     return step_flops(model, collator(chosen)) / len(chosen) * len(rows) * section.epochs

@@ -1,14 +1,14 @@
-"""The card of a released model, `README.md` in its folder: what it was made of, what it is for, and what it is not."""
+"""The card of a released model, `README.md` in its folder: its data, its metrics, what it is for, and its limits."""
 
 from pathlib import Path
 
-from calm import storage
 from calm.models.configuration import CalmConfig
+from calm.storage import read_json
 from pipeline import factory, paths
-from pipeline.settings import Settings
+from pipeline.state import Visible
 
 INPUTS = {"audio": "audio alone", "text": "text alone", "both": "audio and text"}
-SYNTHETIC = "\n**Trained on synthetic speech.** What it says of people's speech means nothing; it shows that the pipeline works.\n"
+SYNTHETIC = "\n**Trained on synthetic speech.** Its answers to people's speech mean nothing; it shows that the pipeline works.\n"
 CARD = """---
 library_name: transformers
 license: other
@@ -30,21 +30,21 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 
 {measured}
 
-In percent, with the 95 % interval of a bootstrap over speakers of this one model (seed {seed}). Its thresholds, one a class, are those in
-`config.json`; they were tuned on the validation split, and flatter it. Binary cross-entropy on validation: {validation_loss:.3f} (on the
+In percent, for this one model (seed {seed}), with the 95 % interval of a bootstrap over speakers. The thresholds, one a class, are in
+`config.json`. They were tuned on the validation split, whose figures are therefore too good. Binary cross-entropy on validation: {validation_loss:.3f} (on the
 training split: {loss:.3f}; epochs: {epochs}). More metrics, and other seeds: the rows of `{corpus}`, `{variant}`, `{lm}`, `{modality}` in
 the project's `reports/metrics.json`.
 
 ## Intended use
 
-Research on speech emotion, and a start for training on other data. Not for judging, selecting or watching people: what raters hear is not
-what a person feels.
+Research on speech emotion, and a starting point for training on other data. Not for judging, selecting or watching people: what raters
+hear is not what a person feels.
 
 ## Limits
 
-- It knows the language, the recordings and the raters of its data; nothing else was tried.
+- The model was tested on the language, recordings and raters of its own data only.
 - Text and audio share {max_tokens} places: longer recordings must be cut, as `calm predict` does.
-- The probabilities are not calibrated, and those of the classes do not sum to 1.
+- The probabilities are not calibrated, and do not sum to 1 over the classes.
 
 ## Licence
 
@@ -54,55 +54,56 @@ The weights derive from {language_model} and the corpora above, each of which ha
 
     calm predict clip.wav --model FOLDER --text "what is said"
 
-`model.safetensors` is for Transformers; `model.onnx`, the same weights as a graph of one utterance, is what the command answers by on the
-CPU.
+`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance; the command uses it on the CPU.
 """
 
 
-def write(settings: Settings, corpus: str, model: str, config: CalmConfig, entry: dict, measured: list[dict], folder: Path) -> None:
+def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures: list[dict], folder: Path) -> None:
     """Write the card.
 
     Args:
-        entry: of the stage's curves: variant, modality and seed of the head that is released, and its losses.
-        measured: rows of `pipeline.release.measured`.
+        name: of the entry of `heads`.
+        curve: variant, modality, seed and losses of the head that is released.
+        figures: rows of `pipeline.evaluation.released.figures`.
     """
+    heads = settings.heads[name]
     ((_, classes),) = config.heads.items()
-    before = storage.read_json(paths.pretrained(model) / "metrics.json")
-    last = entry["curve"][-1]
+    pretrained = read_json(paths.pretrained(heads.model) / "metrics.json")
+    last = curve["curve"][-1]
     text = CARD.format(
         tags="speech, emotion, calm" + (", synthetic" if config.synthetic else ""),
-        corpus=corpus,
-        model=model,
+        corpus=heads.corpus,
+        model=heads.model,
         inputs=INPUTS[config.modality],
         count=len(classes),
         classes=", ".join(classes),
         several="An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
         synthetic=SYNTHETIC if config.synthetic else "",
-        format=settings.corpora[corpus].format,
-        hours=factory.hours(settings, [corpus]),
-        pretraining=f"- pretraining: {', '.join(before['corpora'])}, {before['hours']:.2f} h\n"
-        if entry["variant"].startswith("calm")
+        format=settings.corpora[heads.corpus].format,
+        hours=factory.hours([heads.corpus]),
+        pretraining=f"- pretraining: {', '.join(pretrained['corpora'])}, {pretrained['hours']:.2f} h\n"
+        if curve["variant"].startswith("calm")
         else "",
-        language_model=settings.models[model].language_model,
-        epochs=len(entry["curve"]),
+        language_model=settings.models[heads.model].language_model,
+        epochs=len(curve["curve"]),
         validation_loss=last["validation_loss"],
         loss=last["loss"],
         max_tokens=settings.head.max_tokens,
-        lm=settings.lm(model),
-        measured=table(measured),
-        **{name: entry[name] for name in ("variant", "modality", "seed")},
+        lm=settings.lm[heads.model],
+        measured=table(figures),
+        **{key: curve[key] for key in ("variant", "modality", "seed")},
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def table(measured: list[dict]) -> str:
+def table(figures: list[dict]) -> str:
     """Markdown: a row a split and kind of thresholds, a column a metric."""
-    metrics, rows = list(dict.fromkeys(row["metric"] for row in measured)), {}
-    for row in measured:
+    metrics, rows = list(dict.fromkeys(row["metric"] for row in figures)), {}
+    for row in figures:
         rows.setdefault((row["split"], row["threshold"], row["n"], row["speakers"]), {})[row["metric"]] = row
     head = ["split", "thresholds", "utterances", "speakers", *metrics]
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
-    lines += [[*map(str, about), *(cell(found.get(metric)) for metric in metrics)] for about, found in rows.items()]
+    lines += [[*map(str, key), *(cell(by_metric.get(metric)) for metric in metrics)] for key, by_metric in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

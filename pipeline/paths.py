@@ -1,9 +1,21 @@
-"""Where every stage reads and writes. `dvc.yaml` lists the same paths; this is the only place in the code that spells them."""
+"""Where every stage reads and writes. `dvc.yaml` lists the same paths; no other code spells them."""
 
 from pathlib import Path
 
 DATA = Path("data")
 REPORTS = Path("reports")
+STATE = DATA / "state"
+FINGERPRINTS = DATA / "fingerprints"
+
+
+def state(address: str) -> Path:
+    """Settings and code of a stage ("calp@small"), written by `check`."""
+    return STATE / f"{address}.json"
+
+
+def fingerprint(corpus: str) -> Path:
+    """Folder with `audio.json` and `other.json`: number, bytes and digest of a raw corpus's files, by `check` or `synthesise`."""
+    return FINGERPRINTS / corpus
 
 
 def utterances(corpus: str) -> Path:
@@ -11,13 +23,18 @@ def utterances(corpus: str) -> Path:
     return DATA / "utterances" / corpus / "utterances.parquet"
 
 
+def segments(corpus: str) -> Path:
+    """Id, audio, start, end and split of every utterance, by `ingest`: all that `features` depends on."""
+    return DATA / "segments" / f"{corpus}.parquet"
+
+
 def ingest_report(corpus: str) -> Path:
     """What `ingest` read, dropped and why."""
-    return DATA / "utterances" / corpus / "report.json"
+    return DATA / "ingest" / f"{corpus}.json"
 
 
 def texts(corpus: str) -> Path:
-    """Folder with `texts.parquet` (one row an utterance) and `metrics.json`, written by `transcribe`."""
+    """Folder with `texts.parquet` (a row an utterance) and `metrics.json`, written by `transcribe`."""
     return DATA / "texts" / corpus
 
 
@@ -32,17 +49,17 @@ def calp(model: str) -> Path:
 
 
 def encoded(model: str) -> Path:
-    """Encoded blocks of every corpus of a model, `<corpus>.parquet` each, written by `embed`."""
+    """Encoded blocks of every corpus that a model is pretrained on, `<corpus>.parquet` each, written by `embed`."""
     return DATA / "encoded" / model
 
 
 def pretrained(model: str) -> Path:
-    """The multimodal transformer after MLM + MAM, with `metrics.json`."""
+    """The multimodal transformer after masked prediction, with `metrics.json`."""
     return DATA / "pretrained" / model
 
 
 def heads(corpus: str, model: str) -> Path:
-    """Logits of every trained head and the released model."""
+    """Logits and curves of every trained head, and the weights of the one that `release` takes."""
     return DATA / "heads" / corpus / model
 
 
@@ -56,14 +73,24 @@ def evaluation(corpus: str) -> Path:
     return DATA / "evaluation" / corpus
 
 
+def model(corpus: str, model: str) -> Path:
+    """A released model, written by `release`."""
+    return DATA / "models" / corpus / model
+
+
 def transfer(name: str) -> Path:
-    """Figures of a model on another corpus; beside those of `evaluation`, where no corpus can have this name."""
-    return DATA / "evaluation" / "_transfer" / name
+    """Folder with the figures of a model on another corpus."""
+    return DATA / "transfer" / name
 
 
-def work(stage: str) -> Path:
-    """Checkpoints and partial results of a stage that was stopped; outside every DVC output, removed when the stage ends."""
-    return DATA / "work" / stage.replace("@", "-")
+def measured(address: str) -> Path:
+    """Seconds, device, host and MLflow run of the last run of a stage ("calp@small"); no output of DVC's, as equal results differ in it."""
+    return DATA / "measured" / f"{address}.json"
+
+
+def work(address: str) -> Path:
+    """Checkpoints and finished parts of a stage that was stopped; outside of DVC's outputs, removed when the stage ends."""
+    return DATA / "work" / address
 
 
 def device_lock(device: str) -> Path:

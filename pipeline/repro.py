@@ -1,4 +1,4 @@
-"""`dvc repro` that tells how far it is: `python -m pipeline.repro [TARGETS...]`. What else DVC takes goes after `--`."""
+"""`dvc repro` with progress: `python -m pipeline.repro [TARGETS...]`. Further options of DVC go after `--`."""
 
 import re
 import signal
@@ -14,10 +14,10 @@ CACHED = re.compile(r"Stage '([^']+)' is cached - skipping run")
 
 
 class Progress:
-    """Counts stages, and tells the time that is left from what stages of the same kind took in this run.
+    """Counts stages, and estimates the time left from what stages of the same kind took in this run.
 
     Args:
-        names: of all stages, "head@mosei-small" is of the kind "head".
+        names: of all stages; "head@mosei-small" is of the kind "head".
         clock: seconds, for tests.
     """
 
@@ -27,21 +27,21 @@ class Progress:
         self.took: dict[str, list[float]] = defaultdict(list)
 
     def read(self, line: str) -> str | None:
-        """What to tell before a line of DVC's output; None where nothing begins."""
-        if found := SKIP.search(line) or CACHED.search(line):
+        """What to print before a line of DVC's output; None if no stage begins."""
+        if match := SKIP.search(line) or CACHED.search(line):
             self._end()
-            self.left.pop(found[1], None)
-        elif found := BEGIN.search(line):
+            self.left.pop(match[1], None)
+        elif match := BEGIN.search(line):
             self._end()
-            self.running, self.since = found[1], self.clock()
-            told = f"[{self.total - len(self.left) + 1}/{self.total}] {found[1]}: {minutes(self.clock() - self.begin)} so far"
-            return told + (f", about {minutes(self.remaining())} left" if self.took else "")
+            self.running, self.since = match[1], self.clock()
+            progress = f"[{self.total - len(self.left) + 1}/{self.total}] {match[1]}: {minutes(self.clock() - self.begin)} so far"
+            return progress + (f", about {minutes(self.remaining())} left" if self.took else "")
         return None
 
     def remaining(self) -> float:
-        """Seconds that the stages that are left would take; those of a kind that has not run yet count as the mean of all."""
-        every = fmean(seconds for of in self.took.values() for seconds in of)
-        return sum(fmean(self.took[_kind(name)]) if _kind(name) in self.took else every for name in self.left)
+        """Seconds that the remaining stages would take; those of a kind that has not run yet count as the mean of all."""
+        mean = fmean(seconds for kind in self.took.values() for seconds in kind)
+        return sum(fmean(self.took[_kind(name)]) if _kind(name) in self.took else mean for name in self.left)
 
     def _end(self) -> None:
         if self.running is not None:
@@ -82,8 +82,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to DVC too, which ends its stage
     for line in dvc.stdout:
-        if told := progress.read(line):
-            print(told, flush=True)
+        if message := progress.read(line):
+            print(message, flush=True)
         sys.stdout.write(line)
         sys.stdout.flush()
     return dvc.wait()

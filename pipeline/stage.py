@@ -1,56 +1,87 @@
-"""What the mains of the stages share: arguments, settings, errors as one sentence, results written whole or not at all."""
+"""What the stages share: the command line, the settings that a stage sees, results written whole, checkpoints, and measurements."""
 
 import argparse
 import contextlib
 import hashlib
+import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline import paths, settings
+from calm.storage import read_json, write_json
+from pipeline import paths, state
 from pipeline.execution import torchrun
+from pipeline.settings import Settings, load_or_exit
 
 
-def start(run: Callable[..., str | None], devices: str | None = None, **allowed: Callable[[settings.Settings], Iterable[str]]) -> None:
-    """Run a stage for the names given on the command line, and print its summary.
+def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) -> None:
+    """The command `python -m pipeline.stages STAGE [NAME]`: run the stage and print its summary.
+
+    Several processes run the stage together where `compute.devices` gives it more than one.
 
     Args:
-        run: the stage, from all settings and the names; returns one line to print.
-        devices: the stage's key in `compute.devices`; where that is more than 1, torchrun starts so many processes of the stage.
-        allowed: the names that each argument may have, from the settings: `corpus=lambda settings: settings.corpora`.
+        stage: its name in `dvc.yaml`.
+        run: the stage as a function of all settings and, where the stage is repeated, a name; returns one line to print.
+        arguments: of the command, after the stage's name.
     """
-    parser = argparse.ArgumentParser(description=sys.modules[run.__module__].__doc__)
-    for argument in allowed:
-        parser.add_argument(f"--{argument}", required=True, metavar="NAME")
-    names = vars(parser.parse_args())
-    given = settings.load_or_exit()
-    for argument, name in names.items():
-        if name not in (known := list(allowed[argument](given))):
-            sys.exit(f"--{argument} is '{name}': params.yaml has {', '.join(known)}")
+    over = state.STAGES[stage].over
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages {stage}", description=run.__doc__)
+    if over:
+        parser.add_argument("name", metavar="NAME", help=f"one of `{over}` in params.yaml")
+    options = parser.parse_args(arguments)
+    name = options.name if over else ""
+    settings = load_or_exit()
+    if name not in (known := state.names(settings, stage)):
+        sys.exit(f"'{name}' is none of {over} in params.yaml, which has {', '.join(known) or 'none'}")
+    _refuse_if_changed(settings, stage, name)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if devices and not torchrun.inside() and (processes := given.compute.devices.get(devices, 1)) > 1:
-        torchrun.replace(processes, given.compute.torchrun, given.flows.stop_seconds)
+    if not torchrun.inside() and (processes := settings.compute.devices.get(stage, 1)) > 1:
+        torchrun.replace(processes, settings.compute.torchrun, settings.flows.stop_seconds)
+    address, begin = state.address(stage, name), time.monotonic()
+    paths.measured(address).unlink(missing_ok=True)
     try:
-        summary = run(given, *names.values())
+        summary = run(settings, name) if over else run(settings)
     except (ValueError, OSError) as error:
         if os.environ.get("CALM_TRACEBACK"):
             raise
-        told = f"{error.filename or error} is missing: `dvc repro` makes it" if isinstance(error, FileNotFoundError) else error
-        where = f", process {torchrun.rank()}" if torchrun.rank() else ""
-        sys.exit(f"{os.environ.get('DVC_STAGE', ' '.join(names.values()))}{where}: {told}\n(CALM_TRACEBACK=1 shows where)")
+        message = f"{error.filename or error} is missing: `dvc repro` makes it" if isinstance(error, FileNotFoundError) else error
+        process = f", process {torchrun.rank()}" if torchrun.rank() else ""
+        sys.exit(f"{address}{process}: {message}\n(CALM_TRACEBACK=1 shows where)")
+    measure(address, seconds=time.monotonic() - begin, host=platform.node())
     if summary and not torchrun.rank():
         print(summary)
 
 
+def _refuse_if_changed(settings: Settings, stage: str, name: str) -> None:
+    """Under DVC: end if the settings or the code differ from those that DVC knows, which would file the result under the wrong ones."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    address = state.address(stage, name)
+    file = paths.state(address)
+    if not file.exists() or read_json(file) != json.loads(json.dumps(state.state(settings, stage, name))):
+        sys.exit(f"{address}: its settings or its code changed after the stage `check` had noted them: run `dvc repro` again")
+
+
+def measure(address: str, **values: object) -> None:
+    """Keep what was measured of a stage's run (seconds, host, device, MLflow run), outside its outputs, which thereby stay comparable."""
+    if torchrun.rank():
+        return
+    file = paths.measured(address)
+    write_json((read_json(file) if file.exists() else {}) | values, file)
+
+
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the body ends well, and is removed when it does not.
+    """A temporary folder that becomes `folder` if the body succeeds, and is removed if it fails.
 
-    Of the processes of torchrun the first one writes; the folder of the others is thrown away, and they go on when its is in place.
+    Of the processes of torchrun the first one writes. The folder of each other process is thrown away, and the process goes on when the
+    result is in place.
     """
     if torchrun.rank():
         with tempfile.TemporaryDirectory(prefix="calm-") as elsewhere:
@@ -70,32 +101,29 @@ def whole(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def checkpoints(stage: str, *parts: object) -> Iterator[Path]:
-    """Folder for the checkpoints of a stage, kept when the body fails and removed when it ends well.
+def checkpoints(settings: Settings, stage: str, name: str, *data: Path) -> Iterator[Path]:
+    """Folder for a stage's checkpoints and finished parts, kept if the body fails and removed if it succeeds.
 
-    Args:
-        parts: everything that the result depends on (settings, and files or folders of data): checkpoints of other ones are
-            removed, so that a run never goes on from another run's weights.
+    The folder's name is a digest of all that the result depends on: the stage's settings and code, and its data (files or folders, by
+    size and time). Checkpoints of another state are removed, so that a stage never goes on from the weights of other settings or code.
     """
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(_state(part).encode())
-    top = paths.work(stage)
-    folder = top / digest.hexdigest()[:16]
-    if torchrun.rank():  # the first process clears up
+    key = hashlib.sha256(json.dumps(state.state(settings, stage, name), sort_keys=True).encode())
+    for path in data:
+        key.update(_stamp(path).encode())
+    stage_folder = paths.work(state.address(stage, name))
+    folder = stage_folder / key.hexdigest()[:16]
+    if torchrun.rank():  # the first process tidies up
         yield folder
         return
-    for other in top.glob("*"):
+    for other in stage_folder.glob("*"):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-    shutil.rmtree(top, ignore_errors=True)
+    shutil.rmtree(stage_folder, ignore_errors=True)
 
 
-def _state(part: object) -> str:
-    """What identifies a part: a file's path, size and time of change; a folder's files; else its text."""
-    if isinstance(part, Path):
-        files = sorted(part.rglob("*")) if part.is_dir() else [part]
-        return "\n".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file())
-    return part.model_dump_json() if hasattr(part, "model_dump_json") else repr(part)
+def _stamp(path: Path) -> str:
+    """Names, sizes and times of a file, or of a folder's files."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return "\n".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file())

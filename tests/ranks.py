@@ -1,4 +1,4 @@
-"""What `test_distributed.py` runs by torchrun in two processes, and for comparison by itself in one: `ranks.py FOLDER`."""
+"""What `test_distributed.py` runs by torchrun in two processes, and in one for comparison: `ranks.py FOLDER`."""
 
 import contextlib
 import signal
@@ -11,14 +11,16 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, TrainerCallback
 
 from calm.data.batching import PairCollator
-from calm.data.ragged import LogMels, Ragged
+from calm.data.ragged import AcousticFrames, Ragged
 from calm.models import distributed
 from calm.models.configuration import CalmConfig
+from calm.models.losses import ContrastiveSettings
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining
 from calm.training.trainer import Interrupted, Schedule, train
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64, "max_position_embeddings": 40}
 TEXT = BertConfig(vocab_size=60, hidden_dropout_prob=0, attention_probs_dropout_prob=0, **SIZES)
+NO_PROJECTION = "no projection"
 CONTRASTIVE = {
     "plain": {},
     "InfoNCE": {"keep_positive": True},
@@ -26,18 +28,18 @@ CONTRASTIVE = {
     "symmetric": {"symmetric": True, "alpha": 1.0},
     "ignore_same_text": {"ignore_same_text": True, "symmetric": True},
     "learned temperature": {"learn_temperature": True},
-    "no projection": {"projection": None},
+    NO_PROJECTION: {},
 }
 ROWS = 7  # of a batch: the two processes take four and three
 
 
 def share(batch: dict, rank: int, processes: int) -> dict:
-    """Every so-many-eth row of a batch, as Shares takes them."""
+    """The rows of a batch that this process gets, as Shares deals them out."""
     return {key: value[rank::processes] for key, value in batch.items()}
 
 
 def pairs() -> dict[str, torch.Tensor]:
-    """A batch of equation 2; some say the same, one says nothing."""
+    """A batch of equation 2; some utterances have the same text, one has none."""
     draw = torch.Generator().manual_seed(0)
     blocks = torch.randn(2, ROWS, 50, 64, generator=draw)
     return {
@@ -89,16 +91,17 @@ def step(model, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 def steps() -> dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     """Loss and gradients of every case by name."""
-    rank, processes, found = distributed.rank(), distributed.processes(), {}
+    rank, processes, outcomes = distributed.rank(), distributed.processes(), {}
     for name, options in CONTRASTIVE.items():
         torch.manual_seed(3)
-        model = CalmForContrastivePretraining(CalmConfig(TEXT, **{"projection": 16, "spectran_layers": 1, **options}))
-        found[name] = step(model, share(pairs(), rank, processes))
+        config = CalmConfig(TEXT, projection=None if name == NO_PROJECTION else 16, spectran_layers=1)
+        model = CalmForContrastivePretraining(config, settings=ContrastiveSettings(**options))
+        outcomes[name] = step(model, share(pairs(), rank, processes))
     for name, (words, audio) in masks().items():
         torch.manual_seed(3)
         model = CalmForMaskedPretraining(CalmConfig(TEXT, spectran_layers=1))
-        found[name] = step(model, with_labels(share(masked(words, audio), rank, processes)))
-    return found
+        outcomes[name] = step(model, with_labels(share(masked(words, audio), rank, processes)))
+    return outcomes
 
 
 class StopSecond(TrainerCallback):
@@ -110,12 +113,12 @@ class StopSecond(TrainerCallback):
 
 
 def calp(folder: Path, blocks: int = 5, callbacks=(), dropout: float = 0.2) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """CALP on 19 made utterances of so many blocks, in batches of 8, 8 and 3; the weights and the curve."""
+    """CALP on 19 random utterances of so many blocks, in batches of 8, 8 and 3; returns the weights and the curve."""
     frames = 50 + 30 * (blocks - 1)
     values = np.random.default_rng(0).normal(size=(22 * frames, 64)).astype(np.float16)
-    logmels = LogMels(Ragged(values, np.full(22, frames)), np.ones(22, np.float32))
+    acoustic = AcousticFrames(Ragged(values, np.full(22, frames)), np.ones(22, np.float32))
     vectors = torch.randn(22, 64, generator=torch.Generator().manual_seed(1))
-    collator = PairCollator(logmels, [f"text {row % 9}" for row in range(22)], vectors)
+    collator = PairCollator(acoustic, [f"text {row % 9}" for row in range(22)], vectors)
     torch.manual_seed(3)
     model = CalmForContrastivePretraining(CalmConfig(TEXT, projection=16, spectran_layers=1, spectran_dropout=dropout))
     schedule = Schedule(epochs=3, batch=8, learning_rate=0.003)
@@ -124,20 +127,20 @@ def calp(folder: Path, blocks: int = 5, callbacks=(), dropout: float = 0.2) -> t
 
 
 def main(folder: Path) -> None:
-    """Everything in both processes; the first one keeps what came out."""
+    """All cases in both processes; each writes its outcomes."""
     undisturbed = calp(folder / "whole")  # by which the processes find each other
-    found = {"steps": steps(), "undisturbed": undisturbed}
+    outcomes = {"steps": steps(), "undisturbed": undisturbed}
     try:
         calp(folder / "stopped", callbacks=[StopSecond()])
     except Interrupted as stop:
-        found["code"] = stop.code
+        outcomes["code"] = stop.code
     distributed.wait()
-    found["checkpoints"] = sorted(path.parent.name for path in (folder / "stopped").glob("*/complete"))
-    found["resumed"] = calp(folder / "stopped")
-    found["two blocks"] = calp(folder / "two", blocks=2, dropout=0.0)
+    outcomes["checkpoints"] = sorted(path.parent.name for path in (folder / "stopped").glob("*/complete"))
+    outcomes["resumed"] = calp(folder / "stopped")
+    outcomes["two blocks"] = calp(folder / "two", blocks=2, dropout=0.0)
     with contextlib.suppress(Interrupted):
         calp(folder / "left", blocks=2, dropout=0.0, callbacks=[StopSecond()])
-    torch.save(found | {"left": str(folder / "left")}, folder / f"found-{distributed.rank()}.pt")
+    torch.save(outcomes | {"left": str(folder / "left")}, folder / f"outcomes-{distributed.rank()}.pt")
 
 
 if __name__ == "__main__":

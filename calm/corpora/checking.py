@@ -1,4 +1,4 @@
-"""Rows of a corpus against its audio: which can be used, and what a corpus amounts to."""
+"""Check the rows of a corpus against its audio files, and summarise what is kept."""
 
 import os
 from collections import Counter
@@ -10,19 +10,20 @@ from tqdm import tqdm
 
 from calm.audio.headers import Header, read_header
 from calm.audio.pauses import Pauses
+from calm.corpora import CorpusError
 from calm.corpora.limits import Limits
-from calm.corpora.utterances import SPLITS, Corpus, CorpusError, Utterance
+from calm.corpora.utterances import SPLITS, Corpus, Utterance
 
 
 def check(corpus: Corpus, headers: dict[Path, Header], limits: Limits) -> None:
-    """Drop rows whose audio or interval cannot be used and, of several with one id, all but the first that can.
+    """Drop rows whose audio or interval cannot be used, and all but the first usable row of each id.
 
-    Fills in ends that are the file's own and clamps those beyond it.
+    Sets the ends of the kept rows: None becomes the end of the file, and ends beyond the file are clamped to it.
     """
     kept = {}
     for row in corpus.utterances:
         seconds = headers[row.audio].seconds
-        interval = f"{row.start:.3f} to {'its end' if row.end is None else f'{row.end:.3f}'} s of {seconds:.3f} s, {row.audio}"
+        interval = f"{row.start:.3f} to {seconds if row.end is None else row.end:.3f} s of {seconds:.3f} s, {row.audio}"
         if headers[row.audio].fault:
             corpus.drop(row.id, headers[row.audio].fault, headers[row.audio].detail)
         elif fault := interval_fault(row, seconds, limits):
@@ -37,7 +38,7 @@ def check(corpus: Corpus, headers: dict[Path, Header], limits: Limits) -> None:
 
 
 def read_headers(files: set[Path], name: str) -> dict[Path, Header]:
-    """The header of each file, read once; in threads, because it is the disk that is waited for."""
+    """The header of each file, read once. Threads are used because most of the time is spent waiting for the disk."""
     ordered = sorted(files)
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         headers = tqdm(pool.map(read_header, ordered), desc=f"{name}: audio headers", total=len(ordered), unit="file", delay=2)
@@ -45,7 +46,7 @@ def read_headers(files: set[Path], name: str) -> dict[Path, Header]:
 
 
 def interval_fault(row: Utterance, seconds: float, limits: Limits) -> str | None:
-    """Why an interval of a file so long cannot be used, its end being clamped to the file's (None: the file's own)."""
+    """Why the interval of a row cannot be used in a file of `seconds`, or None if it can. Its end is clamped to that of the file."""
     length = (seconds if row.end is None else min(row.end, seconds)) - row.start
     if row.end is not None and row.end <= row.start:
         return "inverted interval"
@@ -57,23 +58,23 @@ def interval_fault(row: Utterance, seconds: float, limits: Limits) -> str | None
 
 
 def refuse(corpus: Corpus, limits: Limits) -> None:
-    """Raises CorpusError where too large a share of the rows was lost, or none is left."""
+    """Raises CorpusError if too large a share of the rows was lost, or no row is left."""
     lost = [row for row in corpus.dropped if row.fault]
-    asked_for = len(lost) + len(corpus.utterances)
+    wanted = len(lost) + len(corpus.utterances)
     first = {row.reason: row.id for row in reversed(lost)}
     counts = Counter(row.reason for row in lost).most_common(3)
-    reasons = "; ".join(f"{count} {reason}, the first {first[reason]}" for reason, count in counts) or "its options ask for none of them"
+    reasons = "; ".join(f"{count} {reason}, the first {first[reason]}" for reason, count in counts) or "its options exclude all of them"
     if not corpus.utterances:
         raise CorpusError(f"none of {len(corpus.dropped)} rows can be used ({reasons}): check its path and options in params.yaml")
-    if len(lost) > limits.max_dropped * asked_for:
+    if len(lost) > limits.max_dropped * wanted:
         raise CorpusError(
-            f"{len(lost)} of {asked_for} rows ({len(lost) / asked_for:.1%}) cannot be used, more than ingest.max_dropped = "
-            f"{limits.max_dropped:.1%} ({reasons}): mend the corpus, or raise ingest.max_dropped in params.yaml"
+            f"{len(lost)} of {wanted} rows ({len(lost) / wanted:.1%}) cannot be used, more than ingest.max_dropped = "
+            f"{limits.max_dropped:.1%} ({reasons}): correct the corpus, or raise ingest.max_dropped in params.yaml"
         )
 
 
 def by_split(frame: pd.DataFrame, classes: tuple[str, ...]) -> dict:
-    """Rows, hours, speakers, texts and labels of every split."""
+    """Counts of rows, hours, speakers, texts and labels by split."""
     return {split: _summary(frame[frame["split"] == split], classes) for split in SPLITS}
 
 
@@ -91,11 +92,11 @@ def _summary(part: pd.DataFrame, classes: tuple[str, ...]) -> dict:
 
 
 def speakers_in_two_splits(frame: pd.DataFrame) -> list[str]:
-    """Speakers, where they are known, that more than one split has."""
+    """Known speakers that are in more than one split."""
     counts = frame[frame["speaker"] != ""].groupby("speaker")["split"].nunique()
     return sorted(counts.index[counts > 1])
 
 
 def to_cut(row: Utterance, seconds: float, pauses: Pauses) -> bool:
-    """Whether a row is a whole recording, so many seconds long and longer than is left as it is, without a text."""
+    """Whether a row is a whole recording without a text that is long enough to be cut at its pauses."""
     return row.start == 0 and row.end is None and row.text is None and seconds > pauses.longer_than

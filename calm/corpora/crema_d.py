@@ -1,4 +1,4 @@
-"""CREMA-D: 91 actors, twelve sentences, six emotions; everything that is annotated stands in the file name.
+"""CREMA-D: 91 actors, twelve sentences, six emotions. All annotation is in the file names.
 
 ```
 AudioWAV/1001_IEO_ANG_HI.wav        <actor>_<sentence>_<emotion>_<intensity>
@@ -14,12 +14,18 @@ from typing import Annotated
 
 from pydantic import Field
 
+from calm.corpora import CorpusError
 from calm.corpora.files import AUDIO, read_text, tidy, walk
+from calm.corpora.layout import Part
 from calm.corpora.splits import assign
-from calm.corpora.utterances import Corpus, CorpusError, Utterance
+from calm.corpora.utterances import Corpus, Utterance
 
+LAYOUT = (
+    Part(("AudioWAV",), "the clips", "they are looked for everywhere below the folder"),
+    Part(("VideoDemographics.csv",), "the actors' genders", "genders are unknown"),
+)
 EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
-INTENSITIES = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified", "X": "unspecified"}  # X: one file's misspelling
+INTENSITIES = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified", "X": "unspecified"}  # X: misspelt in one file name
 SENTENCES = {
     "IEO": "It's eleven o'clock",
     "TIE": "That is exactly what happened",
@@ -39,9 +45,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def read(path: Path, *, validation_share: Share = 0.15, test_share: Share = 0.2, seed: int = 1) -> Corpus:
-    """Read CREMA-D. It has no splits of its own: actors are dealt to them by the shares and the seed, with the classes balanced.
+    """Read CREMA-D. It has no official splits: actors are dealt to splits by the shares and the seed, with balanced classes.
 
-    Extra column: intensity. Raises CorpusError where no file is CREMA-D's.
+    Extra column: intensity. Raises CorpusError if no file name is CREMA-D's.
     """
     corpus = Corpus(classes=tuple(EMOTIONS.values()), one_hot=True)
     genders = _genders(path / "VideoDemographics.csv", corpus)
@@ -56,13 +62,13 @@ def read(path: Path, *, validation_share: Share = 0.15, test_share: Share = 0.2,
             utterance.labels, utterance.extra = [EMOTIONS[match[3]]], {"intensity": INTENSITIES[match[4]]}
             corpus.add(utterance)
     if not corpus.utterances:
-        raise CorpusError(f"{path} holds no file named like 1001_IEO_ANG_HI.wav: put CREMA-D's AudioWAV there")
+        raise CorpusError(f"{path} has no file named like 1001_IEO_ANG_HI.wav: put CREMA-D's AudioWAV there")
     assign(corpus.utterances, validation_share, test_share, seed)
     return corpus
 
 
 def _genders(path: Path, corpus: Corpus) -> dict[str, str]:
-    """Gender by actor, none where the file is missing."""
+    """Gender by actor; empty if the file is missing."""
     rows = csv.DictReader(io.StringIO(read_text(path, corpus), newline="")) if path.is_file() else ()
     known = {str(row.get("ActorID")).strip(): str(row.get("Sex")).strip().lower() for row in rows}
     return {actor: gender for actor, gender in known.items() if gender in ("female", "male")}

@@ -1,4 +1,4 @@
-"""One name for one emotion, where the corpora's own names differ: for training on one corpus and testing on another."""
+"""Common names for emotions that corpora name differently, for training on one corpus and testing on another."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ SAME = {
 
 
 def shared(trained: Sequence[str], tested: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Emotions that both know: name, column among the classes that were trained, and among those to be tested; in the latter's order."""
+    """Emotions in both lists of classes: common name, column in `trained`, column in `tested`; in the order of `tested`."""
     known = {SAME.get(name, name): column for column, name in enumerate(trained)}
     names = [SAME.get(name, name) for name in tested]
     return [(name, known[name], column) for column, name in enumerate(names) if name in known]

@@ -1,4 +1,4 @@
-"""What every corpus module does with folders, text files and numbers."""
+"""Folders, text files, tables and numbers, as all readers of corpora need them."""
 
 import csv
 import math
@@ -7,39 +7,43 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from calm.corpora.utterances import Corpus, CorpusError
+from calm.corpora import CorpusError
+from calm.corpora.utterances import Corpus
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".aiff", ".aif", ".wma")
 
 
 def find(folder: Path, *names: str) -> Path | None:
-    """The first of these names that exists in a folder; releases spell their folders and files differently."""
+    """The first of these names that exists in a folder, since releases differ in how they spell folders and files."""
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def require(folder: Path, *names: str, what: str) -> Path:
-    """As `find`, but raises CorpusError naming what is missing where none of the names exists."""
-    found = find(folder, *names)
-    if found is None:
-        raise CorpusError(f"{folder} has no {' or '.join(names)} ({what}): check that the corpus is complete and its path right")
-    return found
+    """Like `find`, but raises CorpusError that says what is missing if none of the names exists."""
+    path = find(folder, *names)
+    if path is None:
+        raise CorpusError(f"{folder} has no {' or '.join(names)} ({what}): check that the corpus is complete and its path is right")
+    return path
 
 
 def walk(folder: Path, *suffixes: str) -> Iterator[Path]:
-    """Every file below a folder with one of these endings (any case), in sorted order; linked folders are followed once."""
+    """All files below a folder with one of these suffixes (in any case), in sorted order.
+
+    Hidden files are skipped. Links to folders are followed, and each real folder is visited once.
+    """
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(root)
-        if place in seen:  # a link that leads back up
+        real = os.path.realpath(root)
+        if real in seen:  # such as a link to a parent folder
             folders.clear()
             continue
-        seen.add(place)
+        seen.add(real)
         folders.sort()
         yield from (Path(root, name) for name in sorted(names) if name.lower().endswith(suffixes) and not name.startswith("."))
 
 
 def read_text(path: Path, corpus: Corpus) -> str:
-    """A text file as UTF-8 (with or without byte order mark); lines that are not are read as Latin-1, and such files counted."""
+    """A UTF-8 text file, with or without byte order mark. Lines that are not UTF-8 are read as Latin-1, and such files are counted."""
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode()
@@ -56,14 +60,14 @@ def _decoded(line: bytes) -> str:
 
 
 def lines(text: str) -> list[str]:
-    """Lines that hold something. Not `splitlines`: to it, Latin-1's 0x85 and Unicode's separators end a line too."""
+    """Lines that are not blank. Not `splitlines`, which also splits at Latin-1's 0x85 and at Unicode's separators."""
     return [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
 
 
 def csv_rows(text: str) -> Iterator[dict]:
-    """Rows of a CSV by the names of its head, as of `csv.DictReader`: cells that lack are None, those too many lie under the key None.
+    """Rows of a CSV by column name, as `csv.DictReader` gives them: missing cells are None, surplus cells are a list under the key None.
 
-    Line by line, for tables without line ends in their cells: a quote that is never closed then tears its own row and no other.
+    For tables without line ends in their cells. Each line is parsed on its own, so that an unclosed quote breaks only its own row.
     """
     head = None
     for line in lines(text):
@@ -71,17 +75,21 @@ def csv_rows(text: str) -> Iterator[dict]:
         if head is None:
             head = [name.strip() for name in cells]
         else:
-            more = {None: cells[len(head) :]} if len(cells) > len(head) else {}
-            yield dict(zip_longest(head, cells[: len(head)])) | more
+            surplus = {None: cells[len(head) :]} if len(cells) > len(head) else {}
+            yield dict(zip_longest(head, cells[: len(head)])) | surplus
 
 
 def tidy(text: str | None) -> str | None:
-    """Text in lower case with single spaces; None where nothing is left, so that it is transcribed."""
-    return " ".join((text or "").split()).lower() or None
+    """Text with single spaces, or None if it is blank, so that the utterance is transcribed.
+
+    Casing is kept, except that a text in upper case throughout (LibriSpeech's) has no casing to keep and becomes lower case.
+    """
+    text = " ".join((text or "").split())
+    return (text.lower() if text.isupper() else text) or None
 
 
 def number(value: object) -> float:
-    """A float, or NaN where it is none. Not so `1_0`, which Python takes for 10 and a transcript for two fields."""
+    """A value as a float, or NaN if it is not a number. `1_0`, which Python reads as 10, counts as none: transcripts join fields by "_"."""
     try:
         return math.nan if "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""The utterances that a corpus may have: defaults that the settings take from here."""
+"""Limits on the utterances of a corpus. The settings take their defaults from here."""
 
 from dataclasses import dataclass
 

@@ -1,28 +1,32 @@
-"""One's own corpus: a table of utterances as CSV (or `.tsv`), Parquet or JSON lines, with a row an utterance.
+"""Your own corpus: a table with one row per utterance, as CSV (or `.tsv`), Parquet or JSON lines.
 
-Columns, of which only `audio` is needed:
-    audio       path, relative to the table's folder
-    start, end  seconds; the whole file without them
-    id          else the path without its ending, and the interval
-    text        else to be transcribed
+Columns, of which only `audio` is required:
+    audio       path, relative to the folder of the table
+    start, end  seconds; default: the whole file
+    id          default: the path without its suffix, and the interval
+    text        default: to be transcribed
     speaker, gender (female, male, f, m)
-    split       train, validation, test (also valid, val, dev, development); else dealt by speaker, with the classes balanced
-    labels      classes that are present, parted by ";" or "|" (or a list); empty: not labelled; ";" (or an empty list): none of them
+    split       train, validation, test (also valid, val, dev, development); default: dealt by speaker, with balanced classes
+    labels      classes that are present, separated by ";" or "|" (or a list); empty: not labelled; ";" (or an empty list): none of them
 """
 
 import csv
 import io
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from calm.corpora import CorpusError
 from calm.corpora.files import lines, number, read_text, tidy
+from calm.corpora.layout import Part
 from calm.corpora.splits import assign, check_shares, who
-from calm.corpora.utterances import Corpus, CorpusError, Utterance
+from calm.corpora.utterances import Corpus, Utterance
 
+LAYOUT: tuple[Part, ...] = ()  # a single file; rows without what they need are reported by `read`
 COLUMNS = ("audio", "start", "end", "id", "text", "speaker", "gender", "split", "labels")
 SPLITS = dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation") | {"train": "train", "test": "test"}
 GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
@@ -38,19 +42,19 @@ def read(
     test_share: Share = 0.2,
     seed: int = 1,
 ) -> Corpus:
-    """Read a table of utterances. Raises CorpusError for another kind of file or one without a column `audio`.
+    """Read a table of utterances. Raises CorpusError for other kinds of files and for a table without a column `audio`.
 
-    classes: all classes in their order, a label that is none of them is dropped; else every label that occurs, sorted.
-    one_hot: whether each labelled row has exactly one class; else found out from the rows.
-    validation_share, test_share, seed: for rows without a split; a speaker who has one in other rows keeps it.
+    classes: all classes in their order, and rows with other labels are dropped; default: all labels in the table, sorted.
+    one_hot: whether each labelled row has exactly one class; default: determined from the rows.
+    validation_share, test_share, seed: for rows without a split; a speaker with a split in other rows keeps it.
     """
     check_shares(validation_share, test_share)
     corpus = Corpus(classes=tuple(classes or ()))
     rows = _rows(path, corpus)
     if not rows:
-        raise CorpusError(f"{path} has no rows: write an utterance a row below the names of the columns")
+        raise CorpusError(f"{path} has no rows: write one utterance per row below the names of the columns")
     if not any("audio" in row for row in rows):
-        raise CorpusError(f"{path} has no column 'audio': name each row's file in it (other columns: {', '.join(COLUMNS[1:])})")
+        raise CorpusError(f"{path} has no column 'audio': add one with the file of each row (other columns: {', '.join(COLUMNS[1:])})")
     corpus.checks["columns not read"] = sorted({key for row in rows for key in row if key is not None} - set(COLUMNS))
     for index, row in enumerate(rows, 1):
         cells = {name: _cell(row.get(name)) for name in COLUMNS}
@@ -66,13 +70,13 @@ def read(
 
 
 def _cell(value: object) -> object:
-    """A cell's value: None where it is empty, text without space around it."""
+    """Value of a cell: None if it is empty, and text without surrounding space."""
     value = value.strip() if isinstance(value, str) else value
     return None if value == "" or value != value else value
 
 
 def _fault(row: dict, cells: dict, classes: tuple[str, ...]) -> tuple[str, str] | None:
-    """Why a row is no utterance: reason and detail."""
+    """Reason and detail if a row cannot be an utterance, or None."""
     if None in row:
         return "row does not parse", str(row)[:200]
     if cells["audio"] is None:
@@ -84,7 +88,7 @@ def _fault(row: dict, cells: dict, classes: tuple[str, ...]) -> tuple[str, str] 
 
 
 def _utterance(cells: dict, folder: Path) -> Utterance:
-    """An utterance of a row without fault; its times may still be no numbers."""
+    """The utterance of a row without fault. Its times may still be NaN."""
     audio, start, end = str(cells["audio"]), cells["start"], cells["end"]
     start, end = 0.0 if start is None else number(start), None if end is None else number(end)
     whole = cells["start"] is None and end is None
@@ -103,7 +107,7 @@ def _utterance(cells: dict, folder: Path) -> Utterance:
 
 
 def _labels(cell: object) -> list[str] | None:
-    """Classes of a cell, None where it is empty."""
+    """Classes in a cell, or None if it is empty."""
     if cell is None:
         return None
     names = cell if isinstance(cell, list) else str(cell).replace("|", ";").split(";")
@@ -111,36 +115,56 @@ def _labels(cell: object) -> list[str] | None:
 
 
 def _split(corpus: Corpus, validation: float, test: float, seed: int) -> None:
-    """Deal the rows that came without a split; a speaker's own rows stay together."""
+    """Deal the rows without a split to splits. Rows of one speaker stay together."""
     fixed = {who(utterance): utterance.split for utterance in corpus.utterances if utterance.split}
     without = [utterance for utterance in corpus.utterances if not utterance.split]
     corpus.checks["rows whose split was made here"] = len(without)
     assign(without, validation, test, seed, fixed)
 
 
-def _rows(path: Path, corpus: Corpus) -> list[dict]:
-    """Rows of the table, by its ending. A row with more cells than the head has them under the key None."""
+def audio_files(path: Path) -> list[str]:
+    """Distinct names in the column `audio`, relative to the folder of the table; none if the table cannot be read.
+
+    Much faster than `read`, for `calm.corpora.fingerprint`.
+    """
+    try:
+        rows = _rows(path, Corpus(), only="audio")
+    except (CorpusError, OSError):
+        return []
+    cells = (_cell(row.get("audio")) for row in rows)
+    return list(dict.fromkeys(str(cell) for cell in cells if cell is not None))
+
+
+def _rows(path: Path, corpus: Corpus, only: str | None = None) -> list[dict]:
+    """Rows of the table. Surplus cells of a row are under the key None. `only`: the one column that must be in the rows."""
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json"):
-        raise CorpusError(f"{path} is no manifest: give a file that ends in .csv, .tsv, .parquet or .jsonl")
+        raise CorpusError(f"{path} is not a manifest: give a file that ends in .csv, .tsv, .parquet or .jsonl")
     try:
         if kind == ".parquet":
             import pyarrow.parquet as pq
 
-            rows = pq.read_table(path).to_pylist()
+            names = [name for name in pq.read_schema(path).names if _column(name) == only] if only else None
+            rows = pq.read_table(path, columns=names).to_pylist()
         elif kind in (".csv", ".tsv"):
             text = io.StringIO(read_text(path, corpus), newline="")
-            # strict: a quote that is never closed would else take all rows below it into one cell
+            # strict: otherwise an unclosed quote would swallow all rows below it
             rows = list(csv.DictReader(text, delimiter="," if kind == ".csv" else "\t", strict=True))
         else:
             rows = [_json(line) for line in lines(read_text(path, corpus))]
     except (ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's errors are the first two
-        raise CorpusError(f"{path} does not parse ({error}): write it anew") from None
-    return [{key if key is None else str(key).strip().lower(): value for key, value in row.items()} for row in rows]
+        raise CorpusError(f"{path} does not parse ({error}): write the table again") from None
+    return [{_column(key): value for key, value in row.items()} for row in rows]
+
+
+@lru_cache(maxsize=1024)
+def _column(name: str | None) -> str | None:
+    """Name of a column in lower case without surrounding space; None, the key of surplus cells, stays."""
+    return name if name is None else str(name).strip().lower()
 
 
 def _json(line: str) -> dict:
-    """A row of JSON lines; one that does not parse has the key None, as a row of CSV with too many cells."""
+    """Row in a line of JSON. A line that does not parse is under the key None, like surplus cells of a CSV."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -3,13 +3,12 @@
 ```
 CMU_MOSEI_Labels.csd
 Raw/Audio/Full/WAV_16000/<video>.wav
-Raw/Transcript/Segmented/Combined/<video>.txt      <video>___<clip>___<start s>___<end s>___<text>, a line a segment
-folds/{train,valid,test}_videos.txt                ids of the official folds, one a line; not in the release, see `read_folds`
+Raw/Transcript/Segmented/Combined/<video>.txt      one line per segment: <video>___<clip>___<start s>___<end s>___<text>
+folds/{train,valid,test}_videos.txt                ids of the official folds, one per line; not in the release, see `read_folds`
 ```
-A row is a labelled segment. Its transcript line is the one with the same start and end: the order of the `.csd` is neither the
-order in time nor that of the clip numbers. Lines that do not parse are no rows of their own: `checks` names them. An emotion is
-present where its score is above 0 (5.1); a segment in which none is present is labelled `[]`. The speaker is not annotated and
-taken to be the video.
+A row is a labelled segment. Its transcript line is the one with the same start and end, because the `.csd` is sorted neither by time
+nor by clip number. Transcript lines that do not parse are listed in `checks` and are not rows. An emotion is present if its score is
+above 0 (5.1); a segment without any emotion is labelled `[]`. The speaker is not annotated and taken to be the video.
 """
 
 import json
@@ -21,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from calm.corpora import CorpusError
 from calm.corpora.files import lines, number, read_text, require, tidy
-from calm.corpora.utterances import Corpus, CorpusError, Utterance
+from calm.corpora.layout import Part
+from calm.corpora.utterances import Corpus, Utterance
 
 LABELS = "CMU_MOSEI_Labels.csd"
 AUDIO = "Raw/Audio/Full/WAV_16000"
@@ -30,11 +31,17 @@ TRANSCRIPTS = "Raw/Transcript/Segmented/Combined"
 FOLDS = {"train": "train_videos.txt", "validation": "valid_videos.txt", "test": "test_videos.txt"}
 CLASSES = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 TOLERANCE = 0.02  # seconds by which a start or end may differ between labels and transcript; neighbours differ by seconds
+LAYOUT = (
+    Part((LABELS,), "scores of the six emotions"),
+    Part((AUDIO,), "whole-video WAVs"),
+    Part((TRANSCRIPTS,), "segmented transcripts: texts, and the clips' numbers"),
+    *(Part((f"{{folds}}/{name}",), f"videos of the official {split} fold, one per line") for split, name in FOLDS.items()),
+)
 
 
 @dataclass
 class Line:
-    """A line of a transcript: the number of the clip, seconds, and the text as written."""
+    """A line of a transcript: number of the clip, start and end in seconds, and the text as written."""
 
     clip: str
     start: float
@@ -43,18 +50,18 @@ class Line:
 
 
 def read(path: Path, *, folds: Path = Path("folds")) -> Corpus:
-    """Read CMU-MOSEI. `folds` is the folder with the three lists of videos, below `path` unless it is absolute.
+    """Read CMU-MOSEI. `folds` is the folder with the three lists of videos, relative to `path` unless it is absolute.
 
-    Extra columns: `sentiment` (-3..3) and `score_<emotion>` (0..3, clamped). Raises CorpusError for another layout.
+    Extra columns: `sentiment` (-3..3) and `score_<emotion>` (0..3, clamped). Raises CorpusError if the layout differs.
     """
     corpus = Corpus(classes=CLASSES)
-    split_of = read_folds(path / folds)
+    splits = read_folds(path / folds)
     transcripts = require(path, TRANSCRIPTS, what="transcripts")
     audio = require(path, AUDIO, what="whole-video WAVs")
     labelled, broken = set(), []
     for video, intervals, scores in read_labels(require(path, LABELS, what="labels"), corpus):
         labelled.add(video)
-        split = split_of.get(video)
+        split = splits.get(video)
         transcript, torn = read_transcript(transcripts / f"{video}.txt", video, corpus) if split else ([], [])
         broken += torn
         for index, ((start, end), row) in enumerate(zip(intervals.tolist(), scores.tolist(), strict=True)):
@@ -67,7 +74,7 @@ def read(path: Path, *, folds: Path = Path("folds")) -> Corpus:
                 corpus.drop(name, "no transcript line with this start and end", f"{start:.3f} to {end:.3f} s of {video}{beside}")
             elif (emotions := clamp(row, name, corpus)) is not None:
                 _add(corpus, Utterance(f"{video}_{line.clip}", audio / f"{video}.wav", start, end, video, split=split), line, emotions)
-    corpus.checks["videos of a fold without labels"] = sorted(set(split_of) - labelled)
+    corpus.checks["videos of a fold without labels"] = sorted(set(splits) - labelled)
     corpus.checks["transcript lines that do not parse"] = broken
     return corpus
 
@@ -84,7 +91,9 @@ def _add(corpus: Corpus, utterance: Utterance, line: Line, row: list[float]) -> 
 
 
 def clamp(row: list[float], name: str, corpus: Corpus) -> list[float] | None:
-    """Sentiment and the six scores, those above 3 set to 3; None, and dropped, where one is no number or below its range."""
+    """Sentiment and the six scores, with scores above 3 set to 3. Drops the row and returns None if a value is not a number or below its
+    range.
+    """
     if not all(map(math.isfinite, row)):
         return corpus.drop(name, "label is not a number", str(row))
     if abs(row[0]) > 3 or min(row[1:]) < 0:
@@ -94,45 +103,45 @@ def clamp(row: list[float], name: str, corpus: Corpus) -> list[float] | None:
 
 
 def nearest(transcript: list[Line], start: float, end: float) -> Line | None:
-    """The line whose start and end are those given, within the tolerance."""
+    """The line with this start and end within TOLERANCE, or None."""
     close = [line for line in transcript if abs(line.start - start) <= TOLERANCE and abs(line.end - end) <= TOLERANCE]
     return min(close, key=lambda line: abs(line.start - start) + abs(line.end - end), default=None)
 
 
 def read_transcript(path: Path, video: str, corpus: Corpus) -> tuple[list[Line], list[str]]:
-    """Lines of a video's transcript, none where it has no file, and those that do not parse, as `<file> line <n>: <line>`."""
+    """Lines of a video's transcript (none if the file is missing), and lines that do not parse, as `<file> line <n>: <line>`."""
     if not path.is_file():
         return [], []
-    found, broken = [], []
+    transcript, broken = [], []
     for position, line in enumerate(lines(read_text(path, corpus)), 1):
-        # The id goes first because it may hold or end in "_", as the text may hold "___"; the rest is split three times.
+        # Both the id and the text may contain "___": the id is removed first, and the rest is split three times.
         parts = line.removeprefix(f"{video}___").split("___", 3) if line.startswith(f"{video}___") else line.split("___", 4)[1:]
         start, end = (number(part) for part in (parts + ["", "", ""])[1:3])
         if len(parts) == 4 and parts[0].strip().isdecimal() and math.isfinite(start) and math.isfinite(end):
-            found.append(Line(parts[0].strip(), start, end, parts[3]))
+            transcript.append(Line(parts[0].strip(), start, end, parts[3]))
         else:
             broken.append(f"{video}.txt line {position}: {line[:200]}")
-    return found, broken
+    return transcript, broken
 
 
 def read_folds(folder: Path) -> dict[str, str]:
-    """Split of every video. Raises CorpusError where a list is missing or two of them share a video.
+    """Split of every video. Raises CorpusError if a list is missing or a video is in two of them.
 
     The lists are `standard_train_fold`, `standard_valid_fold` and `standard_test_fold` of CMU-MultimodalSDK
-    (`mmsdk/mmdatasdk/dataset/standard_datasets/CMU_MOSEI/cmu_mosei_std_folds.py`), one id a line.
+    (`mmsdk/mmdatasdk/dataset/standard_datasets/CMU_MOSEI/cmu_mosei_std_folds.py`), one id per line.
     """
-    split_of = {}
+    splits = {}
     for split, name in FOLDS.items():
-        for video in lines(read_text(require(folder, name, what="ids of the official fold, one a line"), Corpus())):
-            if split_of.setdefault(video.strip(), split) != split:
-                raise CorpusError(f"Video {video.strip()} is in two folds of {folder}: take it out of one")
-    return split_of
+        for video in lines(read_text(require(folder, name, what="ids of the official fold, one per line"), Corpus())):
+            if splits.setdefault(video.strip(), split) != split:
+                raise CorpusError(f"Video {video.strip()} is in two folds of {folder}: remove it from one of them")
+    return splits
 
 
 def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Video, intervals (segments, 2) in seconds and scores (segments, 7): sentiment, then CLASSES.
+    """For each video: its name, intervals (segments, 2) in seconds, and scores (segments, 7): sentiment, then CLASSES.
 
-    Of a video whose groups are broken every segment is dropped. Raises CorpusError where the file is not the `.csd` of the labels.
+    If the groups of a video are broken, all its segments are dropped. Raises CorpusError if the file is not the `.csd` of the labels.
     """
     import h5py
 
@@ -154,17 +163,17 @@ def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, np.ndarray, n
 
 
 def _segments(group) -> int:
-    """Segments of a video whose groups are broken, by the longer of those that are there; 1 where neither tells."""
-    found = [group.get(name) for name in ("intervals", "features")] if hasattr(group, "get") else []
-    return max([1, *(len(data) for data in found if getattr(data, "shape", ()))])
+    """Number of segments of a video whose groups are broken: the length of its longer data set, or 1 if it has none."""
+    datasets = [group.get(name) for name in ("intervals", "features")] if hasattr(group, "get") else []
+    return max([1, *(len(data) for data in datasets if getattr(data, "shape", ()))])
 
 
 def _columns(file, path: Path) -> list[int]:
-    """Where sentiment and each class stand in the scores, by the file's own names."""
+    """Columns of sentiment and of each class among the scores, by the names in the file."""
     try:
         names = list(map(str, json.loads(np.ravel(file["All Labels/metadata/dimension names"][()])[0])))
     except (ValueError, TypeError, IndexError) as error:
-        raise CorpusError(f"{path}: its dimension names are no list in JSON ({error}): download it again") from None
+        raise CorpusError(f"{path}: its dimension names are not a JSON list ({error}): download it again") from None
     missing = [name for name in ("sentiment", *CLASSES) if name not in names]
     if missing:
         raise CorpusError(f"{path} has no column {', '.join(missing)} (it has {', '.join(names)}): give the .csd of all labels")

@@ -1,4 +1,4 @@
-"""MSP-Podcast, releases 1.6 to 2.0: a WAV a turn, the consensus of crowd workers, and each worker's own answers.
+"""MSP-Podcast, releases 1.6 to 2.0: a WAV per turn, the consensus of crowd workers, and the answers of each worker.
 
 ```
 Audios/MSP-PODCAST_0001_0008.wav
@@ -6,8 +6,8 @@ Labels/labels.txt  labels_consensus.{csv,json}  labels_detailed.{csv,json}     a
 Partitions.txt     <set>; <file>            Speaker_ids.txt     Speaker_<n>; <gender> and <file>; <n>
 Transcripts/<name>.txt
 ```
-A row is a line of the consensus, or a file that only `Partitions.txt` has. Codes O (other) and X (no agreement, a fifth of the
-corpus) are no class: such rows stay in train without a label, for pretraining, and are left out of validation and test.
+A row is a line of the consensus, or a file that is only in `Partitions.txt`. Codes O (other) and X (no agreement, a fifth of the
+corpus) are not classes: such rows stay in train without a label, for pretraining, and are left out of validation and test.
 """
 
 import csv
@@ -22,18 +22,35 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tqdm import tqdm
 
+from calm.corpora import CorpusError
 from calm.corpora.files import csv_rows, lines, number, read_text, require, tidy
+from calm.corpora.layout import Part
 from calm.corpora.msp_votes import CLASSES, CODES, NO_CLASS, Answer, fractions, plurality, present, read_headers, read_votes, shares
-from calm.corpora.utterances import Corpus, CorpusError, Utterance
+from calm.corpora.utterances import Corpus, Utterance
 
 SETS = {"train": "train", "development": "validation", "validation": "validation", "test1": "test", "test2": "test", "test3": "test"}
 ATTRIBUTES = {"EmoAct": "activation", "EmoVal": "valence", "EmoDom": "dominance"}  # 1..7
 NOTE = re.compile(r"\[[^\]]*\]")  # [inaudible 00:04:08]
+LAYOUT = (
+    Part(("Audios", "Audio"), "a WAV per turn"),
+    Part(
+        ("Labels/labels_consensus.csv", "[Ll]abel*/labels_con[cs]ensus.*", "[Ll]abel*/labels.txt"),
+        "the consensus: classes, attributes, sets",
+    ),
+    Part(
+        ("Labels/labels.txt", "[Ll]abel*/labels.txt", "[Ll]abel*/labels_detailed.*"),
+        "every worker's answers",
+        "no lists of all emotions and no votes: labels: primary only",
+    ),
+    Part(("Transcripts",), "texts", "every row is transcribed; transcripts: true is refused"),
+    Part(("Partitions.txt",), "the set of every file", "only files whose set is in the consensus are used"),
+    Part(("Speaker_ids.txt",), "speakers and their genders", "only those in the consensus are known"),
+)
 
 
 @dataclass
 class Published:
-    """What the label files say beside the consensus: by file (answers, set, speaker), and gender by speaker."""
+    """Contents of the label files other than the consensus: answers, set and speaker by file, and gender by speaker."""
 
     votes: dict[str, list[Answer]]
     sets: dict[str, str]
@@ -50,28 +67,28 @@ def read(
     test: Sequence[Literal["Test1", "Test2", "Test3"]] = ("Test1",),
     transcripts: bool = False,
 ) -> Corpus:
-    """Read MSP-Podcast. Raises CorpusError for another layout.
+    """Read MSP-Podcast. Raises CorpusError if the layout differs.
 
-    labels: `primary` is the published consensus, one class a row; `all` is every class that at least `min_workers` workers named
+    labels: `primary` is the published consensus, one class per row; `all` is every class that at least `min_workers` workers named
     as primary or secondary emotion, through the table SECONDARY of `msp_votes` (5.3: "a list of all emotions"); `votes` is the
     same from the primary emotions alone.
-    soft: heads are trained towards the share of the workers that named each class (with `all` also as secondary emotion), columns
-    `target_<class>`, where a row has answers; what a row is evaluated on stays `labels`.
-    test: which of the test sets are the test split; the others are left out (their speakers overlap).
-    transcripts: take the release's texts; else every text is null, to be transcribed.
-    Extra columns: consensus (code), activation, valence, dominance (1..7), `votes_<class>` (workers), where they are published.
+    soft: train heads towards the share of the workers that named each class (with `all` also as secondary emotion), columns
+    `target_<class>`, if the row has answers; rows are still evaluated on `labels`.
+    test: the test sets that form the test split; the others are left out (their speakers overlap).
+    transcripts: use the texts of the release; otherwise every text is null, to be transcribed.
+    Extra columns, as far as they are published: consensus (code), activation, valence, dominance (1..7), `votes_<class>` (workers).
     """
     corpus = Corpus(classes=CLASSES, one_hot=labels == "primary")
     folder = require(path, "Labels", "labels", "label", what="labels")
-    audio = require(path, "Audios", "Audio", what="a WAV a turn")
+    audio = require(path, "Audios", "Audio", what="a WAV per turn")
     texts = require(path, "Transcripts", what="texts; or set transcripts: false") if transcripts else None
     rows, known = read_consensus(folder, corpus)
     more = Published(read_votes(folder, corpus), read_partitions(path, corpus), *read_speakers(path, corpus))
     if (labels != "primary" or soft) and not more.votes:
-        asked = "soft: true" if soft else f"labels: {labels}"
+        option = "soft: true" if soft else f"labels: {labels}"
         raise CorpusError(
-            f"{asked} needs the workers' answers and {folder} has no labels.txt or labels_detailed with any: "
-            "use labels: primary, soft: false"
+            f"{option} needs the workers' answers, and {folder} has no labels.txt or labels_detailed with answers: "
+            "set labels: primary and soft: false"
         )
     rows += [{"FileName": file} for file in more.sets if file not in known]
     for row in tqdm(rows, desc="labels", unit="file", delay=2, leave=False):
@@ -90,26 +107,26 @@ def read(
 
 
 def _known(value: object) -> str | None:
-    """A cell's text, None where it says that nothing is known; a speaker as its number alone."""
+    """Text of a cell, or None if it says that the value is unknown; a speaker is reduced to the number."""
     text = str(value or "").strip().removeprefix("Speaker_")
     return None if text.lower() in ("", "unknown", "na", "nan", "none") else text
 
 
 def _split(row: dict, wanted: set[str], corpus: Corpus) -> str | None:
-    """The split, or None where the row is not kept: of no set, of an unknown one, or of a test set that is not asked for."""
-    name, given = Path(row["FileName"]).stem, row["Split_Set"]
-    key = (given or "").lower().replace(" ", "")
-    if given is None:
+    """The split; None, with the row dropped or left out, if its set is missing, unknown, or a test set that is not wanted."""
+    name, partition = Path(row["FileName"]).stem, row["Split_Set"]
+    key = (partition or "").lower().replace(" ", "")
+    if partition is None:
         return corpus.drop(name, "in no partition")
     if key not in SETS:
-        return corpus.drop(name, "unknown partition", given)
+        return corpus.drop(name, "unknown partition", partition)
     if SETS[key] == "test" and key not in wanted:
-        return corpus.leave_out(name, "test set not asked for", given)
+        return corpus.leave_out(name, "test set not asked for", partition)
     return SETS[key]
 
 
 def _fault(row: dict) -> tuple[str, str] | None:
-    """Reason and detail where the consensus is no known code or an attribute no number from 1 to 7; a row without any is sound."""
+    """Reason and detail if the consensus code is unknown or an attribute is not a number from 1 to 7. Both may be absent."""
     if row.get("EmoClass", "X") not in (*CODES, *NO_CLASS):
         return "label outside its range", f"EmoClass {row['EmoClass']!r}"
     for key in ATTRIBUTES:
@@ -122,7 +139,7 @@ def _fault(row: dict) -> tuple[str, str] | None:
 
 
 def _utterance(row: dict, split: str, audio: Path, more: Published) -> Utterance:
-    """All of an utterance but text and labels."""
+    """An utterance without its text and labels."""
     file = row["FileName"]
     speaker = _known(row.get("SpkrID")) or more.speakers.get(file) or ""
     gender = (_known(row.get("Gender")) or more.genders.get(speaker) or "").lower()
@@ -134,14 +151,14 @@ def _utterance(row: dict, split: str, audio: Path, more: Published) -> Utterance
 
 
 def _label(row: dict, answers: list[Answer] | None, labels: str, workers: int) -> list[str] | None:
-    """The classes, None where nothing (or no class) is published."""
+    """The classes, or None if nothing, or no class, is published."""
     if labels != "primary":
         return None if answers is None else present(answers, labels == "all", workers)
     return [CODES[row["EmoClass"]]] if row.get("EmoClass") in CODES else None
 
 
 def _add(corpus: Corpus, utterance: Utterance, row: dict, texts: Path | None) -> None:
-    """Keep the row, with its text where texts are asked for; without a label only in train, and counted."""
+    """Keep the row, with its text if there is a folder of texts. Rows without a label are counted, and kept in train only."""
     if utterance.labels is None:
         code = row.get("EmoClass")
         counts = corpus.checks.setdefault("rows without a label, kept in train only", Counter())
@@ -153,7 +170,7 @@ def _add(corpus: Corpus, utterance: Utterance, row: dict, texts: Path | None) ->
 
 
 def _text(path: Path, corpus: Corpus) -> str | None:
-    """A transcript without its notes in brackets; None, to be transcribed, where there is none."""
+    """A transcript without its notes in brackets, or None, to be transcribed, if the file is missing or blank."""
     if not path.is_file():
         corpus.corrections["transcript missing: to be transcribed"] += 1
         return None
@@ -163,12 +180,12 @@ def _text(path: Path, corpus: Corpus) -> str | None:
 
 
 def _checks(corpus: Corpus, rows: list[dict], more: Published) -> None:
-    """The published consensus against the workers' plurality, the consensus's sets against the partition list's."""
+    """Compare the published consensus with the workers' plurality, and the sets of the consensus with those of the partition list."""
     answered = [row for row in rows if "EmoClass" in row and row["FileName"] in more.votes]
     pairs = [(row["FileName"], row["EmoClass"], plurality(more.votes[row["FileName"]])) for row in answered]
     corpus.checks["consensus recomputed from the votes"] = {
         "compared": len(pairs),
-        "different": [f"{file}: published {published}, votes {own}" for file, published, own in pairs if published != own],
+        "different": [f"{file}: published {published}, votes {voted}" for file, published, voted in pairs if published != voted],
     }
     listed = [row for row in rows if row["FileName"] in more.sets]
     corpus.checks["partition differs from Partitions.txt"] = [
@@ -178,19 +195,19 @@ def _checks(corpus: Corpus, rows: list[dict], more: Published) -> None:
 
 
 def read_consensus(folder: Path, corpus: Corpus) -> tuple[list[dict], set[str]]:
-    """Rows of the consensus as published, from CSV, JSON or the head lines of `labels.txt`; those that do not parse are dropped.
+    """Rows of the published consensus, and all file names in it.
 
-    Also the files that it names, in whichever row.
+    Read from CSV, JSON or the first lines of the blocks of `labels.txt`. Rows that do not parse are dropped.
     """
     names = [f"labels_{name}.{kind}" for kind in ("csv", "json") for name in ("consensus", "concensus")]
     path = require(folder, *names, "labels.txt", what="the consensus")
     text = read_text(path, corpus)
     try:
-        found = list({".csv": csv_rows, ".json": _rows_of_json, ".txt": read_headers}[path.suffix](text))
+        parsed = list({".csv": csv_rows, ".json": _rows_of_json, ".txt": read_headers}[path.suffix](text))
     except (ValueError, RecursionError, csv.Error) as error:
-        raise CorpusError(f"{path} does not parse as MSP-Podcast's consensus ({error}): copy that of the release") from None
+        raise CorpusError(f"{path} does not parse as MSP-Podcast's consensus ({error}): copy the file of the release") from None
     rows, known = [], set()
-    for index, row in enumerate(found, 1):
+    for index, row in enumerate(parsed, 1):
         row = {key: value.strip() if isinstance(value, str) else value for key, value in row.items()}
         id = Path(row.get("FileName") or "").stem
         if id and None not in row and None not in row.values():
@@ -199,26 +216,26 @@ def read_consensus(folder: Path, corpus: Corpus) -> tuple[list[dict], set[str]]:
             corpus.drop(id or f"{path.name} row {index}", "label row does not parse", str(row)[:200])
         known.add(row.get("FileName"))
     if not rows:
-        raise CorpusError(f"{path} has no row with a FileName: it is not MSP-Podcast's consensus, copy that of the release")
+        raise CorpusError(f"{path} has no row with a FileName and is not MSP-Podcast's consensus: copy the file of the release")
     return rows, known
 
 
 class Members(list):
-    """A JSON object as pairs of name and value: a file that stands twice in it is seen twice."""
+    """A JSON object as pairs of name and value, so that a file that is in it twice is seen twice."""
 
 
 def _rows_of_json(text: str) -> Iterator[dict]:
-    """An object of objects by file name (or of lists of one); what else a file has lies under the key None, as cells too many do."""
+    """Rows of an object that maps file names to objects, or to lists of one object; any other value goes under the key None."""
     files = json.loads(text, object_pairs_hook=Members)
     if not isinstance(files, Members):
-        raise ValueError("it is no object by file name")
+        raise ValueError("it is not an object by file name")
     for file, value in files:
         row = value[0] if type(value) is list and value else value
         yield {**(dict(row) if isinstance(row, Members) else {None: row}), "FileName": file}
 
 
 def read_partitions(path: Path, corpus: Corpus) -> dict[str, str]:
-    """Set of every file of `Partitions.txt`, `<one> and <other>`, which is no set, of a file in two; empty without it."""
+    """Set of every file in `Partitions.txt`; empty without it. A file in two sets gets "<first> and <second>", which is no valid set."""
     sets, broken = {}, []
     for name, file in _pairs(path / "Partitions.txt", corpus, broken):
         if not file.lower().endswith(".wav"):
@@ -230,7 +247,7 @@ def read_partitions(path: Path, corpus: Corpus) -> dict[str, str]:
 
 
 def read_speakers(path: Path, corpus: Corpus) -> tuple[dict[str, str], dict[str, str]]:
-    """Speaker of every file and gender of every speaker, of `Speaker_ids.txt`; empty without it."""
+    """Speaker of every file and gender of every speaker, from `Speaker_ids.txt`; empty without it."""
     broken = corpus.checks["lines of Speaker_ids.txt that do not parse"] = []
     pairs = [(key, _known(value)) for key, value in _pairs(path / "Speaker_ids.txt", corpus, broken)]
     speakers = {key: value for key, value in pairs if value and key.lower().endswith(".wav")}
@@ -238,10 +255,10 @@ def read_speakers(path: Path, corpus: Corpus) -> tuple[dict[str, str], dict[str,
 
 
 def _pairs(path: Path, corpus: Corpus, broken: list[str]) -> Iterator[tuple[str, str]]:
-    """`<one>; <other>` lines of a file, none where it is missing; other lines go to `broken`."""
+    """Pairs from the lines `<key>; <value>` of a file, none if it is missing; other lines are added to `broken`."""
     for line in lines(read_text(path, corpus)) if path.is_file() else ():
-        key, mark, value = line.partition(";")
-        if mark:
+        key, semicolon, value = line.partition(";")
+        if semicolon:
             yield key.strip(), value.strip()
         else:
             broken.append(line[:200])

@@ -1,4 +1,4 @@
-"""RAVDESS, the audio-only speech files: everything that is annotated stands in the file name.
+"""RAVDESS, the audio-only speech files. All annotation is in the file names.
 
 ```
 [Audio_Speech_Actors_01-24/]Actor_01/03-01-06-02-01-02-01.wav   (.flac as well)
@@ -11,11 +11,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from calm.corpora import CorpusError
 from calm.corpora.files import AUDIO, walk
-from calm.corpora.utterances import Corpus, CorpusError, Utterance
+from calm.corpora.layout import Part
+from calm.corpora.utterances import Corpus, Utterance
 
+LAYOUT = tuple(
+    Part((f"**/Actor_{actor:02d}", f"**/03-01-*-{actor:02d}.*"), "the clips of one of 24 actors", "no split can have this actor")
+    for actor in range(1, 25)
+)
 CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # fields 01 to 08
-SENTENCES = ("kids are talking by the door", "dogs are sitting by the door")
+SENTENCES = ("Kids are talking by the door", "Dogs are sitting by the door")
 NAME = re.compile("-".join([r"(\d\d)"] * 7))
 
 
@@ -28,42 +34,44 @@ def read(
 ) -> Corpus:
     """Read RAVDESS. `train`, `validation` and `test` are lists of actors; actors in none of them are left out and named.
 
-    Extra columns: intensity (1 normal, 2 strong), repetition. Raises CorpusError where no file is RAVDESS's or an actor is in two splits.
+    Extra columns: intensity (1 normal, 2 strong), repetition. Raises CorpusError if no file name is RAVDESS's or an actor is in two
+    splits.
     """
-    split_of = _splits(train=train, validation=validation, test=test)
+    splits = _splits(train=train, validation=validation, test=test)
     corpus = Corpus(classes=CLASSES, one_hot=True)
     parsed = 0
     for file in walk(path, *AUDIO):
         match = NAME.fullmatch(file.stem)
         parsed += match is not None
         if match:
-            _add(corpus, file, [int(field) for field in match.groups()], split_of)
+            _add(corpus, file, [int(field) for field in match.groups()], splits)
         else:
             corpus.drop(file.stem, "file name does not parse", str(file))
     if not parsed:
-        raise CorpusError(f"{path} holds no file named like 03-01-06-02-01-02-01.wav: unpack RAVDESS's Audio_Speech_Actors_01-24 there")
+        raise CorpusError(f"{path} has no file named like 03-01-06-02-01-02-01.wav: unpack RAVDESS's Audio_Speech_Actors_01-24 there")
     return corpus
 
 
 def _splits(**actors: Sequence[int]) -> dict[int, str]:
-    split_of = {}
+    """Split by actor."""
+    splits = {}
     for split, numbers in actors.items():
         for actor in numbers:
-            if split_of.setdefault(actor, split) != split:
-                raise CorpusError(f"RAVDESS's actor {actor} is in {split_of[actor]} and in {split}: take it out of one")
-    return split_of
+            if splits.setdefault(actor, split) != split:
+                raise CorpusError(f"RAVDESS's actor {actor} is in {splits[actor]} and in {split}: remove it from one of them")
+    return splits
 
 
-def _add(corpus: Corpus, file: Path, fields: list[int], split_of: dict[int, str]) -> None:
+def _add(corpus: Corpus, file: Path, fields: list[int], splits: dict[int, str]) -> None:
     """Keep a file, or drop it with its reason."""
     modality, channel, emotion, intensity, sentence, repetition, actor = fields
     if modality != 3 or channel != 1:
         return corpus.leave_out(file.stem, "song" if channel == 2 else "not audio-only speech", str(file))
     if not (1 <= emotion <= 8 and intensity in (1, 2) and sentence in (1, 2)):
         return corpus.drop(file.stem, "label outside its range", str(file))
-    if actor not in split_of:
+    if actor not in splits:
         return corpus.leave_out(file.stem, "actor in no split", f"actor {actor}")
     gender = "male" if actor % 2 else "female"
     extra = {"intensity": intensity, "repetition": repetition}
     text, labels = SENTENCES[sentence - 1], [CLASSES[emotion - 1]]
-    return corpus.add(Utterance(file.stem, file, 0.0, None, f"{actor:02d}", gender, split_of[actor], text, labels, extra))
+    return corpus.add(Utterance(file.stem, file, 0.0, None, f"{actor:02d}", gender, splits[actor], text, labels, extra))

@@ -1,4 +1,4 @@
-"""Splits for corpora that come without them: no speaker in two of them, the same for the same seed."""
+"""Splits for corpora without official ones: no speaker is in two splits, and a seed always gives the same splits."""
 
 import hashlib
 from collections import defaultdict
@@ -6,19 +6,20 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from calm.corpora.utterances import CorpusError, Utterance
+from calm.corpora import CorpusError
+from calm.corpora.utterances import Utterance
 
 
 def shuffled(names: Iterable[str], seed: int) -> list[str]:
-    """Names in an order that depends on the seed and each name only, not on the order they came in or on a library's generator."""
+    """Distinct names, in an order that depends only on the seed and the names, not on their original order or on a library's generator."""
     return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
 
 
 def assign(utterances: list[Utterance], validation: float, test: float, seed: int, fixed: Mapping[str, str] | None = None) -> None:
-    """Set every utterance's split so that no speaker is in two and each class has about the same share in all.
+    """Set the split of every utterance so that no speaker is in two splits and each class has about the same share in all.
 
-    Speakers are dealt one by one, those with the most utterances first, each to the split that comes nearest to its share of
-    every class. `fixed` speakers keep the split they have. An utterance without a speaker counts as a speaker of its own file.
+    Speakers are dealt in turn, those with the most utterances first, each to the split that brings all classes nearest to their shares.
+    Speakers in `fixed` keep their split. An utterance without a speaker counts as a speaker named by its file.
     """
     check_shares(validation, test)
     shares = np.array([1 - validation - test, validation, test])
@@ -38,18 +39,18 @@ def assign(utterances: list[Utterance], validation: float, test: float, seed: in
 
 
 def who(utterance: Utterance) -> str:
-    """The speaker, or the audio file where the speaker is not known."""
+    """The speaker, or the audio file if the speaker is unknown."""
     return utterance.speaker or f"file {utterance.audio}"
 
 
 def check_shares(validation: float, test: float = 0.0) -> None:
-    """Raises CorpusError where the shares leave nothing to train on."""
+    """Raises CorpusError if the shares leave nothing to train on."""
     if validation < 0 or test < 0 or validation + test >= 1:
         raise CorpusError(f"validation_share {validation} and test_share {test} must be at least 0 and add to less than 1")
 
 
 def _counts(utterances: list[Utterance]) -> dict[str, np.ndarray]:
-    """For each speaker: utterances in all, and of each class (the empty label is a class here)."""
+    """Counts by speaker, (1 + classes,): all utterances, then those of each class."""
     classes = sorted({name for utterance in utterances for name in utterance.labels or ()})
     column = {name: index + 1 for index, name in enumerate(classes)}
     counts = defaultdict(lambda: np.zeros(len(classes) + 1))
@@ -59,18 +60,20 @@ def _counts(utterances: list[Utterance]) -> dict[str, np.ndarray]:
 
 
 def nested(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Rows of a share of a corpus that has each combination of labels about as often as the whole; smaller shares lie in larger ones.
+    """Choose a share of the rows with about the same proportion of each combination of labels. Smaller shares are subsets of larger ones.
 
     Args:
-        targets: (rows, classes); share: above 0, up to 1; at least one row is chosen where there is one.
+        targets: (rows, classes).
+        share: above 0, up to 1; at least one row is chosen if there are any.
+
     Returns:
-        Row numbers in order.
+        Row numbers in ascending order.
     """
     draw = np.random.default_rng(seed)
     _, kinds = np.unique(targets, axis=0, return_inverse=True)
-    ties, place = draw.permutation(len(targets)), np.empty(len(targets))
+    ties, position = draw.permutation(len(targets)), np.empty(len(targets))
     for kind in np.unique(kinds):
         rows = draw.permutation(np.flatnonzero(kinds.reshape(-1) == kind))
-        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)  # its rows lie evenly over the whole order
-    order = np.lexsort((ties, place))
+        position[rows] = (np.arange(len(rows)) + 0.5) / len(rows)  # spreads the rows of a kind evenly over the order
+    order = np.lexsort((ties, position))
     return np.sort(order[: max(1, round(share * len(order)))])

@@ -1,23 +1,23 @@
-"""Changes of a normalised log-mel in training: tempo, vocal tract length, gain, and masks in time and frequency."""
+"""Changes of normalised acoustic frames in training: tempo, vocal tract length, gain, and masks in time and frequency."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-NEPERS_A_DB = np.log(10) / 10  # of power
+NEPERS_PER_DB = np.log(10) / 10  # of power
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What to change and how far; a value of 0 leaves it as it is. Falsy when everything is 0.
+    """What to change and how much; 0 means no change. Falsy if everything is 0.
 
     Args:
-        speed: tempo changed by up to this share, each utterance by its own.
-        warp: mel axis stretched by up to this share.
-        gain_db: level moved by up to so many dB.
-        time_masks, time_mask_frames: number and longest length of masks in time, a block.
-        mel_masks, mel_mask_bands: number and largest width of masks in frequency, a block.
+        speed: tempo changed by up to this share, drawn for each utterance.
+        warp: channel axis stretched by up to this share.
+        gain_db: level of log-mel changed by up to so many dB.
+        time_masks, time_mask_frames: number and longest length of the masks in time, per block.
+        channel_masks, channel_mask_width: number and largest width of the masks over neighbouring channels, per block.
     """
 
     speed: float = 0.0
@@ -25,30 +25,30 @@ class Augmentation:
     gain_db: float = 0.0
     time_masks: int = 0
     time_mask_frames: int = 10
-    mel_masks: int = 0
-    mel_mask_bands: int = 8
+    channel_masks: int = 0
+    channel_mask_width: int = 8
 
     def __bool__(self) -> bool:
-        return any((self.speed, self.warp, self.gain_db, self.time_masks, self.mel_masks))
+        return any((self.speed, self.warp, self.gain_db, self.time_masks, self.channel_masks))
 
     def frames(self, frames: np.ndarray, scale: float, least: int, generator: torch.Generator) -> np.ndarray:
-        """An utterance, (frames, mels) float32, with tempo, mel axis and gain changed; never shorter than `least` frames.
+        """An utterance, (frames, channels) float32, with tempo, channel axis and gain changed; never shorter than `least` frames.
 
         Args:
-            scale: deviation that the log-mel was divided by, so that a gain in dB keeps its size.
+            scale: deviation that log-mel in nepers of power was divided by, so that a gain in dB keeps its size.
         """
         speed, warp, gain = (2 * torch.rand(3, generator=generator) - 1).tolist()
         if self.speed:
             length = max(least, round(len(frames) / (1 + self.speed * speed)))
             frames = _stretch(frames, np.linspace(0, len(frames) - 1, length), 0)
         if self.warp:
-            mels = frames.shape[1]
-            frames = _stretch(frames, np.clip(np.arange(mels) * (1 + self.warp * warp), 0, mels - 1), 1)
-        return frames + np.float32(gain * self.gain_db * NEPERS_A_DB / scale)
+            channels = frames.shape[1]
+            frames = _stretch(frames, np.clip(np.arange(channels) * (1 + self.warp * warp), 0, channels - 1), 1)
+        return frames + np.float32(gain * self.gain_db * NEPERS_PER_DB / scale)
 
     def blocks(self, blocks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Blocks (..., frames, mels) with random stretches of time and frequency set to 0, the mean."""
-        for axis, number, longest in ((-2, self.time_masks, self.time_mask_frames), (-1, self.mel_masks, self.mel_mask_bands)):
+        """Blocks (..., frames, channels) with random stretches of time and of channels set to 0, the mean."""
+        for axis, number, longest in ((-2, self.time_masks, self.time_mask_frames), (-1, self.channel_masks, self.channel_mask_width)):
             size = blocks.shape[axis]
             for _ in range(number):
                 width = torch.rand(blocks.shape[:-2], generator=generator) * longest
@@ -60,7 +60,7 @@ class Augmentation:
 
 
 def _stretch(frames: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
-    """Linear interpolation along an axis at fractional positions."""
+    """Frames or channels at fractional positions along an axis, by linear interpolation."""
     low = np.floor(at).astype(np.int64)
     high = np.minimum(low + 1, frames.shape[axis] - 1)
     weight = (at - low).astype(np.float32)

@@ -1,40 +1,41 @@
-"""From Parquet to batches: utterances with their log-mel, pairs of blocks for CALP, masked and supervised batches."""
+"""Batches of examples: pairs of blocks for CALP, sequences of text and audio, and masked ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from calm.data import masking
 from calm.data.augmentation import Augmentation
-from calm.data.ragged import LogMels, Ragged, fit
-
-if TYPE_CHECKING:
-    pass  # else where it is needed: a model in use does not
+from calm.data.ragged import AcousticFrames, Ragged, fit
 
 
 def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
-    """Token ids of every text with [CLS] and [SEP]; an empty text is [CLS] [SEP]."""
-    return Ragged.of([np.array(ids, dtype=np.int64) for ids in tokenizer(list(texts), truncation=True, max_length=512)["input_ids"]])
+    """Token ids of every text between the tokenizer's special tokens, which an empty text is alone; at most 512.
+
+    Texts go in as they are: an uncased tokenizer lower-cases them itself. A special token's name in a text is read as text.
+    """
+    ids = tokenizer(list(texts), truncation=True, max_length=512, split_special_tokens=True)["input_ids"]
+    return Ragged.of([np.array(row, dtype=np.int64) for row in ids])
 
 
 def tensors(*arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """Arrays as torch has them, in the same memory."""
+    """Torch tensors that share the memory of the arrays."""
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
 @dataclass
 class PairCollator:
-    """Batches of CALP (4.3): one A_ij, A_i(j+1), T_i an utterance.
+    """Batches of CALP (4.3): one A_ij, A_i(j+1) and T_i per utterance.
 
     Args:
-        text_vectors: (rows, width) T_i of every row, or None where the language model is trained along (`tokens` given).
+        texts: of every row; texts that differ in case alone count as the same.
+        text_vectors: (rows, width) T_i of every row; None if the language model is trained along, from `tokens`.
         special: ids of the tokenizer's special tokens.
     """
 
-    logmels: LogMels
+    frames: AcousticFrames
     texts: Sequence[str]
     text_vectors: torch.Tensor | None = None
     tokens: Ragged | None = None
@@ -44,11 +45,12 @@ class PairCollator:
     def __post_init__(self):
         import pandas as pd
 
-        self.text_index = torch.from_numpy(pd.factorize(np.asarray(self.texts, dtype=object))[0])
+        folded = [text.casefold() for text in self.texts]
+        self.text_index = torch.from_numpy(pd.factorize(np.asarray(folded, dtype=object))[0])
         self.has_text = torch.tensor([bool(text) for text in self.texts])
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
-        """A batch; `generator` draws j and the augmentation, None takes the middle pair as it is."""
+        """A batch; `generator` draws j and the augmentation, None takes the middle pair without augmentation."""
         rows = np.asarray(rows)
         anchor, neighbour = self.pairs(rows, generator)
         batch = {"anchor": anchor, "neighbour": neighbour, "text_index": self.text_index[rows], "has_text": self.has_text[rows]}
@@ -58,19 +60,19 @@ class PairCollator:
         return batch | {"input_ids": ids, "attention_mask": mask.long(), "words": mask & ~torch.isin(ids, torch.tensor(self.special))}
 
     def pairs(self, rows: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two neighbouring blocks of each row, (rows, block, mels) each."""
+        """Two neighbouring blocks of each row, (rows, block, channels) each."""
         augment = self.augment if generator is not None and self.augment else None
-        logmels = self.logmels.augmented(rows, augment, generator) if augment else self.logmels
+        frames = self.frames.augmented(rows, augment, generator) if augment else self.frames
         rows = np.arange(len(rows)) if augment else rows
-        blocks = logmels.blocks[rows]
+        blocks = frames.blocks[rows]
         draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
-        start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * logmels.hop
+        start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * frames.hop
         # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
-        following = np.where(blocks > 1, start + logmels.hop, logmels.frames.lengths[rows] - logmels.block)
-        anchor, neighbour = (torch.from_numpy(logmels.cut(rows, at)) for at in (start, following))
+        following = np.where(blocks > 1, start + frames.hop, frames.utterances.lengths[rows] - frames.block)
+        anchor, neighbour = (torch.from_numpy(frames.cut(rows, at)) for at in (start, following))
         same = torch.from_numpy(following == start)
         if same.any():  # exactly one block long: shifted around its end
-            neighbour[same] = neighbour[same].roll(logmels.block // 3, 1)
+            neighbour[same] = neighbour[same].roll(frames.block // 3, 1)
         if augment:
             anchor, neighbour = augment.blocks(anchor, generator), augment.blocks(neighbour, generator)
         return anchor, neighbour
@@ -82,12 +84,13 @@ class SequenceCollator:
 
     Args:
         tokens: token ids of every row.
-        encoded: encoded blocks of every row (blocks, encoded width); None: the log-mel blocks themselves, to train SpecTran along.
-        modality: "audio" replaces the text by [CLS] [SEP]; "text" leaves the audio out; or "both".
+        encoded: encoded blocks of every row (blocks, encoded width); None: the blocks themselves, to train the front end.
+        modality: "audio" replaces the text by its first and last special token; "text" leaves the audio out; or "both".
         targets: (rows, classes); None: no labels in the batch.
+        most: places that tokens and blocks share.
     """
 
-    logmels: LogMels
+    frames: AcousticFrames
     tokens: Ragged
     encoded: Ragged | None = None
     modality: str = "both"
@@ -96,13 +99,13 @@ class SequenceCollator:
     augment: Augmentation | None = None
 
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and blocks that are used of each row."""
+        """Number of tokens and of blocks that each row gets."""
         tokens = np.full(len(rows), 2) if self.modality == "audio" else self.tokens.lengths[rows]
-        blocks = np.zeros(len(rows), dtype=np.int64) if self.modality == "text" else self.logmels.blocks[rows]
+        blocks = np.zeros(len(rows), dtype=np.int64) if self.modality == "text" else self.frames.blocks[rows]
         return fit(tokens, blocks, self.most)
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
-        """A batch; `generator` draws the augmentation of log-mel blocks, None leaves them as they are."""
+        """A batch; `generator` draws the augmentation of blocks, None leaves them unchanged."""
         rows = np.asarray(rows)
         tokens, blocks = self.lengths(rows)
         ids, mask = tensors(*self.tokens.pad(rows, tokens))
@@ -121,12 +124,12 @@ class SequenceCollator:
 
     def _blocks(self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
         if generator is None or not self.augment:
-            return tensors(*self.logmels.all_blocks(rows, limit))
-        blocks, mask = tensors(*self.logmels.augmented(rows, self.augment, generator).all_blocks(np.arange(len(rows))))
+            return tensors(*self.frames.all_blocks(rows, limit))
+        blocks, mask = tensors(*self.frames.augmented(rows, self.augment, generator).all_blocks(np.arange(len(rows))))
         return self.augment.blocks(blocks[:, : self.most // 2], generator), mask[:, : self.most // 2]
 
     def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
-        """Put [SEP] back at the end of texts that were cut."""
+        """Put the last special token back at the end of texts that were cut."""
         last = self.tokens.values[self.tokens.offsets[rows] + self.tokens.lengths[rows] - 1]
         ids[np.arange(len(rows)), kept - 1] = torch.from_numpy(last)
 
@@ -136,8 +139,8 @@ class MaskingCollator:
     """Batches of masked prediction (4.5) over those of a SequenceCollator.
 
     Args:
-        mask_id, special, vocabulary: the tokenizer's [MASK], its special tokens and its size.
-        style: "mask", always [MASK]; "80/10/10", as in BERT.
+        mask_id, special, vocabulary: id of the tokenizer's mask token, ids of its special tokens, and its size.
+        style: "mask", always the mask token; "80/10/10", as in BERT.
     """
 
     sequences: SequenceCollator
@@ -151,7 +154,7 @@ class MaskingCollator:
     style: str = "mask"
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
-        """A batch; `generator` draws the masks, None takes the same ones at every call."""
+        """A batch; `generator` draws the masks, None draws the same ones at every call."""
         batch = self.sequences(rows, generator)
         generator = generator or torch.Generator().manual_seed(int(rows[0]))
         ids, present = batch["input_ids"], batch["acoustic_mask"]
@@ -159,7 +162,7 @@ class MaskingCollator:
         audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, generator)
         if self.sequences.encoded is not None:
             row, block = (index.numpy() for index in audio_mask.nonzero(as_tuple=True))
-            audio_labels = torch.from_numpy(self.sequences.logmels.cut(np.asarray(rows)[row], block * self.sequences.logmels.hop))
+            audio_labels = torch.from_numpy(self.sequences.frames.cut(np.asarray(rows)[row], block * self.sequences.frames.hop))
         else:
             audio_labels = batch["input_features"][audio_mask]
         masked = {"word_mask": word_mask, "word_labels": ids[word_mask], "audio_mask": audio_mask, "audio_labels": audio_labels}

@@ -1,4 +1,4 @@
-"""Utterances of one or several corpora with their log-mel, read from the Parquet files that the stages wrote."""
+"""Utterances of one or several corpora with their acoustic frames, read from the Parquet files that the stages wrote."""
 
 import json
 import tempfile
@@ -13,21 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calm.corpora.utterances import SOFT, read_table
-from calm.data.ragged import LogMels, Ragged
+from calm.data.ragged import AcousticFrames, Ragged
 
 if TYPE_CHECKING:
-    import pandas as pd  # else where it is needed: a model in use does not
-
+    import pandas as pd  # imported in functions: a trained model is used without it
 
 IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
 
 
 @dataclass
 class Examples:
-    """Utterances of one or several corpora with their log-mel: row i of `table` is row i of `logmels`."""
+    """Utterances of one or several corpora with their acoustic frames: row i of `table` is row i of `frames`."""
 
     table: "pd.DataFrame"  # corpus, id, split, speaker, text, labels, and soft labels where a corpus has them
-    logmels: LogMels
+    frames: AcousticFrames
     classes: tuple[str, ...] = ()
     one_hot: bool = False
 
@@ -50,11 +49,12 @@ class Examples:
 
 
 def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus") -> Examples:
-    """Read utterances, texts and log-mel of the named corpora.
+    """Read utterances, texts and features of the named corpora.
 
     Args:
-        corpora: name -> (table of utterances, folder of texts, folder of log-mel shards).
-        normalise: "corpus", by the training split's statistics; "utterance", by the utterance's own.
+        corpora: name -> (table of utterances, folder of texts, folder of feature shards).
+        block, hop: frames of a block, and from one block to the next.
+        normalise: "corpus", by the statistics of the training split; "utterance", by those of the utterance.
     """
     import pandas as pd
 
@@ -69,32 +69,36 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
     table = pd.concat(tables, ignore_index=True)
     table["text"] = table["text"].fillna("")
     lengths = np.maximum(table.pop("frames").to_numpy(np.int64), block)  # a shorter utterance is padded to one block
-    frames, scale = Ragged(np.empty(0), lengths), np.empty(len(table), dtype=np.float32)
+    utterances, scale = Ragged(np.empty(0), lengths), np.empty(len(table), dtype=np.float32)
     row = 0
     for _, _, features in corpora.values():
-        for logmel, deviation in _all_normalised(Path(features), normalise):
+        for frames, deviation in _all_normalised(Path(features), normalise):
             if not row:
-                frames.values = _empty((int(lengths.sum()), logmel.shape[1]))
-            frames.values[frames.offsets[row] : frames.offsets[row] + len(logmel)] = logmel
+                utterances.values = _empty((int(lengths.sum()), frames.shape[1]))
+            utterances.values[utterances.offsets[row] : utterances.offsets[row] + len(frames)] = frames
             scale[row] = deviation
             row += 1
     columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
-    return Examples(table[columns], LogMels(frames, scale, block, hop), classes, one_hot)
+    return Examples(table[columns], AcousticFrames(utterances, scale, block, hop), classes, one_hot)
 
 
 def shards(folder: Path) -> list[Path]:
-    """The files of log-mel that `features` wrote, in order."""
+    """The Parquet files that `features` wrote, in order."""
     return sorted(Path(folder).glob("part-*.parquet"))
 
 
-def load_logmels(shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus") -> tuple[list, LogMels]:
-    """Ids and log-mel of a piece of one shard: the `number`-th so many rows of it. No more than the piece is held."""
+def load_frames(
+    shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus"
+) -> tuple[list, AcousticFrames]:
+    """Ids and frames of one piece of a shard, counted from 0 in pieces of `rows` rows. Only the piece is held in memory."""
     batch = next(islice(_batches(shard, rows), number, None))
     return _piece(batch, _statistics(shard.parent), block, hop, normalise)
 
 
-def each_logmels(folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus") -> Iterator[tuple[list, LogMels]]:
-    """Ids and log-mel of all shards, so many rows at once. No more than these are held."""
+def each_frames(
+    folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus"
+) -> Iterator[tuple[list, AcousticFrames]]:
+    """Ids and frames of all shards, `rows` rows at a time. Only these are held in memory."""
     stats = _statistics(Path(folder))
     for shard in shards(folder):
         for batch in _batches(shard, rows):
@@ -102,21 +106,23 @@ def each_logmels(folder: Path, rows: int, block: int = 50, hop: int = 30, normal
 
 
 def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
-    return pq.ParquetFile(shard).iter_batches(batch_size=rows, columns=["id", "logmel"])
+    return pq.ParquetFile(shard).iter_batches(batch_size=rows, columns=["id", "features"])
 
 
-def _piece(batch: pa.RecordBatch, stats: tuple[np.ndarray, np.ndarray], block: int, hop: int, normalise: str) -> tuple[list, LogMels]:
-    made = list(_normalised(batch.column("logmel"), stats, normalise))
-    frames = Ragged(np.empty(0), np.array([max(len(logmel), block) for logmel, _ in made], np.int64))
-    frames.values = np.zeros((int(frames.lengths.sum()), len(stats[0])), np.float16)
-    for first, (logmel, _) in zip(frames.offsets, made, strict=True):
-        frames.values[first : first + len(logmel)] = logmel
-    scale = np.array([deviation for _, deviation in made], np.float32)
-    return batch.column("id").to_pylist(), LogMels(frames, scale, block, hop)
+def _piece(
+    batch: pa.RecordBatch, stats: tuple[np.ndarray, np.ndarray], block: int, hop: int, normalise: str
+) -> tuple[list, AcousticFrames]:
+    rows = list(_normalised(batch.column("features"), stats, normalise))
+    utterances = Ragged(np.empty(0), np.array([max(len(frames), block) for frames, _ in rows], np.int64))
+    utterances.values = np.zeros((int(utterances.lengths.sum()), len(stats[0])), np.float16)
+    for first, (frames, _) in zip(utterances.offsets, rows, strict=True):
+        utterances.values[first : first + len(frames)] = frames
+    scale = np.array([deviation for _, deviation in rows], np.float32)
+    return batch.column("id").to_pylist(), AcousticFrames(utterances, scale, block, hop)
 
 
 def _statistics(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every band over the training split, (mels,) each."""
+    """Mean and deviation of every channel over the training split, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
     return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
 
@@ -125,13 +131,13 @@ def _all_normalised(folder: Path, normalise: str) -> Iterator[tuple[np.ndarray, 
     """`_normalised` of every utterance, shard by shard."""
     stats = _statistics(folder)
     for shard in shards(folder):
-        for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["logmel"]):
-            yield from _normalised(batch.column("logmel"), stats, normalise)
+        for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
+            yield from _normalised(batch.column("features"), stats, normalise)
 
 
-def _normalised(logmel: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
-    """Every row's normalised log-mel, (frames, mels) float32, and the mean deviation it was divided by."""
-    flat, ends = logmel.flatten().to_numpy(zero_copy_only=False), logmel.offsets.to_numpy() - logmel.offsets[0].as_py()
+def _normalised(features: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+    """Every row's normalised frames, (frames, channels) float32, and the mean of the deviations that it was divided by."""
+    flat, ends = features.flatten().to_numpy(zero_copy_only=False), features.offsets.to_numpy() - features.offsets[0].as_py()
     for first, last in pairwise(ends):
         frames = flat[first:last].reshape(-1, len(stats[0])).astype(np.float32)
         mean, std = stats if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
@@ -139,7 +145,7 @@ def _normalised(logmel: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], norm
 
 
 def _empty(shape: tuple[int, int]) -> np.ndarray:
-    """Zeros in float16, in memory or, where that would be too much, in a temporary file."""
+    """Zeros in float16, in memory, or in a temporary file if they need more than IN_MEMORY."""
     if 2 * shape[0] * shape[1] <= IN_MEMORY:
         return np.zeros(shape, dtype=np.float16)
-    return np.memmap(tempfile.NamedTemporaryFile(prefix="calm-logmel-"), dtype=np.float16, mode="w+", shape=shape)  # noqa: SIM115
+    return np.memmap(tempfile.NamedTemporaryFile(prefix="calm-frames-"), dtype=np.float16, mode="w+", shape=shape)  # noqa: SIM115

@@ -1,6 +1,6 @@
-"""Utterances' log-mel, and whatever else has a length of its own, in one array; the blocks that are cut from log-mel (5.1).
+"""Sequences of different lengths in one array; acoustic frames, and the blocks that are cut from them (5.1).
 
-Only numpy and pyarrow work here, so that a model in use need not load torch.
+Only numpy and pyarrow are imported, so that a trained model can be used without torch.
 """
 
 from collections.abc import Sequence
@@ -38,15 +38,15 @@ class Ragged:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """The rows of several, one after another."""
+        """The rows of all parts, one part after another."""
         return cls(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
 
     @classmethod
     def read(cls, path: Path, ids: Sequence[str]) -> "Ragged":
-        """Encoded blocks from Parquet; raises ValueError where the ids are not those of the file, in its order."""
+        """Encoded blocks from Parquet; raises ValueError if the file has other ids or another order."""
         table = pq.read_table(path)
         if table.column("id").to_pylist() != list(ids):
-            raise ValueError(f"{path} is of other utterances than the features: run its stage anew")
+            raise ValueError(f"{path} holds other utterances than the features: run its stage again")
         width = int(table.schema.metadata[b"width"])
         values = table.column("encoded").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return cls(values.reshape(-1, width), table.column("blocks").to_numpy().astype(np.int64))
@@ -67,7 +67,7 @@ class Ragged:
         return self.values[self.offsets[row] : self.offsets[row] + self.lengths[row]]
 
     def pad(self, rows: np.ndarray, limit: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows side by side, zero where padded: values (rows, longest, ...) and mask (rows, longest) bool.
+        """Rows padded with zeros to the longest: values (rows, longest, ...) and mask (rows, longest) bool.
 
         Args:
             limit: (rows,) how much of each row to take; None: all.
@@ -81,44 +81,59 @@ class Ragged:
 
 
 @dataclass
-class LogMels:
-    """Normalised log-mel of many utterances, and the blocks that are cut from it (5.1)."""
+class AcousticFrames:
+    """Normalised acoustic frames of many utterances, and the blocks that are cut from them (5.1).
 
-    frames: Ragged  # (frames, mels) float16, zero mean and unit deviation a mel
-    scale: np.ndarray  # (rows,) mean over the mels of the deviation that was divided by, in nepers of power: for gain
+    Args:
+        utterances: rows of (frames, channels) float16, with zero mean and unit deviation in each channel.
+        scale: (rows,) mean over the channels of the deviation that was divided by; of log-mel in nepers of power, for gain.
+        block, hop: frames of a block, and from one block to the next.
+    """
+
+    utterances: Ragged
+    scale: np.ndarray
     block: int = 50
     hop: int = 30
 
     @property
+    def channels(self) -> int:
+        """Channels of a frame."""
+        return self.utterances.values.shape[1]
+
+    @property
     def blocks(self) -> np.ndarray:
         """Number of blocks of every row: 1 + (frames - block) // hop."""
-        return 1 + (self.frames.lengths - self.block) // self.hop
+        return 1 + (self.utterances.lengths - self.block) // self.hop
 
     def cut(self, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """One window a row, (rows, block, mels) float32, from frame `starts` (rows,) on."""
-        index = (self.frames.offsets[rows] + starts)[:, None] + np.arange(self.block)
-        return self.frames.values[index].astype(np.float32)
+        """One window of each row, (rows, block, channels) float32, from frame `starts` (rows,) on."""
+        index = (self.utterances.offsets[rows] + starts)[:, None] + np.arange(self.block)
+        return self.utterances.values[index].astype(np.float32)
 
-    def augmented(self, rows: np.ndarray, augment: "Augmentation", generator: "torch.Generator") -> "LogMels":
-        """The given rows alone, with tempo, mel axis and gain changed."""
-        made = [augment.frames(self.frames[row].astype(np.float32), self.scale[row], self.block, generator) for row in rows]
-        return LogMels(Ragged.of(made), self.scale[rows], self.block, self.hop)
+    def augmented(self, rows: np.ndarray, augment: "Augmentation", generator: "torch.Generator") -> "AcousticFrames":
+        """These rows alone, with tempo, channel axis and gain changed."""
+        changed = [augment.frames(self.utterances[row].astype(np.float32), self.scale[row], self.block, generator) for row in rows]
+        return AcousticFrames(Ragged.of(changed), self.scale[rows], self.block, self.hop)
 
     def blocks_of(self, row: int) -> np.ndarray:
-        """Every block of one row, (blocks, block, mels) float32."""
+        """All blocks of one row, (blocks, block, channels) float32."""
         return self.all_blocks(np.array([row]))[0][0]
 
     def all_blocks(self, rows: np.ndarray, limit: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Every block of each row: (rows, most blocks, block, mels) float32, zero where padded, and the mask (rows, most blocks)."""
+        """All blocks of each row, (rows, most blocks, block, channels) float32, zero where padded; and the mask (rows, most blocks).
+
+        Args:
+            limit: (rows,) how many blocks of each row to take at most; None: all.
+        """
         counts = self.blocks[rows] if limit is None else np.minimum(self.blocks[rows], limit)
         mask = np.arange(counts.max(initial=0)) < counts[:, None]
         row, block = np.nonzero(mask)
-        blocks = np.zeros((*mask.shape, self.block, self.frames.values.shape[1]), dtype=np.float32)
+        blocks = np.zeros((*mask.shape, self.block, self.channels), dtype=np.float32)
         blocks[row, block] = self.cut(np.asarray(rows)[row], block * self.hop)
         return blocks, mask
 
 
 def fit(tokens: np.ndarray, blocks: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """How many tokens and blocks of each utterance go into `most` places: what is too much is cut, text to no less than half."""
+    """How many tokens and blocks of each utterance fit in `most` places together; text is cut to no less than half of them."""
     kept = np.minimum(tokens, np.maximum(most - blocks, most // 2))
     return kept, np.minimum(blocks, most - kept)

@@ -1,1 +1,1 @@
-"""Metrics, intervals, retrieval and baselines."""
+"""Metrics, calibration, thresholds, bootstrap intervals, retrieval and baselines."""

@@ -1,6 +1,6 @@
-"""What a user would pick instead of CALM: chance, and functionals of an utterance with logistic regression.
+"""Baselines to compare CALM with: chance, and logistic regression on functionals of each utterance.
 
-Two kinds of functionals: openSMILE's eGeMAPSv02 (88 of them), and simple ones of the log-mel that CALM itself hears.
+There are two kinds of functionals: the 88 of openSMILE's eGeMAPSv02, and simple ones of the log-mel that CALM itself uses.
 """
 
 import functools
@@ -13,23 +13,22 @@ import numpy as np
 
 from calm.audio.decoding import read_audio
 from calm.audio.logmel import trim
-from calm.evaluation import metrics
 
-SAMPLE_RATE = 16000  # what eGeMAPS is computed at
-PART = 1024  # utterances whose functionals are kept at once for a stopped extraction
+SAMPLE_RATE = 16000  # Hz, for eGeMAPS
+PART = 1024  # utterances whose functionals are saved together, so that a stopped extraction can continue
 CEPSTRUM = 20  # coefficients of the DCT over the mel bands
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-QUIET_DB = 30  # frames before and after the speech that are so far below the loudest count for nothing
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression that are tried
-SURE = 1e-7  # probabilities are kept so far from 0 and 1: their log-odds stay finite
+QUIET_DB = 30  # leading and trailing frames this far below the loudest one are trimmed
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # values of C of the logistic regression to try
+MARGIN = 1e-7  # distance of probabilities from 0 and 1 that keeps their log-odds finite
 
 
 @dataclass
 class Extracted:
-    """Functionals of many utterances: a row of NaN where there are none, and why, by row."""
+    """Functionals of many utterances. An utterance without functionals has a row of NaN and a reason in `failed`."""
 
     values: np.ndarray  # (utterances, functionals) float32
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)  # row -> reason
 
     @property
     def good(self) -> np.ndarray:
@@ -39,25 +38,25 @@ class Extracted:
 
 @dataclass
 class Fitted:
-    """A baseline's answer for every utterance, and how it came about."""
+    """A baseline's probabilities for every utterance, and how it was fitted."""
 
     probabilities: np.ndarray  # (utterances, classes)
-    strength: float | None = None  # the C that was chosen
-    validation_auc: dict[float, float] = field(default_factory=dict)  # of every C that was tried
+    strength: float | None = None  # the chosen C; None if there was nothing to learn
+    validation_auc: dict[float, float] = field(default_factory=dict)  # by C
     without_features: int = 0  # utterances that got the training prior
     unconverged: int = 0  # regressions that reached the limit of iterations
-    constant: list[int] = field(default_factory=list)  # classes that all or none of the training utterances have: the prior
+    constant: list[int] = field(default_factory=list)  # classes that all or none of the training utterances have; they keep the prior
 
 
 def prior(targets: np.ndarray) -> np.ndarray:
-    """Share of utterances that have each class, (classes,), from bool (utterances, classes)."""
+    """Share of utterances with each class, (classes,), from bool (utterances, classes)."""
     return targets.mean(axis=0)
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """ln(p / (1 - p)) as float32, of probabilities cut to [1e-7, 1 - 1e-7]: what a head's logit is."""
-    cut = np.clip(np.asarray(probabilities, np.float64), SURE, 1 - SURE)
-    return (np.log(cut) - np.log1p(-cut)).astype(np.float32)
+    """Logits ln(p / (1 - p)) as float32, of probabilities clipped to [1e-7, 1 - 1e-7]."""
+    clipped = np.clip(np.asarray(probabilities, np.float64), MARGIN, 1 - MARGIN)
+    return (np.log(clipped) - np.log1p(-clipped)).astype(np.float32)
 
 
 def egemaps(
@@ -66,11 +65,13 @@ def egemaps(
     work: Path | None = None,
     title: str = "eGeMAPS",
 ) -> Extracted:
-    """eGeMAPSv02 functionals, (utterances, 88), one process a core (or `workers`); a file that fails costs its row alone.
+    """eGeMAPSv02 functionals, (utterances, 88). A file that cannot be read loses only its own row.
 
     Args:
         segments: path, start and end in seconds of every utterance.
-        work: folder for finished parts, from which a stopped extraction of the same segments goes on.
+        workers: processes; None: one per core.
+        work: folder for finished parts, from which a stopped extraction of the same segments continues.
+        title: of the progress bar.
     """
     import joblib
     from tqdm import tqdm
@@ -82,24 +83,24 @@ def egemaps(
             part = work / f"egemaps-{first}.npz" if work else None
             if part is None or not part.exists():
                 jobs = (joblib.delayed(_egemaps)(*segment) for segment in segments[first : first + PART])
-                for row, found in enumerate(joblib.Parallel(processes, return_as="generator")(jobs), first):
-                    if isinstance(found, str):
-                        extracted.failed[row] = found
+                for row, values in enumerate(joblib.Parallel(processes, return_as="generator")(jobs), first):
+                    if isinstance(values, str):
+                        extracted.failed[row] = values
                     else:
-                        extracted.values[row] = found
+                        extracted.values[row] = values
                     bar.update()
                 if part:
-                    _keep(extracted, first, part)
+                    _save_part(extracted, first, part)
             else:
-                with np.load(part) as kept:
-                    extracted.values[first : first + PART] = kept["values"]
-                    extracted.failed |= dict(zip(kept["rows"].tolist(), kept["reasons"].tolist(), strict=True))
+                with np.load(part) as saved:
+                    extracted.values[first : first + PART] = saved["values"]
+                    extracted.failed |= dict(zip(saved["rows"].tolist(), saved["reasons"].tolist(), strict=True))
                 bar.update(len(segments[first : first + PART]))
     return extracted
 
 
-def _keep(extracted: Extracted, first: int, part: Path) -> None:
-    """Write the rows of one part, whole or not at all."""
+def _save_part(extracted: Extracted, first: int, part: Path) -> None:
+    """Write the rows of one part, under a temporary name first."""
     failed = {row: reason for row, reason in extracted.failed.items() if row >= first}
     partial = part.with_name(f".{part.name}")
     values, rows = extracted.values[first : first + PART], np.array(list(failed), np.int64)
@@ -108,16 +109,16 @@ def _keep(extracted: Extracted, first: int, part: Path) -> None:
 
 
 def _egemaps(path: str, start: float | None, end: float | None) -> np.ndarray | str:
-    """Functionals (88,) of one utterance, or why there are none."""
+    """Functionals (88,) of one utterance, or the reason why there are none."""
     try:
         samples = read_audio(path, start, end, SAMPLE_RATE)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a segment that is too short comes back as NaN
-            # openSMILE takes 16-bit samples, and a peak above 1 would wrap around.
+            warnings.simplefilter("ignore")  # a segment that is too short gives NaN
+            # openSMILE converts to 16-bit samples, where a peak above 1 would wrap around.
             values = _smile().process_signal(np.clip(samples, -1, 1 - 2**-15), SAMPLE_RATE).to_numpy(np.float32)[0]
-    except Exception as error:  # whatever one file provokes in a decoder or in openSMILE is named and must not stop the others
+    except Exception as error:  # decoders and openSMILE raise many kinds, and one bad file must not stop the others
         return f"{type(error).__name__}: {error}"
-    return values if np.isfinite(values).all() else "openSMILE gives no number: the audio is too short or empty"
+    return values if np.isfinite(values).all() else "openSMILE gives no functionals: the audio is too short or empty"
 
 
 @functools.cache
@@ -128,39 +129,39 @@ def _smile():
 
 
 def logmel_functionals(folder: Path, ids: Sequence[str], title: str = "log-mel functionals") -> Extracted:
-    """Functionals of the log-mel in the shards `part-*.parquet` of a folder, in the order of `ids`; see `functionals`.
+    """`functionals` of the log-mel in the shards `part-*.parquet` of a folder, in the order of `ids`.
 
-    Raises FileNotFoundError where the folder has no shard.
+    Raises FileNotFoundError if the folder has no shard.
     """
     from tqdm import tqdm
 
-    rows, found = {id: row for row, id in enumerate(ids)}, {}
+    rows, by_row = {id: row for row, id in enumerate(ids)}, {}
     with tqdm(desc=title, total=len(ids), unit="utt") as bar:
-        for id, logmel in _read(folder):
+        for id, logmel in _read_logmels(folder):
             if id in rows:
-                found[rows[id]] = functionals(logmel) if logmel.size and np.isfinite(logmel).all() else None
+                by_row[rows[id]] = functionals(logmel) if logmel.size and np.isfinite(logmel).all() else None
                 bar.update()
-    width = next((len(values) for values in found.values() if values is not None), 1)
+    width = next((len(values) for values in by_row.values() if values is not None), 1)
     values, failed = np.full((len(ids), width), np.nan, np.float32), {}
     for row in rows.values():
-        if found.get(row) is not None:
-            values[row] = found[row]
+        if by_row.get(row) is not None:
+            values[row] = by_row[row]
         if not np.isfinite(values[row]).all():
             values[row] = np.nan
-            failed[row] = "its log-mel is empty or has values that are no numbers" if row in found else "it has no log-mel"
+            failed[row] = "its log-mel is empty or has NaN or infinite values" if row in by_row else "it has no log-mel"
     return Extracted(values, failed)
 
 
-def _read(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Id and log-mel (frames, mels) float32 of every utterance, a few at a time in memory."""
+def _read_logmels(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Id and log-mel (frames, mels) float32 of every utterance; only a few are in memory at a time."""
     import pyarrow.parquet as pq
 
     shards = sorted(Path(folder).glob("part-*.parquet"))
     if not shards:
-        raise FileNotFoundError(f"{folder} holds no part-*.parquet with log-mel features: run the stage features first")
+        raise FileNotFoundError(f"{folder} has no log-mel features (part-*.parquet): run the stage features first")
     for shard in shards:
-        for batch in pq.ParquetFile(shard).iter_batches(64, columns=["id", "frames", "logmel"]):
-            offsets, values = batch["logmel"].offsets.to_numpy(), batch["logmel"].values.to_numpy(zero_copy_only=False)
+        for batch in pq.ParquetFile(shard).iter_batches(64, columns=["id", "frames", "features"]):
+            offsets, values = batch["features"].offsets.to_numpy(), batch["features"].values.to_numpy(zero_copy_only=False)
             for id, frames, first, last in zip(
                 batch["id"].to_pylist(), batch["frames"].to_pylist(), offsets[:-1], offsets[1:], strict=True
             ):
@@ -168,24 +169,24 @@ def _read(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def functionals(logmel: np.ndarray) -> np.ndarray:
-    """Simple functionals of log-mel (frames, mels): (9 * (mels + cepstrum),) float32.
+    """Simple functionals of log-mel (frames, mels): (9 * (mels + CEPSTRUM),) float32.
 
-    Over the frames from the first to the last loud one, of every band and of the first 20 cepstral coefficients (DCT over the
-    bands): mean, spread, five quantiles, and the mean size and the spread of the slope from frame to frame.
+    For every band and for the first 20 cepstral coefficients (DCT over the bands), over the frames from the first to the last loud
+    one: mean, standard deviation, five quantiles, and the mean absolute value and standard deviation of the frame-to-frame slope.
     """
     from scipy.fft import dct
 
-    spoken = trim(logmel, QUIET_DB)
-    cepstrum = dct(spoken, axis=1, norm="ortho")[:, :CEPSTRUM]
-    return np.concatenate([part for track in (spoken, cepstrum) for part in _over_time(track)]).astype(np.float32)
+    speech = trim(logmel, QUIET_DB)
+    cepstrum = dct(speech, axis=1, norm="ortho")[:, :CEPSTRUM]
+    return np.concatenate([statistic for track in (speech, cepstrum) for statistic in _over_time(track)]).astype(np.float32)
 
 
 def _over_time(track: np.ndarray) -> list[np.ndarray]:
     """Nine functionals of (frames, values), each (values,)."""
     ordered = np.sort(track, axis=0)
-    places = np.rint(np.array(QUANTILES) * (len(track) - 1)).astype(int)
+    ranks = np.rint(np.array(QUANTILES) * (len(track) - 1)).astype(int)
     slope = np.diff(track, axis=0) if len(track) > 1 else np.zeros_like(track)
-    return [track.mean(0), track.std(0), *ordered[places], np.abs(slope).mean(0), slope.std(0)]
+    return [track.mean(0), track.std(0), *ordered[ranks], np.abs(slope).mean(0), slope.std(0)]
 
 
 def regress(
@@ -197,17 +198,18 @@ def regress(
     class_weight: str | None = "balanced",
     strengths: Sequence[float] = STRENGTHS,
 ) -> Fitted:
-    """Logistic regression on standardised functionals: multinomial for one-hot classes, else one for each class.
+    """Logistic regression on standardised functionals: multinomial for one-hot classes, else one regression per class.
 
-    Of the strengths C, the one of the best mean ROC AUC on validation is taken, the smallest of equals (the middle one where
-    validation has no class with a positive and a negative): AUC serves both kinds of task, needs no threshold, and on the few
-    speakers of a validation set varies less than an accuracy does. Utterances without functionals are not trained on and get
-    the training prior.
+    C is the value with the best mean ROC AUC on validation, the smallest one if several are equal, and the middle one if no class
+    has both a positive and a negative there. AUC serves both kinds of task, needs no threshold, and varies less than an accuracy on
+    the few speakers of a validation split. Utterances without functionals are not trained on and get the training prior.
 
     Args:
         targets: bool (utterances, classes).
         train, validation: bool (utterances,).
-        class_weight: "balanced" weighs classes by their rarity, which favours weighted accuracy; None does not.
+        one_hot: every utterance has exactly one class.
+        class_weight: "balanced" weights classes by their rarity, which favours weighted accuracy; None does not.
+        strengths: values of C to try.
     """
     base, good = prior(targets[train]), features.good
     fitted = Fitted(np.tile(base, (len(targets), 1)), without_features=int((~good).sum()))
@@ -216,31 +218,39 @@ def regress(
     if not learned:
         return fitted
     inputs = _standardised(features.values, train & good)
-    # One multinomial regression answers for all classes, separate ones for a class each.
-    models = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], [column]) for column in learned]
-    models = [(_regression(class_weight), answers, columns) for answers, columns in models]
-    if not _can_choose(targets[validation]):
+    # One multinomial regression covers all classes; separate ones cover one class each.
+    tasks = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], [column]) for column in learned]
+    models = [(_regression(class_weight), labels, columns) for labels, columns in tasks]
+    usable = _with_both(targets[validation])
+    if not usable.any():
         strengths = sorted(strengths)[len(strengths) // 2 :][:1]
-    best, answered = -np.inf, np.flatnonzero(good)
+    best, with_features = -np.inf, np.flatnonzero(good)
     for strength in sorted(strengths):
-        guess = np.tile(base, (len(targets), 1))
-        for model, answers, columns in models:
-            fitted.unconverged += _fit(model.set_params(C=strength), inputs[train & good], answers[train & good])
-            guess[np.ix_(answered, columns)] = model.predict_proba(inputs[good])[:, -len(columns) :]
-        score = metrics.auc_macro(targets[validation], guess[validation])
-        fitted.validation_auc[strength] = score
-        if fitted.strength is None or score > best:
-            best, fitted.strength, fitted.probabilities = score, strength, guess
+        probabilities = np.tile(base, (len(targets), 1))
+        for model, labels, columns in models:
+            fitted.unconverged += _fit(model.set_params(C=strength), inputs[train & good], labels[train & good])
+            probabilities[np.ix_(with_features, columns)] = model.predict_proba(inputs[good])[:, -len(columns) :]
+        auc = _mean_auc(targets[validation][:, usable], probabilities[validation][:, usable])
+        fitted.validation_auc[strength] = auc
+        if fitted.strength is None or auc > best:
+            best, fitted.strength, fitted.probabilities = auc, strength, probabilities
     return fitted
 
 
-def _can_choose(targets: np.ndarray) -> bool:
-    """Whether some class has a positive and a negative."""
-    return bool((targets.any(axis=0) & (~targets).any(axis=0)).any())
+def _with_both(targets: np.ndarray) -> np.ndarray:
+    """Classes with at least one positive and one negative, which an AUC needs: bool (classes,)."""
+    return targets.any(axis=0) & (~targets).any(axis=0)
+
+
+def _mean_auc(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean ROC AUC over the classes; NaN without classes."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(targets, probabilities, average="macro")) if targets.size else float("nan")
 
 
 def _standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Zero mean and unit spread on the training utterances."""
+    """The values, scaled to zero mean and unit variance on the training utterances."""
     from sklearn.preprocessing import StandardScaler
 
     return StandardScaler().fit(values[train].astype(np.float64)).transform(values.astype(np.float64))
@@ -249,15 +259,15 @@ def _standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
 def _regression(class_weight: str | None):
     from sklearn.linear_model import LogisticRegression
 
-    # Strengths are tried from weak to strong, each from the weights of the one before.
+    # Values of C are tried in ascending order, each starting from the weights of the previous one.
     return LogisticRegression(class_weight=class_weight, max_iter=300, tol=1e-3, warm_start=True)
 
 
-def _fit(model, inputs: np.ndarray, answers: np.ndarray) -> bool:
-    """Fit; whether it stopped at the limit of iterations."""
+def _fit(model, inputs: np.ndarray, labels: np.ndarray) -> bool:
+    """Fit the model; returns whether it stopped at the limit of iterations."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(inputs, answers)
+        model.fit(inputs, labels)
     return int(np.max(model.n_iter_)) >= model.max_iter

@@ -1,9 +1,10 @@
-"""Metrics of appendix B and the standard ones beside them.
+"""Metrics of appendix B and standard ones. `METRICS` is the registry: an entry there is all that a new metric needs.
 
-`targets` and `decisions` are bool (utterances, classes) everywhere. Everything that depends on decisions alone is computed from
-the four counts of each class, so that a bootstrap over thousands of resamples is one matrix product and one call.
+`targets` and `decisions` are bool (utterances, classes) everywhere. Whatever depends on decisions alone is computed from the four
+counts of each class, so that a bootstrap over thousands of resamples is one matrix product and one call.
 
-A class without a positive (or negative) has no recall (or specificity): it is left out of means, and named by `decided`.
+A class without a positive has no recall, and a class without a negative has no specificity. Such classes are left out of the means
+that need them, and `decided` and `ranked` name them.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from calm.evaluation.calibration import check_probabilities, expected_calibration_error
+
 
 @dataclass(frozen=True)
 class Counts:
-    """True and false positives and negatives of each class: four arrays (..., classes), whole or weighted."""
+    """True and false positives and negatives of each class: four arrays (..., classes), integers or weighted sums."""
 
     tp: np.ndarray
     fp: np.ndarray
@@ -33,12 +36,12 @@ class Counts:
 
     @property
     def precision(self) -> np.ndarray:
-        """TP / (TP + FP), (..., classes); NaN where nothing was decided positive."""
+        """TP / (TP + FP), (..., classes); NaN without a positive decision."""
         return _ratio(self.tp, self.tp + self.fp)
 
     @property
     def f1(self) -> np.ndarray:
-        """TP / (TP + (FP + FN) / 2), (..., classes); NaN where there is neither a positive nor a positive decision."""
+        """TP / (TP + (FP + FN) / 2), (..., classes); NaN without a positive and without a positive decision."""
         return _ratio(self.tp, self.tp + (self.fp + self.fn) / 2)
 
     @property
@@ -47,133 +50,159 @@ class Counts:
         return (self.recall + self.specificity) / 2
 
 
-def multi_hot(labels: Sequence[Sequence[str]], classes: Sequence[str], one_hot: bool = False) -> np.ndarray:
-    """Lists of class names, one list an utterance, as bool (utterances, classes).
-
-    Raises ValueError for a name that is no class, and with `one_hot` for an utterance that has not exactly one.
-    """
-    column = {name: number for number, name in enumerate(classes)}
-    targets = np.zeros((len(labels), len(classes)), bool)
-    for row, names in enumerate(labels):
-        for name in names:
-            if name not in column:
-                raise ValueError(f"label '{name}' is none of the classes {', '.join(classes)}")
-            targets[row, column[name]] = True
-    if one_hot and (others := int((targets.sum(axis=1) != 1).sum())):
-        raise ValueError(f"{others} utterances have no class or several, though each should have exactly one")
-    return targets
-
-
 def count(targets: np.ndarray, decisions: np.ndarray) -> Counts:
-    """Counts of each class over all utterances. Raises ValueError where the arrays do not fit or are empty."""
+    """Counts of each class over all utterances. Raises ValueError as `confusion` does."""
     return Counts(*confusion(targets, decisions).sum(axis=0))
 
 
 def confusion(targets: np.ndarray, decisions: np.ndarray) -> np.ndarray:
-    """Which of TP, FP, FN and TN each utterance is for each class: bool (utterances, 4, classes)."""
+    """Which of TP, FP, FN and TN each utterance is for each class: bool (utterances, 4, classes).
+
+    Raises ValueError if the shapes differ, the arrays are empty, or they are not bool.
+    """
     targets, decisions = np.asarray(targets), np.asarray(decisions)
     if targets.shape != decisions.shape or targets.ndim != 2 or not targets.size:
         raise ValueError(
-            f"targets {targets.shape} and decisions {decisions.shape} must have one shape (utterances, classes) and not be empty"
+            f"targets {targets.shape} and decisions {decisions.shape} must have the same shape (utterances, classes) and must not be empty"
         )
     if targets.dtype != bool or decisions.dtype != bool:
-        raise ValueError(f"targets ({targets.dtype}) and decisions ({decisions.dtype}) must be bool: decide by a threshold first")
+        raise ValueError(f"targets ({targets.dtype}) and decisions ({decisions.dtype}) must be bool: apply a threshold first")
     return np.stack([targets & decisions, ~targets & decisions, targets & ~decisions, ~targets & ~decisions], axis=1)
 
 
-def _weighted_accuracy(counts: Counts) -> np.ndarray:
+def weighted_accuracy(counts: Counts) -> np.ndarray:
+    """WA of appendix B: (1 / 2C) sum_c (TP_c/P_c + TN_c/N_c), over the classes that have a positive and a negative.
+
+    NaN if no class has both. Deciding "all" or "none" of the classes gives 0.5.
+    """
     return _mean(counts.weighted_accuracy)
 
 
-def _accuracy(counts: Counts) -> np.ndarray:
+def accuracy(counts: Counts) -> np.ndarray:
+    """Acc of appendix B as a mean (the paper prints it without 1/C): mean over the classes of (TP_c + TN_c) / (P_c + N_c).
+
+    With C one-hot classes, deciding "none" gives 1 - 1/C: 0.875 for eight.
+    """
     return np.mean(_ratio(counts.tp + counts.tn, counts.tp + counts.tn + counts.fp + counts.fn), axis=-1)
 
 
-def _f1_paper(counts: Counts) -> np.ndarray:
+def f1_paper(counts: Counts) -> np.ndarray:
+    """What appendix B calls micro F1: the F1 of each class, weighted by its share (TP_c + TN_c) / (sum TP + sum TN) of right answers."""
     right = counts.tp + counts.tn
-    return np.where(np.sum(right, axis=-1) == 0, 0.0, _mean(counts.f1, right))  # nothing right: no F1 is above 0, however weighted
+    return np.where(np.sum(right, axis=-1) == 0, 0.0, _mean(counts.f1, right))  # without a right answer, every F1 is 0
 
 
-def _f1_macro(counts: Counts) -> np.ndarray:
+def f1_macro(counts: Counts) -> np.ndarray:
+    """Mean F1 of the classes; equals scikit-learn's with `zero_division=nan`."""
     return _mean(counts.f1)
 
 
-def _f1_micro(counts: Counts) -> np.ndarray:
+def f1_micro(counts: Counts) -> np.ndarray:
+    """F1 of the counts summed over the classes; equals scikit-learn's."""
     return Counts(*(np.sum(part, axis=-1) for part in (counts.tp, counts.fp, counts.fn, counts.tn))).f1
 
 
-def _f1_weighted(counts: Counts) -> np.ndarray:
+def f1_weighted(counts: Counts) -> np.ndarray:
+    """Mean F1 of the classes weighted by their positives; equals scikit-learn's."""
     return _mean(counts.f1, counts.tp + counts.fn)
 
 
-def _balanced_accuracy(counts: Counts) -> np.ndarray:
+def balanced_accuracy(counts: Counts) -> np.ndarray:
+    """Mean recall of the classes that have a positive. Equals scikit-learn's for argmax decisions of a one-hot task."""
     return _mean(counts.recall)
 
 
-OF_COUNTS: dict[str, Callable[[Counts], np.ndarray]] = {
-    "weighted_accuracy": _weighted_accuracy,
-    "accuracy": _accuracy,
-    "f1_paper": _f1_paper,
-    "f1_macro": _f1_macro,
-    "f1_micro": _f1_micro,
-    "f1_weighted": _f1_weighted,
-    "balanced_accuracy": _balanced_accuracy,
-}  # from counts (..., classes) to values (...)
+def exact_match(targets: np.ndarray, decisions: np.ndarray) -> float:
+    """Share of utterances whose classes are all decided correctly: plain accuracy for argmax decisions of a one-hot task."""
+    return float(1 - confusion(targets, decisions)[:, 1:3].any(axis=(1, 2)).mean())
 
-# What a class needs to count in each mean
-_PARTS = {
-    "weighted_accuracy": "weighted_accuracy",
-    "f1_paper": "f1",
-    "f1_macro": "f1",
-    "f1_weighted": "f1",
-    "balanced_accuracy": "recall",
+
+def auc_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean area under the ROC curve over the classes that have a positive and a negative; NaN if none has both."""
+    return _by_scikit_learn("roc_auc_score", targets, probabilities, targets.any(axis=0) & (~targets).any(axis=0))
+
+
+def average_precision_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean average precision over the classes that have a positive; NaN if none has one."""
+    return _by_scikit_learn("average_precision_score", targets, probabilities, targets.any(axis=0))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is computed, which classes it can use, and how a report explains it."""
+
+    title: str
+    description: str  # one or two sentences for a report
+    formula: str = ""  # HTML; empty if the description says it all
+    of_counts: Callable[[Counts], np.ndarray] | None = None  # counts (..., classes) -> (...)
+    of_probabilities: Callable[[np.ndarray, np.ndarray], float] | None = None  # targets and probabilities (utterances, classes)
+    requires: str | None = None  # property of `Counts` that must be a number for a class to be in the mean; None: all classes are
+
+
+# A metric with neither function is computed by `decided` itself.
+METRICS: dict[str, Metric] = {
+    "weighted_accuracy": Metric(
+        "weighted accuracy",
+        "The mean of the true positive and the true negative rate, over the classes (appendix B). Knowing nothing gives 50.",
+        "1/(2C) Σ<sub>c</sub> (TP<sub>c</sub>/P<sub>c</sub> + TN<sub>c</sub>/N<sub>c</sub>)",
+        of_counts=weighted_accuracy,
+        requires="weighted_accuracy",
+    ),
+    "accuracy": Metric(
+        "accuracy",
+        "The share of correct yes-or-no answers, over the classes (appendix B). High for rare classes even if none is ever predicted.",
+        "1/C Σ<sub>c</sub> (TP<sub>c</sub> + TN<sub>c</sub>)/(P<sub>c</sub> + N<sub>c</sub>)",
+        of_counts=accuracy,
+    ),
+    "f1_paper": Metric(
+        "F1 (paper)",
+        "What appendix B calls micro F1: the F1 of each class, weighted by its share of the correct answers.",
+        "Σ<sub>c</sub> w<sub>c</sub> F1<sub>c</sub>, &nbsp;w<sub>c</sub> = (TP<sub>c</sub> + TN<sub>c</sub>)/Σ (TP + TN)",
+        of_counts=f1_paper,
+        requires="f1",
+    ),
+    "f1_macro": Metric(
+        "F1 (macro)",
+        "The plain mean of the classes' F1.",
+        "1/C Σ<sub>c</sub> F1<sub>c</sub>",
+        of_counts=f1_macro,
+        requires="f1",
+    ),
+    "f1_micro": Metric("F1 (micro)", "F1 of the counts summed over the classes.", of_counts=f1_micro),
+    "f1_weighted": Metric(
+        "F1 (weighted)", "The mean of the classes' F1, weighted by their positives.", of_counts=f1_weighted, requires="f1"
+    ),
+    "balanced_accuracy": Metric(
+        "balanced accuracy",
+        "The mean recall of the classes.",
+        "1/C Σ<sub>c</sub> TP<sub>c</sub>/P<sub>c</sub>",
+        of_counts=balanced_accuracy,
+        requires="recall",
+    ),
+    "exact_match": Metric("exact match", "The share of utterances whose classes are all decided correctly."),
+    "accuracy_argmax": Metric("accuracy (argmax)", "The share of utterances whose likeliest class is the right one."),
+    "auc_macro": Metric(
+        "ROC AUC",
+        "The mean over the classes of the area under the ROC curve, which needs no threshold. Knowing nothing gives 50.",
+        of_probabilities=auc_macro,
+        requires="weighted_accuracy",
+    ),
+    "average_precision_macro": Metric(
+        "average precision",
+        "The mean over the classes of the area under the precision-recall curve, which needs no threshold.",
+        of_probabilities=average_precision_macro,
+        requires="recall",
+    ),
+    "ece": Metric(
+        "expected calibration error",
+        "The mean distance between predicted probabilities and observed shares, in ten bins. Lower is better.",
+        of_probabilities=expected_calibration_error,
+    ),
 }
 
-
-def weighted_accuracy(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """WA of appendix B: (1 / 2C) sum_c (TP_c/P_c + TN_c/N_c), over the classes that have a positive and a negative.
-
-    `decided` names the classes left out. NaN where none is left. The decisions "all" and "none" have 0.5.
-    """
-    return float(_weighted_accuracy(count(targets, decisions)))
-
-
-def accuracy(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """Acc of appendix B as a mean (it is printed without 1/C): mean over the classes of (TP_c + TN_c) / (P_c + N_c).
-
-    With C one-hot classes, "never anything" has 1 - 1/C: 0.875 for eight.
-    """
-    return float(_accuracy(count(targets, decisions)))
-
-
-def f1_paper(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """The F1 that appendix B calls micro: each class's F1, weighted by its share (TP_c + TN_c) / (sum TP + sum TN) of right answers."""
-    return float(_f1_paper(count(targets, decisions)))
-
-
-def f1_macro(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """Mean of the classes' F1; as scikit-learn's with `zero_division=nan`."""
-    return float(_f1_macro(count(targets, decisions)))
-
-
-def f1_micro(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """F1 of the counts summed over the classes; as scikit-learn's."""
-    return float(_f1_micro(count(targets, decisions)))
-
-
-def f1_weighted(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """Mean of the classes' F1 weighted by their positives; as scikit-learn's."""
-    return float(_f1_weighted(count(targets, decisions)))
-
-
-def balanced_accuracy(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """Mean recall of the classes that have a positive. Equals scikit-learn's for argmax decisions of a one-hot task."""
-    return float(_balanced_accuracy(count(targets, decisions)))
-
-
-def exact_match(targets: np.ndarray, decisions: np.ndarray) -> float:
-    """Share of utterances whose classes are all decided rightly: plain accuracy for argmax decisions of a one-hot task."""
-    return float(1 - confusion(targets, decisions)[:, 1:3].any(axis=(1, 2)).mean())
+OF_COUNTS = {name: metric.of_counts for name, metric in METRICS.items() if metric.of_counts}
+OF_PROBABILITIES = {name: metric.of_probabilities for name, metric in METRICS.items() if metric.of_probabilities}
+BY_CLASS = ("weighted_accuracy", "f1", "recall", "precision")  # properties of `Counts` that are reported for each class
 
 
 @dataclass
@@ -187,11 +216,16 @@ class Result:
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, name: str, value: float, left_out: Sequence[str] = ()) -> None:
-        """Keep a value that is a number, and name the classes that are not in it."""
+        """Keep a finite value, and name the classes that it leaves out."""
         if np.isfinite(value):
             self.values[name] = float(value)
         if left_out or not np.isfinite(value):
             self.left_out[name] = list(left_out)
+
+
+def score(name: str, targets: np.ndarray, decisions: np.ndarray) -> float:
+    """One metric of `OF_COUNTS` on all utterances; NaN if it is not defined on them."""
+    return float(OF_COUNTS[name](count(targets, decisions)))
 
 
 def decided(targets: np.ndarray, decisions: np.ndarray, classes: Sequence[str], argmax: bool = False) -> Result:
@@ -199,83 +233,51 @@ def decided(targets: np.ndarray, decisions: np.ndarray, classes: Sequence[str], 
 
     Args:
         targets, decisions: bool (utterances, classes).
-        argmax: the decisions are the likeliest class of a one-hot task: `exact_match` is then called `accuracy_argmax`.
+        argmax: the decisions are the likeliest class of a one-hot task; `exact_match` is then called `accuracy_argmax`.
     """
     counts, result = count(targets, decisions), Result()
-    for name, metric in OF_COUNTS.items():
-        absent = np.isnan(getattr(counts, _PARTS[name])) if name in _PARTS else np.zeros(len(classes), bool)
-        result.add(name, metric(counts), _named(classes, absent))
+    for name, function in OF_COUNTS.items():
+        result.add(name, function(counts), _left_out(name, counts, classes))
     result.add("accuracy_argmax" if argmax else "exact_match", exact_match(targets, decisions))
-    for part in ("weighted_accuracy", "f1", "recall", "precision"):
+    for part in BY_CLASS:
         for label, value in zip(classes, getattr(counts, part), strict=True):
             result.add(f"{part}/{label}", value, [label] if np.isnan(value) else [])
     return result
 
 
 def ranked(targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Result:
-    """Metrics that need no decision: `auc_macro`, `average_precision_macro` and `ece`."""
-    result = Result()
-    positive, negative = targets.any(axis=0), (~targets).any(axis=0)
-    both = positive & negative
-    result.add("auc_macro", auc_macro(targets, probabilities), _named(classes, ~both))
-    result.add("average_precision_macro", average_precision_macro(targets, probabilities), _named(classes, ~positive))
-    result.add("ece", ece(targets, probabilities))
+    """Every metric of probabilities: those that need no decision."""
+    counts, result = count(targets, targets), Result()  # decisions do not matter for what these metrics require
+    for name, function in OF_PROBABILITIES.items():
+        result.add(name, function(targets, probabilities), _left_out(name, counts, classes))
     return result
 
 
-def auc_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean area under the ROC curve over the classes that have a positive and a negative; NaN where none has."""
-    return _by_scikit_learn("roc_auc_score", targets, probabilities, targets.any(axis=0) & (~targets).any(axis=0))
+def _left_out(name: str, counts: Counts, classes: Sequence[str]) -> list[str]:
+    """Classes that a metric's mean does not include."""
+    requires = METRICS[name].requires
+    undefined = np.isnan(getattr(counts, requires)) if requires else np.zeros(len(classes), bool)
+    return [label for label, is_undefined in zip(classes, undefined, strict=True) if is_undefined]
 
 
-def average_precision_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean average precision over the classes that have a positive; NaN where none has."""
-    return _by_scikit_learn("average_precision_score", targets, probabilities, targets.any(axis=0))
-
-
-def _by_scikit_learn(name: str, targets: np.ndarray, probabilities: np.ndarray, keep: np.ndarray) -> float:
+def _by_scikit_learn(name: str, targets: np.ndarray, probabilities: np.ndarray, usable: np.ndarray) -> float:
     import sklearn
     from sklearn import metrics
 
-    _check(targets, probabilities)
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # its checks cost as much as the metric
-        return float(getattr(metrics, name)(targets[:, keep], probabilities[:, keep], average="macro")) if keep.any() else float("nan")
-
-
-def ece(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error, the mean over classes: sum over bins of n_bin / n * |mean probability - share of positives|.
-
-    Bins are equally wide, and each class is a binary question, as the heads' binary cross-entropy asks it (4.6).
-    """
-    sizes, predicted, observed = reliability(targets, probabilities, bins)
-    return float((np.abs(predicted - observed).sum(axis=1) / sizes.sum(axis=1)).mean())
-
-
-def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Utterances, sum of probabilities, and positives in each of the equally wide bins: three float arrays (classes, bins)."""
-    _check(targets, probabilities)
-    classes = targets.shape[1]
-    place = np.minimum((probabilities * bins).astype(np.int64), bins - 1) + np.arange(classes) * bins
-    sums = (np.bincount(place.ravel(), weights, classes * bins) for weights in (None, probabilities.ravel(), targets.ravel()))
-    return tuple(part.reshape(classes, bins).astype(float) for part in sums)
-
-
-def _check(targets: np.ndarray, probabilities: np.ndarray) -> None:
-    if targets.shape != probabilities.shape or not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError(f"probabilities {probabilities.shape} must be of targets' shape {targets.shape} and within 0 and 1")
+    check_probabilities(targets, probabilities)
+    if not usable.any():
+        return float("nan")
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # these checks cost as much as the metric
+        return float(getattr(metrics, name)(targets[:, usable], probabilities[:, usable], average="macro"))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where the whole is 0."""
+    """part / whole; NaN where the whole is 0."""
     part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
     return np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole != 0)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Weighted mean of (..., classes) over the classes whose value is no NaN; NaN where there is none."""
+    """Weighted mean of (..., classes) over the classes whose value is not NaN; NaN if there are none."""
     weights = np.where(np.isnan(values), 0.0, 1.0 if weights is None else weights)
     return _ratio((np.nan_to_num(values) * weights).sum(axis=-1), weights.sum(axis=-1))
-
-
-def _named(classes: Sequence[str], chosen: np.ndarray) -> list[str]:
-    return [label for label, one in zip(classes, chosen, strict=True) if one]

@@ -1,4 +1,4 @@
-"""Bootstrap over speakers: intervals of metrics and of their differences."""
+"""Bootstrap over speakers: confidence intervals of metrics and of their differences."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,50 +10,53 @@ from calm.evaluation import metrics
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of whole speakers: utterances of one speaker are no independent draws."""
+    """Bootstrap resamples of whole speakers, because the utterances of one speaker are not independent."""
 
-    groups: np.ndarray  # (utterances,) number of the speaker
-    weights: np.ndarray  # (1 + resamples, speakers) how often each is drawn; the first row has each once
+    groups: np.ndarray  # (utterances,) index of the speaker
+    weights: np.ndarray  # (1 + resamples, speakers) how often each speaker is drawn; in the first row, each once
 
     @classmethod
     def of(cls, speakers: Sequence[str | None], samples: int, seed: int) -> "Resamples":
-        """Draw as many speakers as there are, with replacement; a single one leaves nothing to draw, and so no resamples.
+        """Draw as many speakers as there are, with replacement. A single speaker gives no resamples.
 
-        An utterance whose speaker is not known (none, empty or "Unknown") is a speaker of its own.
+        An utterance of unknown speaker (None, empty or "Unknown") counts as a speaker of its own.
         """
-        names = [("", row) if _unknown(name) else (str(name), -1) for row, name in enumerate(speakers)]
+        names = [("", row) if _is_unknown(name) else (str(name), -1) for row, name in enumerate(speakers)]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        groups, many = np.array([numbers[name] for name in names]), len(numbers)
-        drawn = np.random.default_rng(seed).multinomial(many, np.full(many, 1 / many), size=samples if many > 1 else 0)
-        return cls(groups, np.vstack([np.ones((1, many)), drawn]))
+        groups, count = np.array([numbers[name] for name in names]), len(numbers)
+        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=samples if count > 1 else 0)
+        return cls(groups, np.vstack([np.ones((1, count)), drawn]))
 
     @property
     def speakers(self) -> int:
-        """How many there are to draw from."""
+        """Number of speakers to draw from."""
         return self.weights.shape[1]
 
     def metrics(self, targets: np.ndarray, decisions: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Metrics (those of `calm.evaluation.metrics.OF_COUNTS`) on every resample: name -> (1 + resamples,), the first on all as it is."""
+        """Metrics of `calm.evaluation.metrics.OF_COUNTS` on every resample: name -> (1 + resamples,), the first on all utterances."""
         order = np.argsort(self.groups, kind="stable")
         starts = np.flatnonzero(np.diff(self.groups[order], prepend=-1))
-        of_speakers = np.add.reduceat(metrics.confusion(targets, decisions)[order], starts, axis=0, dtype=np.float64)
-        summed = (self.weights @ of_speakers.reshape(self.speakers, -1)).reshape(-1, *of_speakers.shape[1:])
+        by_speaker = np.add.reduceat(metrics.confusion(targets, decisions)[order], starts, axis=0, dtype=np.float64)
+        summed = (self.weights @ by_speaker.reshape(self.speakers, -1)).reshape(-1, *by_speaker.shape[1:])
         counts = metrics.Counts(*summed.transpose(1, 0, 2))
         return {name: metrics.OF_COUNTS[name](counts) for name in names}
 
 
-def _unknown(name: str | None) -> bool:
+def _is_unknown(name: str | None) -> bool:
     return not isinstance(name, str) or name.strip().lower() in ("", "unknown")
 
 
 def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], level: float = 0.95) -> dict[str, float | bool | None]:
-    """The difference of a metric between two systems on the same resamples, with its percentile interval.
+    """Difference of a metric between two systems on the same resamples, with its percentile interval.
+
+    The interval covers the choice of speakers, not that of seeds.
 
     Args:
-        a, b: one array (1 + resamples,) of `Resamples.metrics` a seed; the metric is averaged over the seeds of each.
+        a, b: for each seed, an array (1 + resamples,) from `Resamples.metrics`; the metric is averaged over each system's seeds.
+        level: confidence level of the interval.
     Returns:
-        `difference` (a - b on all utterances), `low` and `high` (None without resamples), and
-        `significant`: whether 0 lies outside them. The interval is of other speakers, not of other seeds.
+        `difference` (a - b on all utterances), `low` and `high` (None without resamples), and `significant` (0 is outside
+        the interval).
     """
     values = np.mean(a, axis=0) - np.mean(b, axis=0)
     result = {"difference": float(values[0]) if np.isfinite(values[0]) else None, "low": None, "high": None, "significant": None}
@@ -73,12 +76,13 @@ def bootstrap_difference(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, float | bool | None]:
-    """Paired bootstrap of a metric's difference over speakers; see `difference`.
+    """Paired bootstrap over speakers of the difference of a metric; see `difference` for what is returned.
 
     Args:
-        targets: bool (utterances, classes); a, b: decisions of each seed, bool (utterances, classes) each.
-        speakers: (utterances,); with fewer than two there is no interval.
+        targets: bool (utterances, classes).
+        a, b: decisions of each seed, bool (utterances, classes) each.
+        speakers: (utterances,); with fewer than two speakers there is no interval.
     """
     resamples = Resamples.of(speakers, samples, seed)
-    first, second = ([resamples.metrics(targets, one, [metric])[metric] for one in runs] for runs in (a, b))
+    first, second = ([resamples.metrics(targets, decisions, [metric])[metric] for decisions in seeds] for seeds in (a, b))
     return difference(first, second)

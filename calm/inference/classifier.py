@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calm.inference.extractor import CONFIG, Extraction
+from calm.inference.extractor import CONFIG, AcousticExtractor
 
 
 class Classifier(ABC):
@@ -20,7 +20,7 @@ class Classifier(ABC):
     synthetic: bool  # whether on synthetic speech
     tuned: bool  # whether its thresholds were tuned on validation, when it was released
     thresholds: np.ndarray  # (classes,)
-    extractor: Extraction
+    extractor: AcousticExtractor
 
     @abstractmethod
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""From samples to normalised log-mel, computed and rounded as training has seen it (5.1); without torch, so that it is there at once."""
+"""From samples to normalised acoustic frames, computed and rounded as in training (5.1); without torch, so that it loads fast."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Sequence
@@ -9,20 +10,29 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from calm.audio.logmel import LogMel, trim
-from calm.data.ragged import LogMels, Ragged
+from calm.audio.features import KINDS, LOG_MEL, FrameExtractor
+from calm.audio.logmel import trim
+from calm.data.ragged import AcousticFrames, Ragged
 
 CONFIG = "preprocessor_config.json"  # Transformers' name of the file that holds a feature extractor
 NORMALISE = ("corpus", "utterance")
 logger = logging.getLogger(__name__)
 
 
-class Extraction:
+def kind_settings(kind: str) -> dict[str, object]:
+    """Settings of a kind of frames with their defaults, besides the sample rate."""
+    return {field.name: field.default for field in dataclasses.fields(KINDS[kind]) if field.name != "sample_rate"}
+
+
+class AcousticExtractor:
     """The settings and the arithmetic of `CalmFeatureExtractor`.
 
     Args:
-        sampling_rate ... high_hz: see `calm.audio.logmel.LogMel`; `trim_db`: see `calm.audio.logmel.trim`, None: quiet ends stay.
-        normalise: "corpus", by `mean` and `std` of the training split, (mels,) each; "utterance", by the utterance's own.
+        sampling_rate: at which frames are computed, in Hz.
+        kind: name in `calm.audio.features.KINDS`; the settings of this kind are arguments too: for "log-mel" `channels`, `window_ms`,
+            `hop_ms`, `low_hz` and `high_hz`, see `calm.audio.logmel.LogMel`.
+        trim_db: see `calm.audio.logmel.trim`, for "log-mel" alone; None: quiet ends are kept.
+        normalise: "corpus", by `mean` and `std` of the training split, (channels,) each; "utterance", by those of the utterance.
         block_frames, block_hop: see `CalmConfig`.
         max_tokens: places of the transformer, which text and audio share.
 
@@ -33,11 +43,7 @@ class Extraction:
     def __init__(
         self,
         sampling_rate: int = 16000,
-        mels: int = 64,
-        window_ms: float = 25,
-        hop_ms: float = 10,
-        low_hz: float = 20,
-        high_hz: float = 7600,
+        kind: str = LOG_MEL,
         trim_db: float | None = None,
         normalise: str = "utterance",
         mean: Sequence[float] | None = None,
@@ -47,31 +53,37 @@ class Extraction:
         max_tokens: int = 512,
         **others,
     ):
-        self.sampling_rate, self.mels = sampling_rate, mels
-        self.window_ms, self.hop_ms, self.low_hz, self.high_hz = window_ms, hop_ms, low_hz, high_hz
+        if kind not in KINDS:
+            raise ValueError(f"kind is '{kind}': allowed are {', '.join(KINDS)}")
+        self.sampling_rate, self.kind = sampling_rate, kind
+        for name, default in kind_settings(kind).items():
+            setattr(self, name, others.pop(name, default))
         self.trim_db, self.normalise = trim_db, normalise
         self.mean, self.std = (None if values is None else [float(value) for value in values] for values in (mean, std))
         self.block_frames, self.block_hop, self.max_tokens = block_frames, block_hop, max_tokens
         super().__init__(**others)
+        self.frame_extractor  # noqa: B018, raises ValueError if the settings of the kind do not go together
+        if trim_db is not None and kind != LOG_MEL:
+            raise ValueError(f"trim_db is {trim_db:g}, but quiet ends can only be found in {LOG_MEL}: set it to None")
         if normalise not in NORMALISE:
             raise ValueError(f"normalise is '{normalise}': allowed are {' and '.join(NORMALISE)}")
-        if normalise == "corpus" and not len(self.mean or ()) == len(self.std or ()) == mels:
-            raise ValueError(f"normalise is 'corpus': mean and std must be given, of {mels} mels each")
-        self.logmel  # noqa: B018, raises where its settings do not go together
+        if normalise == "corpus" and not len(self.mean or ()) == len(self.std or ()) == self.channels:
+            raise ValueError(f"normalise is 'corpus': mean and std are needed, for {self.channels} channels each")
 
     @classmethod
-    def read(cls, folder: Path) -> "Extraction":
-        """What `CalmFeatureExtractor.save_pretrained` wrote into a folder."""
+    def read(cls, folder: Path) -> "AcousticExtractor":
+        """What `CalmFeatureExtractor.save_pretrained` wrote to a folder."""
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return cls(**{name: value for name, value in settings.items() if name not in ("feature_extractor_type", "processor_class")})
 
     @property
-    def logmel(self) -> LogMel:
-        """What computes the log-mel."""
-        return _logmel(self.sampling_rate, self.mels, self.window_ms, self.hop_ms, self.low_hz, self.high_hz)
+    def frame_extractor(self) -> FrameExtractor:
+        """What computes the frames."""
+        settings = {name: getattr(self, name) for name in kind_settings(self.kind)}
+        return _frame_extractor(self.kind, sample_rate=self.sampling_rate, **settings)
 
     def clips(self, raw_speech, sampling_rate: int | None) -> list[np.ndarray]:
-        """Samples of each utterance, float32 (samples,) at the extractor's own rate; see `CalmFeatureExtractor`."""
+        """Samples of each utterance, (samples,) float32, at the extractor's rate; arguments as for `CalmFeatureExtractor`."""
         if sampling_rate is None or sampling_rate <= 0:
             raise ValueError(
                 f"sampling_rate is {sampling_rate}: give the rate of the samples in Hz (this model computes at {self.sampling_rate})"
@@ -91,50 +103,50 @@ class Extraction:
         samples = samples.astype(np.float32, copy=False)
         if sampling_rate != self.sampling_rate:
             samples = soxr.resample(samples, sampling_rate, self.sampling_rate)
-        if len(samples) < self.logmel.window:
-            raise ValueError(
-                f"{len(samples)} samples at {self.sampling_rate} Hz are less than a frame of {self.logmel.window}: give more audio"
-            )
+        if not self.frame_extractor.frames(len(samples)):
+            raise ValueError(f"{len(samples)} samples at {self.sampling_rate} Hz are less than a frame: give more audio")
         return samples
 
-    def logmels(self, clips: Sequence[np.ndarray]) -> LogMels:
-        """Normalised log-mel of samples as `clips` gives them."""
-        return self.of_frames([self.frames(samples) for samples in clips])
+    def acoustic_frames(self, clips: Sequence[np.ndarray]) -> AcousticFrames:
+        """Normalised frames of samples as `clips` returns them."""
+        return self.normalised([self.frames(samples) for samples in clips])
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
-        """Log-mel of one utterance before it is normalised, (frames, mels) float16, as features are stored."""
-        logmel = self.logmel(samples)
-        return (logmel if self.trim_db is None else trim(logmel, self.trim_db)).astype(np.float16)
+        """Frames of one utterance before they are normalised, (frames, channels) float16, as features are stored."""
+        frames = self.frame_extractor(samples)
+        return (frames if self.trim_db is None else trim(frames, self.trim_db)).astype(np.float16)
 
-    def of_frames(self, utterances: Sequence[np.ndarray]) -> LogMels:
-        """Normalised log-mel of what `frames` gives: float16, and one block at least."""
+    def normalised(self, utterances: Sequence[np.ndarray]) -> AcousticFrames:
+        """Normalised frames of what `frames` returns: float16, padded to at least one block."""
         rows = [self._normalised(frames.astype(np.float32)) for frames in utterances]
-        return LogMels(Ragged.of(rows), np.ones(len(rows), np.float32), self.block_frames, self.block_hop)
+        return AcousticFrames(Ragged.of(rows), np.ones(len(rows), np.float32), self.block_frames, self.block_hop)
 
-    def _normalised(self, logmel: np.ndarray) -> np.ndarray:
+    def _normalised(self, frames: np.ndarray) -> np.ndarray:
         if self.normalise == "corpus":
             mean, std = np.float32(self.mean), np.float32(self.std)
         else:
-            mean, std = logmel.mean(0), logmel.std(0) + 1e-3
-        normalised = np.zeros((max(len(logmel), self.block_frames), self.mels), np.float16)
-        normalised[: len(logmel)] = (logmel - mean) / std
-        return normalised
+            mean, std = frames.mean(0), frames.std(0) + 1e-3
+        padded = np.zeros((max(len(frames), self.block_frames), frames.shape[1]), np.float16)
+        padded[: len(frames)] = (frames - mean) / std
+        return padded
 
 
-def lowered(text: str | None) -> str:
-    """A text as training has seen it; "" for None."""
+def text_or_empty(text: str | None) -> str:
+    """The text as it is, "" for None; its case is left to the tokenizer. Raises ValueError for anything else."""
     if not isinstance(text, str | None):
-        raise ValueError(f"a text is {type(text).__name__}: give a string, or None where an utterance has none")
-    return (text or "").lower()
+        raise ValueError(f"a text is {type(text).__name__}: give a string, or None for an utterance without text")
+    return text or ""
 
 
-def tell_cut(cut: int, of: int, places: int) -> None:
-    """Warn of utterances whose ends are left out."""
+def warn_cut(cut: int, utterances: int, places: int) -> None:
+    """Warn that the ends of `cut` of the utterances are left out."""
     if cut:
         logger.warning(
-            f"{cut} of {of} utterances do not fit the {places} places of text and audio: their ends are left out. "
+            f"{cut} of {utterances} utterances do not fit the {places} places of text and audio: their ends are left out. "
             "Cut long recordings at their pauses, as `calm predict` does."
         )
 
 
-_logmel = cache(LogMel)  # with its filters; kept out of the extractor, whose attributes are what is saved
+@cache  # with its filters; kept out of the extractor, whose attributes are saved
+def _frame_extractor(kind: str, **settings) -> FrameExtractor:
+    return KINDS[kind](**settings)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from calm.data.ragged import fit
 from calm.inference.classifier import Classifier
-from calm.inference.extractor import Extraction, lowered, tell_cut
+from calm.inference.extractor import AcousticExtractor, text_or_empty, warn_cut
 from calm.inference.onnx_export import GRAPH, TOKENIZER, digest
 
 logger = logging.getLogger(__name__)
@@ -21,10 +21,11 @@ class Compiled(Classifier):
     """What `calm.inference.onnx_export.write` wrote into the folder of a released model."""
 
     def __init__(self, folder: Path, session: onnxruntime.InferenceSession):
-        self.session, self.extractor = session, Extraction.read(folder)
+        self.session, self.extractor = session, AcousticExtractor.read(folder)
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(512)
+        self.tokenizer.encode_special_tokens = True  # their names in a text are text
         self.inputs = [one.name for one in session.get_inputs()]
         self._take(**json.loads(session.get_modelmeta().custom_metadata_map["about"]))
 
@@ -48,11 +49,11 @@ class Compiled(Classifier):
     def _logits(self, frames: np.ndarray | None, text: str | None) -> np.ndarray:
         """Of one utterance, (1, classes)."""
         heard, (text,) = self.seen(None if frames is None else [frames], [text])
-        ids = np.array(self.tokenizer.encode(lowered(text)).ids)
-        shape = (0, self.extractor.block_frames, self.extractor.mels)
-        blocks = self.extractor.of_frames(heard).blocks_of(0) if heard else np.zeros(shape, np.float32)
+        ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
+        shape = (0, self.extractor.block_frames, self.extractor.channels)
+        blocks = self.extractor.normalised(heard).blocks_of(0) if heard else np.zeros(shape, np.float32)
         (tokens,), (places,) = fit(np.array([len(ids)]), np.array([len(blocks)]), self.extractor.max_tokens)
-        tell_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
+        warn_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
         ids, blocks = np.append(ids[: tokens - 1], ids[-1]), blocks[:places]
         given = {"input_ids": ids[None], "blocks": blocks}
         return self.session.run(["logits"], {name: given[name] for name in self.inputs})[0]

@@ -33,7 +33,7 @@ def write(model: "CalmForSequenceClassification", folder: Path) -> None:
             return self.model(input_ids=input_ids, encoded_blocks=encoded).logits
 
     config = model.config
-    example = (torch.tensor([[101, 7592, 2045, 102]]), torch.zeros(5, config.block_frames, config.mels))
+    example = (torch.tensor([[2, 3, 4, 5]]), torch.zeros(5, config.block_frames, config.channels))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of operators that are not needed
     with warnings.catch_warnings(action="ignore"), torch.inference_mode():
         program = torch.onnx.export(

@@ -10,13 +10,13 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.processing_utils import ProcessorMixin
 
 from calm.data.batching import SequenceCollator, tensors, tokenise
-from calm.data.ragged import LogMels
-from calm.inference.extractor import Extraction, lowered, tell_cut
+from calm.data.ragged import AcousticFrames
+from calm.inference.extractor import AcousticExtractor, text_or_empty, warn_cut
 from calm.models.configuration import CalmConfig
 
 
-class CalmFeatureExtractor(Extraction, FeatureExtractionMixin):
-    """Samples to blocks of normalised log-mel (5.1), as Transformers has it; kept in `preprocessor_config.json`. Settings: `Extraction`."""
+class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
+    """Samples to normalised acoustic blocks (5.1), kept in `preprocessor_config.json`; its settings are those of `AcousticExtractor`."""
 
     model_input_names = ["input_features", "acoustic_mask"]
 
@@ -34,13 +34,13 @@ class CalmFeatureExtractor(Extraction, FeatureExtractionMixin):
             return_tensors: "pt" for torch; None or "np" for numpy.
 
         Returns:
-            `input_features` (batch, blocks, frames, mels) float32, zero where padded, and `acoustic_mask` (batch, blocks) bool.
+            `input_features` (batch, blocks, frames, channels) float32, zero where padded, and `acoustic_mask` (batch, blocks) bool.
 
         Raises:
             ValueError: samples that are not of that kind, no rate, or less than a frame.
         """
         clips = self.clips(raw_speech, sampling_rate)
-        blocks, mask = tensors(*self.logmels(clips).all_blocks(np.arange(len(clips))))
+        blocks, mask = tensors(*self.acoustic_frames(clips).all_blocks(np.arange(len(clips))))
         return BatchFeature(as_tensors({"input_features": blocks, "acoustic_mask": mask}, return_tensors))
 
 
@@ -61,7 +61,7 @@ class CalmProcessor(ProcessorMixin):
 
         Args:
             audio, sampling_rate: see `CalmFeatureExtractor`; None: no audio goes in.
-            text: one an utterance, lower-cased here as for training; None: an empty one, [CLS] [SEP].
+            text: one per utterance; None: an empty one, the special tokens alone.
 
         Returns:
             `input_ids`, `attention_mask` (batch, tokens), and with audio `input_features`, `acoustic_mask`. What is more than `max_tokens`
@@ -72,23 +72,23 @@ class CalmProcessor(ProcessorMixin):
         """
         if audio is None and text is None:
             raise ValueError("neither audio nor text was given: give samples with their sampling_rate, a text, or both")
-        logmels = None if audio is None else self.feature_extractor.logmels(self.feature_extractor.clips(audio, sampling_rate))
+        frames = None if audio is None else self.feature_extractor.acoustic_frames(self.feature_extractor.clips(audio, sampling_rate))
         texts = [text] if isinstance(text, str) else text
-        texts = [""] * len(logmels.blocks) if texts is None else [lowered(one) for one in texts]
-        if logmels is not None and len(texts) != len(logmels.blocks):
+        texts = [""] * len(frames.blocks) if texts is None else [text_or_empty(one) for one in texts]
+        if frames is not None and len(texts) != len(frames.blocks):
             raise ValueError(
-                f"{len(logmels.blocks)} utterances have audio and {len(texts)} have a text: give one text an utterance, or none at all"
+                f"{len(frames.blocks)} utterances have audio and {len(texts)} have a text: give one text an utterance, or none at all"
             )
-        return self.collated(logmels, texts, return_tensors)
+        return self.collated(frames, texts, return_tensors)
 
-    def collated(self, logmels: LogMels | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
-        """Inputs from log-mel as the feature extractor gives it, and lower-cased texts."""
+    def collated(self, frames: AcousticFrames | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
+        """Inputs from frames as the feature extractor gives them, and texts."""
         rows, tokens = np.arange(len(texts)), tokenise(self.tokenizer, texts)
-        modality = "text" if logmels is None else "both"
-        collator = SequenceCollator(logmels, tokens, None, modality, None, self.feature_extractor.max_tokens)
-        if logmels is not None:
+        modality = "text" if frames is None else "both"
+        collator = SequenceCollator(frames, tokens, None, modality, None, self.feature_extractor.max_tokens)
+        if frames is not None:
             used, blocks = collator.lengths(rows)
-            tell_cut(int(((used < tokens.lengths) | (blocks < logmels.blocks)).sum()), len(rows), collator.most)
+            warn_cut(int(((used < tokens.lengths) | (blocks < frames.blocks)).sum()), len(rows), collator.most)
         return BatchFeature(as_tensors(collator(rows), return_tensors))
 
     @property

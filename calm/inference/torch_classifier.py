@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import BatchFeature, PreTrainedModel
 
 from calm.inference.classifier import Classifier, check
-from calm.inference.extractor import CONFIG, lowered
+from calm.inference.extractor import CONFIG, text_or_empty
 from calm.inference.processing import CalmProcessor
 from calm.models.modeling import CalmForSequenceClassification
 
@@ -46,7 +46,7 @@ class Predictor(Classifier):
 
     def _hold(self, model: CalmForSequenceClassification, processor: CalmProcessor) -> None:
         self.model, self.processor, self.extractor, config = model.eval(), processor, processor.feature_extractor, model.config
-        for name in ("block_frames", "block_hop", "mels"):
+        for name in ("block_frames", "block_hop", "channels"):
             given, wanted = getattr(self.extractor, name), getattr(config, name)
             if given != wanted:
                 raise ValueError(f"{name} is {given} in the model's {CONFIG} and {wanted} in its config.json: release it anew")
@@ -70,13 +70,13 @@ class Predictor(Classifier):
     def inputs(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
         """What the model takes of a batch, by its modality. Raises ValueError where that leaves nothing."""
         frames, texts = self.seen(frames, texts)
-        logmels = None if frames is None else self.extractor.of_frames(frames)
-        return self.processor.collated(logmels, [lowered(text) for text in texts]).to(self.model.device)
+        logmels = None if frames is None else self.extractor.normalised(frames)
+        return self.processor.collated(logmels, [text_or_empty(text) for text in texts]).to(self.model.device)
 
     @torch.inference_mode()
     def encoded_blocks(self, frames: np.ndarray, batch: int = 256) -> torch.Tensor:
         """Encoded blocks of one utterance, (blocks, encoded width) float32."""
-        blocks = torch.from_numpy(self.extractor.of_frames([frames]).blocks_of(0))
+        blocks = torch.from_numpy(self.extractor.normalised([frames]).blocks_of(0))
         spectran = self.model.calm.spectran
         return torch.cat([spectran.encode(part.to(self.model.device)) for part in blocks.split(batch)]).float()
 

@@ -1,4 +1,4 @@
-"""Front ends of the multimodal transformer: blocks of log-mel to acoustic tokens. CALM's is SpecTran; the others are its peers'."""
+"""Front ends of the multimodal transformer: acoustic blocks to acoustic tokens. CALM's is SpecTran; the others are those of its peers."""
 
 import torch
 from torch import nn
@@ -8,15 +8,15 @@ from calm.models.spectran import FrontEnd, SpecTran
 
 
 class LinearFrontEnd(FrontEnd):
-    """BERT of table 1: acoustic features as they are, one linear layer to the width of BERT's tokens.
+    """BERT of table 1: acoustic features as they are, and one linear layer to the width of BERT's tokens.
 
-    The features of a block are the mean and the deviation of each mel over its frames.
+    The features of a block are the mean and the deviation of each channel over the frames.
     """
 
     def __init__(self, config: CalmConfig):
         super().__init__()
-        self.encoded_width = 2 * config.mels
-        self.projection = nn.Linear(self.encoded_width, config.hidden_size)
+        self.encoded_width = 2 * config.channels
+        self.projection = nn.Linear(self.encoded_width, config.embedding_width)
 
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         deviation, mean = torch.std_mean(blocks, dim=1, correction=0)
@@ -27,20 +27,20 @@ class LinearFrontEnd(FrontEnd):
 
 
 class ConvolutionalFrontEnd(FrontEnd):
-    """MM-BERT of table 1: a small convolutional network makes a token of a block.
+    """MM-BERT of table 1: a small convolutional network turns a block into a token.
 
-    The paper says no more of it than that it has "a CNN front end" (2): three layers of 3 x 3 with halving strides, then the mean.
+    The paper only says that MM-BERT has "a CNN front end" (2): here three 3 x 3 layers with stride 2, then the mean.
     """
 
-    def __init__(self, config: CalmConfig, channels: tuple[int, ...] = (32, 64, 128)):
+    def __init__(self, config: CalmConfig, widths: tuple[int, ...] = (32, 64, 128)):
         super().__init__()
         layers, before = [], 1
-        for after in channels:
+        for after in widths:
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
             before = after
         self.layers = nn.Sequential(*layers)
         self.encoded_width = before
-        self.projection = nn.Linear(before, config.hidden_size)
+        self.projection = nn.Linear(before, config.embedding_width)
 
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         return self.layers(blocks.unsqueeze(1)).mean((2, 3))
@@ -49,4 +49,11 @@ class ConvolutionalFrontEnd(FrontEnd):
         return self.projection(encoded)
 
 
-FRONT_ENDS = {"spectran": SpecTran, "linear": LinearFrontEnd, "cnn": ConvolutionalFrontEnd}
+FRONT_ENDS: dict[str, type[FrontEnd]] = {"spectran": SpecTran, "linear": LinearFrontEnd, "cnn": ConvolutionalFrontEnd}
+
+
+def build_front_end(config: CalmConfig) -> FrontEnd:
+    """The front end that the configuration names. Raises ValueError if there is none of that name."""
+    if config.front_end not in FRONT_ENDS:
+        raise ValueError(f"front_end is '{config.front_end}': allowed are {', '.join(FRONT_ENDS)}")
+    return FRONT_ENDS[config.front_end](config)

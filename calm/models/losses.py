@@ -1,7 +1,29 @@
 """The losses of the paper: NT-Xent and CALP (equation 2), masked words and masked audio (equation 3)."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class ContrastiveSettings:
+    """How equation 2 is computed in training; a trained model does not depend on it.
+
+    Args:
+        alpha: weight of the audio-language term (4.3).
+        temperature, learn_temperature: tau, fixed, or learned from this value as in CLIP.
+        keep_positive: keep the positive in the denominator (InfoNCE); equation 2 leaves it out.
+        symmetric: add the losses with neighbours and texts as anchors.
+        ignore_same_text: utterances with the text of the anchor are not its negatives.
+    """
+
+    alpha: float = 0.25
+    temperature: float = 0.07
+    learn_temperature: bool = False
+    keep_positive: bool = False
+    symmetric: bool = False
+    ignore_same_text: bool = False
 
 
 def nt_xent(
@@ -19,16 +41,16 @@ def nt_xent(
         anchors, positives: (batch, width); row i of one belongs to row i of the other.
         temperature: tau.
         keep_positive: keep j = i in the denominator (InfoNCE).
-        exclude: (batch, batch) bool, further pairs to leave out of the denominator.
+        exclude: (batch, batch) bool, other pairs to leave out of the denominator.
 
     Returns:
-        The mean over the anchors that have a negative, a scalar; 0 where none has one.
+        The mean over the anchors that have a negative, a scalar; 0 if none has one.
     """
     logits = F.normalize(anchors, dim=-1) @ F.normalize(positives, dim=-1).T / temperature
-    left_out = torch.zeros_like(logits, dtype=torch.bool) if exclude is None else exclude.clone()
-    left_out.fill_diagonal_(not keep_positive)
-    others = logits.masked_fill(left_out, -torch.inf)
-    negatives = ~left_out
+    excluded = torch.zeros_like(logits, dtype=torch.bool) if exclude is None else exclude.clone()
+    excluded.fill_diagonal_(not keep_positive)
+    others = logits.masked_fill(excluded, -torch.inf)
+    negatives = ~excluded
     negatives.fill_diagonal_(False)
     usable = negatives.any(1)
     if not usable.any():
@@ -40,10 +62,8 @@ def calp(
     anchors: torch.Tensor,
     neighbours: torch.Tensor,
     texts: torch.Tensor,
-    alpha: float,
+    settings: ContrastiveSettings,
     temperature: float | torch.Tensor,
-    keep_positive: bool = False,
-    symmetric: bool = False,
     same_text: torch.Tensor | None = None,
     has_text: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -51,8 +71,8 @@ def calp(
 
     Args:
         anchors, neighbours, texts: (batch, width), projected for the loss.
-        symmetric: average with the loss whose anchors are the neighbours, and the texts.
-        same_text: (batch, batch) bool, texts that are no negatives of each other.
+        temperature: tau, which may be a parameter that `settings` only gave the first value.
+        same_text: (batch, batch) bool, pairs of utterances with the same text.
         has_text: (batch,) bool; an utterance without text has no part in the second term.
 
     Returns:
@@ -60,23 +80,27 @@ def calp(
     """
 
     def both(a, b, exclude=None):
-        loss = nt_xent(a, b, temperature, keep_positive, exclude)
-        return (loss + nt_xent(b, a, temperature, keep_positive, None if exclude is None else exclude.T)) / 2 if symmetric else loss
+        loss = nt_xent(a, b, temperature, settings.keep_positive, exclude)
+        if not settings.symmetric:
+            return loss
+        return (loss + nt_xent(b, a, temperature, settings.keep_positive, None if exclude is None else exclude.T)) / 2
 
+    if not settings.ignore_same_text:
+        same_text = None
     spoken = anchors
     if has_text is not None and not has_text.all():
         spoken, texts = anchors[has_text], texts[has_text]
         same_text = None if same_text is None else same_text[has_text][:, has_text]
     audio = both(anchors, neighbours)
-    text = both(spoken, texts, same_text) if alpha else audio.new_zeros(())
-    return {"loss": audio + alpha * text, "audio": audio, "text": text}
+    text = both(spoken, texts, same_text) if settings.alpha else audio.new_zeros(())
+    return {"loss": audio + settings.alpha * text, "audio": audio, "text": text}
 
 
 def masked_audio(predicted: torch.Tensor, target: torch.Tensor, frames: slice = slice(None)) -> torch.Tensor:
-    """L_MAM of equation 3: mean squared error over the masked blocks, (masked, frames, mels) each; 0 where nothing is masked.
+    """L_MAM of equation 3: mean squared error over the masked blocks, (masked, frames, channels) each; 0 if nothing is masked.
 
     Args:
-        frames: only these frames of a block; neighbours overlap, so the middle is the part that no unmasked block shows.
+        frames: only these frames of a block. Blocks overlap, so only the middle frames are hidden from the neighbours.
     """
     if not len(target):
         return predicted.sum() * 0

@@ -1,4 +1,4 @@
-"""SpecTran (4.2): a block of log-mel is cut into patches, and a small transformer makes one acoustic token of them."""
+"""SpecTran (4.2): an acoustic block is cut into patches, and a small transformer turns them into one acoustic token."""
 
 from abc import ABC, abstractmethod
 
@@ -10,25 +10,25 @@ from calm.models.configuration import CalmConfig
 
 
 class FrontEnd(nn.Module, ABC):
-    """Blocks of log-mel to acoustic tokens in two steps, so that the first, which costs, is done once where it does not change."""
+    """Acoustic blocks to acoustic tokens in two steps, so that the costly first step is done once where its weights do not change."""
 
     encoded_width: int
 
     @abstractmethod
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, mels) -> (batch, encoded_width)."""
+        """(batch, frames, channels) -> (batch, encoded_width)."""
 
     @abstractmethod
     def token(self, encoded: torch.Tensor) -> torch.Tensor:
-        """(..., encoded_width) -> (..., language model's width)."""
+        """(..., encoded_width) -> (..., embedding width of the language model)."""
 
     def forward(self, blocks: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, mels) -> (batch, language model's width)."""
+        """(batch, frames, channels) -> (batch, embedding width of the language model)."""
         return self.token(self.encode(blocks))
 
 
 class PatchEmbedding(nn.Module):
-    """Linear embedding of every patch: (batch, frames, mels) -> (batch, patches, width).
+    """Linear embedding of every patch: (batch, frames, channels) -> (batch, patches, width).
 
     A convolution whose kernel is the patch and whose stride is the patch's shift. Patch (f, t) has index f * T + t:
     "incremented first across time and then across frequency band" (4.2).
@@ -69,29 +69,29 @@ class SpecTranLayer(nn.Module):
 
 
 class SpecTran(FrontEnd):
-    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` their projection."""
+    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` projects them."""
 
     def __init__(self, config: CalmConfig):
         super().__init__()
         width = config.spectran_width or config.hidden_size
         if width > 64 and width % 64:
-            raise ValueError(f"SpecTran's width is {width}: heads are 64 wide, so it must be a multiple of 64")
-        frames, mels = config.patches
-        self.shape = (config.block_frames, config.mels)
+            raise ValueError(f"SpecTran's width is {width}: attention heads are 64 wide, so take a multiple of 64")
+        frames, bands = config.patches
+        self.shape = (config.block_frames, config.channels)
         self.pooling = config.spectran_pooling
         self.patches = PatchEmbedding(config, width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = nn.Parameter(torch.empty(1, 1 + frames * mels, width))
+        self.positions = nn.Parameter(torch.empty(1, 1 + frames * bands, width))
         self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
-        self.bands = mels
-        self.encoded_width = 2 * mels * width if self.pooling == "bands" else width
+        self.bands = bands
+        self.encoded_width = 2 * bands * width if self.pooling == "bands" else width
         self.norm = nn.LayerNorm(self.encoded_width)
-        same = self.encoded_width == config.hidden_size
-        self.projection = nn.Identity() if same else nn.Linear(self.encoded_width, config.hidden_size)
+        same = self.encoded_width == config.embedding_width
+        self.projection = nn.Identity() if same else nn.Linear(self.encoded_width, config.embedding_width)
 
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         if blocks.shape[1:] != self.shape:
-            raise ValueError(f"blocks are {tuple(blocks.shape)}: SpecTran takes (batch, {self.shape[0]} frames, {self.shape[1]} mels)")
+            raise ValueError(f"blocks are {tuple(blocks.shape)}: SpecTran takes (batch, {self.shape[0]} frames, {self.shape[1]} channels)")
         x = self.patches(blocks)
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions
         for layer in self.layers:
@@ -102,15 +102,15 @@ class SpecTran(FrontEnd):
         return self.projection(self.norm(encoded))
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
-        """One vector a block of the outputs of [CLS] and the patches, (batch, 1 + patches, width)."""
+        """Outputs of [CLS] and the patches, (batch, 1 + patches, width) -> (batch, encoded_width)."""
         if self.pooling == "cls":
             return x[:, 0]
         if self.pooling == "mean":
             return x[:, 1:].mean(1)
-        return torch.cat(mean_and_spread(x[:, 1:].unflatten(1, (self.bands, -1)), 2), -1).flatten(1)  # (batch, bands x 2 x width)
+        return torch.cat(mean_and_deviation(x[:, 1:].unflatten(1, (self.bands, -1)), 2), -1).flatten(1)  # (batch, bands x 2 x width)
 
 
-def mean_and_spread(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation along an axis; where nothing varies, the deviation is 0.001 and has a gradient."""
+def mean_and_deviation(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation along an axis; the deviation is at least 0.001, so that it has a gradient everywhere."""
     mean = x.mean(axis, keepdim=True)
     return mean.squeeze(axis), (x - mean).square().mean(axis).add(1e-6).sqrt()

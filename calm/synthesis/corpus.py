@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calm.corpora.utterances import CorpusError
+from calm.corpora import CorpusError
 from calm.synthesis import voices
 from calm.synthesis.layouts import write_mosei, write_msp_podcast
 from calm.synthesis.plan import Turn, plan

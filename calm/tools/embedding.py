@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calm.inference.extractor import lowered
+from calm.inference.extractor import text_or_empty
 from calm.inference.recordings import Piece
 from calm.inference.torch_classifier import Predictor
 from calm.models.language_model import text_vectors
@@ -31,7 +31,7 @@ def vectors(predictor: Predictor, piece: Piece) -> dict:
     """Columns of SCHEMA of one piece of a recording."""
     (samples,) = predictor.extractor.clips(piece.samples, predictor.sample_rate)
     frames = predictor.extractor.frames(samples)
-    text = lowered(piece.text)
+    text = text_or_empty(piece.text)
     words = None
     if text:
         words = text_vectors(predictor.model.calm.language_model, predictor.processor.tokenizer, [text])[0].float().numpy()

@@ -56,7 +56,7 @@ def features(rows: Sequence[Utterance]) -> Need:
         spent += time.perf_counter() - begin
         heard += len(samples) / logmel.sample_rate
     length = sum(row.end - row.start for row in rows)
-    size = sum(logmel.frames(round((row.end - row.start) * logmel.sample_rate)) for row in rows) * logmel.mels * FLOAT16
+    size = sum(logmel.frames(round((row.end - row.start) * logmel.sample_rate)) for row in rows) * logmel.channels * FLOAT16
     how = f"log-mel of {heard:.0f} s of audio measured, a process on each of {cores()} cores; float16 before compression"
     return Need("features", _mega(size), length * spent / heard / cores() if heard else None, how)
 
@@ -119,7 +119,7 @@ def block_rates() -> tuple[float, float]:
     config = CalmConfig(BertConfig(hidden_size=TINY))
     model = CalmForContrastivePretraining(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    blocks = torch.randn(2, BATCH, config.block_frames, config.mels, device=device)
+    blocks = torch.randn(2, BATCH, config.block_frames, config.channels, device=device)
     texts = torch.randn(BATCH, TINY, device=device)
 
     def step() -> None:

@@ -17,9 +17,9 @@ import torch
 from tqdm import tqdm
 
 from calm.corpora.files import AUDIO, walk
-from calm.data.examples import each_logmels, shards
-from calm.data.ragged import LogMels
-from calm.inference.extractor import CONFIG, lowered
+from calm.data.examples import each_frames, shards
+from calm.data.ragged import AcousticFrames
+from calm.inference.extractor import CONFIG, text_or_empty
 from calm.inference.recordings import NO_SPEECH, Listener, each
 from calm.inference.torch_classifier import opened
 from calm.models.language_model import load_language_model, text_vectors
@@ -81,7 +81,7 @@ class Space:
     @torch.inference_mode()
     def of_text(self, words: str) -> np.ndarray:
         """T_i of some words in the space, (width,) of length 1. Raises ValueError where there are none, or too many."""
-        words, tokenizer = lowered(words).strip(), self.processor.tokenizer
+        words, tokenizer = text_or_empty(words).strip(), self.processor.tokenizer
         if not words:
             raise ValueError("there are no words to search for: give some, or a recording with --like")
         if len(tokenizer(words)["input_ids"]) > 512:
@@ -93,12 +93,12 @@ class Space:
 
     def of_samples(self, samples: np.ndarray) -> np.ndarray:
         """Vectors of the blocks of one utterance's samples at the model's rate, (blocks, width) float16."""
-        return self.of_logmels(self.extractor.logmels([samples]), 0)
+        return self.of_frames(self.extractor.acoustic_frames([samples]), 0)
 
     @torch.inference_mode()
-    def of_logmels(self, logmels: LogMels, row: int) -> np.ndarray:
+    def of_frames(self, frames: AcousticFrames, row: int) -> np.ndarray:
         """Vectors of the blocks of one row, each of length 1, (blocks, width) float16."""
-        blocks = torch.from_numpy(logmels.blocks_of(row))
+        blocks = torch.from_numpy(frames.blocks_of(row))
         parts = [self.model.embed_audio(part.to(self.model.device)).float().cpu().numpy() for part in blocks.split(BATCH)]
         return unit(np.concatenate(parts)).astype(np.float16)
 
@@ -176,17 +176,20 @@ def of_corpus(space: Space, name: str) -> Iterator[dict]:
     """Rows of SCHEMA of a corpus's log-mel, as training has seen it. Raises ValueError where it is of another kind, or there is none."""
     folder, extractor = DATA / "features" / name, space.extractor
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    wanted = {"sample_rate": extractor.sampling_rate, **{key: getattr(extractor, key) for key in ("mels", "window_ms", "hop_ms")}}
+    wanted = {
+        "sample_rate": extractor.sampling_rate,
+        **{key: getattr(extractor, key) for key in ("kind", "channels", "window_ms", "hop_ms")},
+    }
     for key, value in wanted.items():
         if stats[key] != value:
             raise ValueError(f"the log-mel of {name} has {key} {stats[key]}, the model {value}: run the stage `features` anew")
     known = _known(name)
     with tqdm(total=len(known), desc=name, unit="utterance", delay=5) as bar:
-        for ids, logmels in each_logmels(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
+        for ids, frames in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
             for row, id in enumerate(ids):
                 if id not in known:
                     raise ValueError(f"the log-mel of {name} has an utterance {id} that its table has not: run the stage `features` anew")
-                yield {**known[id], "fault": None, "blocks": space.of_logmels(logmels, row)}
+                yield {**known[id], "fault": None, "blocks": space.of_frames(frames, row)}
             bar.update(len(ids))
 
 

@@ -54,15 +54,15 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
     if predictor.modality == "text":
         raise ValueError("this model was trained on text alone: a timeline needs one of audio")
     extractor, seconds = predictor.extractor, length(path)
-    frame, side = extractor.hop_ms / 1000, neighbours(extractor, window)
+    frame, side = extractor.frame_extractor.frame_seconds, neighbours(extractor, window)
     sketch, scorer = (
-        Sketch(extractor.logmel.frames(round(seconds * extractor.sampling_rate)), extractor.mels),
+        Sketch(extractor.frame_extractor.frames(round(seconds * extractor.sampling_rate)), extractor.channels),
         Scorer(predictor, side, text),
     )
     with tqdm(total=round(seconds), desc=Path(path).name, unit="s", delay=5) as bar:
         spoken = pauses.cut(path, seconds, Pauses(), LOOK)
         for samples, frames in minutes(path, extractor, seconds):
-            sketch.add(samples, frames, extractor.logmel.hop)
+            sketch.add(samples, frames, extractor.frame_extractor.hop)
             scorer.add(frames)
             bar.update(min(round(MINUTE), bar.total - bar.n))
     logits = scorer.ended()
@@ -78,7 +78,7 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
 
 def neighbours(extractor, window: float) -> int:
     """How many blocks on either side of each lie in a window of so many seconds. Raises ValueError where not even the block itself does."""
-    block, hop = (frames * extractor.hop_ms / 1000 for frames in (extractor.block_frames, extractor.block_hop))
+    block, hop = (frames * extractor.frame_extractor.frame_seconds for frames in (extractor.block_frames, extractor.block_hop))
     if window < block:
         raise ValueError(f"a window of {window:g} s is shorter than one block of {block:g} s")
     return min(int((window - block) / (2 * hop) + 1e-9), (extractor.max_tokens // 2 - 1) // 2)
@@ -93,7 +93,7 @@ def overlaps(start: np.ndarray, end: np.ndarray, spoken: list[tuple[float, float
 
 def minutes(path: Path, extractor, seconds: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Samples and log-mel frames (as `extractor.frames` has them, untrimmed) minute by minute; put together they are those of the whole."""
-    logmel, rate = extractor.logmel, extractor.sampling_rate
+    logmel, rate = extractor.frame_extractor, extractor.sampling_rate
     step = round(MINUTE * rate) // logmel.hop * logmel.hop  # samples
     with AudioFile(path) as file:
         for first in range(0, round(seconds * rate), step):
@@ -109,7 +109,7 @@ class Scorer:
         self.predictor, self.extractor, self.side = predictor, predictor.extractor, side
         self.text = text if predictor.needs_text else None
         self.span = max(self.extractor.block_frames, self.extractor.block_hop)
-        self.frames = np.empty((0, self.extractor.mels), np.float16)  # from the next block on that has no token yet
+        self.frames = np.empty((0, self.extractor.channels), np.float16)  # from the next block on that has no token yet
         self.held: list[np.ndarray] = []  # of each block from `base` on: its encoding, or where utterances are normalised its own log-mel
         self.base = self.scored = 0
         self.logits: list[np.ndarray] = []

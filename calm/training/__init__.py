@@ -1,1 +1,1 @@
-"""The training loop, and forward passes over many rows."""
+"""The training loop, its batches and callbacks, and forward passes over many rows."""

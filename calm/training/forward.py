@@ -1,4 +1,4 @@
-"""Passes of a model over many rows: losses, logits, encoded blocks, and what a step of training costs."""
+"""Passes of a model over many rows: losses, logits, encoded blocks, and the cost of a training step."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from calm.data.ragged import LogMels, Ragged
+from calm.data.ragged import AcousticFrames, Ragged
 from calm.models.spectran import FrontEnd
 
 Collator = Callable[..., dict[str, torch.Tensor]]
@@ -16,7 +16,7 @@ Collator = Callable[..., dict[str, torch.Tensor]]
 
 @torch.inference_mode()
 def losses(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int) -> dict[str, float]:
-    """Mean of every scalar that the model returns, over batches weighted by their size: `loss`, `mlm_loss`, ...; {} without rows."""
+    """Mean of every scalar that the model returns (`loss`, `mlm_loss`, ...), over batches weighted by their size; {} without rows."""
     training = model.training
     model.eval()
     sums: dict[str, float] = {}
@@ -43,16 +43,16 @@ def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: i
 
 
 @torch.inference_mode()
-def encode_blocks(front_end: FrontEnd, logmels: LogMels, batch: int = 512) -> Ragged:
-    """A front end over every block of every row: rows of (blocks, encoded width) float16."""
+def encode_blocks(front_end: FrontEnd, frames: AcousticFrames, batch: int = 512) -> Ragged:
+    """All blocks of every row, encoded by a front end: rows of (blocks, encoded width) float16."""
     device = next(front_end.parameters()).device
-    counts = logmels.blocks
+    counts = frames.blocks
     rows = np.repeat(np.arange(len(counts)), counts)
-    starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * logmels.hop
+    starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * frames.hop
     front_end.eval()
     encoded = np.empty((len(rows), front_end.encoded_width), np.float16)
     for first in range(0, len(rows), batch):
-        blocks = torch.from_numpy(logmels.cut(rows[first : first + batch], starts[first : first + batch]))
+        blocks = torch.from_numpy(frames.cut(rows[first : first + batch], starts[first : first + batch]))
         encoded[first : first + batch] = front_end.encode(blocks.to(device)).half().cpu().numpy()
     return Ragged(encoded, counts)
 
@@ -60,7 +60,7 @@ def encode_blocks(front_end: FrontEnd, logmels: LogMels, batch: int = 512) -> Ra
 def step_flops(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
     """Floating-point operations of the matrix products and convolutions of one training step, forward and backward.
 
-    Attention is counted as the products that it is made of, whichever kernel would run.
+    Attention is counted as its matrix products, whichever kernel would run.
     """
     device, training = next(model.parameters()).device, model.training
     model.eval()  # nothing is gathered from other processes

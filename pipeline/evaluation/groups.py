@@ -7,50 +7,50 @@ import pandas as pd
 
 from calm.asr import transcripts
 from calm.evaluation import metrics
-from pipeline.evaluation.predictions import Evaluation, Run
+from pipeline.evaluation.predictions import CorpusEvaluation, Predictions
 
 SECONDS = (2.0, 4.0, 8.0)
 ERRORS = (0.0, 0.2)  # word error rate of an utterance
 METRIC = "weighted_accuracy"
 
 
-def rows(runs: list[Run], made: Evaluation, texts: Path, language: str) -> list[dict]:
-    """Rows of `buckets.json`: run, what the utterances are parted by, bucket, number of utterances, threshold, metric and value.
+def rows(all_predictions: list[Predictions], evaluation: CorpusEvaluation, texts: Path, language: str) -> list[dict]:
+    """Rows of `groups.json`: predictions' names, by what the utterances are parted, group, its size, threshold, metric and value.
 
     Args:
-        texts: folder of `transcribe`; utterances whose text has no reference, or is the reference, are in no bucket of word errors.
+        texts: folder of `transcribe`; utterances whose text has no reference, or is the reference, are in no group of word errors.
     """
-    if "test" not in made.truth:
+    if "test" not in evaluation.truth:
         return []
-    truth, found = made.truth["test"], []
+    truth, lines = evaluation.truth["test"], []
     parted = {"gender": truth.table["gender"], "duration": by_duration(truth.table["duration"])}
     parted["wer"] = by_errors(truth.table["id"], texts, language)
-    for one in runs:
-        if one.system.variant not in ("calm", "calm_frozen"):
+    for predictions in all_predictions:
+        if predictions.system.variant not in ("calm", "calm_frozen"):
             continue
-        answered = one.answered("test")
+        present = predictions.present("test")
         for by, names in parted.items():
             for name in names.dropna().unique():
-                chosen = answered & (names == name).to_numpy(bool)
+                chosen = present & (names == name).to_numpy(bool)
                 for threshold in ("tuned", "0.5"):
-                    decisions = one.decisions.get(("test", threshold))
+                    decisions = predictions.decisions.get(("test", threshold))
                     if decisions is None or not chosen.any():
                         continue
-                    value = metrics.decided(truth.targets[chosen], decisions[chosen], made.classes).values.get(METRIC)
-                    about = {"by": by, "bucket": name, "n": int(chosen.sum()), "threshold": threshold, "metric": METRIC}
-                    found.append({**one.name, **about, "value": value})
-    return found
+                    value = metrics.decided(truth.targets[chosen], decisions[chosen], evaluation.classes).values.get(METRIC)
+                    group = {"by": by, "bucket": name, "n": int(chosen.sum()), "threshold": threshold, "metric": METRIC}
+                    lines.append(predictions.columns | group | {"value": value})
+    return lines
 
 
 def by_duration(seconds: pd.Series) -> pd.Series:
-    """Names of the buckets, shortest first in their order."""
+    """Names of the groups by duration, the shortest first."""
     edges = [0.0, *SECONDS, np.inf]
     names = [f"under {SECONDS[0]:g} s", *(f"{low:g}-{high:g} s" for low, high in zip(SECONDS, SECONDS[1:], strict=False))]
     return pd.cut(seconds, edges, right=False, labels=[*names, f"from {SECONDS[-1]:g} s"]).astype(object)
 
 
 def by_errors(ids: pd.Series, texts: Path, language: str) -> pd.Series:
-    """Names of the buckets by each utterance's word error rate; null where it has no reference."""
+    """Names of the groups by each utterance's word error rate; null if it has no reference."""
     file = texts / "texts.parquet"
     if not file.exists():
         return pd.Series([None] * len(ids), dtype=object)

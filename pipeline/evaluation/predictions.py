@@ -1,4 +1,4 @@
-"""What `evaluate` evaluates: the labelled utterances of a corpus, and the answers of every head and baseline to them."""
+"""What `evaluate` evaluates: the labelled utterances of a corpus, and the predictions of every head and baseline for them."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,31 +10,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from calm.corpora.utterances import read_table
+from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import metrics
 
 SPLITS = ("validation", "test")
-NAMED = 20  # ids that the notes name of those that a run lacks; they count all
-
-
-TABLES = {  # of the paper, by variant and modality ("": any): of MOSEI and of MSP-Podcast
-    "1 3": {"chance": "", "bert_only": "", "mm_bert_cnn": "", "joint_transformer": "", "calm": "both"},
-    "2": {"no_pretraining": "both", "mm_only": "both", "calp_only": "both", "calm": "both", "calm_ood": "both", "calm_in_domain": ""},
-    "5 6": {"no_calp_text": "audio", "calm": "audio"},
-    "7 8": {"no_calp_text": "audio", "calm": ""},
-    "9 10": {"labels_20": "", "labels_40": "", "labels_60": "", "labels_80": "", "calm": "both"},
-    "11 12": {"patch_2x64": "", "patch_20x8": "", "calm": "both"},
-}
-
-
-def tables_of(variant: str, modality: str) -> str:
-    """Numbers of the paper's tables that a row stands in, "1 3 2"; "" for none."""
-    name = variant.removesuffix("_frozen")
-    return " ".join(numbers for numbers, rows in TABLES.items() if rows.get(name) in ("", modality))
+NAMED = 20  # ids of utterances without a prediction that the notes name; they count all
 
 
 class System(NamedTuple):
-    """What is compared: the runs of all its seeds."""
+    """What is compared: a head or baseline, with all its seeds."""
 
     variant: str
     lm: str  # its language model's name in the tables; "-" for baselines
@@ -50,29 +34,29 @@ class Truth:
 
 
 @dataclass
-class Run:
-    """One head or baseline of one seed: its answers on each split, and what `evaluate` makes of them."""
+class Predictions:
+    """Those of one head or baseline of one seed on each split, and what was decided by them."""
 
     system: System
     seed: int
     logits: dict[str, np.ndarray]  # split -> (utterances, classes), finite
-    probabilities: dict[str, np.ndarray]  # split -> (utterances, classes); a row of NaN where the run has no answer
+    probabilities: dict[str, np.ndarray]  # split -> (utterances, classes); a row of NaN where there is no prediction
     thresholds: np.ndarray | None = None
     decisions: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # (split, threshold) -> bool (utterances, classes)
 
-    def answered(self, split: str) -> np.ndarray:
-        """Which utterances have an answer: bool (utterances,)."""
+    def present(self, split: str) -> np.ndarray:
+        """Which utterances have a prediction: bool (utterances,)."""
         return np.isfinite(self.probabilities[split]).all(axis=1)
 
     @property
-    def name(self) -> dict:
-        """Its columns in every table."""
+    def columns(self) -> dict:
+        """Variant, language model, modality and seed, as every table has them."""
         return {**self.system._asdict(), "seed": self.seed}
 
 
 @dataclass
-class Evaluation:
-    """The corpus, and what is written of it."""
+class CorpusEvaluation:
+    """A corpus, the truth, and what is written about its predictions."""
 
     corpus: str
     synthetic: bool
@@ -84,59 +68,69 @@ class Evaluation:
     left_out: dict = field(default_factory=lambda: defaultdict(list))
 
 
-def read_truth(path: Path, corpus: str, synthetic: bool) -> Evaluation:
-    """Labelled utterances of validation and test; raises ValueError where there are none."""
+def read_truth(path: Path, corpus: str, synthetic: bool) -> CorpusEvaluation:
+    """Labelled utterances of validation and test; raises ValueError if there are none."""
     table = read_table(path, ["id", "speaker", "split", "labels", "gender", "duration"])
-    classes, truth, counted = table.attrs["classes"], {}, {}
+    classes, truth, counts = table.attrs["classes"], {}, {}
     for split in SPLITS:
-        of = table[table["split"] == split]
-        rows = of[of["labels"].notna()].reset_index(drop=True)
-        targets = metrics.multi_hot(rows["labels"], classes, table.attrs["one_hot"])
+        part = table[table["split"] == split]
+        rows = part[part["labels"].notna()].reset_index(drop=True)
+        targets = multi_hot(rows["labels"], classes, table.attrs["one_hot"])
         positives = dict(zip(classes, targets.sum(axis=0).tolist(), strict=True))
-        counted[split] = {"labelled": len(rows), "unlabelled": len(of) - len(rows), "speakers": rows["speaker"].nunique()}
-        counted[split]["positives"] = positives
+        counts[split] = {"labelled": len(rows), "unlabelled": len(part) - len(rows), "speakers": rows["speaker"].nunique()}
+        counts[split]["positives"] = positives
         if len(rows):
             truth[split] = Truth(rows, targets)
             never = metrics.decided(targets, np.zeros_like(targets), classes).values
-            counted[split]["never_anything"] = {name: never[name] for name in metrics.OF_COUNTS if name in never}
+            counts[split]["never_anything"] = {name: never[name] for name in metrics.OF_COUNTS if name in never}
     if not truth:
         raise ValueError(f"{path} has no labelled utterance in validation or test: there is nothing to evaluate on")
-    made = Evaluation(corpus, synthetic, classes, table.attrs["one_hot"], truth)
-    made.notes = {"corpus": corpus, "synthetic": synthetic, "classes": classes, "one_hot": made.one_hot, "utterances": counted}
-    return made
+    evaluation = CorpusEvaluation(corpus, synthetic, classes, table.attrs["one_hot"], truth)
+    evaluation.notes = {
+        "corpus": corpus,
+        "synthetic": synthetic,
+        "classes": classes,
+        "one_hot": evaluation.one_hot,
+        "utterances": counts,
+        "missing": [],
+    }
+    return evaluation
 
 
-def read_runs(file: Path, lm: str, made: Evaluation) -> Iterator[Run]:
-    """Runs of one file of logits. Utterances that a run lacks, or whose logits are no numbers, are noted; unlabelled ones are left.
+def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Iterator[Predictions]:
+    """Predictions of one file of logits, by variant, modality and seed.
+
+    Labelled utterances without a prediction, or whose logits are not finite, are noted; predictions of unlabelled ones are left out.
 
     Raises ValueError for logits of another number of classes and for an utterance that stands twice.
     """
     table = pq.read_table(file, columns=["id", "split", "variant", "modality", "seed", "logits"])
     lists = table.column("logits").combine_chunks()
     logits, lengths = lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy(zero_copy_only=False)
-    if (lengths != len(made.classes)).any():
-        found = ", ".join(map(str, sorted(set(lengths.tolist()))))
-        raise ValueError(f"{file} has rows of {found} logits, the corpus has {len(made.classes)} classes: run its stage anew")
-    logits = logits.reshape(-1, len(made.classes)).astype(np.float64)
-    about = table.drop_columns("logits").to_pandas()
-    for (variant, modality, seed), rows in about.groupby(["variant", "modality", "seed"], sort=True).indices.items():
-        one, of = Run(System(variant, lm, modality), int(seed), {}, {}), about.iloc[rows]
-        for split, truth in made.truth.items():
-            chosen = (of["split"] == split).to_numpy()
-            place = pd.Index(truth.table["id"]).get_indexer(of["id"][chosen])
+    classes = len(evaluation.classes)
+    if (lengths != classes).any():
+        numbers = ", ".join(map(str, sorted(set(lengths.tolist()))))
+        raise ValueError(f"{file} has rows of {numbers} logits, the corpus has {classes} classes: run its stage again")
+    logits = logits.reshape(-1, classes).astype(np.float64)
+    frame = table.drop_columns("logits").to_pandas()
+    for (variant, modality, seed), rows in frame.groupby(["variant", "modality", "seed"], sort=True).indices.items():
+        predictions, part = Predictions(System(variant, lm, modality), int(seed), {}, {}), frame.iloc[rows]
+        for split, truth in evaluation.truth.items():
+            chosen = (part["split"] == split).to_numpy()
+            place = pd.Index(truth.table["id"]).get_indexer(part["id"][chosen])
             known = place >= 0  # others are not labelled
             if len(np.unique(place[known])) < known.sum():
-                raise ValueError(f"{file} has two rows for one utterance of {variant}, {modality}, seed {seed}: run its stage anew")
-            answers = np.full(truth.targets.shape, np.nan)
-            answers[place[known]] = logits[rows[chosen]][known]
-            finite = np.isfinite(answers).all(axis=1, keepdims=True)
-            one.logits[split] = np.where(finite, answers, 0)
-            one.probabilities[split] = np.where(finite, _sigmoid(one.logits[split]), np.nan)
+                raise ValueError(f"{file} has two rows for one utterance of {variant}, {modality}, seed {seed}: run its stage again")
+            placed = np.full(truth.targets.shape, np.nan)
+            placed[place[known]] = logits[rows[chosen]][known]
+            finite = np.isfinite(placed).all(axis=1, keepdims=True)
+            predictions.logits[split] = np.where(finite, placed, 0)
+            predictions.probabilities[split] = np.where(finite, _sigmoid(predictions.logits[split]), np.nan)
             if not finite.all():
                 lacking = truth.table["id"][~finite[:, 0]]
-                about_it = {"utterances": len(lacking), "ids": lacking[:NAMED].tolist()}
-                made.notes["missing"].append({**one.name, "split": split, **about_it})
-        yield one
+                note = {"split": split, "utterances": len(lacking), "ids": lacking[:NAMED].tolist()}
+                evaluation.notes["missing"].append(predictions.columns | note)
+        yield predictions
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ def wait() -> None:
 def arguments(processes: int, options: Sequence[str], stop_seconds: float) -> list[str]:
     """Options of torchrun for so many processes of this host: alone, unless the given options name the other hosts."""
     alone = not any(option.replace("_", "-").startswith(HOSTS) for option in options)
-    made = ["--standalone"] * alone + ["--nproc-per-node", str(processes), "--shutdown-timeout", str(max(1, round(stop_seconds)))]
-    return [*made, *options]
+    processes_options = ["--standalone"] * alone + ["--nproc-per-node", str(processes), "--shutdown-timeout", str(max(1, round(stop_seconds)))]
+    return [*processes_options, *options]
 
 
 def replace(processes: int, options: Sequence[str], stop_seconds: float) -> NoReturn:
@@ -45,10 +45,10 @@ def replace(processes: int, options: Sequence[str], stop_seconds: float) -> NoRe
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each process warns that it looks for parameters without gradient
     module = sys.modules["__main__"].__spec__.name
-    given = [*arguments(processes, options, stop_seconds), "--module", module, *sys.argv[1:]]
+    run_options = [*arguments(processes, options, stop_seconds), "--module", module, *sys.argv[1:]]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvp(sys.executable, [sys.executable, "-m", "pipeline.execution.torchrun", *given])
+    os.execvp(sys.executable, [sys.executable, "-m", "pipeline.execution.torchrun", *run_options])
 
 
 def main() -> None:

@@ -1,15 +1,28 @@
-"""Processes of few threads each, here or on a Dask cluster, and results in order without holding more than a few: for all stages."""
+"""Worker processes of few threads each, and what they do."""
 
 import contextlib
 import multiprocessing
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
-_turn = 0
+
+class Worker(ABC):
+    """What every process of a pool does: `set_up` once before its first item, then a call an item.
+
+    An object travels to the processes by pickle before it is set up, so it holds settings and paths until then, and no models.
+    """
+
+    def set_up(self, number: int) -> None:  # noqa: B027, most need nothing
+        """Load what the calls need. `number`: of the process in its pool, from 0; by it each takes a GPU of its own."""
+
+    @abstractmethod
+    def __call__(self, item: Any) -> Any:
+        """The result of one item."""
 
 
 def cores() -> int:
@@ -17,30 +30,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class LocalPool:
+    """Processes on this machine."""
+
+    def __init__(self, executor: ProcessPoolExecutor, processes: int):
+        self.executor, self.ahead = executor, 4 * processes
+
+    def submit(self, item: Any) -> Future:
+        """One item, for the next process that is free."""
+        return self.executor.submit(_call, item)
+
+
 @contextlib.contextmanager
-def processes(
-    workers: int, initializer: Callable | None = None, *arguments: object, threads: int = 1, dask: str | None = None
-) -> Iterator[Executor]:
-    """A pool of processes whose numeric libraries use so many threads each.
+def local(worker: Worker, processes: int, threads: int) -> Iterator[LocalPool]:
+    """Processes whose numeric libraries use so many threads each.
 
-    Args:
-        initializer: called with the arguments in every process before its first task.
-        dask: address of a scheduler; its workers, as many as there are, then take the place of the processes.
-
-    On an error, and when the stage is stopped, what waits is dropped and what runs gets SIGTERM: training writes a checkpoint and ends.
-
-    Raises OSError where a process was killed, or the cluster is of no use.
+    After an error, and when the stage is stopped, waiting items are dropped, and busy processes get SIGTERM, on which training writes a
+    checkpoint and ends. Raises OSError if a process was killed.
     """
-    if dask:
-        from pipeline.execution import dask_cluster
-
-        with dask_cluster.connect(dask, threads, initializer, arguments) as pool:
-            yield pool
-        return
     context = _context()
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(context.Value("i", 0), threads, initializer, arguments))
+    started = context.Value("i", 0)
+    executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(started, threads, worker))
     try:
-        yield pool
+        yield LocalPool(executor, processes)
     except BrokenProcessPool:
         raise OSError("a worker process was killed, most often because memory ran out: set fewer workers in params.yaml") from None
     except BaseException:
@@ -48,24 +60,7 @@ def processes(
             process.terminate()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def turn() -> int:
-    """Number of this process in its pool, from 0; by it each takes a GPU of its own. 0 outside a pool."""
-    return _turn
-
-
-def in_order(pool: Executor, function: Callable, tasks: Iterable, ahead: int) -> Iterator:
-    """`function` of every task, in the order of the tasks; at most `ahead`, or what keeps a cluster busy, are under way or wait to be
-    taken."""
-    waiting = deque()
-    for task in tasks:
-        waiting.append(pool.submit(function, task))
-        if len(waiting) >= max(ahead, getattr(pool, "ahead", 0)):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        executor.shutdown(cancel_futures=True)
 
 
 def _context() -> multiprocessing.context.BaseContext:
@@ -77,17 +72,31 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _start(turns, threads: int, initializer: Callable | None, arguments: tuple) -> None:
-    global _turn
-    with turns.get_lock():
-        _turn, turns.value = turns.value, turns.value + 1
-    prepare(threads, initializer, arguments)
+class Process:
+    """A worker in its own process. It is set up at its first item, so that an error on the way reaches the stage."""
+
+    def __init__(self, worker: Worker, number: int, threads: int):
+        self.worker, self.number, self.threads, self.ready = worker, number, threads, False
+
+    def __call__(self, item: Any) -> Any:
+        if not self.ready:
+            from threadpoolctl import threadpool_limits
+
+            self.worker.set_up(self.number)
+            threadpool_limits(self.threads)  # after the imports of the set-up: it limits the libraries that are loaded
+            self.ready = True
+        return self.worker(item)
 
 
-def prepare(threads: int, initializer: Callable | None, arguments: tuple) -> None:
-    """Make this process ready for the tasks of a stage."""
-    from threadpoolctl import threadpool_limits
+_process: Process  # in each process of a pool, the one thing that it is there for
 
-    if initializer:
-        initializer(*arguments)
-    threadpool_limits(threads)  # after the imports of the initializer: it limits the libraries that are loaded
+
+def _begin(started, threads: int, worker: Worker) -> None:
+    global _process
+    with started.get_lock():
+        number, started.value = started.value, started.value + 1
+    _process = Process(worker, number, threads)
+
+
+def _call(item: Any) -> Any:
+    return _process(item)

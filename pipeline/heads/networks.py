@@ -1,56 +1,45 @@
-"""What heads stand on: the conditions of the tables' rows, and the networks, batches and encoded blocks of each."""
+"""The networks that heads stand on, and the batches and encoded blocks of each condition."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
-from transformers import BertModel
+from transformers import PreTrainedModel
 
 from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
 from calm.data.ragged import Ragged
-from calm.models.front_ends import FRONT_ENDS
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
-from calm.models.language_model import load_language_model, load_tokenizer
+from calm.models.language_model import load_language_model, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
+from calm.models.text_encoders import places
 from calm.training.forward import encode_blocks
 from pipeline import factory, paths
-from pipeline.settings import Head, HeadRow, Settings
+from pipeline.heads.conditions import Condition
+from pipeline.state import Visible
 
 TASK = "emotion"  # name of the head in the saved model
 
 
-@dataclass(frozen=True)
-class Condition:
-    """One row of the tables, what is trained, and what goes in."""
-
-    name: str  # the variant's name in the tables
-    row: HeadRow
-    tuning: str  # "frozen" or "unfrozen"
-    modality: str  # "audio", "text" or "both"
-
-    @property
-    def random(self) -> bool:
-        """Whether the front end is drawn anew by every seed."""
-        return self.row.network != "calm" or self.row.start == "language_model"
-
-
-class Bench:
+class Networks:
     """What all conditions of a stage share: the examples, the language model, and the blocks encoded by each SpecTran.
 
-    `settings` are those of the stage's model and corpus.
+    Args:
+        settings: what the stage sees of them.
+        corpus, model: of the entry of `heads`.
+        folder: for what is computed once for all runs.
     """
 
-    def __init__(self, settings: Settings, corpus: str, model: str, folder: Path):
+    def __init__(self, settings: Visible, corpus: str, model: str, folder: Path):
         self.settings, self.corpus, self.model, self.folder = settings, corpus, model, folder
         self.examples = factory.examples(settings, [corpus])
-        given = settings.models[model]
-        self.language_model = load_language_model(given.language_model, given.layers)
-        self.tokenizer = load_tokenizer(given.language_model)
+        model_settings = settings.models[model]
+        self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
+        self.tokenizer = load_tokenizer(model_settings.language_model)
         self.tokens = tokenise(self.tokenizer, self.examples.table["text"])
         self.targets = self.examples.targets()
         self.splits = {split: self.examples.rows(split, labelled=True) for split in ("train", "validation", "test")}
@@ -61,11 +50,22 @@ class Bench:
     def network(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
         """A model with fresh heads, and the weights that its condition starts from."""
         torch.manual_seed(seed)
-        heads = {TASK: list(self.examples.classes)}
-        one_hot = [TASK] if self.examples.one_hot else []
-        corpora = [self.corpus, *self.settings.pretraining_corpora(self.model)]
-        changes = {"one_hot": one_hot, "modality": condition.modality, "front_end": front_end(condition.row)}
-        config = factory.config(self.settings, self.language_model, corpora, heads, **changes)
+        section = self.settings.head
+        config = factory.config(
+            self.settings,
+            self.language_model,
+            [self.corpus, *self.settings.pretraining],
+            factory.channels(self.examples),
+            heads={TASK: list(self.examples.classes)},
+            one_hot=[TASK] if self.examples.one_hot else [],
+            modality=condition.modality,
+            front_end=condition.front_end,
+            head_hidden=section.hidden,
+            head_dropout=section.dropout,
+            head_pooling=section.pooling,
+            head_standardise=section.standardise,
+            **special_ids(self.tokenizer),
+        )
         if condition.row.network == "joint_transformer":
             words = self.language_model.get_input_embeddings().weight
             return JointTransformerForSequenceClassification(config, words).to(factory.device())
@@ -89,31 +89,32 @@ class Bench:
         return CalmForMaskedPretraining.from_pretrained(paths.pretrained(self.model)).calm.state_dict()
 
     @cached_property
-    def aligned_language_model(self) -> BertModel:
-        """The language model after CALP, which may have trained it along."""
-        along = paths.calp(self.model) / "language_model"
-        return load_language_model(str(along)) if along.exists() else self.language_model
+    def aligned_language_model(self) -> PreTrainedModel:
+        """The language model after CALP, which may have trained it too."""
+        trained = paths.calp(self.model) / "language_model"
+        return load_language_model(str(trained)) if trained.exists() else self.language_model
 
     def train_rows(self, condition: Condition) -> np.ndarray:
         """Rows of the training split whose labels the condition may see."""
         rows = self.splits["train"]
         return rows[nested(self.targets[rows], condition.row.labels, self.settings.seeds[0])]
 
-    def along(self, condition: Condition) -> bool:
+    def trains_front_end(self, condition: Condition) -> bool:
         """Whether the front end is trained with the head."""
         if condition.row.network != "calm":
             return True
         return condition.tuning == "unfrozen" and condition.modality != "text" and self.settings.head.train_spectran
 
     def collator(self, condition: Condition, network: CalmForSequenceClassification, changed: bool = False) -> SequenceCollator:
-        """Batches of the condition's modality; blocks are encoded before, unless the front end is trained along.
+        """Batches of the condition's modality; blocks are encoded before, unless the front end is trained.
 
         Args:
-            changed: log-mel that a generator changes as `head.augment` says, for a front end that stays as it is.
+            changed: the log-mel is changed by a generator as `head.augment` says, for a front end that is not trained.
         """
         section = self.settings.head
-        whole = SequenceCollator(self.examples.logmels, self.tokens, None, condition.modality, self.targets, section.max_tokens)
-        if changed or self.along(condition):
+        most = min(section.max_tokens, places(self.language_model))
+        whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most)
+        if changed or self.trains_front_end(condition):
             return replace(whole, augment=factory.augmentation(section.augment))
         return whole if condition.modality == "text" else replace(whole, encoded=self.encoded(condition, network))
 
@@ -125,28 +126,13 @@ class Bench:
         file, ids = self.folder / f"encoded-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                encode_blocks(network.calm.spectran, self.examples.logmels).write(file, ids)
+                encode_blocks(network.calm.spectran, self.examples.frames).write(file, ids)
         return Ragged.read(file, ids)
-
-
-def front_end(row: HeadRow) -> str:
-    """What makes the acoustic tokens of a row's network."""
-    return row.network if row.network in FRONT_ENDS else "spectran"
 
 
 def digest(module: torch.nn.Module) -> str:
     """What tells one set of weights from another."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     for tensor in module.state_dict().values():
-        found.update(tensor.cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
-def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:
-    """Every combination that the settings ask for, those of frozen heads first."""
-    found = [
-        Condition(name if tuning == "unfrozen" else f"{name}_frozen", row, tuning, modality)
-        for name, row in rows.items()
-        for tuning, modality in row.conditions(head)
-    ]
-    return sorted(found, key=lambda condition: condition.tuning != "frozen")
+        content.update(tensor.cpu().numpy().tobytes())
+    return content.hexdigest()[:16]

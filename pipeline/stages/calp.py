@@ -1,121 +1,137 @@
 """CALP (4.3): train SpecTran against the frozen language model, with equation 2; then retrieve held-out texts and blocks."""
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from calm import storage
 from calm.data.batching import PairCollator, tokenise
 from calm.data.examples import Examples
 from calm.evaluation.retrieval import retrieval
 from calm.inference.processing import CalmProcessor
-from calm.models.language_model import load_language_model, load_tokenizer, text_vectors
+from calm.models.language_model import MOST_TOKENS, load_language_model, load_tokenizer, pool_text, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining, count
-from calm.storage import write_parquet
+from calm.models.multimodal import ordinary_permissions
+from calm.models.text_encoders import places
+from calm.storage import write_json, write_parquet
 from calm.training.trainer import train
-from pipeline import factory, inputs, paths, stage
+from pipeline import factory, inputs, paths
 from pipeline.settings import Settings
-from pipeline.tracking import tracker
+from pipeline.stage import checkpoints, measure, whole
+from pipeline.state import Visible, address, visible
+from pipeline.tracking.tracker import TrackedRun, stage_run
 
 
 def run(settings: Settings, name: str) -> str:
     """Train CALP for the model `name`; writes its weights and `metrics.json`."""
-    settings, given = settings.for_model(name), settings.models[name]
-    out, corpora = paths.calp(name), settings.pretraining_corpora(name)
-    begin = time.monotonic()
-    examples = factory.examples(settings, corpora)
-    language_model = load_language_model(given.language_model, given.layers).to(factory.device())
-    tokenizer = load_tokenizer(given.language_model)
-    collator = pairs(settings, examples, language_model, tokenizer)
-    torch.manual_seed(settings.seeds[0])
-    model = contrastive(settings, language_model, corpora)
-    folders = [paths.features(corpus) for corpus in corpora] + [paths.texts(corpus) for corpus in corpora]
+    seen = visible(settings, "calp", name)
+    model, corpora, seed = seen.models[name], seen.pretraining, seen.seeds[0]
+    params = {"calp": seen.calp, "spectran": seen.spectran, "model": model, "corpora": corpora}
+    data = [paths.features(corpus) for corpus in corpora] + [paths.texts(corpus) for corpus in corpora]
+    data += [paths.utterances(corpus) for corpus in corpora]
     with (
-        stage.checkpoints(f"calp@{name}", settings.seeds[0], given, settings.spectran, settings.calp, *folders) as checkpoints,
-        tracker.stage_run(
-            settings,
-            name,
-            {"calp": settings.calp, "spectran": settings.spectran, "model": given, "corpora": corpora},
-            factory.synthetic(settings, corpora),
-            settings.seeds[0],
-        ) as tracked,
-        stage.whole(out) as folder,
+        checkpoints(settings, "calp", name, *data) as work,
+        stage_run(seen, name, params, factory.synthetic(seen, corpora), seed) as tracked,
+        whole(paths.calp(name)) as folder,
     ):
-        rows, untrained, curve, retrieved = trainable(settings, examples), embedded(model, examples, collator), [], []
-        if given.aligned:
-            curve = train(
-                model,
-                rows,
-                collator,
-                factory.schedule(settings.calp),
-                checkpoints,
-                settings.seeds[0],
-                held_out=examples.rows("validation"),
-                callbacks=[tracked.callback()],
-                title=f"CALP {name}",
-            )
-            retrieved = retrieve(model, examples, collator)
-            write_parquet(space(examples, untrained, embedded(model, examples, collator)), folder / "space.parquet")
-        metrics = {
-            "language_model": given.language_model,
-            "layers": language_model.config.num_hidden_layers,
-            "text_vector": settings.calp.text_vector,
-            "corpora": corpora,
-            "synthetic": factory.synthetic(settings, corpora),
-            "seed": settings.seeds[0],
-            "seconds": time.monotonic() - begin,
-            "device": str(factory.device()),
-            "hours": factory.hours(settings, corpora),
-            "flops": factory.flops(model, collator, rows, settings.calp) if given.aligned else 0.0,
-            "parameters": {"spectran": count(model.spectran), "projections": count(model, model.spectran)},
-            "curve": curve,
-            "retrieval": retrieved,
-            "mlflow_run": tracked.id,
-        }
-        save(model, folder)
-        CalmProcessor(inputs.extractor(settings.spectran, corpora), tokenizer).save_pretrained(folder)
-        storage.write_json(metrics, folder / "metrics.json")
-        for row in retrieved:
-            title = f"{row['corpus']} {row['split']} {row['pair']}"
-            tracked.log({f"{title} {key}": value for key, value in row.items() if isinstance(value, int | float)})
+        metrics = calp(seen, name, work, tracked, folder)
+        write_json(metrics, folder / "metrics.json")
+        track(metrics["retrieval"], tracked)
         tracked.artifact(folder)
+        measure(address("calp", name), device=str(factory.device()), mlflow_run=tracked.id)
+    return summary(name, metrics)
+
+
+def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: Path) -> dict:
+    """Train, retrieve, and save the model with its processor and the shared space to `folder`; returns the metrics."""
+    model_settings, corpora, seed = settings.models[name], settings.pretraining, settings.seeds[0]
+    examples = factory.examples(settings, corpora)
+    language_model = load_language_model(model_settings.language_model, model_settings.layers).to(factory.device())
+    tokenizer = load_tokenizer(model_settings.language_model)
+    collator = pairs(settings, examples, language_model, tokenizer)
+    torch.manual_seed(seed)
+    model = contrastive(settings, language_model, corpora, factory.channels(examples))
+    rows, untrained, curve, retrieved = trainable(settings, examples), embedded(model, examples, collator), [], []
+    if model_settings.aligned:
+        curve = train(
+            model,
+            rows,
+            collator,
+            factory.schedule(settings.calp),
+            work,
+            seed,
+            held_out=examples.rows("validation"),
+            callbacks=[tracked.callback()],
+            title=f"CALP {name}",
+        )
+        retrieved = retrieve(model, examples, collator)
+        write_parquet(space(examples, untrained, embedded(model, examples, collator)), folder / "space.parquet")
+    metrics = {
+        "language_model": model_settings.language_model,
+        "layers": language_model.config.num_hidden_layers,
+        "text_vector": settings.calp.text_vector,
+        "corpora": corpora,
+        "synthetic": factory.synthetic(settings, corpora),
+        "seed": seed,
+        "hours": factory.hours(corpora),
+        "flops": factory.flops(model, collator, rows, settings.calp) if model_settings.aligned else 0.0,
+        "parameters": {"spectran": count(model.spectran), "projections": count(model, model.spectran)},
+        "curve": curve,
+        "retrieval": retrieved,
+    }
+    save(model, folder)
+    CalmProcessor(inputs.extractor(settings.spectran, corpora, min(MOST_TOKENS, places(language_model))), tokenizer).save_pretrained(folder)
+    return metrics
+
+
+def track(retrieved: list[dict], tracked: TrackedRun) -> None:
+    """Retrieval's figures as metrics of MLflow."""
+    for row in retrieved:
+        title = f"{row['corpus']} {row['split']} {row['pair']}"
+        tracked.log({f"{title} {key}": value for key, value in row.items() if isinstance(value, int | float)})
+
+
+def summary(name: str, metrics: dict) -> str:
+    """One line on what came out."""
+    epochs, retrieved = len(metrics["curve"]), metrics["retrieval"]
     if not retrieved:
-        return f"{name}: {len(curve)} epochs of CALP in {metrics['seconds']:.0f} s, and no held-out utterance to retrieve"
+        return f"{name}: {epochs} epochs of CALP, and no held-out utterance to retrieve"
     text = next((row for row in retrieved if row["pair"] == "audio to text" and row["split"] == "test"), retrieved[0])
     return (
-        f"CALP {name}: {len(curve)} epochs in {metrics['seconds']:.0f} s; held-out {text['pair']} on {text['corpus']}: "
-        f"{text['recall_at_10']:.1%} in the first 10 of {text['n']} (chance {text['chance_recall_at_10']:.1%})"
+        f"CALP {name}: {epochs} epochs; held-out {text['pair']} on {text['corpus']}: {text['recall_at_10']:.1%} in the first 10 of "
+        f"{text['n']} (chance {text['chance_recall_at_10']:.1%})"
     )
 
 
-def contrastive(settings: Settings, language_model, corpora: list[str]) -> CalmForContrastivePretraining:
-    """An untrained model of the loss; it holds the language model only where that is trained along."""
-    along = language_model if settings.calp.train_language_model else None
-    return CalmForContrastivePretraining(factory.config(settings, language_model, corpora), along, settings.calp.text_vector)
+def contrastive(settings: Visible, language_model, corpora: list[str], channels: int) -> CalmForContrastivePretraining:
+    """An untrained model; it holds the language model only where that is trained too."""
+    trained = language_model if settings.calp.train_language_model else None
+    options = {"projection": settings.calp.projection, "text_pooling": settings.calp.text_vector}
+    config = factory.config(settings, language_model, corpora, channels, **options)
+    return CalmForContrastivePretraining(config, trained, factory.contrastive(settings.calp))
 
 
-def pairs(settings: Settings, examples: Examples, language_model, tokenizer) -> PairCollator:
-    """Batches of pairs, with T_i computed once where the language model is frozen."""
+def pairs(settings: Visible, examples: Examples, language_model, tokenizer) -> PairCollator:
+    """Batches of pairs, with T_i computed once if the language model is frozen."""
     texts, augment = list(examples.table["text"]), factory.augmentation(settings.calp.augment)
     if settings.calp.train_language_model:
-        return PairCollator(examples.logmels, texts, None, tokenise(tokenizer, texts), tuple(tokenizer.all_special_ids), augment)
+        return PairCollator(examples.frames, texts, None, tokenise(tokenizer, texts), tuple(tokenizer.all_special_ids), augment)
     vectors = text_vectors(language_model, tokenizer, texts, settings.calp.text_vector)
-    return PairCollator(examples.logmels, texts, vectors, augment=augment)
+    return PairCollator(examples.frames, texts, vectors, augment=augment)
 
 
-def trainable(settings: Settings, examples: Examples) -> np.ndarray:
+def trainable(settings: Visible, examples: Examples) -> np.ndarray:
     """Rows of the training split, without those of one block where the settings drop them."""
     rows = examples.rows("train")
-    return rows[examples.logmels.blocks[rows] > 1] if settings.calp.short == "drop" else rows
+    return rows[examples.frames.blocks[rows] > 1] if settings.calp.short == "drop" else rows
 
 
 def save(model: CalmForContrastivePretraining, folder: Path) -> None:
     """SpecTran and projections; a language model that was trained along lies beside them."""
     if model.language_model is not None:
         model.language_model.save_pretrained(folder / "language_model")
+        ordinary_permissions(folder / "language_model")
         model.language_model = None
     model.save_pretrained(folder)
 
@@ -132,9 +148,9 @@ def retrieve(model: CalmForContrastivePretraining, examples: Examples, collator:
             if len(spoken) > 1:
                 audio = utterance_vectors(model, examples, spoken)
                 texts = model.embed_text(text_inputs(model, collator, spoken))
-                found = retrieval(audio, texts.cpu().numpy(), groups=collator.text_index[spoken].numpy())
-                rows.append({"corpus": corpus, "split": split, "pair": "audio to text", **found})
-            several = chosen[examples.logmels.blocks[chosen] > 1]
+                figures = retrieval(audio, texts.cpu().numpy(), groups=collator.text_index[spoken].numpy())
+                rows.append({"corpus": corpus, "split": split, "pair": "audio to text", **figures})
+            several = chosen[examples.frames.blocks[chosen] > 1]
             if len(several) > 1:
                 anchor, neighbour = (model.embed_audio(part.to(model.device)).cpu().numpy() for part in collator.pairs(several, None))
                 rows.append({"corpus": corpus, "split": split, "pair": "audio to next block", **retrieval(anchor, neighbour)})
@@ -148,18 +164,18 @@ def embedded(model: CalmForContrastivePretraining, examples: Examples, collator:
     held_out = np.flatnonzero(examples.table["split"].isin(("validation", "test")))
     chosen = held_out[np.unique(np.linspace(0, len(held_out) - 1, min(most, len(held_out))).round().astype(int))]
     audio, texts = utterance_vectors(model, examples, chosen), model.embed_text(text_inputs(model, collator, chosen)).cpu().numpy()
-    said = [text if has else None for text, has in zip(texts.astype(np.float16), collator.has_text[chosen].tolist(), strict=True)]
+    spoken = [text if has else None for text, has in zip(texts.astype(np.float16), collator.has_text[chosen].tolist(), strict=True)]
     half = pa.list_(pa.float16())
-    return pa.table({"row": chosen, "audio": pa.array(list(audio.astype(np.float16)), half), "text": pa.array(said, half)})
+    return pa.table({"row": chosen, "audio": pa.array(list(audio.astype(np.float16)), half), "text": pa.array(spoken, half)})
 
 
 def space(examples: Examples, before: pa.Table, after: pa.Table) -> pa.Table:
     """What CALP made of the shared space: id, corpus, split, and audio_before, text_before, audio_after, text_after."""
     about = examples.table[["id", "corpus", "split"]].iloc[before["row"].to_numpy()].reset_index(drop=True)
     table = pa.Table.from_pandas(about, preserve_index=False)
-    for name, of in (("before", before), ("after", after)):
+    for name, vectors in (("before", before), ("after", after)):
         for modality in ("audio", "text"):
-            table = table.append_column(f"{modality}_{name}", of[modality])
+            table = table.append_column(f"{modality}_{name}", vectors[modality])
     return table
 
 
@@ -167,21 +183,15 @@ def text_inputs(model: CalmForContrastivePretraining, collator: PairCollator, ro
     """T_i of the rows, from the language model where it was trained along."""
     if model.language_model is None:
         return collator.text_vectors[rows].to(model.device)
-    from calm.models.language_model import pool_text
-
     batch = collator(rows)
     inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    return pool_text(model.language_model, inputs, batch["words"].to(model.device), model.text_pooling)
+    return pool_text(model.language_model, inputs, batch["words"].to(model.device), model.config.text_pooling)
 
 
 def utterance_vectors(model: CalmForContrastivePretraining, examples: Examples, rows: np.ndarray) -> np.ndarray:
     """Mean of the normalised vectors of an utterance's blocks in the shared space, (rows, projection)."""
     vectors = []
     for row in rows:
-        blocks = torch.from_numpy(examples.logmels.blocks_of(row)).to(model.device)
+        blocks = torch.from_numpy(examples.frames.blocks_of(row)).to(model.device)
         vectors.append(torch.nn.functional.normalize(model.embed_audio(blocks), dim=-1).mean(0).cpu().numpy())
     return np.stack(vectors)
-
-
-if __name__ == "__main__":
-    stage.start(run, devices="calp", model=lambda settings: settings.models)

@@ -13,19 +13,22 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from calm import storage
 from calm.audio import decoding
+from calm.audio.features import LOG_MEL
 from calm.audio.logmel import LogMel, trim
-from calm.corpora.utterances import Dropped, read_table
-from calm.storage import write_parquet
-from pipeline import paths, stage
-from pipeline.execution import workers
+from calm.corpora.utterances import Dropped
+from calm.storage import read_json, write_json, write_parquet
+from pipeline import paths
+from pipeline.execution.pool import pool
+from pipeline.execution.workers import Worker, cores
 from pipeline.settings import Features, Settings
+from pipeline.stage import checkpoints, whole
+from pipeline.state import visible
 
-GROUP = 16  # utterances a task at least, unless a shard has fewer
+GROUP = 16  # utterances of an item at least, unless a shard has fewer
 SILENCE = 2**-23  # peak to peak: one step of 24 bits
 # Bytes of equal weight beside each other: a quarter less on disk than float16 as it is, and read as fast.
-STORAGE = {"compression": "zstd", "use_dictionary": ["id"], "column_encoding": {"logmel.list.element": "BYTE_STREAM_SPLIT"}}
+STORAGE = {"compression": "zstd", "use_dictionary": ["id"], "column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}}
 
 
 class Unusable(ValueError):
@@ -61,7 +64,7 @@ class Statistics:
 
 @dataclass
 class Shard:
-    """What one shard's rows came to."""
+    """What came of the rows of one shard."""
 
     statistics: Statistics = field(default_factory=Statistics)  # of its training utterances
     frames: int = 0
@@ -69,35 +72,36 @@ class Shard:
 
 
 def run(settings: Settings, corpus: str) -> str:
-    """Features of one corpus; returns the summary. Raises ValueError where more rows are lost than `ingest.max_dropped` allows."""
-    started = time.perf_counter()
-    table, folder, name, limit = paths.utterances(corpus), paths.features(corpus), f"features@{corpus}", settings.ingest.max_dropped
-    report = extract(table, settings.features, folder, name, limit, settings.compute.dask)
-    elapsed = time.perf_counter() - started
+    """Features of one corpus; returns the summary. Raises ValueError if more rows are lost than `ingest.max_dropped` allows."""
+    begin = time.perf_counter()
+    report = extract(settings, corpus)
+    seconds, audio_seconds = time.perf_counter() - begin, report["seconds_audio"]
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
     return (
-        f"{corpus}: log-mel of {report['kept']} of {report['read']} utterances, {report['seconds_audio'] / 3600:.2f} h in {elapsed:.0f} s "
-        f"({report['seconds_audio'] / elapsed:.0f} x real time); dropped: {dropped}"
+        f"{corpus}: log-mel of {report['kept']} of {report['read']} utterances, {audio_seconds / 3600:.2f} h in {seconds:.0f} s "
+        f"({audio_seconds / seconds:.0f} x real time); dropped: {dropped}"
     )
 
 
-def extract(table: Path, section: Features, folder: Path, name: str, max_dropped: float = 1.0, dask: str | None = None) -> dict:
-    """Write `part-00000.parquet` ..., `stats.json` and `report.json` to `folder`; returns the report.
+def extract(settings: Settings, corpus: str) -> dict:
+    """Write `part-00000.parquet` ..., `stats.json` and `report.json`; returns the report.
 
-    Shards hold the utterances of `section.shard` rows of the table each, in its order: id, frames, logmel (frames * mels values,
+    Shards hold the utterances of `features.shard` rows of the table each, in its order: id, frames, features (frames * channels values,
     float16, frame by frame). Finished shards of a stopped run are kept and used. The same bytes come out whatever the number of workers,
-    and whether they are processes here or those of a Dask cluster (`dask`: address of its scheduler).
+    and whether they are processes here or those of a Dask cluster (`compute.dask`).
     """
+    seen, table = visible(settings, "features", corpus), paths.segments(corpus)
+    section = seen.features
     logmel = _logmel(section)
-    frame = read_table(table, ["id", "audio", "start", "end", "duration", "split"])
-    with stage.checkpoints(name, section, table, Path(decoding.__file__), Path(__file__)) as work:
-        shards = list(_shards(frame, section, logmel, work, dask))
-        with stage.whole(folder) as new:
-            report = _report(frame, shards, max_dropped)
-            storage.write_json(report, new / "report.json")
-            storage.write_json(_stats(shards, section), new / "stats.json")
+    frame = pd.read_parquet(table)
+    with checkpoints(settings, "features", corpus, table, paths.fingerprint(corpus)) as work:
+        shards = list(_shards(frame, section, logmel, work, seen.compute.dask))
+        with whole(paths.features(corpus)) as folder:
+            report = _report(frame, shards, seen.ingest.max_dropped)
+            write_json(report, folder / "report.json")
+            write_json(_stats(shards, section), folder / "stats.json")
             for part in sorted(work.glob("part-*.parquet")):
-                shutil.move(part, new / part.name)
+                shutil.move(part, folder / part.name)
     return report
 
 
@@ -111,15 +115,15 @@ def _logmel(section: Features) -> LogMel:
 def _shards(frame: pd.DataFrame, section: Features, logmel: LogMel, work: Path, dask: str | None) -> Iterator[Shard]:
     """Compute and write the shards in order; those that lie finished in `work` are not computed again."""
     tables = [frame.iloc[first : first + section.shard] for first in range(0, len(frame), section.shard)]
-    tasks = {number: _tasks(table) for number, table in enumerate(tables) if not _finished(work, number)}
-    processes = min(section.workers or workers.cores(), max(1, sum(map(len, tasks.values()))))
+    items = {number: _items(table) for number, table in enumerate(tables) if not _finished(work, number)}
+    processes = min(section.workers or cores(), max(1, sum(map(len, items.values()))))
     bar = tqdm(total=len(frame), desc="log-mel", unit="utt", delay=2)
-    with bar, workers.processes(processes, _prepare, logmel, section.trim_db, dask=dask) as pool:
-        results = workers.in_order(pool, _compute, chain.from_iterable(tasks.values()), ahead=4 * processes)
+    with bar, pool(FeatureWorker(logmel, section.trim_db), processes, dask=dask) as results_of:
+        results = results_of(chain.from_iterable(items.values()))
         for number, table in enumerate(tables):
-            if number in tasks:
+            if number in items:
                 rows = {}
-                for part in islice(results, len(tasks[number])):
+                for part in islice(results, len(items[number])):
                     rows |= part
                     bar.update(len(part))
                 _write(work, number, table, rows)
@@ -128,65 +132,58 @@ def _shards(frame: pd.DataFrame, section: Features, logmel: LogMel, work: Path, 
             yield _read_note(work, number)
 
 
-def _tasks(table: pd.DataFrame) -> list[list[tuple]]:
+def _items(table: pd.DataFrame) -> list[list[tuple]]:
     """The rows of a shard by audio file, in lists of at least GROUP utterances; a file goes into one list and is opened once."""
     rows = sorted(zip(table["audio"], table["start"], table["end"], table.index, strict=True))
-    tasks = [[]]
+    items = [[]]
     for _, group in groupby(rows, key=lambda row: row[0]):
-        tasks[-1].extend(group)
-        if len(tasks[-1]) >= GROUP:
-            tasks.append([])
-    return [task for task in tasks if task]
+        items[-1].extend(group)
+        if len(items[-1]) >= GROUP:
+            items.append([])
+    return [item for item in items if item]
 
 
-# In the workers
+@dataclass
+class FeatureWorker(Worker):
+    """Log-mel of some rows of a shard."""
 
+    logmel: LogMel
+    trim_db: float | None
 
-def _prepare(logmel: LogMel, trim_db: float | None) -> None:
-    global _settings
-    _settings = logmel, trim_db
+    def __call__(self, item: list[tuple]) -> dict[int, np.ndarray | tuple[str, str]]:
+        """Log-mel (frames, mels) float16 by row number, or the reason and detail for which the row is dropped."""
+        results = {}
+        for path, group in groupby(item, key=lambda row: row[0]):
+            rows = list(group)
+            try:
+                with decoding.AudioFile(path) as file:
+                    results |= {row: self._or_reason(file, start, end) for _, start, end, row in rows}
+            except decoding.AudioError as error:
+                results |= {row: ("unreadable audio", str(error)) for *_, row in rows}
+        return results
 
-
-def _compute(task: list[tuple]) -> dict[int, np.ndarray | tuple[str, str]]:
-    """Log-mel (frames, mels) float16 by row number, or the reason and detail for which the row is dropped."""
-    results = {}
-    for path, group in groupby(task, key=lambda row: row[0]):
-        rows = list(group)
+    def _or_reason(self, file: decoding.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
         try:
-            with decoding.AudioFile(path) as file:
-                results |= {row: _one(file, start, end) for _, start, end, row in rows}
+            return self._frames(file, start, end)
+        except decoding.NotNumbers as error:
+            return "NaN or infinity", str(error)
         except decoding.AudioError as error:
-            results |= {row: ("unreadable audio", str(error)) for *_, row in rows}
-    return results
+            return "unreadable audio", str(error)
+        except Unusable as error:
+            return error.args
 
-
-def _one(file: decoding.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
-    try:
-        return _features(file, start, end)
-    except decoding.NotNumbers as error:
-        return "NaN or infinity", str(error)
-    except decoding.AudioError as error:
-        return "unreadable audio", str(error)
-    except Unusable as error:
-        return error.args
-
-
-def _features(file: decoding.AudioFile, start: float, end: float) -> np.ndarray:
-    logmel, trim_db = _settings
-    samples = file.read(start, end, logmel.sample_rate)
-    where = f"{file.path}, {start:.3f} to {end:.3f} s"
-    if np.ptp(samples) < SILENCE:
-        raise Unusable("digital silence", where)
-    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-        frames = logmel(samples)
-    if not len(frames):
-        raise Unusable("shorter than a frame", f"{len(samples)} samples, a frame has {logmel.window}: {where}")
-    if not np.isfinite(frames).all():
-        raise Unusable("NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}")
-    return (frames if trim_db is None else trim(frames, trim_db)).astype(np.float16)
-
-
-# In the parent
+    def _frames(self, file: decoding.AudioFile, start: float, end: float) -> np.ndarray:
+        samples = file.read(start, end, self.logmel.sample_rate)
+        where = f"{file.path}, {start:.3f} to {end:.3f} s"
+        if np.ptp(samples) < SILENCE:
+            raise Unusable("digital silence", where)
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            frames = self.logmel(samples)
+        if not len(frames):
+            raise Unusable("shorter than a frame", f"{len(samples)} samples, a frame has {self.logmel.window}: {where}")
+        if not np.isfinite(frames).all():
+            raise Unusable("NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}")
+        return (frames if self.trim_db is None else trim(frames, self.trim_db)).astype(np.float16)
 
 
 def _write(work: Path, number: int, table: pd.DataFrame, rows: dict) -> None:
@@ -215,7 +212,7 @@ def _parquet(ids: list[str], logmels: list[np.ndarray]) -> pa.Table:
         {
             "id": pa.array(ids, pa.string()),
             "frames": pa.array([len(logmel) for logmel in logmels], pa.int32()),
-            "logmel": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.float16())),
+            "features": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.float16())),
         }
     )
 
@@ -227,7 +224,7 @@ def _note(work: Path, number: int) -> Path:
 def _write_note(work: Path, number: int, shard: Shard) -> None:
     sums = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(shard.statistics).items()}
     note = {"statistics": sums, "frames": shard.frames, "dropped": [asdict(row) for row in shard.dropped]}
-    storage.write_json(note, _note(work, number))
+    write_json(note, _note(work, number))
 
 
 def _finished(work: Path, number: int) -> bool:
@@ -236,7 +233,7 @@ def _finished(work: Path, number: int) -> bool:
 
 
 def _read_note(work: Path, number: int) -> Shard:
-    note = storage.read_json(_note(work, number))
+    note = read_json(_note(work, number))
     sums = {key: np.array(value) if isinstance(value, list) else value for key, value in note["statistics"].items()}
     return Shard(Statistics(**sums), note["frames"], [Dropped(**row) for row in note["dropped"]])
 
@@ -265,9 +262,5 @@ def _stats(shards: list[Shard], section: Features) -> dict:
     total = sum((shard.statistics for shard in shards), Statistics())
     if not total.frames:
         raise ValueError("no utterance of the training split has features, and the log-mel is normalised by that split's statistics")
-    used = section.model_dump(include={"sample_rate", "mels", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db"})
-    return {**total.summary(), "split": "train", **used}
-
-
-if __name__ == "__main__":
-    stage.start(run, corpus=lambda settings: settings.corpora)
+    used = section.model_dump(include={"sample_rate", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db"})
+    return {**total.summary(), "split": "train", "kind": LOG_MEL, "channels": section.mels, **used}

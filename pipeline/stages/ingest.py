@@ -4,36 +4,53 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
 from tqdm import tqdm
 
-from calm import storage
 from calm.audio import pauses
 from calm.audio.decoding import AudioError
 from calm.audio.headers import Header
 from calm.audio.pauses import Pauses
-from calm.corpora import checking, read_corpus
-from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits
+from calm.corpora import read_corpus
+from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, write_table
-from pipeline import paths, settings, stage
-from pipeline.execution import workers
+from calm.storage import write_json, write_parquet
+from pipeline import paths
+from pipeline.execution.pool import pool
+from pipeline.execution.workers import Worker, cores
+from pipeline.settings import Cut, Settings
+from pipeline.state import visible
+
+SEGMENT = ["id", "audio", "start", "end", "duration", "split"]  # all that `features` needs to know of an utterance
 
 
-def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, table: Path, report: Path) -> dict:
-    """Read a corpus, check its audio, write the table and the report; returns the report.
+def run(settings: Settings, corpus: str) -> str:
+    """Ingest one corpus; returns the summary."""
+    report = ingest(settings, corpus)
+    hours = sum(part["hours"] for part in report["splits"].values())
+    dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
+    return f"{corpus}: {report['kept']} of {report['read']} rows kept, {hours:.2f} h; dropped: {dropped}; {paths.ingest_report(corpus)}"
 
-    Raises CorpusError, with nothing written, where the corpus is missing or loses a larger share of its rows than
-    `limits.max_dropped`. Rows that the options do not ask for (another test set, songs) are dropped but count as no loss.
+
+def ingest(settings: Settings, name: str) -> dict:
+    """Read a corpus, check its audio, write the table, the segments and the report; returns the report.
+
+    Raises CorpusError, with nothing written, if the corpus is missing or loses a larger share of its rows than `ingest.max_dropped`.
+    Rows that the options do not ask for (another test set, songs) are dropped but count as no loss.
     """
+    seen = visible(settings, "ingest", name)
+    source, section = seen.corpora[name], seen.ingest
     corpus = read_corpus(source.format, source.path, **source.options)
     headers = read_headers({row.audio for row in corpus.utterances}, name)
-    cut(corpus, headers, limits.cut, name)
+    cut(corpus, headers, section.cut, name)
     read = len(corpus.utterances) + len(corpus.dropped)
-    allowed = Limits(**limits.model_dump(exclude={"cut"}))
-    check(corpus, headers, allowed)
-    refuse(corpus, allowed)
-    frame = write_table(corpus, table)
-    summary = {
+    limits = Limits(**section.model_dump(exclude={"cut"}))
+    check(corpus, headers, limits)
+    refuse(corpus, limits)
+    frame = write_table(corpus, paths.utterances(name))
+    write_parquet(pa.Table.from_pandas(frame[SEGMENT], preserve_index=False), paths.segments(name))
+    report = {
         "corpus": name,
         "format": source.format,
         "path": str(source.path),
@@ -49,23 +66,24 @@ def run(name: str, source: settings.CorpusSettings, limits: settings.Ingest, tab
         "checks": corpus.checks,
         "dropped_rows": [asdict(row) for row in corpus.dropped],
     }
-    storage.write_json(summary, report)
-    return summary
+    write_json(report, paths.ingest_report(name))
+    return report
 
 
-def cut(corpus: Corpus, headers: dict[Path, Header], limits: settings.Cut | None, name: str = "") -> None:
-    """Replace long recordings that have no segments and no text by the pieces between their pauses, which keep their speaker,
-    split and labels; a recording in which nobody speaks is dropped.
+def cut(corpus: Corpus, headers: dict[Path, Header], section: Cut | None, name: str = "") -> None:
+    """Replace long recordings without segments and text by the pieces between their pauses, which keep speaker, split and labels.
+
+    A recording in which nobody speaks is dropped.
     """
-    allowed = Pauses(**limits.model_dump()) if limits else None
-    long = [row for row in corpus.utterances if allowed and checking.to_cut(row, headers[row.audio].seconds, allowed)]
+    limits = Pauses(**section.model_dump()) if section else None
+    long = [row for row in corpus.utterances if limits and to_cut(row, headers[row.audio].seconds, limits)]
     if not long:
         return
-    tasks = [(row.audio, headers[row.audio].seconds, allowed) for row in long]
-    parts, count = {}, min(workers.cores(), len(tasks))
-    with workers.processes(count) as pool:
-        found = workers.in_order(pool, _cut, tasks, ahead=4 * count)
-        for row, intervals in zip(long, tqdm(found, desc=f"{name}: pauses", total=len(long), unit="file", delay=2), strict=True):
+    items = [(row.audio, headers[row.audio].seconds, limits) for row in long]
+    parts = {}
+    with pool(PauseWorker(), min(cores(), len(items))) as results_of:
+        results = tqdm(results_of(items), desc=f"{name}: pauses", total=len(long), unit="file", delay=2)
+        for row, intervals in zip(long, results, strict=True):
             parts[id(row)] = []
             if isinstance(intervals, str):
                 corpus.drop(row.id, "unreadable audio", intervals)
@@ -77,25 +95,11 @@ def cut(corpus: Corpus, headers: dict[Path, Header], limits: settings.Cut | None
     corpus.utterances = [part for row in corpus.utterances for part in parts.get(id(row), [row])]
 
 
-def _cut(task: tuple[Path, float, Pauses]) -> list[tuple[float, float]] | str:
+class PauseWorker(Worker):
     """Pieces of a recording, or why it cannot be read."""
-    try:
-        return pauses.cut(*task)
-    except AudioError as error:
-        return str(error)
 
-
-def main() -> None:
-    """`python -m pipeline.stages.ingest --corpus NAME`"""
-    stage.start(_ingest, corpus=lambda given: given.corpora)
-
-
-def _ingest(given: settings.Settings, name: str) -> str:
-    report = run(name, given.corpora[name], given.ingest, paths.utterances(name), paths.ingest_report(name))
-    hours = sum(part["hours"] for part in report["splits"].values())
-    dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
-    return f"{name}: {report['kept']} of {report['read']} rows kept, {hours:.2f} h; dropped: {dropped}; {paths.ingest_report(name)}"
-
-
-if __name__ == "__main__":
-    main()
+    def __call__(self, item: tuple[Path, float, Pauses]) -> list[tuple[float, float]] | str:
+        try:
+            return pauses.cut(*item)
+        except AudioError as error:
+            return str(error)

@@ -1,30 +1,57 @@
 """Multimodal pretraining (4.5): the transformer of the language model learns masked words and masked audio, equation 3."""
 
-import time
+from pathlib import Path
 
 import torch
 
-from calm import storage
 from calm.data.batching import MaskingCollator, SequenceCollator, tokenise
-from calm.models.language_model import load_language_model, load_mlm_head, load_tokenizer
+from calm.models.language_model import load_language_model, load_mlm_head, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
+from calm.models.text_encoders import places
+from calm.storage import write_json
 from calm.training.forward import losses
 from calm.training.trainer import train
-from pipeline import factory, paths, stage
+from pipeline import factory, paths
 from pipeline.settings import Settings
-from pipeline.tracking import tracker
+from pipeline.stage import checkpoints, measure, whole
+from pipeline.state import Visible, address, visible
+from pipeline.tracking.tracker import TrackedRun, stage_run
 
 
 def run(settings: Settings, name: str) -> str:
     """Pretrain the model `name`; writes its weights and `metrics.json`."""
-    settings, given = settings.for_model(name), settings.models[name]
-    corpora, seed, section = settings.pretraining_corpora(name), settings.seeds[0], settings.pretrain
-    begin = time.monotonic()
+    seen = visible(settings, "pretrain", name)
+    corpora, seed = seen.pretraining, seen.seeds[0]
+    params = {"pretrain": seen.pretrain, "model": seen.models[name], "corpora": corpora}
+    data = [paths.calp(name), paths.encoded(name)] + [paths.texts(corpus) for corpus in corpora]
+    with (
+        checkpoints(settings, "pretrain", name, *data) as work,
+        stage_run(seen, name, params, factory.synthetic(seen, corpora), seed) as tracked,
+        whole(paths.pretrained(name)) as folder,
+    ):
+        metrics = pretrain(seen, name, work, tracked, folder)
+        write_json(metrics, folder / "metrics.json")
+        tracked.artifact(folder / "metrics.json")
+        measure(address("pretrain", name), device=str(factory.device()), mlflow_run=tracked.id)
+    validation = metrics["validation"]
+    words = f"words {validation['mlm']:.2f}, " if "mlm" in validation else ""
+    return (
+        f"{name}: {len(metrics['curve'])} epochs; held-out losses: {words}audio {validation['mam']:.3f}, "
+        f"its middle frames {validation['mam_middle']:.3f}"
+    )
+
+
+def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: Path) -> dict:
+    """Train and save the model to `folder`; returns the metrics."""
+    corpora, seed, section = settings.pretraining, settings.seeds[0], settings.pretrain
     examples = factory.examples(settings, corpora)
-    tokenizer = load_tokenizer(given.language_model)
+    tokenizer = load_tokenizer(settings.models[name].language_model)
+    torch.manual_seed(seed)
+    model = multimodal(settings, name, tokenizer, corpora)
     encoded = None if section.train_spectran else factory.encoded(name, examples, corpora)
     tokens = tokenise(tokenizer, examples.table["text"])
-    sequences = SequenceCollator(examples.logmels, tokens, encoded, section.modality, most=section.max_tokens)
+    most = min(section.max_tokens, places(model.calm.language_model))
+    sequences = SequenceCollator(examples.frames, tokens, encoded, section.modality, most=most)
     collator = MaskingCollator(
         sequences,
         tokenizer.mask_token_id,
@@ -36,62 +63,39 @@ def run(settings: Settings, name: str) -> str:
         section.mask_audio_of,
         section.mask_style,
     )
-    torch.manual_seed(seed)
-    model = multimodal(settings, name, corpora)
     rows, held_out = examples.rows("train"), examples.rows("validation")
-    folders = [paths.calp(name), paths.encoded(name)] + [paths.texts(corpus) for corpus in corpora]
-    with (
-        stage.checkpoints(f"pretrain@{name}", seed, given, settings.spectran, section, *folders) as checkpoints,
-        tracker.stage_run(
-            settings,
-            name,
-            {"pretrain": section, "model": given, "corpora": corpora},
-            factory.synthetic(settings, corpora),
-            seed,
-        ) as tracked,
-        stage.whole(paths.pretrained(name)) as folder,
-    ):
-        curve = train(
-            model,
-            rows,
-            collator,
-            factory.schedule(section),
-            checkpoints,
-            seed,
-            held_out=held_out,
-            lengths=sum(sequences.lengths(rows)),
-            callbacks=[tracked.callback()],
-            title=f"MLM + MAM {name}",
-        )
-        validation = losses(model, held_out, collator, section.batch)
-        if section.modality == "audio":
-            validation.pop("mlm_loss")  # no word is masked
-        metrics = {
-            "language_model": given.language_model,
-            "corpora": corpora,
-            "synthetic": factory.synthetic(settings, corpora),
-            "seed": seed,
-            "seconds": time.monotonic() - begin,
-            "device": str(factory.device()),
-            "hours": factory.hours(settings, corpora),
-            "flops": factory.flops(model, collator, rows, section),
-            "curve": [_entry(entry, "validation_") for entry in curve],
-            "validation": _entry(validation),
-            "parameters": parameters(model),
-            "cut": cut(sequences, rows),
-            "mlflow_run": tracked.id,
-        }
-        model.save_pretrained(folder)
-        storage.write_json(metrics, folder / "metrics.json")
-        tracked.artifact(folder / "metrics.json")
-    words = f"words {validation['mlm_loss']:.2f}, " if "mlm_loss" in validation else ""
-    return (
-        f"{name}: {len(curve)} epochs in {metrics['seconds']:.0f} s; held-out losses: {words}"
-        f"audio {validation['mam_loss']:.3f}, its middle frames {validation['mam_middle_loss']:.3f}"
+    curve = train(
+        model,
+        rows,
+        collator,
+        factory.schedule(section),
+        work,
+        seed,
+        held_out=held_out,
+        lengths=sum(sequences.lengths(rows)),
+        callbacks=[tracked.callback()],
+        title=f"MLM + MAM {name}",
     )
+    validation = losses(model, held_out, collator, section.batch)
+    if section.modality == "audio":
+        validation.pop("mlm_loss")  # no word is masked
+    metrics = {
+        "language_model": settings.models[name].language_model,
+        "corpora": corpora,
+        "synthetic": factory.synthetic(settings, corpora),
+        "seed": seed,
+        "hours": factory.hours(corpora),
+        "flops": factory.flops(model, collator, rows, section),
+        "curve": [_entry(entry, "validation_") for entry in curve],
+        "validation": _entry(validation),
+        "parameters": parameters(model),
+        "cut": cut(sequences, rows),
+    }
+    model.save_pretrained(folder)
+    return metrics
 
 
-def multimodal(settings: Settings, name: str, corpora: list[str]) -> CalmForMaskedPretraining:
+def multimodal(settings: Visible, name: str, tokenizer, corpora: list[str]) -> CalmForMaskedPretraining:
     """The model with the language model's weights, its masked-word head where it has one, and SpecTran after CALP."""
     contrastive = CalmForContrastivePretraining.from_pretrained(paths.calp(name))
     trained = paths.calp(name) / "language_model"
@@ -99,7 +103,8 @@ def multimodal(settings: Settings, name: str, corpora: list[str]) -> CalmForMask
         str(trained) if trained.exists() else settings.models[name].language_model,
         None if trained.exists() else settings.models[name].layers,
     )
-    model = CalmForMaskedPretraining(factory.config(settings, language_model, corpora))
+    config = factory.config(settings, language_model, corpora, contrastive.config.channels, **special_ids(tokenizer))
+    model = CalmForMaskedPretraining(config)
     model.calm.language_model.load_state_dict(language_model.state_dict())
     model.calm.spectran.load_state_dict(contrastive.spectran.state_dict())
     model.calm.spectran.requires_grad_(settings.pretrain.train_spectran)
@@ -116,7 +121,7 @@ def parameters(model: CalmForMaskedPretraining) -> dict[str, int]:
 def cut(sequences: SequenceCollator, rows) -> dict[str, int]:
     """What did not fit in the most tokens of the transformer, over the training split."""
     tokens, blocks = sequences.lengths(rows)
-    lost_tokens, lost_blocks = sequences.tokens.lengths[rows] - tokens, sequences.logmels.blocks[rows] - blocks
+    lost_tokens, lost_blocks = sequences.tokens.lengths[rows] - tokens, sequences.frames.blocks[rows] - blocks
     cut_rows = int(((lost_tokens > 0) | (lost_blocks > 0)).sum())
     return {"utterances": cut_rows, "tokens": int(lost_tokens.sum()), "blocks": int(lost_blocks.sum())}
 
@@ -125,7 +130,3 @@ def _entry(losses: dict, prefix: str = "") -> dict:
     names = {"mlm_loss": "mlm", "mam_loss": "mam", "mam_middle_loss": "mam_middle"}
     shared = {key: losses[key] for key in ("epoch", "loss") if key in losses}
     return shared | {short: losses[prefix + key] for key, short in names.items() if prefix + key in losses}
-
-
-if __name__ == "__main__":
-    stage.start(run, devices="pretrain", model=lambda settings: settings.models)

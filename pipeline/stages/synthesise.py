@@ -1,34 +1,40 @@
-"""The embedded default's corpora: synthetic speech in a real corpus's layout."""
+"""Stage `synthesise`: the embedded default's corpora, synthetic speech in a real corpus's layout."""
 
-import argparse
-import sys
+import hashlib
+from pathlib import Path
 
-from calm.corpora.utterances import CorpusError
+from calm.corpora.files import AUDIO
+from calm.storage import write_json
 from calm.synthesis.corpus import make
-from pipeline import settings
-from pipeline.settings import Synthetic
+from pipeline import paths
+from pipeline.settings import Settings
+from pipeline.stage import whole
+from pipeline.state import visible
 
 
-def run(corpus: Synthetic, workers: int | None = None) -> float:
-    """Make one corpus at `corpus.path`; returns its seconds of speech."""
-    return make(
-        corpus.path, corpus.format, corpus.utterances, corpus.speakers, label_noise=corpus.label_noise, seed=corpus.seed, workers=workers
-    )
+def run(settings: Settings, corpus: str, workers: int | None = None) -> str:
+    """Make one corpus at its path, and write the fingerprint of its files."""
+    section = visible(settings, "synthesise", corpus).synthetic[corpus]
+    options = section.model_dump(include={"label_noise", "seed"})
+    seconds = make(section.path, section.format, section.utterances, section.speakers, **options, workers=workers)
+    with whole(paths.fingerprint(corpus)) as folder:
+        for part, content in fingerprint(section.path).items():
+            write_json(content, folder / f"{part}.json")
+    return f"{corpus}: {section.utterances} utterances, {seconds / 60:.1f} min of synthetic speech in {section.path}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", required=True, metavar="NAME", help="one of `synthetic` in params.yaml")
-    name = parser.parse_args().corpus
-    known = settings.load_or_exit().synthetic
-    if name not in known:
-        sys.exit(f"--corpus {name}: none of params.yaml's synthetic corpora ({', '.join(known) or 'there are none'})")
-    try:
-        seconds = run(known[name])
-    except CorpusError as error:
-        sys.exit(str(error))
-    print(f"{name}: {known[name].utterances} utterances, {seconds / 60:.1f} min of synthetic speech in {known[name].path}")
+def fingerprint(folder: Path) -> dict[str, dict]:
+    """Number, bytes and a digest of the audio files and of the other files, by their content: made again, they are the same."""
+    parts = {"audio": [], "other": []}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        parts["audio" if file.suffix.lower() in AUDIO else "other"].append(file)
+    return {part: _of_content(files, folder) for part, files in parts.items()}
 
 
-if __name__ == "__main__":
-    main()
+def _of_content(files: list[Path], folder: Path) -> dict:
+    digest, size = hashlib.sha256(), 0
+    for file in files:
+        content = file.read_bytes()
+        size += len(content)
+        digest.update(f"{file.relative_to(folder)} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return {"files": len(files), "bytes": size, "digest": digest.hexdigest()}

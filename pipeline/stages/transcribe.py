@@ -3,8 +3,7 @@
 import json
 import time
 from collections import Counter
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,16 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from calm import storage
 from calm.asr import engines, transcripts
 from calm.audio.decoding import AudioError, read_audio
 from calm.corpora.utterances import read_table
-from calm.storage import write_parquet
-from pipeline import paths, stage
-from pipeline.execution import workers
+from calm.storage import write_json, write_parquet
+from pipeline import paths
+from pipeline.execution.pool import pool
+from pipeline.execution.workers import Worker, cores
 from pipeline.settings import Settings, Transcribe
+from pipeline.stage import checkpoints, measure, whole
+from pipeline.state import address, visible
 
 BATCH = {"cpu": 8, "cuda": 16}  # clips of about one length at once, where the settings say nothing
 WORST = 10  # utterances with the most errors that the metrics show
@@ -27,7 +28,7 @@ WORST = 10  # utterances with the most errors that the metrics show
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("text", pa.string()),  # lower-cased; null: its audio could not be read
+        ("text", pa.string()),  # null: its audio could not be read
         ("source", pa.string()),  # "corpus", or engine and model
         ("language", pa.string()),  # from here on null where the text is the corpus's
         ("avg_logprob", pa.float64()),
@@ -41,10 +42,7 @@ SCHEMA = pa.schema(
 
 def run(settings: Settings, corpus: str) -> str:
     """Texts of one corpus; returns the summary."""
-    raw = settings.corpora[corpus].path
-    reference = (raw if raw.is_dir() else raw.parent) / "reference.jsonl"
-    folder, dask = paths.texts(corpus), settings.compute.dask
-    metrics = write(paths.utterances(corpus), reference, settings.transcribe, folder, f"transcribe@{corpus}", dask)
+    metrics = transcribe(settings, corpus)
     if not metrics["transcribed"]:
         return f"{corpus}: all {metrics['from_corpus']} utterances have a text of their own"
     wer = metrics["wer"]
@@ -55,36 +53,42 @@ def run(settings: Settings, corpus: str) -> str:
     )
 
 
-def write(table: Path, reference: Path, section: Transcribe, folder: Path, name: str, dask: str | None = None) -> dict:
-    """Write `texts.parquet` (SCHEMA, a row an utterance) and `metrics.json` to `folder`; returns the metrics.
+def transcribe(settings: Settings, corpus: str) -> dict:
+    """Write `texts.parquet` (SCHEMA, a row an utterance) and `metrics.json`; returns the metrics.
 
-    Of the utterances that have a text, `section.check` are heard too, to measure the word error rate, where others have none.
-    What was heard before a stop is kept, and not heard again.
+    Of the utterances that have a text, `transcribe.check` are transcribed too, to measure the word error rate, if others have none.
+    What was transcribed before a stop is kept.
     """
+    seen, table = visible(settings, "transcribe", corpus), paths.utterances(corpus)
+    section, raw = seen.transcribe, seen.corpora[corpus].path
     frame = read_table(table, ["id", "audio", "start", "end", "duration", "speaker", "text"])
     missing = frame["text"].fillna("").str.strip() == ""
-    told, faults = read_references(reference)
-    heard = {}
-    with stage.checkpoints(name, section, table, Path(engines.__file__), Path(__file__)) as work:
+    references, faults = read_references((raw if raw.is_dir() else raw.parent) / "reference.jsonl")
+    results: dict[str, dict] = {}
+    with checkpoints(settings, "transcribe", corpus, table, paths.fingerprint(corpus)) as work:
         if missing.any():
-            heard = hear(pd.concat([frame[missing], checked(frame[~missing], section.check)]), section, work / "heard.jsonl", dask)
-        metrics = _metrics(frame, missing, heard, told, faults, section)
-        with stage.whole(folder) as new:
-            write_parquet(_texts(frame, missing, heard, told, section), new / "texts.parquet")
-            storage.write_json(metrics, new / "metrics.json")
+            rows = pd.concat([frame[missing], checked(frame[~missing], section.check)])
+            results = transcripts_of(rows, section, work / "results.jsonl", seen.compute.dask)
+            seconds = float(frame.loc[frame["id"].isin(results), "duration"].sum())
+            spent = sum(result["seconds"] for result in results.values())
+            measure(address("transcribe", corpus), real_time_factor=round(spent / seconds, 4))  # seconds of one process a second of audio
+        metrics = _metrics(frame, missing, results, references, faults, section)
+        with whole(paths.texts(corpus)) as folder:
+            write_parquet(_texts(frame, missing, results, references, section), folder / "texts.parquet")
+            write_json(metrics, folder / "metrics.json")
     return metrics
 
 
 def read_references(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Texts by id from lines `{"id": ..., "text": ...}`, and the lines that are none; nothing where there is no file."""
-    told, faults = {}, []
+    """Texts by id from lines `{"id": ..., "text": ...}`, and the lines that are none; nothing if there is no file."""
+    references, faults = {}, []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
         try:
             row = json.loads(line)
-            told[str(row["id"])] = row["text"].lower()
+            references[str(row["id"])] = row["text"].strip()
         except (ValueError, KeyError, TypeError, AttributeError):
             faults.append(f"line {number}: {line[:80]}")
-    return told, faults
+    return references, faults
 
 
 def checked(frame: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -92,95 +96,88 @@ def checked(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     return frame.iloc[np.unique(np.linspace(0, len(frame) - 1, min(count, len(frame))).round().astype(int))]
 
 
-def hear(frame: pd.DataFrame, section: Transcribe, finished: Path, dask: str | None = None) -> dict[str, dict]:
-    """Transcribe rows; returns what each came to by id: the fields of a Transcript, flags and seconds, or a fault.
+def transcripts_of(frame: pd.DataFrame, section: Transcribe, finished: Path, dask: str | None = None) -> dict[str, dict]:
+    """Transcribe rows; returns by id what came of each: the fields of a Transcript, flags and seconds, or a fault.
 
     Each result is appended to `finished`, and rows that stand there are taken from it.
     """
-    done = _finished(finished)
+    results = _finished(finished)
     gpus = engines.gpus(section.engine)
-    tasks = [task for task in _tasks(frame, section.batch or BATCH["cuda" if gpus else "cpu"]) if not all(row[0] in done for row in task)]
-    if not tasks:
-        return done
-    count = min(section.workers or gpus or workers.cores(), len(tasks))
-    options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language, "window": section.window_seconds}
-    engines.resolve(section.engine, section.model)  # fetched once, and told now where it cannot be
-    bar = tqdm(total=len(frame), initial=len(frame) - sum(map(len, tasks)), desc="Whisper", unit="utt", delay=2, smoothing=0.05)
-    preparation = (section.engine, section.model, options, section.no_speech_threshold)
-    with bar, finished.open("a", encoding="utf-8") as log, workers.processes(count, _prepare, *preparation, dask=dask) as pool:
+    batches = _batches(frame, section.batch or BATCH["cuda" if gpus else "cpu"])
+    batches = [batch for batch in batches if not all(row[0] in results for row in batch)]
+    if not batches:
+        return results
+    engines.resolve(section.engine, section.model)  # fetched once, and an error comes before any work
+    processes = min(section.workers or gpus or cores(), len(batches))
+    bar = tqdm(total=len(frame), initial=len(frame) - sum(map(len, batches)), desc="Whisper", unit="utt", delay=2, smoothing=0.05)
+    with bar, finished.open("a", encoding="utf-8") as log, pool(TranscriptWorker(section), processes, dask=dask) as results_of:
         log.write("\n")  # after a line that was torn
-        for results in workers.in_order(pool, _hear, tasks, ahead=4 * count):
-            log.writelines(json.dumps(result) + "\n" for result in results)
+        for batch in results_of(batches):
+            log.writelines(json.dumps(result) + "\n" for result in batch)
             log.flush()
-            done |= {result["id"]: result for result in results}
-            bar.update(len(results))
-    return done
+            results |= {result["id"]: result for result in batch}
+            bar.update(len(batch))
+    return results
 
 
 def _finished(path: Path) -> dict[str, dict]:
-    """What an earlier run heard; the last line may be torn."""
-    done = {}
+    """What an earlier run transcribed; the last line may be torn."""
+    results: dict[str, dict] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             result = json.loads(line)
         except ValueError:
             continue
-        done[result["id"]] = result
-    return {id: result for id, result in done.items() if "fault" not in result}
+        results[result["id"]] = result
+    return {id: result for id, result in results.items() if "fault" not in result}
 
 
-def _tasks(frame: pd.DataFrame, batch: int) -> list[list[tuple]]:
-    """Longest first, so that no worker is left alone with a long one at the end; each batch is of about one length."""
+def _batches(frame: pd.DataFrame, size: int) -> list[list[tuple]]:
+    """Longest first, so that no worker is left alone with a long one at the end; the rows of a batch are of about one length."""
     ordered = frame.sort_values(["duration", "id"], ascending=False)
     rows = list(zip(ordered["id"], ordered["audio"], ordered["start"], ordered["end"], strict=True))
-    return [rows[first : first + batch] for first in range(0, len(rows), batch)]
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-# In the workers
+@dataclass
+class TranscriptWorker(Worker):
+    """Transcripts of a batch."""
+
+    section: Transcribe
+
+    def set_up(self, number: int) -> None:
+        section, gpus = self.section, engines.gpus(self.section.engine)
+        options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}
+        device = {"device": "cuda", "index": number % gpus} if gpus else {"device": "cpu"}
+        model = engines.resolve(section.engine, section.model)
+        self.whisper = engines.load(section.engine, model, **options, window=section.window_seconds, **device)
+
+    def __call__(self, batch: list[tuple]) -> list[dict]:
+        """A result a row."""
+        begin = time.perf_counter()
+        clips, results = {}, []
+        for id, path, start, end in batch:
+            try:
+                clips[id] = read_audio(path, start, end, engines.SAMPLE_RATE)
+            except AudioError as error:
+                results.append({"id": id, "fault": str(error)})
+        for id, transcript in zip(clips, self.whisper(list(clips.values())), strict=True):
+            flags = transcripts.flags(transcript, self.section.no_speech_threshold)
+            results.append({"id": id, **asdict(transcript), "flags": flags})
+        for result in results:
+            result["seconds"] = (time.perf_counter() - begin) / len(batch)
+        return results
 
 
-def _prepare(engine: str, model: str, options: dict, no_speech_threshold: float) -> None:
-    global _loader, _model, _threshold
-    gpus = engines.gpus(engine)
-    where = {"device": "cuda", "index": workers.turn() % gpus} if gpus else {"device": "cpu"}
-    _model, _threshold = None, no_speech_threshold
-    _loader = partial(_load, engine, model, options | where)
-
-
-def _load(engine: str, model: str, options: dict) -> engines.Whisper:
-    return engines.load(engine, engines.resolve(engine, model), **options)
-
-
-def _hear(task: list[tuple]) -> list[dict]:
-    """One batch: a result a row."""
-    global _model
-    _model = _model or _loader()  # here and not before, so that what fails is told
-    started = time.perf_counter()
-    clips, results = {}, []
-    for id, path, start, end in task:
-        try:
-            clips[id] = read_audio(path, start, end, engines.SAMPLE_RATE)
-        except AudioError as error:
-            results.append({"id": id, "fault": str(error)})
-    for id, transcript in zip(clips, _model(list(clips.values())), strict=True):
-        results.append({"id": id, **asdict(transcript), "flags": transcripts.flags(transcript, _threshold)})
-    for result in results:
-        result["seconds"] = (time.perf_counter() - started) / len(task)
-    return results
-
-
-# In the parent
-
-
-def _texts(frame: pd.DataFrame, missing: pd.Series, heard: dict, told: dict, section: Transcribe) -> pa.Table:
+def _texts(frame: pd.DataFrame, missing: pd.Series, results: dict, references: dict, section: Transcribe) -> pa.Table:
     rows = []
     for id, text, lacks in zip(frame["id"], frame["text"], missing, strict=True):
         if not lacks:
-            rows.append({"id": id, "text": text.lower(), "source": "corpus", "flags": []})
-        elif "fault" in heard[id]:
-            rows.append({"id": id, "source": _model_name(section), "flags": ["unreadable"], "reference": told.get(id)})
+            rows.append({"id": id, "text": text, "source": "corpus", "flags": []})
+        elif "fault" in results[id]:
+            rows.append({"id": id, "source": _model_name(section), "flags": ["unreadable"], "reference": references.get(id)})
         else:
-            rows.append({**heard[id], "source": _model_name(section), "reference": told.get(id)})
+            rows.append({**results[id], "source": _model_name(section), "reference": references.get(id)})
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
@@ -188,38 +185,32 @@ def _model_name(section: Transcribe) -> str:
     return f"{section.engine} {section.model}"
 
 
-def _metrics(frame: pd.DataFrame, missing: pd.Series, heard: dict, told: dict, faults: list[str], section: Transcribe) -> dict:
+def _metrics(frame: pd.DataFrame, missing: pd.Series, results: dict, references: dict, faults: list[str], section: Transcribe) -> dict:
     chosen = frame[missing]
-    read = [heard[id] for id in chosen["id"] if "fault" not in heard[id]]
-    metrics = {
+    read = [results[id] for id in chosen["id"] if "fault" not in results[id]]
+    return {
         "transcribed": int(missing.sum()),
         "from_corpus": int((~missing).sum()),
-        "model": _model_name(section) if heard else None,
+        "model": _model_name(section) if results else None,
         "seconds_audio": round(float(chosen["duration"].sum()), 3),
-        "real_time_factor": None,  # seconds of one process a second of audio
-        "wer": None,
+        "wer": _word_errors(frame, missing, results, references, section.language or "en"),
         "flags": dict(Counter(flag for result in read for flag in result["flags"])),
         "languages": dict(Counter(result["language"] for result in read)),
         "without_words": [result["id"] for result in read if not result["text"]],
-        "unreadable": [{"id": id, "detail": heard[id]["fault"]} for id in chosen["id"] if "fault" in heard[id]],
+        "unreadable": [{"id": id, "detail": results[id]["fault"]} for id in chosen["id"] if "fault" in results[id]],
         "reference_faults": faults,
     }
-    if heard:
-        audio = frame.loc[frame["id"].isin(heard), "duration"].sum()
-        metrics["real_time_factor"] = round(sum(result["seconds"] for result in heard.values()) / float(audio), 4)
-        metrics["wer"] = _word_errors(frame, missing, heard, told, section.language or "en")
-    return metrics
 
 
-def _word_errors(frame: pd.DataFrame, missing: pd.Series, heard: dict, told: dict, language: str) -> dict | None:
-    """Word error rate of all that was heard and has a reference, by speaker too, and the worst of them."""
-    references = {id: told.get(id) if lacks else text for id, text, lacks in zip(frame["id"], frame["text"], missing, strict=True)}
-    rows = [row for row in frame.itertuples() if references[row.id] and "text" in heard.get(row.id, {})]
+def _word_errors(frame: pd.DataFrame, missing: pd.Series, results: dict, references: dict, language: str) -> dict | None:
+    """Word error rate of all that was transcribed and has a reference, by speaker too, and the worst utterances."""
+    texts = {id: references.get(id) if lacks else text for id, text, lacks in zip(frame["id"], frame["text"], missing, strict=True)}
+    rows = [row for row in frame.itertuples() if texts[row.id] and "text" in results.get(row.id, {})]
     if not rows:
         return None
 
     def errors(some: list) -> transcripts.WordErrors:
-        return transcripts.word_errors([references[row.id] for row in some], [heard[row.id]["text"] for row in some], language)
+        return transcripts.word_errors([texts[row.id] for row in some], [results[row.id]["text"] for row in some], language)
 
     single = sorted(((errors([row]), row.id) for row in rows), key=lambda pair: -pair[0].errors)
     speakers = sorted({row.speaker for row in rows if row.speaker})
@@ -227,12 +218,8 @@ def _word_errors(frame: pd.DataFrame, missing: pd.Series, heard: dict, told: dic
         **asdict(errors(rows)),
         "by_speaker": {speaker: asdict(errors([row for row in rows if row.speaker == speaker])) for speaker in speakers},
         "worst": [
-            {"id": id, "reference": references[id], "heard": heard[id]["text"], "errors": found.errors}
-            for found, id in single[:WORST]
-            if found.errors
+            {"id": id, "reference": texts[id], "heard": results[id]["text"], "errors": counts.errors}
+            for counts, id in single[:WORST]
+            if counts.errors
         ],
     }
-
-
-if __name__ == "__main__":
-    stage.start(run, corpus=lambda settings: settings.corpora)

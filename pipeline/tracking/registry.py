@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from calm.evaluation import resampling
-from pipeline.tracking.tracker import Run
+from pipeline.tracking.tracker import TrackedRun
 
 CHAMPION = "champion"
 VALIDATION = "validation.parquet"  # what a version decided on validation: the next one is compared with it
@@ -21,7 +21,7 @@ def name_of(corpus: str) -> str:
     return f"calm-{corpus}"
 
 
-def register(run: Run, corpus: str, folder: Path, validation: pd.DataFrame, tags: dict[str, str], samples: int, seed: int) -> str:
+def register(run: TrackedRun, corpus: str, folder: Path, validation: pd.DataFrame, tags: dict[str, str], samples: int, seed: int) -> str:
     """Make the model in `folder` a new version, and the champion where it is better; returns what was done in a few words.
 
     Args:
@@ -47,7 +47,7 @@ def register(run: Run, corpus: str, folder: Path, validation: pd.DataFrame, tags
     return f"{name} version {version} is {'now' if better else 'not'} the champion ({why})"
 
 
-def champion(run: Run, name: str) -> pd.DataFrame | None:
+def champion(run: TrackedRun, name: str) -> pd.DataFrame | None:
     """What the present champion decided on validation; None where there is no champion."""
     from mlflow.exceptions import MlflowException
 

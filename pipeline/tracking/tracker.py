@@ -20,13 +20,13 @@ from pathlib import Path
 from pipeline.tracking import provenance, store
 from pipeline.tracking.store import TrackingError, short
 
-__all__ = ["Run", "TrackingError", "stage_run"]
+__all__ = ["TrackedRun", "TrackingError", "stage_run"]
 
 FLUSH_SECONDS = 5.0
 TAG_LENGTH, PARAM_LENGTH, DIGEST_LENGTH = 5000, 6000, 36  # what MLflow accepts
 
 
-class Run:
+class TrackedRun:
     """One MLflow run. Under `torchrun` only the first process writes; the others hold runs whose methods do nothing (`client` None)."""
 
     def __init__(self, client=None, id: str = "", experiment: str = "", uri: str = ""):
@@ -82,7 +82,7 @@ class Run:
         if self.client:
             tags = {"mlflow.parentRunId": self.id, "calm.kind": "part", **(tags or {})}
             self._try(lambda: made.append(_start(self.client, self.experiment, self.uri, name, params or {}, tags)))
-        run = made[0] if made else Run()
+        run = made[0] if made else TrackedRun()
         with _ending(run):
             yield run
 
@@ -131,7 +131,7 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
     dependencies under `data/`. Ends as FINISHED; as FAILED or KILLED where the body raises. Raises TrackingError.
     """
     if int(os.environ.get("RANK", "0")):
-        yield Run()
+        yield TrackedRun()
         return
     folder, stage = provenance.root(), provenance.stage_name()
     uri = store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri, folder)
@@ -154,18 +154,18 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
             run._try(store.end_parent, client, experiment_id, parent)
 
 
-def _attached(id: str, experiment: str, uri: str) -> Run:
-    return Run(store.connect(uri), id, experiment, uri) if id else Run()
+def _attached(id: str, experiment: str, uri: str) -> TrackedRun:
+    return TrackedRun(store.connect(uri), id, experiment, uri) if id else TrackedRun()
 
 
-def _start(client, experiment_id: str, uri: str, name: str, params: dict, tags: dict) -> Run:
+def _start(client, experiment_id: str, uri: str, name: str, params: dict, tags: dict) -> TrackedRun:
     texts = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
-    run = Run(client, client.create_run(experiment_id, tags=texts, run_name=name).info.run_id, experiment_id, uri)
+    run = TrackedRun(client, client.create_run(experiment_id, tags=texts, run_name=name).info.run_id, experiment_id, uri)
     run._params = [(_key(key), str(value)[:PARAM_LENGTH]) for key, value in _flat(params)]
     return run
 
 
-def _log_data(run: Run, digest: dict[str, str]) -> None:
+def _log_data(run: TrackedRun, digest: dict[str, str]) -> None:
     from mlflow.entities import Dataset, DatasetInput
 
     sets = [Dataset(name[:500], value[:DIGEST_LENGTH], "local", name) for name, value in digest.items()]
@@ -173,7 +173,7 @@ def _log_data(run: Run, digest: dict[str, str]) -> None:
         run.client.log_inputs(run.id, [DatasetInput(item, []) for item in sets])
 
 
-def _monitor(run: Run, seconds: float):
+def _monitor(run: TrackedRun, seconds: float):
     """CPU, memory, disk, network and GPU of the machine, in a thread."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -183,7 +183,7 @@ def _monitor(run: Run, seconds: float):
 
 
 @contextlib.contextmanager
-def _ending(run: Run, before=lambda: None):
+def _ending(run: TrackedRun, before=lambda: None):
     """Ends the run with the status that the body's end calls for. A polite kill (SIGTERM) counts as an exit, so that it is recorded."""
     old = None
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -186,7 +186,7 @@ def test_same_as_torchaudio(rate, mels):
     torch = pytest.importorskip("torch")
     transforms = pytest.importorskip("torchaudio.transforms")
     high = min(7600, rate / 2)
-    ours = LogMel(sample_rate=rate, mels=mels, high_hz=high)
+    ours = LogMel(sample_rate=rate, channels=mels, high_hz=high)
     samples = np.random.default_rng(1).normal(0, 0.1, 3 * rate).astype(np.float32)
     theirs = transforms.MelSpectrogram(rate, ours.fft_size, ours.window, ours.hop, 20, high, n_mels=mels, center=False)
     pad = (ours.fft_size - ours.window) // 2  # torch centres the window in the FFT's frame
@@ -199,7 +199,7 @@ def test_same_as_torchaudio(rate, mels):
     [
         ({"high_hz": 9000}, "high_hz"),
         ({"low_hz": 8000, "high_hz": 7000}, "low_hz"),
-        ({"mels": 200}, "bands would be narrower"),
+        ({"channels": 200}, "bands would be narrower"),
         ({"hop_ms": 0.01}, "less than a sample"),
     ],
 )

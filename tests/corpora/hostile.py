@@ -92,7 +92,8 @@ endings = st.sampled_from(["\n", "\r\n", "\r"])
 
 
 def tidied(text: str) -> str | None:
-    return " ".join(text.split()).lower() or None
+    text = " ".join(text.split())
+    return (text.lower() if text.isupper() else text) or None
 
 
 @dataclass
@@ -147,8 +148,8 @@ class Video:
     def rows(self) -> int:
         """Labelled segments as far as the file tells of them; a video whose groups tell nothing is one row."""
         count = len(self.segments) + (self.shape == "an interval more")
-        told = self.shape not in ("neither", "no group")
-        return count if told and (count or self.shape in ("", "an interval short")) else 1
+        has_length = self.shape not in ("neither", "no group")
+        return count if has_length and (count or self.shape in ("", "an interval short")) else 1
 
 
 times = st.one_of(st.floats(-0.5, 1.2), st.sampled_from([0.0, -0.49, 0.1, 0.5, 1.0, 50.0, -1e9, NAN, INF, -INF]))
@@ -197,16 +198,16 @@ def write_mosei(root: Path, videos: list[Video], form: Form) -> Path:
 def _transcript(video: Video) -> list[str]:
     """Lines in another order than the labels, each with its clip's number."""
     lines = []
-    for clip, one in reversed(list(enumerate(video.segments))):
-        head = f"{video.id}___{clip}___{one.start!r}"
-        whole = [f"{head}___{one.end!r}___{one.text}"]
-        lines += {"once": whole, "twice": whole * 2, "torn": [head], "none": []}[one.line]
+    for clip, segment in reversed(list(enumerate(video.segments))):
+        head = f"{video.id}___{clip}___{segment.start!r}"
+        whole = [f"{head}___{segment.end!r}___{segment.text}"]
+        lines += {"once": whole, "twice": whole * 2, "torn": [head], "none": []}[segment.line]
     return lines
 
 
 def _write_labels(file: h5py.File, video: Video) -> None:
-    intervals = np.array([(one.start, one.end) for one in video.segments], float).reshape(-1, 2)
-    scores = np.array([one.scores for one in video.segments], np.float32).reshape(-1, 7)
+    intervals = np.array([(segment.start, segment.end) for segment in video.segments], float).reshape(-1, 2)
+    scores = np.array([segment.scores for segment in video.segments], np.float32).reshape(-1, 7)
     if video.shape == "no group":
         file[f"All Labels/data/{video.id}"] = intervals
         return
@@ -301,13 +302,13 @@ turns = st.builds(
 @st.composite
 def msp_trees(draw) -> tuple[list[Turn], Release]:
     """Turns of different files, of which one at least has a row that parses, and the release."""
-    found = draw(st.lists(turns, min_size=1, max_size=6, unique_by=lambda turn: turn.file))
-    found[0] = replace(found[0], row="once", code=found[0].code or "N", attributes=("4.2", "1", "7.000000"))
+    rows = draw(st.lists(turns, min_size=1, max_size=6, unique_by=lambda turn: turn.file))
+    rows[0] = replace(rows[0], row="once", code=rows[0].code or "N", attributes=("4.2", "1", "7.000000"))
     consensus = draw(st.sampled_from(["csv", "csv", "json", "txt"]))
     detailed = draw(st.sampled_from(["none", "txt", "EmoDetail", "columns", "json"]))
-    names = st.one_of(st.sampled_from([turn.file for turn in found]), st.just("MSP-PODCAST_0009_0009.wav"), st.just("new.wav"))
+    names = st.one_of(st.sampled_from([turn.file for turn in rows]), st.just("MSP-PODCAST_0009_0009.wav"), st.just("new.wav"))
     parts = st.sampled_from(["Train", "train", "Development", "Test1", "Test3", "Holdout", ""])
-    listed = [("Train", turn.file) for turn in found if consensus == "txt"] + draw(st.lists(st.tuples(parts, names), max_size=4))
+    listed = [("Train", turn.file) for turn in rows if consensus == "txt"] + draw(st.lists(st.tuples(parts, names), max_size=4))
     release = Release(
         draw(st.sampled_from(["Labels", "labels", "label"])),
         consensus,
@@ -317,7 +318,7 @@ def msp_trees(draw) -> tuple[list[Turn], Release]:
         listed,
         draw(forms),
     )
-    return [_as_text(turn) for turn in found] if consensus == "txt" else found, release
+    return [_as_text(turn) for turn in rows] if consensus == "txt" else rows, release
 
 
 def _as_text(turn: Turn) -> Turn:
@@ -325,28 +326,28 @@ def _as_text(turn: Turn) -> Turn:
     return replace(turn, part="", speaker="", gender="", code=turn.code if turn.code.isupper() else "Q")
 
 
-def msp_rows(found: list[Turn], release: Release) -> int:
+def msp_rows(rows: list[Turn], release: Release) -> int:
     """Rows that were written: those of the consensus, noise included, and files that only the partition list has."""
-    rows = sum(2 if turn.row == "twice" else 1 for turn in found)
+    count = sum(2 if turn.row == "twice" else 1 for turn in rows)
     noise = release.noise and release.consensus != "json"
-    return rows + noise + len({file for _, file in release.partitions} - {turn.file for turn in found})
+    return count + noise + len({file for _, file in release.partitions} - {turn.file for turn in rows})
 
 
-def write_msp(root: Path, found: list[Turn], release: Release) -> Path:
+def write_msp(root: Path, rows: list[Turn], release: Release) -> Path:
     (root / "Audios").mkdir(parents=True)
-    for turn in found:
+    for turn in rows:
         write_sound(turn.sound, root / "Audios" / turn.file)
     folder, form = root / release.folder, release.form
     if release.consensus == "csv":
-        form.write(folder / f"labels_{release.spelling}.csv", _consensus(found, release.noise))
+        form.write(folder / f"labels_{release.spelling}.csv", _consensus(rows, release.noise))
     elif release.consensus == "json":
-        form.write(folder / f"labels_{release.spelling}.json", ["{", *_members(found), "}"])
+        form.write(folder / f"labels_{release.spelling}.json", ["{", *_members(rows), "}"])
     if release.detailed == "txt":
-        form.write(folder / "labels.txt", _blocks(found, release))
+        form.write(folder / "labels.txt", _blocks(rows, release))
     elif release.detailed in ("EmoDetail", "columns"):
-        form.write(folder / "labels_detailed.csv", _detailed(found, release.detailed))
+        form.write(folder / "labels_detailed.csv", _detailed(rows, release.detailed))
     elif release.detailed == "json":
-        workers = {t.file: {f"W{n}": {"EmoClass_Major": p, "EmoClass_Second": s} for n, (p, s) in enumerate(t.answers)} for t in found}
+        workers = {t.file: {f"W{n}": {"EmoClass_Major": p, "EmoClass_Second": s} for n, (p, s) in enumerate(t.answers)} for t in rows}
         form.write(folder / "labels_detailed.json", [json.dumps(workers)])
     if release.partitions:
         form.write(root / "Partitions.txt", [f"{part}; {file}" for part, file in release.partitions] + ["half a line"] * release.noise)
@@ -359,18 +360,18 @@ def quoted(cells: list[str]) -> str:
     return out.getvalue()
 
 
-def _consensus(found: list[Turn], noise: bool) -> list[str]:
+def _consensus(rows: list[Turn], noise: bool) -> list[str]:
     lines = [",".join(HEAD)]
-    for turn in found:
+    for turn in rows:
         cells = [turn.file, turn.code, *turn.attributes, turn.speaker, turn.gender, turn.part]
         line = quoted({"short": cells[:2], "long": [*cells, "what"]}.get(turn.row, cells))
         lines += [line, line] if turn.row == "twice" else [line]
     return [*lines, ";;; ;"] if noise else lines
 
 
-def _members(found: list[Turn]) -> list[str]:
+def _members(rows: list[Turn]) -> list[str]:
     members = []
-    for turn in found:
+    for turn in rows:
         cells = [turn.code, *turn.attributes, turn.speaker, turn.gender, turn.part]
         row = {"short": None, "long": [1, 2]}.get(turn.row, dict(zip(HEAD[1:], cells, strict=True)))
         member = f"{json.dumps(turn.file)}: {json.dumps(row, ensure_ascii=False)}"
@@ -383,23 +384,23 @@ def worker(number: int, primary: str, secondary: str) -> str:
     return f"WORKER{number:08d}; {primary}; {secondary}; A:4.000000; V:3.000000; D:5.000000;" if primary else f"WORKER{number:08d}; "
 
 
-def _blocks(found: list[Turn], release: Release) -> list[str]:
+def _blocks(rows: list[Turn], release: Release) -> list[str]:
     """Blocks of `labels.txt`, parted by an empty line. Where it is the consensus too, a row may be torn and a block stand twice."""
     lines = []
-    for turn in found:
+    for turn in rows:
         act, val, dom = turn.attributes
         head = f"{turn.file}; {turn.code if turn.code.isupper() else 'Q'}; A:{act}; V:{val}; D:{dom};"
         block = [
             head[: len(turn.file) + 5] if release.torn(turn) else head,
-            *(worker(n, *given) for n, given in enumerate(turn.answers)),
+            *(worker(n, *answer) for n, answer in enumerate(turn.answers)),
             "",
         ]
         lines += block * 2 if turn.row == "twice" else block
     return [*lines, "; ;;"] if release.noise else lines
 
 
-def _detailed(found: list[Turn], form: str) -> list[str]:
-    rows = [(turn, n, *given) for turn in found for _ in range(1 + (turn.row == "twice")) for n, given in enumerate(turn.answers)]
+def _detailed(rows: list[Turn], form: str) -> list[str]:
+    answered = [(turn, n, *answer) for turn in rows for _ in range(1 + (turn.row == "twice")) for n, answer in enumerate(turn.answers)]
     if form == "EmoDetail":
-        return ["FileName,EmoDetail", *(quoted([turn.file, worker(n, *given)]) for turn, n, *given in rows)]
-    return ["FileName,WorkerID,EmoClass_Major,EmoClass_Second", *(quoted([turn.file, f"W{n}", p, s]) for turn, n, p, s in rows)]
+        return ["FileName,EmoDetail", *(quoted([turn.file, worker(n, *answer)]) for turn, n, *answer in answered)]
+    return ["FileName,WorkerID,EmoClass_Major,EmoClass_Second", *(quoted([turn.file, f"W{n}", p, s]) for turn, n, p, s in answered)]

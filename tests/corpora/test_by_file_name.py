@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calm.corpora import read_corpus
+from calm.corpora import CorpusError, read_corpus
 from calm.corpora.crema_d import EMOTIONS, SENTENCES
 from calm.corpora.ravdess import CLASSES, NAME
-from calm.corpora.utterances import CorpusError
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -35,9 +34,9 @@ def test_ravdess_reads_the_fields(tmp_path):
         ["surprised"],
         "female",
         "validation",
-        "dogs are sitting by the door",
+        "Dogs are sitting by the door",
     )
-    assert (calm.labels, calm.split, calm.text) == (["calm"], "test", "kids are talking by the door")
+    assert (calm.labels, calm.split, calm.text) == (["calm"], "test", "Kids are talking by the door")
 
 
 def test_ravdess_names_what_it_leaves_out(tmp_path):
@@ -97,7 +96,7 @@ def test_crema_d(tmp_path):
     )
     corpus = read_corpus("crema_d", tmp_path)
     first = corpus.utterances[0]
-    assert (first.speaker, first.gender, first.labels, first.text) == ("1001", "male", ["angry"], "don't forget a jacket")
+    assert (first.speaker, first.gender, first.labels, first.text) == ("1001", "male", ["angry"], "Don't forget a jacket")
     assert {row.gender for row in corpus.utterances} == {"male", "female", None}
     assert Counter(row.reason for row in corpus.dropped) == {"label outside its range": 1, "file name does not parse": 1}
     splits = {split: {row.speaker for row in corpus.utterances if row.split == split} for split in ("train", "validation", "test")}
@@ -109,5 +108,5 @@ def test_crema_d(tmp_path):
 
 @pytest.mark.parametrize("format", ["ravdess", "crema_d", "librispeech"])
 def test_a_folder_of_something_else(tmp_path, format):
-    with pytest.raises(CorpusError, match="holds no file named like"):
+    with pytest.raises(CorpusError, match="has no file named like"):
         read_corpus(format, touch(tmp_path, "song.wav", "empty/readme.txt"))

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from calm.audio.decoding import AudioError, read_audio
 from calm.audio.headers import read_header
-from calm.corpora import read_corpus
+from calm.corpora import CorpusError, read_corpus
 from calm.corpora.checking import check, read_headers
 from calm.corpora.limits import Limits
-from calm.corpora.utterances import Corpus, CorpusError, read_table
+from calm.corpora.utterances import Corpus, read_table
 from pipeline.settings import CorpusSettings, Ingest
 from pipeline.stages import ingest
 
@@ -49,16 +49,25 @@ def test_mosei(tree):
         corpus = checked("mosei", hostile.write_mosei(Path(folder), videos, form))
     kept = {row.id: row for row in corpus.utterances}
     assert len(kept) + len(corpus.dropped) == sum(video.rows for video in videos)
-    segments = {f"{video.id}_{clip}": (video, one) for video in videos for clip, one in enumerate(video.segments)}
+    segments = {f"{video.id}_{clip}": (video, segment) for video in videos for clip, segment in enumerate(video.segments)}
     for id, row in kept.items():
-        video, one = segments[id]
-        assert row.text == hostile.tidied(one.text) and (video.fold, row.speaker) != ("none", "") and row.speaker == video.id
-    for id, (video, one) in segments.items():
-        apart = all(abs(one.start - other.start) + abs(one.end - other.end) > 0.1 for other in video.segments if other is not one)
-        start, end = max(one.start, 0.0), min(one.end, video.sound.seconds)
-        if one.sound and apart and video.fold != "none" and not video.shape and one.end > start and end - start >= LIMITS.min_seconds:
+        video, segment = segments[id]
+        assert row.text == hostile.tidied(segment.text) and (video.fold, row.speaker) != ("none", "") and row.speaker == video.id
+    for id, (video, segment) in segments.items():
+        apart = all(
+            abs(segment.start - other.start) + abs(segment.end - other.end) > 0.1 for other in video.segments if other is not segment
+        )
+        start, end = max(segment.start, 0.0), min(segment.end, video.sound.seconds)
+        if (
+            segment.sound
+            and apart
+            and video.fold != "none"
+            and not video.shape
+            and segment.end > start
+            and end - start >= LIMITS.min_seconds
+        ):
             assert (kept[id].start, kept[id].end) == pytest.approx((start, end), abs=1e-3)
-            assert kept[id].labels == [name for name, score in zip(hostile.NAMES[1:], one.scores[1:], strict=True) if score > 0]
+            assert kept[id].labels == [name for name, score in zip(hostile.NAMES[1:], segment.scores[1:], strict=True) if score > 0]
 
 
 @settings(max_examples=150, deadline=None)

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calm.corpora import read_corpus
-from calm.corpora.utterances import CorpusError
+from calm.corpora import CorpusError, read_corpus
 
 
 def read(folder: Path, text: str, name: str = "corpus.csv", **options):
@@ -29,7 +28,7 @@ def test_csv_with_mark_line_ends_and_quoted_commas(tmp_path):
     first, second = corpus.utterances
     assert (first.id, first.audio, first.start, first.end) == ("a/b[1.5-3]", tmp_path / "a/b.wav", 1.5, 3)
     assert (first.text, first.speaker, first.split, first.labels, first.gender) == (
-        'well, "yes"',
+        'Well, "YES"',
         "ann",
         "validation",
         ["happy", "sad"],
@@ -87,7 +86,7 @@ def test_json_lines_that_do_not_parse(tmp_path):
         ("corpus.csv", "", "has no rows"),
         ("corpus.csv", "audio,text\n", "has no rows"),
         ("corpus.csv", 'audio,text\na.wav,"so\nb.wav,no\n', "does not parse"),
-        ("corpus.xlsx", "x", "is no manifest"),
+        ("corpus.xlsx", "x", "is not a manifest"),
         ("corpus.parquet", "x", "does not parse"),
         ("corpus.csv", 'audio\n"' + "x" * 200_000, "does not parse"),
     ],
@@ -125,16 +124,16 @@ def test_intervals_late_in_a_recording_have_ids_of_their_own(tmp_path):
 def test_missing_splits_are_disjoint_by_speaker_balanced_and_repeatable(tmp_path):
     rows = ["audio,speaker,labels"] + [f"{s}_{n}.wav,s{s},{'ab'[n % 2] if s % 4 else 'c'}" for s in range(60) for n in range(1 + s % 7)]
     corpus = read(tmp_path, "\n".join(rows))
-    of = {}
+    splits = {}
     for row in corpus.utterances:
-        assert of.setdefault(row.speaker, row.split) == row.split
+        assert splits.setdefault(row.speaker, row.split) == row.split
     count = Counter((row.labels[0], row.split) for row in corpus.utterances)
     for name in "abc":
         total = sum(count[name, split] for split in ("train", "validation", "test"))
         assert abs(count[name, "train"] / total - 0.7) < 0.06 and abs(count[name, "test"] / total - 0.2) < 0.06
     again = read(tmp_path, "\n".join([rows[0], *reversed(rows[1:])]))
-    assert {row.speaker: row.split for row in again.utterances} == of
-    assert {row.speaker: row.split for row in read(tmp_path, "\n".join(rows), seed=2).utterances} != of
+    assert {row.speaker: row.split for row in again.utterances} == splits
+    assert {row.speaker: row.split for row in read(tmp_path, "\n".join(rows), seed=2).utterances} != splits
 
 
 def test_a_speaker_with_a_split_keeps_it(tmp_path):

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calm.corpora import read_corpus
-from calm.corpora.utterances import CorpusError
+from calm.corpora import CorpusError, read_corpus
 
 NAMES = ["sentiment", "happy", "sad", "anger", "surprise", "disgust", "fear"]
 NEUTRAL = [0.0] * 7
@@ -47,8 +46,8 @@ def test_joins_by_time_and_not_by_order(tmp_path):
     transcript = "v___0___0.5000001___4.0___FIRST one\nv___1___4.0___8.0___unlabelled\nv___2___9.0___12.0___and THE last\n"
     corpus = read_corpus("mosei", write(tmp_path, labels, {"v": transcript}, {"valid": ["v"]}))
     last, first = corpus.utterances
-    assert (first.id, first.text, first.labels, first.start, first.end) == ("v_0", "first one", ["happy", "fear"], 0.5, 4.0)
-    assert (last.id, last.text, last.labels) == ("v_2", "and the last", ["sad"])
+    assert (first.id, first.text, first.labels, first.start, first.end) == ("v_0", "FIRST one", ["happy", "fear"], 0.5, 4.0)
+    assert (last.id, last.text, last.labels) == ("v_2", "and THE last", ["sad"])
     assert last.extra["sentiment"] == 1 and last.extra["score_sad"] == 2
     assert {row.split for row in corpus.utterances} == {"validation"} and last.speaker == "v"
     assert last.audio == tmp_path / "Raw/Audio/Full/WAV_16000/v.wav"
@@ -72,7 +71,7 @@ def test_clamps_negative_starts_and_scores_above_three(tmp_path):
 def test_odd_ids_and_underscores_in_the_text(tmp_path, video):
     text = f"{video}___3___1.0___2.5___I _____ think ___ SO_\n"
     corpus = read_corpus("mosei", write(tmp_path, {video: [((1.0, 2.5), NEUTRAL)]}, {video: text}, {"test": [video]}))
-    assert [(row.id, row.text) for row in corpus.utterances] == [(f"{video}_3", "i _____ think ___ so_")]
+    assert [(row.id, row.text) for row in corpus.utterances] == [(f"{video}_3", "I _____ think ___ SO_")]
 
 
 def test_latin_1_is_read_and_counted(tmp_path):
@@ -144,9 +143,9 @@ def replace(root: Path, name: str, content: list) -> None:
         (lambda root: (root / "CMU_MOSEI_Labels.csd").write_bytes(b""), "not the .csd"),
         (lambda root: (root / "CMU_MOSEI_Labels.csd").unlink(), "has no CMU_MOSEI_Labels.csd"),
         (lambda root: h5py.File(root / "CMU_MOSEI_Labels.csd", "w").close(), "not the .csd"),
-        (lambda root: replace(root, "metadata/dimension names", []), "dimension names are no list"),
-        (lambda root: replace(root, "metadata/dimension names", [3.5]), "dimension names are no list"),
-        (lambda root: replace(root, "metadata/dimension names", ["sentiment, happy"]), "dimension names are no list"),
+        (lambda root: replace(root, "metadata/dimension names", []), "dimension names are not a JSON list"),
+        (lambda root: replace(root, "metadata/dimension names", [3.5]), "dimension names are not a JSON list"),
+        (lambda root: replace(root, "metadata/dimension names", ["sentiment, happy"]), "dimension names are not a JSON list"),
         (lambda root: replace(root, "metadata/dimension names", ['["sentiment", 1]']), "no column happy, sad.*it has sentiment, 1"),
         (lambda root: replace(root, "data", [1.0]), "not the .csd"),
         (lambda root: (root / "Raw/Audio/Full/WAV_16000").rmdir(), "has no Raw/Audio/Full/WAV_16000"),
@@ -190,7 +189,7 @@ def test_every_labelled_segment_is_kept_or_named_once(videos, random):
         assert row.start >= 0 and np.isfinite([row.start, row.end]).all()
         assert all(0 <= row.extra[f"score_{name}"] <= 3 for name in corpus.classes)
         assert row.labels == [name for name in corpus.classes if row.extra[f"score_{name}"] > 0]
-        assert row.text is None or (row.text and row.text == row.text.lower())
+        assert row.text is None or (row.text and row.text == " ".join(row.text.split()) and not row.text.isupper())
 
 
 def test_official_folds_and_segments(tmp_path):

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calm.corpora import read_corpus
+from calm.corpora import CorpusError, read_corpus
 from calm.corpora.msp_votes import CLASSES, CODES, PRIMARY, SECONDARY, Answer, answer, parse, plurality, present
-from calm.corpora.utterances import CorpusError
 
 HEAD = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
 ROWS = {  # file: code, speaker, gender, set, workers' (primary, secondary)
@@ -33,7 +32,7 @@ def worker(number: int, primary: str, secondary: str) -> str:
 def labels_txt() -> str:
     blocks = []
     for file, (code, _, _, _, workers) in ROWS.items():
-        lines = [worker(number, *given) for number, given in enumerate(workers)]
+        lines = [worker(number, *emotions) for number, emotions in enumerate(workers)]
         blocks.append("\n".join([f"{file}; {code}; A:4.000000; V:3.000000; D:5.000000;", *lines]) + "\n")
     return "\n".join(blocks)
 
@@ -50,9 +49,9 @@ def consensus_json(listed=False) -> str:
 
 
 def detailed(form: str) -> str:
-    rows = [(file, number, *given) for file, row in ROWS.items() for number, given in enumerate(row[4])]
+    rows = [(file, number, *emotions) for file, row in ROWS.items() for number, emotions in enumerate(row[4])]
     if form == "EmoDetail":
-        return "FileName,EmoDetail\n" + "".join(f'{file},"{worker(number, *given)}"\n' for file, number, *given in rows)
+        return "FileName,EmoDetail\n" + "".join(f'{file},"{worker(number, *emotions)}"\n' for file, number, *emotions in rows)
     if form == "columns":
         return "FileName,WorkerID,EmoClass_Major,EmoClass_Second\n" + "".join(f'{f},WORKER{n},{p},"{s}"\n' for f, n, p, s in rows)
     nested = {file: {} for file in ROWS}
@@ -148,7 +147,7 @@ def test_transcripts_only_where_asked_for(tmp_path):
     root = write(tmp_path, {"labels_consensus.csv": consensus_csv()} | texts)
     assert {row.text for row in read_corpus("msp_podcast", root).utterances} == {None}
     corpus = read_corpus("msp_podcast", root, transcripts=True)
-    assert {row.id: row.text for row in corpus.utterances if row.text} == {"MSP-PODCAST_0001_0008": "so i said"}
+    assert {row.id: row.text for row in corpus.utterances if row.text} == {"MSP-PODCAST_0001_0008": "So I SAID"}
     assert corpus.corrections["note in brackets cut from a transcript"] == 2
     assert corpus.corrections["transcript missing: to be transcribed"] == 2
 
@@ -180,7 +179,7 @@ def test_a_file_in_two_partitions_is_in_none(tmp_path):
 
 
 def test_a_row_is_lost_alone_and_once(tmp_path):
-    """A quote that is never closed, and a file that stands twice in JSON; the partition list does not bring a torn row back."""
+    """An unclosed quote, and a file that is in the JSON twice; the partition list does not bring a broken row back."""
     text = HEAD + 'a.wav,"N,4,4,4,1,Male,Train\nb.wav,N,4,4,4,1,Male,Train\nc.wav,"N",4,4,4,1,Male,Train\n'
     root = write(tmp_path / "csv", {"labels_consensus.csv": text, "Partitions.txt": "Train; a.wav"})
     corpus = read_corpus("msp_podcast", root)
@@ -194,14 +193,14 @@ def test_a_row_is_lost_alone_and_once(tmp_path):
 
 
 def test_answers_below_a_torn_first_line_count_for_no_other_file(tmp_path):
-    """And a block that stands twice counts once."""
+    """And a repeated block counts once."""
     text = labels_txt().replace("MSP-PODCAST_0001_0009_0001.wav; X; A:4.0", "MSP-PODCAST_0001_0009_0001.wav; X; \n")
     corpus = read_corpus("msp_podcast", write(tmp_path, {"labels_consensus.csv": consensus_csv(), "labels.txt": text + "\n" + text}))
     rows = {row.id: row.extra for row in corpus.utterances}
     assert [rows["MSP-PODCAST_0001_0008"][f"votes_{name}"] for name in ("angry", "sad", "happy", "neutral")] == [2, 1, 0, 0]
     assert "votes_happy" not in rows["MSP-PODCAST_0001_0009_0001"]
     assert len(corpus.checks["answers that do not parse"]) == 2 * 4  # the line in two parts, and two answers
-    assert corpus.corrections["answer that stands twice counted once"] == 7
+    assert corpus.corrections["repeated answer counted once"] == 7
     partitions = "".join(f"Train; {file}\n" for file in ROWS)
     corpus = read_corpus("msp_podcast", write(tmp_path / "alone", {"labels.txt": text, "Partitions.txt": partitions}))
     reasons = Counter((row.id, row.reason) for row in corpus.dropped)

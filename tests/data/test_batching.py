@@ -15,24 +15,24 @@ from calm.corpora.utterances import Corpus, Utterance, write_table
 from calm.data.augmentation import Augmentation
 from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator
 from calm.data.examples import load_examples
-from calm.data.ragged import LogMels, Ragged, fit
+from calm.data.ragged import AcousticFrames, Ragged, fit
 
 
-def frames_of(lengths, mels=64):
-    """Every frame holds its own number in all mels, row r starting at 1000 r, so that a block tells where it was cut."""
+def rows_of(lengths, channels=64):
+    """Every frame holds its own number in all channels, row r starting at 1000 r, so that a block tells where it was cut."""
     return Ragged.of(
-        [np.repeat((1000 * row + np.arange(length))[:, None], mels, 1).astype(np.float16) for row, length in enumerate(lengths)]
+        [np.repeat((1000 * row + np.arange(length))[:, None], channels, 1).astype(np.float16) for row, length in enumerate(lengths)]
     )
 
 
-def logmels_of(lengths):
-    return LogMels(frames_of(lengths), np.ones(len(lengths), dtype=np.float32))
+def frames_of(lengths):
+    return AcousticFrames(rows_of(lengths), np.ones(len(lengths), dtype=np.float32))
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.data())
 def test_padding_keeps_every_row(lengths, data):
     rows = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8)))
-    ragged = frames_of(lengths, 2)
+    ragged = rows_of(lengths, 2)
     values, mask = ragged.pad(rows)
     assert mask.sum(1).tolist() == [lengths[row] for row in rows]
     for index, row in enumerate(rows):
@@ -42,18 +42,18 @@ def test_padding_keeps_every_row(lengths, data):
 
 @pytest.mark.parametrize(("frames", "blocks"), [(50, 1), (79, 1), (80, 2), (109, 2), (110, 3), (300, 9)])
 def test_number_of_blocks(frames, blocks):
-    assert logmels_of([frames]).blocks.tolist() == [blocks]
+    assert frames_of([frames]).blocks.tolist() == [blocks]
 
 
 def test_blocks_are_50_frames_every_30():
-    blocks, mask = logmels_of([60, 111]).all_blocks(np.array([1, 0]))
+    blocks, mask = frames_of([60, 111]).all_blocks(np.array([1, 0]))
     assert mask.tolist() == [[True] * 3, [True, False, False]]
     assert blocks[0, :, 0, 0].tolist() == [1000, 1030, 1060] and blocks[0, 2, 49, 63] == 1109
     assert blocks[1, 0, 0, 0] == 0 and (blocks[1, 1:] == 0).all()
 
 
 def test_pairs_are_neighbours_of_the_same_utterance():
-    collator = PairCollator(logmels_of([300, 500, 80]), ["a", "b", "a"], torch.zeros(3, 4))
+    collator = PairCollator(frames_of([300, 500, 80]), ["a", "b", "a"], torch.zeros(3, 4))
     firsts = set()
     for seed in range(40):
         batch = collator([2, 0, 1], torch.Generator().manual_seed(seed))
@@ -66,12 +66,12 @@ def test_pairs_are_neighbours_of_the_same_utterance():
 
 
 def test_without_a_generator_the_middle_pair_is_taken():
-    collator = PairCollator(logmels_of([300]), ["a"], torch.zeros(1, 4))
+    collator = PairCollator(frames_of([300]), ["a"], torch.zeros(1, 4))
     assert collator([0])["anchor"][0, 0, 0] == 120 == collator([0])["anchor"][0, 0, 0]
 
 
 def test_one_block_is_paired_with_itself_shifted():
-    collator = PairCollator(logmels_of([65, 50]), ["a", ""], torch.zeros(2, 4))
+    collator = PairCollator(frames_of([65, 50]), ["a", ""], torch.zeros(2, 4))
     batch = collator([0, 1], torch.Generator().manual_seed(0))
     assert (batch["anchor"][0, 0, 0], batch["neighbour"][0, 0, 0]) == (0, 15)  # the last window
     assert torch.equal(batch["neighbour"][1], batch["anchor"][1].roll(16, 0))
@@ -93,7 +93,7 @@ TOKENS = Ragged.of([np.array([101, 7, 8, 9, 102]), np.array([101, 102]), np.arra
 
 def sequences(**options):
     acoustic = Ragged.of([np.full((n, 4), n, dtype=np.float16) for n in (9, 1, 2)])
-    return SequenceCollator(logmels_of([300, 60, 80]), TOKENS, acoustic, **options)
+    return SequenceCollator(frames_of([300, 60, 80]), TOKENS, acoustic, **options)
 
 
 def test_modalities():
@@ -138,8 +138,8 @@ def test_80_10_10():
 
 def test_augmentation_off_is_falsy_and_on_changes_only_training():
     assert not Augmentation()
-    augment = Augmentation(speed=0.2, warp=0.1, gain_db=6, time_masks=1, mel_masks=1)
-    made = SequenceCollator(logmels_of([300, 120, 200]), TOKENS, None, augment=augment)
+    augment = Augmentation(speed=0.2, warp=0.1, gain_db=6, time_masks=1, channel_masks=1)
+    made = SequenceCollator(frames_of([300, 120, 200]), TOKENS, None, augment=augment)
     plain, first, again = made([0, 1]), made([0, 1], torch.Generator().manual_seed(5)), made([0, 1], torch.Generator().manual_seed(5))
     assert torch.equal(plain["input_features"], made([0, 1])["input_features"])
     assert torch.equal(first["input_features"], again["input_features"])
@@ -171,9 +171,10 @@ def corpus(tmp_path):
     features = tmp_path / "features"
     features.mkdir()
     for number, (name, length) in enumerate((("a", 60), ("c", 20))):
-        logmel = pa.array([np.full(length * 64, 3.0, dtype=np.float16)], pa.list_(pa.float16()))
+        features_column = pa.array([np.full(length * 64, 3.0, dtype=np.float16)], pa.list_(pa.float16()))
         pq.write_table(
-            pa.table({"id": [name], "frames": pa.array([length], pa.int32()), "logmel": logmel}), features / f"part-{number:05}.parquet"
+            pa.table({"id": [name], "frames": pa.array([length], pa.int32()), "features": features_column}),
+            features / f"part-{number:05}.parquet",
         )
     (features / "stats.json").write_text(json.dumps({"mean": [1.0] * 64, "std": [4.0] * 64}))
     return {"corpus": (tmp_path / "utterances.parquet", texts, features)}
@@ -182,9 +183,9 @@ def corpus(tmp_path):
 def test_examples_join_what_has_features(corpus):
     examples = load_examples(corpus)
     assert examples.table["id"].tolist() == ["a", "c"] and examples.table["text"].tolist() == ["hello", ""]
-    assert examples.logmels.frames.lengths.tolist() == [60, 50]
-    assert examples.logmels.frames[0][0, 0] == 0.5  # (3 - 1) / 4
-    assert (examples.logmels.frames[1][20:] == 0).all()  # padded with the mean
+    assert examples.frames.utterances.lengths.tolist() == [60, 50]
+    assert examples.frames.utterances[0][0, 0] == 0.5  # (3 - 1) / 4
+    assert (examples.frames.utterances[1][20:] == 0).all()  # padded with the mean
     assert examples.targets().tolist() == [[0, 1], [0, 0]]
     assert examples.rows("train", labelled=True).tolist() == [0]
 
@@ -205,15 +206,15 @@ def test_examples_of_two_corpora_are_normalised_apart(corpus, monkeypatch):
     files = corpus["corpus"]
     examples = load_examples({"one": files, "two": files})
     assert examples.table["corpus"].tolist() == ["one", "one", "two", "two"]
-    assert examples.logmels.frames[2][0, 0] == 0.5
+    assert examples.frames.utterances[2][0, 0] == 0.5
     monkeypatch.setattr("calm.data.examples.IN_MEMORY", 0)
     mapped = load_examples(corpus)
-    assert isinstance(mapped.logmels.frames.values, np.memmap) and mapped.logmels.frames[0][0, 0] == 0.5
+    assert isinstance(mapped.frames.utterances.values, np.memmap) and mapped.frames.utterances[0][0, 0] == 0.5
 
 
 def test_utterance_normalisation(corpus):
     examples = load_examples(corpus, normalise="utterance")
-    assert examples.logmels.frames[0].astype(float).max() == 0
+    assert examples.frames.utterances[0].astype(float).max() == 0
 
 
 def test_tokens_round_trip_and_refuse_others(tmp_path):

@@ -1,4 +1,4 @@
-"""Baselines: functionals and failures on made audio, the regression on made features, both on a little real speech."""
+"""Baselines: functionals and failures on artificial audio, the regression on artificial features, both on a little real speech."""
 
 import os
 from pathlib import Path
@@ -57,14 +57,14 @@ def test_egemaps_in_processes_keeps_the_order(tmp_path):
     assert (np.diff(extracted.values[:16, 0]) > 0).all()
 
 
-def test_egemaps_goes_on_from_what_is_there(tmp_path, monkeypatch):
+def test_egemaps_continues_from_saved_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "PART", 2)
     paths = [sound(tmp_path / f"{pitch}.wav", 0.3, pitch) for pitch in (120, 160, 200)]
     segments, work = [(path, None, None) for path in [paths[0], str(tmp_path / "gone.wav"), *paths[1:]]], tmp_path / "work"
     work.mkdir()
     first = baselines.egemaps(segments, 1, work)
     for path in paths[:1]:
-        Path(path).unlink()  # its part is finished
+        Path(path).unlink()  # its part is saved already
     (work / "egemaps-2.npz").unlink()
     second = baselines.egemaps(segments, 1, work)
     np.testing.assert_array_equal(first.values, second.values)
@@ -103,7 +103,7 @@ def shards(folder: Path, logmels: dict[str, np.ndarray], size: int = 2) -> Path:
         rows = [pa.array(value.astype(np.float16).ravel()) for value in some.values()]
         offsets = pa.array(np.cumsum([0, *map(len, rows)]), pa.int32())
         lists = pa.ListArray.from_arrays(offsets, pa.concat_arrays(rows))
-        table = {"id": list(some), "frames": [len(value) for value in some.values()], "logmel": lists}
+        table = {"id": list(some), "frames": [len(value) for value in some.values()], "features": lists}
         pq.write_table(pa.table(table), folder / f"part-{number:05d}.parquet")
     return folder
 
@@ -116,16 +116,16 @@ def test_logmel_functionals_from_shards(tmp_path):
     assert extracted.good.tolist() == [True, False, True, False, False]
     np.testing.assert_array_equal(extracted.values[0], baselines.functionals(logmels["u3"].astype(np.float32)))
     assert extracted.failed[1] == "it has no log-mel"
-    assert "no numbers" in extracted.failed[3]
+    assert "NaN" in extracted.failed[3]
     with pytest.raises(FileNotFoundError, match="run the stage features"):
         baselines.logmel_functionals(tmp_path / "nothing", ["u0"])
 
 
-def made(rows: int = 600, classes: int = 4, one_hot: bool = True, seed: int = 0):
-    """Features of 12 values of which some tell the class."""
+def separable(rows: int = 600, classes: int = 4, one_hot: bool = True, seed: int = 0):
+    """Features with 12 values of which the first ones depend on the classes."""
     draw = np.random.default_rng(seed)
-    kind = draw.integers(0, classes, rows)
-    targets = kind[:, None] == np.arange(classes) if one_hot else draw.random((rows, classes)) < 0.3
+    label = draw.integers(0, classes, rows)
+    targets = label[:, None] == np.arange(classes) if one_hot else draw.random((rows, classes)) < 0.3
     features = draw.normal(size=(rows, 12)).astype(np.float32)
     features[:, :classes] += 1.5 * targets
     split = np.repeat(["train", "validation", "test"], [rows // 2, rows // 4, rows - rows // 2 - rows // 4])
@@ -134,7 +134,7 @@ def made(rows: int = 600, classes: int = 4, one_hot: bool = True, seed: int = 0)
 
 @pytest.mark.parametrize("one_hot", [True, False])
 def test_regression_learns(one_hot):
-    features, targets, train, validation, test = made(one_hot=one_hot)
+    features, targets, train, validation, test = separable(one_hot=one_hot)
     fitted = baselines.regress(features, targets, train, validation, one_hot)
     assert metrics.auc_macro(targets[test], fitted.probabilities[test]) > 0.8
     assert fitted.strength == max(fitted.validation_auc, key=fitted.validation_auc.get)
@@ -146,7 +146,7 @@ def test_regression_learns(one_hot):
 
 
 def test_regression_does_not_see_validation_labels_or_test():
-    features, targets, train, validation, test = made()
+    features, targets, train, validation, test = separable()
     first = baselines.regress(features, targets, train, validation, True, strengths=[0.1])
     changed = targets.copy()
     changed[~train] = np.roll(changed[~train], 1, axis=1)
@@ -157,7 +157,7 @@ def test_regression_does_not_see_validation_labels_or_test():
 
 @pytest.mark.parametrize("one_hot", [True, False])
 def test_utterances_without_features_get_the_prior(one_hot):
-    features, targets, train, validation, _ = made(one_hot=one_hot)
+    features, targets, train, validation, _ = separable(one_hot=one_hot)
     features.values[[3, 400, 599]] = np.nan
     fitted = baselines.regress(features, targets, train, validation, one_hot)
     assert fitted.without_features == 3
@@ -167,7 +167,7 @@ def test_utterances_without_features_get_the_prior(one_hot):
 
 @pytest.mark.parametrize("one_hot", [True, False])
 def test_class_that_training_lacks_keeps_its_prior(one_hot):
-    features, targets, train, validation, test = made(one_hot=one_hot)
+    features, targets, train, validation, test = separable(one_hot=one_hot)
     targets[train, 0] |= targets[train, 1]
     targets[train, 1] = False
     fitted = baselines.regress(features, targets, train, validation, one_hot)
@@ -177,18 +177,24 @@ def test_class_that_training_lacks_keeps_its_prior(one_hot):
 
 
 def test_two_classes_and_no_validation():
-    features, targets, train, _, test = made(classes=2)
+    features, targets, train, _, test = separable(classes=2)
     fitted = baselines.regress(features, targets, train, np.zeros(len(targets), bool), True)
     assert fitted.strength == 0.1
-    assert metrics.balanced_accuracy(targets[test], thresholds.likeliest(fitted.probabilities[test])) > 0.8
+    assert metrics.score("balanced_accuracy", targets[test], thresholds.likeliest(fitted.probabilities[test])) > 0.8
 
 
 def test_only_one_class_to_learn():
-    features, targets, train, validation, _ = made()
+    features, targets, train, validation, _ = separable()
     targets[:] = [True, False, False, False]
     fitted = baselines.regress(features, targets, train, validation, True)
     assert fitted.strength is None
     assert (fitted.probabilities == [1, 0, 0, 0]).all()
+
+
+def test_strength_is_the_one_with_the_best_validation_auc():
+    features, targets, train, validation, _ = separable(one_hot=False)
+    fitted = baselines.regress(features, targets, train, validation, one_hot=False)
+    assert fitted.validation_auc[fitted.strength] == metrics.auc_macro(targets[validation], fitted.probabilities[validation])
 
 
 def test_log_odds():
@@ -211,4 +217,4 @@ def test_real_speech_angry_against_calm(tmp_path):
     for extracted in (baselines.egemaps(segments), baselines.logmel_functionals(folder, names)):
         assert extracted.good.all()
         fitted = baselines.regress(extracted, targets, train, ~train, True, strengths=[0.01])
-        assert metrics.weighted_accuracy(targets[~train], thresholds.likeliest(fitted.probabilities[~train])) > 0.8
+        assert metrics.score("weighted_accuracy", targets[~train], thresholds.likeliest(fitted.probabilities[~train])) > 0.8

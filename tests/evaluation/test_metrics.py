@@ -32,24 +32,24 @@ def test_counts(small):
 
 def test_by_hand(small):
     # TPR 3/4, 1/5; TNR 5/6, 5/5; F1 6/8, 2/6; right answers 8, 6
-    assert metrics.weighted_accuracy(*small) == pytest.approx((3 / 4 + 5 / 6 + 1 / 5 + 1) / 4)
-    assert metrics.accuracy(*small) == pytest.approx((8 / 10 + 6 / 10) / 2)
-    assert metrics.f1_paper(*small) == pytest.approx(8 / 14 * 0.75 + 6 / 14 / 3)
-    assert metrics.f1_macro(*small) == pytest.approx((0.75 + 1 / 3) / 2)
-    assert metrics.f1_micro(*small) == pytest.approx(4 / (4 + (1 + 5) / 2))
-    assert metrics.f1_weighted(*small) == pytest.approx(4 / 9 * 0.75 + 5 / 9 / 3)
-    assert metrics.balanced_accuracy(*small) == pytest.approx((3 / 4 + 1 / 5) / 2)
+    assert metrics.score("weighted_accuracy", *small) == pytest.approx((3 / 4 + 5 / 6 + 1 / 5 + 1) / 4)
+    assert metrics.score("accuracy", *small) == pytest.approx((8 / 10 + 6 / 10) / 2)
+    assert metrics.score("f1_paper", *small) == pytest.approx(8 / 14 * 0.75 + 6 / 14 / 3)
+    assert metrics.score("f1_macro", *small) == pytest.approx((0.75 + 1 / 3) / 2)
+    assert metrics.score("f1_micro", *small) == pytest.approx(4 / (4 + (1 + 5) / 2))
+    assert metrics.score("f1_weighted", *small) == pytest.approx(4 / 9 * 0.75 + 5 / 9 / 3)
+    assert metrics.score("balanced_accuracy", *small) == pytest.approx((3 / 4 + 1 / 5) / 2)
     assert metrics.exact_match(*small) == pytest.approx(6 / 10)
 
 
 def test_never_anything_of_eight_one_hot_classes():
     targets = np.eye(8, dtype=bool)[np.arange(80) % 8]
     never = np.zeros_like(targets)
-    assert metrics.accuracy(targets, never) == 0.875
-    assert metrics.weighted_accuracy(targets, never) == 0.5
-    assert metrics.weighted_accuracy(targets, ~never) == 0.5
-    assert metrics.accuracy(targets, ~never) == 0.125
-    assert metrics.f1_paper(targets, never) == metrics.f1_macro(targets, never) == metrics.f1_micro(targets, never) == 0
+    assert metrics.score("accuracy", targets, never) == 0.875
+    assert metrics.score("weighted_accuracy", targets, never) == 0.5
+    assert metrics.score("weighted_accuracy", targets, ~never) == 0.5
+    assert metrics.score("accuracy", targets, ~never) == 0.125
+    assert [metrics.score(f"f1_{kind}", targets, never) for kind in ("paper", "macro", "micro")] == [0, 0, 0]
 
 
 def test_perfect_and_all_wrong():
@@ -64,7 +64,7 @@ def test_perfect_and_all_wrong():
 def test_as_scikit_learn():
     targets, decisions = random()
     for average in ("macro", "micro", "weighted"):
-        ours = getattr(metrics, f"f1_{average}")(targets, decisions)
+        ours = metrics.score(f"f1_{average}", targets, decisions)
         assert ours == pytest.approx(sk.f1_score(targets, decisions, average=average, zero_division=np.nan))
     result = metrics.decided(targets, decisions, EIGHT[:5])
     assert result.values["exact_match"] == pytest.approx(sk.accuracy_score(targets, decisions))
@@ -109,14 +109,23 @@ def test_nothing_defined_is_named_not_nan():
 
 def test_arrays_that_do_not_fit():
     targets = np.zeros((3, 2), bool)
-    with pytest.raises(ValueError, match="one shape"):
-        metrics.accuracy(targets, np.zeros((2, 2), bool))
+    with pytest.raises(ValueError, match="same shape"):
+        metrics.score("accuracy", targets, np.zeros((2, 2), bool))
     with pytest.raises(ValueError, match="must be bool"):
-        metrics.accuracy(targets, np.zeros((3, 2)))
+        metrics.score("accuracy", targets, np.zeros((3, 2)))
     with pytest.raises(ValueError, match="not be empty"):
-        metrics.accuracy(targets[:0], targets[:0])
+        metrics.score("accuracy", targets[:0], targets[:0])
     with pytest.raises(ValueError, match="within 0 and 1"):
-        metrics.ece(targets, np.full((3, 2), 1.5))
+        metrics.auc_macro(targets, np.full((3, 2), 1.5))
+
+
+def test_every_metric_is_explained_and_computed():
+    targets, decisions = random()
+    computed = metrics.decided(targets, decisions, EIGHT[:5]).values | metrics.decided(targets, decisions, EIGHT[:5], argmax=True).values
+    computed |= metrics.ranked(targets, np.random.default_rng(1).random(targets.shape), EIGHT[:5]).values
+    assert {name for name in computed if "/" not in name} == set(metrics.METRICS)
+    assert all(metric.title and metric.description.endswith(".") for metric in metrics.METRICS.values())
+    assert list(metrics.OF_COUNTS)[:3] == ["weighted_accuracy", "accuracy", "f1_paper"] and "exact_match" not in metrics.OF_COUNTS
 
 
 def test_ranked():
@@ -129,14 +138,6 @@ def test_ranked():
     result = metrics.ranked(targets, probabilities, EIGHT[:5])
     assert result.left_out == {"auc_macro": ["class2"], "average_precision_macro": ["class2"]}
     assert result.values["auc_macro"] == pytest.approx(sk.roc_auc_score(targets[:, [0, 1, 3, 4]], probabilities[:, [0, 1, 3, 4]]))
-
-
-def test_calibration_error_by_hand():
-    targets = np.array([[1], [0], [1], [1]], bool)
-    probabilities = np.array([[0.92], [0.94], [0.31], [1.0]])
-    # bin 0.9 to 1: three, mean 2.86 / 3, right 2 / 3; bin 0.3 to 0.4: one, 0.31 against 1
-    assert metrics.ece(targets, probabilities) == pytest.approx(3 / 4 * (2.86 / 3 - 2 / 3) + 1 / 4 * 0.69)
-    assert metrics.ece(targets, targets.astype(float)) == 0
 
 
 @settings(max_examples=60, deadline=None)

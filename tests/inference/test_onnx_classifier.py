@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from made_model import release, speech
 
-from calm.inference import loading, onnx_export, recordings
+from calm.inference import loading, onnx_export
 from calm.inference.onnx_classifier import Compiled
 from calm.inference.torch_classifier import Predictor
 from calm.models.modeling import CalmForSequenceClassification

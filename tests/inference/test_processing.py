@@ -70,7 +70,7 @@ def test_kinds_of_input_and_output():
         ([speech(1), np.zeros((2, 16000))], 16000, r"shape \(2, 16000\).*take the channels' mean"),
         (np.ones(16000, np.int16), 16000, "int16: give floats"),
         (np.full(16000, np.nan), 16000, "NaN or infinity"),
-        (np.zeros(399), 16000, "399 samples at 16000 Hz are less than a frame of 400"),
+        (np.zeros(399), 16000, "399 samples at 16000 Hz are less than a frame"),
         (np.zeros(0), 16000, "0 samples"),
     ],
 )
@@ -82,8 +82,8 @@ def test_samples_that_cannot_be_used(samples, rate, says):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"normalise": "corpus"}, "mean and std must be given, of 64 mels"),
-        ({"normalise": "corpus", "mean": MEAN[:9], "std": STD}, "of 64 mels"),
+        ({"normalise": "corpus"}, "mean and std are needed, for 64 channels"),
+        ({"normalise": "corpus", "mean": MEAN[:9], "std": STD}, "for 64 channels"),
         ({"normalise": "batch"}, "'batch': allowed are corpus and utterance"),
         ({"high_hz": 9000}, "half of sample_rate 16000"),
     ],
@@ -101,13 +101,13 @@ def test_inputs_are_those_of_training(processor, tmp_path, normalise):
     corpus = Corpus(("x",), False, [Utterance(str(n), tmp_path / "a", 0, 1, text=text) for n, text in enumerate(texts)])
     write_table(corpus, tmp_path / "utterances.parquet")
     pd.DataFrame({"id": ["0", "1", "2"], "text": texts}).to_parquet(tmp_path / "texts.parquet")
-    stored = [extractor.logmel(clip).astype(np.float16) for clip in clips]
+    stored = [extractor.frame_extractor(clip).astype(np.float16) for clip in clips]
     columns = {"id": ["0", "1", "2"], "frames": [len(frames) for frames in stored]}
     values = pa.array([frames.ravel() for frames in stored], pa.list_(pa.float16()))
-    pa.parquet.write_table(pa.table({**columns, "logmel": values}), tmp_path / "part-00000.parquet")
+    pa.parquet.write_table(pa.table({**columns, "features": values}), tmp_path / "part-00000.parquet")
     (tmp_path / "stats.json").write_text(json.dumps({"mean": MEAN.tolist(), "std": STD.tolist()}))
     examples = load_examples({"mine": (tmp_path / "utterances.parquet", tmp_path, tmp_path)}, normalise=normalise)
-    expected = SequenceCollator(examples.logmels, tokenise(processor.tokenizer, texts), most=12)(np.arange(3))
+    expected = SequenceCollator(examples.frames, tokenise(processor.tokenizer, texts), most=12)(np.arange(3))
     made = CalmProcessor(extractor, processor.tokenizer)(clips, texts, 16000)
     assert set(made) == set(expected) == set(processor.model_input_names)
     for name in expected:

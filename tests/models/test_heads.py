@@ -6,7 +6,8 @@ from transformers import BertConfig
 
 from calm.models.configuration import CalmConfig
 from calm.models.heads import Standardise, pool
-from calm.models.modeling import CalmForSequenceClassification, CalmOutput, FrozenHeads
+from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
+from calm.models.multimodal import CalmOutput
 
 TEXT = BertConfig(
     vocab_size=60, hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64, max_position_embeddings=40

@@ -35,7 +35,7 @@ def batch(blocks: int = 4) -> dict[str, torch.Tensor]:
 
 def test_the_linear_front_end_sees_mean_and_deviation():
     """Two frames of a mel at 1 and 3: mean 2, deviation 1."""
-    layer = LinearFrontEnd(config(mels=2, block_frames=2, block_hop=2, patch=(1, 1), stride=(1, 1)))
+    layer = LinearFrontEnd(config(channels=2, block_frames=2, block_hop=2, patch=(1, 1), stride=(1, 1)))
     torch.nn.init.zeros_(layer.projection.weight)
     torch.nn.init.zeros_(layer.projection.bias)
     layer.projection.weight.data[0] = torch.tensor([1.0, 0.0, 10.0, 0.0])  # mean of mel 0, ten times its deviation
@@ -66,7 +66,7 @@ def test_the_convolutional_front_end_is_one_token_a_block():
 
 def test_unknown_front_end():
     with pytest.raises(ValueError, match="front_end is 'wavelet': allowed are spectran, linear, cnn"):
-        config(front_end="wavelet")
+        CalmForSequenceClassification(config(front_end="wavelet"))
 
 
 def test_a_glimpse_is_a_mean_by_learned_weights():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from calm.data import masking
 from calm.models import losses
+from calm.models.losses import ContrastiveSettings
 
 # Cosines of anchors (1, 0), (0, 1), (3/5, 4/5) with positives (1, 0), (4/5, 3/5), (0, 1):
 #   1.00 0.80 0.00
@@ -59,7 +60,7 @@ def test_equation_2_is_bounded_as_the_paper_says():
     torch.manual_seed(0)
     a, b, t = torch.randn(3, 16, 8)
     alpha, tau, m = 0.25, 0.07, 16
-    loss = losses.calp(a, b, t, alpha, tau)["loss"]
+    loss = losses.calp(a, b, t, ContrastiveSettings(alpha=alpha), tau)["loss"]
     sim = lambda x, y: torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T  # noqa: E731
     off = -10 * torch.eye(m)
     bound = -alpha * sim(a, t).diagonal() - sim(a, b).diagonal() + (sim(a, b) + off).amax(1) + alpha * (sim(a, t) + off).amax(1)
@@ -68,22 +69,22 @@ def test_equation_2_is_bounded_as_the_paper_says():
 
 def test_calp_adds_the_text_term_with_alpha():
     texts = POSITIVES.flip(0)
-    terms = losses.calp(ANCHORS, POSITIVES, texts, 0.25, 0.5)
+    terms = losses.calp(ANCHORS, POSITIVES, texts, ContrastiveSettings(alpha=0.25), 0.5)
     audio, text = losses.nt_xent(ANCHORS, POSITIVES, 0.5), losses.nt_xent(ANCHORS, texts, 0.5)
     assert terms["loss"].item() == pytest.approx((audio + 0.25 * text).item())
-    without = losses.calp(ANCHORS, POSITIVES, texts, 0.0, 0.5)
+    without = losses.calp(ANCHORS, POSITIVES, texts, ContrastiveSettings(alpha=0.0), 0.5)
     assert without["loss"].item() == pytest.approx(audio.item()) and without["text"] == 0
 
 
 def test_calp_symmetric_averages_both_directions():
-    terms = losses.calp(ANCHORS, POSITIVES, POSITIVES, 0.0, 0.5, symmetric=True)
+    terms = losses.calp(ANCHORS, POSITIVES, POSITIVES, ContrastiveSettings(alpha=0.0, symmetric=True), 0.5)
     expected = (losses.nt_xent(ANCHORS, POSITIVES, 0.5) + losses.nt_xent(POSITIVES, ANCHORS, 0.5)) / 2
     assert terms["loss"].item() == pytest.approx(expected.item())
 
 
 def test_calp_leaves_utterances_without_text_out_of_the_text_term():
     has_text = torch.tensor([True, False, True])
-    terms = losses.calp(ANCHORS, POSITIVES, POSITIVES, 1.0, 0.5, has_text=has_text)
+    terms = losses.calp(ANCHORS, POSITIVES, POSITIVES, ContrastiveSettings(alpha=1.0), 0.5, has_text=has_text)
     assert terms["text"].item() == pytest.approx(hand([(1.0, [0.0]), (0.8, [0.6])], 0.5), abs=1e-6)
 
 

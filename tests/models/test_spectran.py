@@ -109,7 +109,7 @@ def test_layer_equals_torch_transformer_layer():
 
 
 def test_wrong_sizes_are_told():
-    with pytest.raises(ValueError, match="50 frames, 64 mels"):
+    with pytest.raises(ValueError, match="50 frames, 64 channels"):
         made()(torch.randn(1, 50, 40))
     with pytest.raises(ValueError, match="does not fit"):
         CalmConfig(TEXT, patch=(60, 16))

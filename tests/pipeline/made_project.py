@@ -1,5 +1,6 @@
 """A copy of the project with a very small corpus of synthetic speech: what tests rebuild."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -68,6 +69,23 @@ class Project:
         environment |= {"PATH": path, "PYTHONPATH": str(self.folder), **self.environment}
         errors = subprocess.PIPE if output == subprocess.PIPE else subprocess.STDOUT
         return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=errors, text=True)
+
+    def changed(self) -> set[str]:
+        """Stages that DVC would run, after `check`, because something changed that they themselves depend on."""
+        check = self.run(sys.executable, "-m", "pipeline.stages.check")
+        assert check.returncode == 0, check.stderr
+        status = self.run("dvc", "status", "--json")
+        assert status.returncode == 0, status.stderr
+        return set(json.loads(status.stdout)) - {"check"}
+
+    def edit(self, file: str, *replacements: tuple[str, str]) -> None:
+        """Change a text file of the project."""
+        path = self.folder / file
+        text = path.read_text()
+        for old, new in replacements:
+            assert old in text, (file, old)
+            text = text.replace(old, new, 1)
+        path.write_text(text)
 
     def repro(self) -> subprocess.CompletedProcess:
         return self.run("dvc", "repro")

@@ -17,12 +17,14 @@ import torch
 import yaml
 from distributed import KilledWorker
 
-from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.corpora.utterances import Corpus, Utterance
 from calm.models.language_model import load_language_model
 from pipeline import paths
 from pipeline.execution import dask_cluster
-from pipeline.settings import Transcribe
+from pipeline.execution.workers import Worker
+from pipeline.settings import Settings
 from pipeline.stages import calp, embed, features, transcribe
+from pipeline.state import visible
 from tests.pipeline import made_corpus
 
 
@@ -83,7 +85,8 @@ def made(tmp_path_factory):
         patch.chdir(folder)
         given = made_corpus.make(120, features={"workers": 1, "shard": 20})
         torch.manual_seed(1)
-        calp.contrastive(given, load_language_model("minilm", 1), ["made"]).save_pretrained(paths.calp("small"))
+        seen = visible(given, "calp", "small")
+        calp.contrastive(seen, load_language_model("minilm", 1), ["made"], 64).save_pretrained(paths.calp("small"))
     return folder, given
 
 
@@ -105,6 +108,18 @@ def killing(dask: Processes, monkeypatch, module, name: str, at: int, what=None)
     monkeypatch.setattr(module, name, counted)
 
 
+def on(loaded: Settings, address: str | None) -> Settings:
+    """The settings with a scheduler."""
+    return loaded.model_copy(update={"compute": loaded.compute.model_copy(update={"dask": address})})
+
+
+class Nothing(Worker):
+    """Returns its item."""
+
+    def __call__(self, item):
+        return item
+
+
 def same(one: Path, other: Path, names: list[str]) -> None:
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
     for name in names:
@@ -114,10 +129,11 @@ def same(one: Path, other: Path, names: list[str]) -> None:
 def test_features_of_a_cluster_that_loses_a_worker(dask, made, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "GROUP", 2)
     killing(dask, monkeypatch, features, "_write", at=2)
-    report = features.extract(paths.utterances("made"), made[1].features, tmp_path / "out", "features@x", dask=dask.address)
+    local = tmp_path / "local"
+    shutil.copytree(paths.features("made"), local)
+    report = features.extract(on(made[1], dask.address), "made")
     assert report["kept"] == 120 and len(dask.workers) == 1
-    local = paths.features("made")
-    same(local, tmp_path / "out", [f"part-0000{number}.parquet" for number in range(6)] + ["stats.json", "report.json"])
+    same(local, paths.features("made"), [f"part-0000{number}.parquet" for number in range(6)] + ["stats.json", "report.json"])
     assert not list(Path("data/work").glob("*"))
 
 
@@ -125,7 +141,7 @@ def test_the_stage_as_dvc_starts_it(dask, made, tmp_path):
     settings = yaml.safe_load(Path("params.yaml").read_text()) | {"compute": {"dask": dask.address}}
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     shutil.move(paths.features("made"), tmp_path / "local")
-    stage = [sys.executable, "-m", "pipeline.stages.features", "--corpus", "made"]
+    stage = [sys.executable, "-m", "pipeline.stages", "features", "made"]
     done = subprocess.run(stage, env={**os.environ, "PYTHONPATH": str(made_corpus.ROOT)}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith("made: log-mel of 120 of 120 utterances"), done.stderr
     same(tmp_path / "local", paths.features("made"), [path.name for path in (tmp_path / "local").iterdir()])
@@ -154,10 +170,12 @@ def test_transcribe_on_a_cluster(dask, tmp_path, monkeypatch):
     corpus = Corpus()
     for file in sorted((Path(os.environ["CALM_CORPORA"]) / "ravdess/Actor_01").glob("*.flac"))[:3]:
         corpus.utterances.append(Utterance(file.stem, file, 0, soundfile.info(file).duration))
-    write_table(corpus, tmp_path / "table.parquet")
-    section = Transcribe(check=0, workers=1, window_seconds=5)
+    monkeypatch.chdir(tmp_path)
+    loaded = made_corpus.project(["x"], transcribe={"check": 0, "workers": 1, "window_seconds": 5})
+    made_corpus.write_table_and_segments(corpus, "x")
     for name, address in (("local", None), ("cluster", dask.address)):
-        transcribe.write(tmp_path / "table.parquet", tmp_path / "none", section, tmp_path / name, "transcribe@x", address)
+        transcribe.transcribe(on(loaded, address), "x")
+        shutil.move(paths.texts("x"), tmp_path / name)
     same(tmp_path / "local", tmp_path / "cluster", ["texts.parquet"])
 
 
@@ -168,18 +186,17 @@ def test_without_workers_a_stage_ends_with_a_sentence(dask, made, tmp_path, monk
     while len(dask.workers) > 1:
         dask.kill()
     killing(dask, monkeypatch, features, "_write", at=2)
-    run = (paths.utterances("made"), made[1].features, tmp_path / "out", "features@x", 1.0, dask.address)
-    with pytest.raises(OSError, match="has had no workers for 2 s: what is finished is kept"):
-        features.extract(*run)
-    assert len(list(Path("data/work/features-x").glob("*/part-*.parquet"))) == 2
+    with pytest.raises(OSError, match="has had no workers for 2 s: finished parts are kept"):
+        features.extract(on(made[1], dask.address), "made")
+    assert len(list(Path("data/work/features@made").glob("*/part-*.parquet"))) == 2
     with pytest.raises(OSError, match="has no workers, and none joined within 1 s: start some with `dask worker"):
-        features.extract(*run)
+        features.extract(on(made[1], dask.address), "made")
     with pytest.raises(OSError, match="no Dask scheduler answers at compute.dask, nonsense://host"):
-        features.extract(*run[:-1], "nonsense://host")
+        features.extract(on(made[1], "nonsense://host"), "made")
     dask.worker(threads=2)
     monkeypatch.setattr(dask_cluster, "JOIN", 30)
     with pytest.raises(OSError, match="Dask worker tcp://.* has 2 threads: start workers of one each"):
-        features.extract(*run)
+        features.extract(on(made[1], dask.address), "made")
     dask.kill()
 
 
@@ -187,14 +204,14 @@ def test_what_dask_gives_up_and_a_lost_scheduler_are_told(dask, made, tmp_path, 
     dask.worker()
     lost = KilledWorker("task", SimpleNamespace(address="tcp://host:1"), 3)
     with (
-        pytest.raises(OSError, match="Dask gave a task up, as tcp://host:1 and others before it were lost"),
-        dask_cluster.connect(dask.address, 1, None, ()),
+        pytest.raises(OSError, match="Dask gave an item up, as tcp://host:1 and others before it were lost"),
+        dask_cluster.connect(dask.address, Nothing(), 1),
     ):
         raise lost
     monkeypatch.setattr(features, "GROUP", 1)
     killing(dask, monkeypatch, features, "_write", at=2, what=dask.running[0].kill)
-    with pytest.raises(OSError, match="the Dask scheduler at tcp://.* is gone: what is finished is kept"):
-        features.extract(paths.utterances("made"), made[1].features, tmp_path / "out", "features@x", 1.0, dask.address)
+    with pytest.raises(OSError, match="the Dask scheduler at tcp://.* is gone: finished parts are kept"):
+        features.extract(on(made[1], dask.address), "made")
 
 
 def test_workers_that_would_give_other_results_are_named(tmp_path):

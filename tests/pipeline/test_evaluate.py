@@ -18,11 +18,12 @@ import soundfile
 import yaml
 
 from calm.audio.logmel import LogMel
-from calm.corpora.utterances import Corpus, Utterance, write_table
+from calm.corpora.utterances import Corpus, Utterance, multi_hot, write_table
 from calm.evaluation import metrics
 from pipeline import paths
 from pipeline import settings as all_settings
 from pipeline.stages import baselines, evaluate
+from pipeline.state import visible
 
 REPOSITORY = Path(__file__).parents[2]
 ONE_HOT, MULTI = ("angry", "sad", "happy", "neutral"), ("happy", "sad", "fear")
@@ -66,7 +67,7 @@ def table(name: str, classes=ONE_HOT, one_hot=True, rows=200, seed=0, audio="gon
 def answers(frame: pd.DataFrame, classes, variants, strength: float, seeds=(1, 2), modalities=("audio", "text", "both")) -> pd.DataFrame:
     """Logits of heads, for labelled and unlabelled rows; both modalities are better than one, CALM is better than no pretraining."""
     parts, held_out = [], frame[frame["split"] != "train"]
-    truth = metrics.multi_hot([[] if labels is None else labels for labels in held_out["labels"]], classes)
+    truth = multi_hot([[] if labels is None else labels for labels in held_out["labels"]], classes)
     for variant in variants:
         for modality in modalities:
             for seed in seeds:
@@ -84,6 +85,11 @@ def store(frame: pd.DataFrame, folder: Path) -> Path:
     return folder / "logits.parquet"
 
 
+def seen_of(name: str, stage: str = "evaluate"):
+    """What a stage sees of `params.yaml`."""
+    return visible(all_settings.load(), stage, name)
+
+
 def evaluated(name: str, classes=ONE_HOT, one_hot=True, change=lambda heads: heads):
     """The stage's work on a made corpus, without its tracking: what it returns, and every JSON that it writes."""
     frame = table(name, classes, one_hot)
@@ -94,9 +100,8 @@ def evaluated(name: str, classes=ONE_HOT, one_hot=True, change=lambda heads: hea
         logits=lambda rows: [np.full(len(classes), -1.5, np.float32)] * len(rows)
     )
     store(pd.concat([peers, prior], ignore_index=True), paths.baselines(name))
-    settings = all_settings.load()
-    folder = paths.evaluation(name)
-    made, runs = evaluate.evaluate(settings, name, evaluate.logits_files(settings, name), folder, "run 7")
+    seen, folder = seen_of(name), paths.evaluation(name)
+    made, runs = evaluate.evaluate(seen, name, evaluate.logits_files(seen, name), folder)
     return made, runs, {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
@@ -124,7 +129,7 @@ def test_one_hot_corpus(msp):
     assert notes["utterances"]["test"]["never_anything"]["accuracy"] == pytest.approx(0.75)
     assert notes["utterances"]["test"]["labelled"] == 45
     assert notes["utterances"]["test"]["unlabelled"] == 5
-    assert (notes["mlflow_run"], notes["missing"], notes["not_evaluated"]) == ("run 7", [], [])
+    assert (notes["missing"], notes["not_evaluated"]) == ([], [])
     undefined = [
         one for one in notes["left_out"] if one["metric"] == "precision/angry" and one["threshold"] == "0.5" and one["split"] == "test"
     ]
@@ -151,17 +156,17 @@ def test_values_are_those_of_the_metrics(place):
     assert list(predicted.columns) == [
         "id", "split", "speaker", "labels", "variant", "lm", "modality", "seed", "probabilities", "decided_0.5", "decided_tuned",
     ]  # fmt: skip
-    targets, at_half = (metrics.multi_hot(mine[column], MULTI) for column in ("labels", "decided_0.5"))
+    targets, at_half = (multi_hot(mine[column], MULTI) for column in ("labels", "decided_0.5"))
     probabilities = np.stack(mine["probabilities"])
     np.testing.assert_array_equal(at_half, probabilities >= 0.5)
     np.testing.assert_array_equal(targets, made.truth["test"].targets)
     head = {"variant": "calm", "modality": "both", "seed": 2, "split": "test"}
     for name in ("weighted_accuracy", "accuracy", "f1_paper", "f1_macro", "f1_micro", "balanced_accuracy"):
-        assert value(files["metrics"], **head, threshold="0.5", metric=name) == pytest.approx(getattr(metrics, name)(targets, at_half))
+        assert value(files["metrics"], **head, threshold="0.5", metric=name) == pytest.approx(metrics.score(name, targets, at_half))
     thresholds = next(row for row in files["thresholds"] if (row["variant"], row["modality"], row["seed"]) == ("calm", "both", 2))[
         "thresholds"
     ]
-    tuned = metrics.multi_hot(mine["decided_tuned"], MULTI)
+    tuned = multi_hot(mine["decided_tuned"], MULTI)
     np.testing.assert_array_equal(tuned, one.probabilities["test"] >= np.array([thresholds[name] for name in MULTI]))
     bins = next(row for row in files["calibration"] if {**head, **row} == {**row, **head})["bins"]
     assert sum(one["n"] for one in bins) == 45 * 3
@@ -209,7 +214,7 @@ def test_missing_and_broken_answers_are_named(place):
     assert {"variant": "calm", "lm": "small", "modality": "both", "seed": 1, "split": "test", "utterances": 1, "ids": ["u0150"]} in missing
     assert sum(one["ids"] == ["u0151"] for one in missing) == 3
     assert [(one["variant"], one["reason"]) for one in files["notes"]["not_evaluated"]] == [
-        ("no_pretraining", "no answer to any utterance")
+        ("no_pretraining", "no prediction for any utterance")
     ]
     assert all(math.isfinite(row["value"]) for row in files["metrics"])
     assert {row["n"] for row in files["comparisons"]} == {43}  # what all runs answer
@@ -236,7 +241,7 @@ def test_logits_that_do_not_fit(place, change, message):
 
 def test_other_models_are_not_read_and_missing_ones_are_named(place):
     table("msp")
-    settings = all_settings.load()
+    settings = seen_of("msp")
     store(pd.DataFrame(), paths.heads("msp", "of_another_recipe"))
     with pytest.raises(ValueError, match="heads/msp/small/logits.parquet is missing: run the stage head for msp"):
         evaluate.logits_files(settings, "msp")
@@ -260,7 +265,7 @@ def test_fifty_runs_in_seconds(place):
         paths.heads("msp", "small"),
     )
     store(answers(frame, ONE_HOT, ("egemaps", "logmel_functionals"), 0.3, [1], ["audio"]), paths.baselines("msp"))
-    settings = all_settings.load()
+    settings = seen_of("msp")
     begin = time.monotonic()
     _, runs = evaluate.evaluate(settings, "msp", evaluate.logits_files(settings, "msp"), paths.evaluation("msp"))
     assert len(runs) == 50
@@ -269,7 +274,7 @@ def test_fifty_runs_in_seconds(place):
 
 def corpus_on_disk(name: str, rows: int = 64) -> None:
     """Buzzes whose pitch is the class, their log-mel, and one file that is missing."""
-    rate, classes, logmel, shard = 16000, MULTI, LogMel(), {"id": [], "frames": [], "logmel": []}
+    rate, classes, logmel, shard = 16000, MULTI, LogMel(), {"id": [], "frames": [], "features": []}
     Path("audio").mkdir()
     corpus, moments = Corpus(classes, True), np.arange(8000) / rate
     draw = np.random.default_rng(0)
@@ -287,14 +292,16 @@ def corpus_on_disk(name: str, rows: int = 64) -> None:
     write_table(corpus, paths.utterances(name))
     paths.features(name).mkdir(parents=True)
     pq.write_table(
-        pa.table({**shard, "logmel": pa.array(shard["logmel"], pa.list_(pa.float16()))}), paths.features(name) / "part-00000.parquet"
+        pa.table({**shard, "features": pa.array(shard["features"], pa.list_(pa.float16()))}), paths.features(name) / "part-00000.parquet"
     )
 
 
 def test_baselines_then_the_command(place):
     corpus_on_disk("mosei")
     paths.baselines("mosei").mkdir(parents=True)
-    report = baselines.answer(all_settings.load(), paths.utterances("mosei"), paths.features("mosei"), paths.baselines("mosei"))
+    report, _ = baselines.answer(
+        seen_of("mosei", "baselines"), paths.utterances("mosei"), paths.features("mosei"), paths.baselines("mosei")
+    )
     heads = answers(pd.read_parquet(paths.utterances("mosei")), MULTI, ("calm", "no_pretraining"), 0.5)
     store(heads, paths.heads("mosei", "small"))
     assert report["baselines"]["egemaps"]["failed"] == {"u60": "AudioError: audio/60.wav does not exist"}
@@ -307,20 +314,16 @@ def test_baselines_then_the_command(place):
     assert set(logits["seed"]) == {1}
     lost = logits[logits["id"] == "u60"].set_index("variant")["logits"]
     np.testing.assert_array_equal(lost["egemaps"], lost["chance"])  # the prior of training
-    model = paths.heads("mosei", "small") / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps({"heads": {"emotion": list(MULTI)}}))
-    (model / "release.json").write_text(json.dumps({"variant": "calm", "modality": "both", "seed": 1}))
     surroundings = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
-    command = [sys.executable, "-m", "pipeline.stages.evaluate", "--corpus", "mosei"]
+    command = [sys.executable, "-m", "pipeline.stages", "evaluate", "mosei"]
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("mosei: 15 runs evaluated")
-    assert done.stdout.endswith("calm-mosei version 1 is now the champion (the first)\n") and len(done.stdout.splitlines()) == 1
+    assert done.stdout.startswith("mosei: 15 heads and baselines evaluated") and len(done.stdout.splitlines()) == 1
     rows = json.loads((paths.evaluation("mosei") / "metrics.json").read_text())
     for name in ("egemaps", "logmel_functionals"):
         assert value(rows, variant=name, split="test", threshold="argmax", metric="weighted_accuracy") > 0.9
-    assert json.loads((paths.evaluation("mosei") / "notes.json").read_text())["mlflow_run"]
+    measured = json.loads(paths.measured("evaluate@mosei").read_text())
+    assert measured["mlflow_run"] and measured["seconds"] > 0 and "mlflow_run" not in (paths.evaluation("mosei") / "notes.json").read_text()
 
 
 def test_baselines_that_are_off(place):
@@ -328,15 +331,16 @@ def test_baselines_that_are_off(place):
     given = yaml.safe_load(Path("params.yaml").read_text())
     given["evaluate"]["baselines"] = []
     Path("params.yaml").write_text(yaml.safe_dump(given))
-    settings = all_settings.load()
+    settings = seen_of("mosei", "baselines")
     paths.baselines("mosei").mkdir(parents=True)
-    assert baselines.answer(settings, paths.utterances("mosei"), paths.features("mosei"), paths.baselines("mosei"))["baselines"] == {}
+    report, _ = baselines.answer(settings, paths.utterances("mosei"), paths.features("mosei"), paths.baselines("mosei"))
+    assert report["baselines"] == {}
     made = evaluate.read_truth(paths.utterances("mosei"), "mosei", True)
-    assert list(evaluate.read_runs(paths.baselines("mosei") / "logits.parquet", "-", made)) == []
+    assert list(evaluate.read_predictions(paths.baselines("mosei") / "logits.parquet", "-", made)) == []
 
 
 def test_baselines_need_features(place):
     table("msp", rows=60)
     paths.baselines("msp").mkdir(parents=True)
     with pytest.raises(ValueError, match="egemaps: none of the 27 training utterances has features; the first: AudioError: gone.wav"):
-        baselines.answer(all_settings.load(), paths.utterances("msp"), paths.features("msp"), paths.baselines("msp"))
+        baselines.answer(seen_of("msp", "baselines"), paths.utterances("msp"), paths.features("msp"), paths.baselines("msp"))

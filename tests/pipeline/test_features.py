@@ -1,6 +1,7 @@
 """The features stage: the same bytes whatever the workers, statistics of the training split by hand, faults named, stops survived."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import soundfile
 from calm.audio.decoding import read_audio
 from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from pipeline.settings import Features
+from pipeline import paths
 from pipeline.stages import features
+from tests.pipeline import made_corpus
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,16 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def section(**changes) -> Features:
-    return Features(**{"shard": 10, "workers": 1} | changes)
+def extract(table: Path, folder: Path, max_dropped: float = 1.0, **changes) -> dict:
+    """Features of a table, moved to a folder; returns the report."""
+    loaded = made_corpus.project(["x"], features={"shard": 10, "workers": 1} | changes, ingest={"max_dropped": max_dropped})
+    paths.segments("x").parent.mkdir(parents=True, exist_ok=True)
+    if not paths.segments("x").exists():  # equal times: a stopped run goes on only where its data are the same
+        shutil.copy2(table, paths.segments("x"))
+        paths.fingerprint("x").mkdir(parents=True, exist_ok=True)
+    report = features.extract(loaded, "x")
+    shutil.move(paths.features("x"), folder)
+    return report
 
 
 def rows_of(folder: Path) -> dict[str, np.ndarray]:
@@ -47,12 +57,12 @@ def rows_of(folder: Path) -> dict[str, np.ndarray]:
     tables = [pq.read_table(part) for part in sorted(folder.glob("part-*.parquet"))]
     whole = pa.concat_tables(tables).to_pylist()
     for row in whole:
-        assert len(row["logmel"]) == row["frames"] * 64
-    return {row["id"]: np.array(row["logmel"], np.float16).reshape(-1, 64) for row in whole}
+        assert len(row["features"]) == row["frames"] * 64
+    return {row["id"]: np.array(row["features"], np.float16).reshape(-1, 64) for row in whole}
 
 
 def test_every_utterance_in_the_tables_order_as_logmel_gives_it(table, tmp_path):
-    report = features.extract(table, section(), tmp_path / "out", "features@x")
+    report = extract(table, tmp_path / "out")
     assert (report["read"], report["kept"], report["dropped"], report["dropped_rows"]) == (24, 24, {}, [])
     shards = sorted(tmp_path.glob("out/part-*.parquet"))
     assert [path.name for path in shards] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
@@ -70,19 +80,19 @@ def test_every_utterance_in_the_tables_order_as_logmel_gives_it(table, tmp_path)
 
 
 def test_statistics_are_of_the_training_split_alone(table, tmp_path):
-    features.extract(table, section(), tmp_path / "out", "features@x")
+    extract(table, tmp_path / "out")
     stats = json.loads((tmp_path / "out/stats.json").read_text())
     frame, rows = pd.read_parquet(table), rows_of(tmp_path / "out")
     training = np.concatenate([rows[id].astype(np.float64) for id in frame.loc[frame["split"] == "train", "id"]])
     np.testing.assert_allclose(stats["mean"], training.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(stats["std"], training.std(axis=0), rtol=1e-6)
     assert (stats["frames"], stats["utterances"], stats["split"]) == (len(training), 12, "train")
-    assert (stats["sample_rate"], stats["mels"], stats["hop_ms"], stats["trim_db"]) == (16000, 64, 10, None)
+    assert (stats["kind"], stats["sample_rate"], stats["channels"], stats["hop_ms"], stats["trim_db"]) == ("log-mel", 16000, 64, 10, None)
 
 
 def test_the_same_bytes_whatever_the_number_of_workers(table, tmp_path):
-    features.extract(table, section(workers=1), tmp_path / "one", "features@x")
-    features.extract(table, section(workers=2), tmp_path / "two", "features@x")
+    extract(table, tmp_path / "one", workers=1)
+    extract(table, tmp_path / "two", workers=2)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
     for name in names:
@@ -90,7 +100,7 @@ def test_the_same_bytes_whatever_the_number_of_workers(table, tmp_path):
 
 
 def test_a_stopped_run_goes_on_where_it_was(table, tmp_path, monkeypatch):
-    features.extract(table, section(), tmp_path / "whole", "features@x")
+    extract(table, tmp_path / "whole")
     write = features._write
 
     def stop(work, number, *rest):
@@ -100,11 +110,11 @@ def test_a_stopped_run_goes_on_where_it_was(table, tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "_write", stop)
     with pytest.raises(KeyboardInterrupt):
-        features.extract(table, section(), tmp_path / "out", "features@x")
+        extract(table, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     written = []
     monkeypatch.setattr(features, "_write", lambda work, number, *rest: (written.append(number), write(work, number, *rest)))
-    features.extract(table, section(), tmp_path / "out", "features@x")
+    extract(table, tmp_path / "out")
     assert written == [1, 2]
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
@@ -129,7 +139,7 @@ def test_what_cannot_be_used_is_dropped_and_named(tmp_path):
     corpus.utterances.append(Utterance("gone", tmp_path / "gone.wav", 0, 1))
     corpus.utterances.append(Utterance("behind", tmp_path / "good.wav", 3, 4))
     write_table(corpus, tmp_path / "table.parquet")
-    report = features.extract(tmp_path / "table.parquet", section(workers=2), tmp_path / "out", "features@x")
+    report = extract(tmp_path / "table.parquet", tmp_path / "out", workers=2)
     assert (report["read"], report["kept"]) == (9, 1)
     assert report["dropped"] == {"unreadable audio": 3, "NaN or infinity": 3, "digital silence": 1, "shorter than a frame": 1}
     details = {row["id"]: row["detail"] for row in report["dropped_rows"]}
@@ -139,13 +149,13 @@ def test_what_cannot_be_used_is_dropped_and_named(tmp_path):
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     assert list(rows_of(tmp_path / "out")) == ["good"]
     with pytest.raises(ValueError, match=r"8 of 9 utterances have no features \(3 NaN or infinity, 3 unreadable audio"):
-        features.extract(tmp_path / "table.parquet", section(), tmp_path / "new", "features@x", max_dropped=0.5)
+        extract(tmp_path / "table.parquet", tmp_path / "new", max_dropped=0.5)
     assert not (tmp_path / "new").exists()
 
 
 def test_trimmed_features_are_shorter(table, tmp_path):
-    whole = features.extract(table, section(), tmp_path / "whole", "features@x")
-    cut = features.extract(table, section(trim_db=6), tmp_path / "cut", "features@x")
+    whole = extract(table, tmp_path / "whole")
+    cut = extract(table, tmp_path / "cut", trim_db=6)
     assert cut["frames"] < whole["frames"]
     assert min(map(len, rows_of(tmp_path / "cut").values())) >= 50
     assert json.loads((tmp_path / "cut/stats.json").read_text())["trim_db"] == 6
@@ -156,6 +166,6 @@ def test_a_corpus_without_training_split_and_an_impossible_band(table, tmp_path)
     held_out = frame.filter(pa.compute.equal(frame["split"], "test"))
     pq.write_table(held_out, tmp_path / "test.parquet")
     with pytest.raises(ValueError, match="training split"):
-        features.extract(tmp_path / "test.parquet", section(), tmp_path / "out", "features@x")
+        extract(tmp_path / "test.parquet", tmp_path / "out")
     with pytest.raises(ValueError, match=r"features\.mels 200: \d+ bands would be narrower"):
-        features.extract(table, section(mels=200), tmp_path / "out", "features@x")
+        extract(table, tmp_path / "out", mels=200)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from calm.audio import pauses
 from calm.audio.decoding import read_audio
 from calm.audio.pauses import Pauses
-from calm.corpora import checking
-from calm.corpora.utterances import CorpusError, read_table
+from calm.corpora import CorpusError, checking
+from calm.corpora.utterances import read_table
 from pipeline import paths, settings
 from pipeline.stages import ingest
 

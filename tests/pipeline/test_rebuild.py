@@ -30,7 +30,7 @@ def test_metrics_are_rows_of_one_value(rebuilt):
 def test_the_page_and_the_model_are_there(rebuilt):
     page = (rebuilt.folder / "reports/index.html").read_text()
     assert "synthetic speech" in page and len(page) < 3_000_000
-    model = rebuilt.folder / "data/heads/msp/small/model"
+    model, trained = rebuilt.folder / "data/models/msp/small", rebuilt.folder / "data/heads/msp/small"
     expected = {
         "config.json",
         "model.safetensors",
@@ -49,8 +49,8 @@ def test_the_page_and_the_model_are_there(rebuilt):
         and "- pretraining: msp, 0." in card
         and "variant `calm`, seed 1" in card
     )
-    curves = json.loads((model.parent / "curves.json").read_text())
-    last = next(one["curve"][-1] for one in curves if (one["variant"], one["modality"], one["seed"]) == ("calm", "both", 1))
+    curves = json.loads((trained / "curves.json").read_text())
+    last = next(entry["curve"][-1] for entry in curves if (entry["variant"], entry["modality"], entry["seed"]) == ("calm", "both", 1))
     assert f"on validation: {last['validation_loss']:.3f} (on the\ntraining split: {last['loss']:.3f}; epochs: 1)" in card
     thresholds = json.loads((model / "config.json").read_text())["thresholds"]["emotion"]
     kept = {"variant": "calm", "lm": "small", "modality": "both", "seed": 1}
@@ -66,14 +66,15 @@ def test_the_page_and_the_model_are_there(rebuilt):
 def test_the_released_model_answers_as_the_stage_did(rebuilt):
     """From the audio of test utterances by `calm predict`. The stage had acoustic tokens in float16: logits differ by what that rounds."""
     folder, heads = rebuilt.folder, rebuilt.folder / "data/heads/msp/small"
-    kept = json.loads((heads / "model/release.json").read_text())
+    model = folder / "data/models/msp/small"
+    kept = json.loads((model / "release.json").read_text())
     logits = pd.read_parquet(heads / "logits.parquet").query("split == 'test'")
     logits = logits[(logits[list(kept)] == pd.Series(kept)).all(axis=1)].merge(
         pd.read_parquet(folder / "data/utterances/msp/utterances.parquet")
     )
     logits = logits.drop(columns="text").merge(pd.read_parquet(folder / "data/texts/msp/texts.parquet")[["id", "text"]]).head(8)
     texts = [part for text in logits["text"] for part in ("--text", text)]
-    done = rebuilt.run(sys.executable, "-m", "calm.cli", "predict", *logits["audio"], "--model", str(heads / "model"), *texts, "--json")
+    done = rebuilt.run(sys.executable, "-m", "calm.cli", "predict", *logits["audio"], "--model", str(model), *texts, "--json")
     assert done.returncode == 0 and "synthetic speech" in done.stderr, done.stderr
     answers = json.loads(done.stdout)
     assert kept == {"variant": "calm", "modality": "both", "seed": 1} and answers["synthetic"] and len(answers["rows"]) == 8
@@ -106,34 +107,58 @@ def test_every_number_leads_to_a_run(rebuilt):
         assert len({run.data.tags["mlflow.parentRunId"] for run in stages}) == 1
         for run in stages:
             assert run.info.status == "FINISHED" and any(tag.startswith("dvc.dep.") for tag in run.data.tags)
-    curves = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
-    run = client.get_run(next(entry["mlflow_run"] for entry in curves if entry["variant"] == "calm"))
+    measured = json.loads((rebuilt.folder / "data/measured/head@msp-small.json").read_text())
+    run = client.get_run(next(entry["mlflow_run"] for entry in measured["heads"] if entry["variant"] == "calm"))
     assert run.data.tags["variant"] == "calm" and run.data.tags["seed"] in ("1", "2")
 
 
-def test_heads_go_on_after_a_polite_kill(rebuilt):
-    command = (sys.executable, "-m", "pipeline.stages.head", "--heads", "msp-small")
-    before = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
-    work = rebuilt.folder / "data/work/head-msp-small"
-    stage = rebuilt.start(*command)
-    while stage.poll() is None and not list(work.glob("*/*/curves.json")):
+HEAD = (sys.executable, "-m", "pipeline.stages", "head", "msp-small")
+
+
+def stopped_heads(project) -> list[dict]:
+    """Start the stage, stop it when the first heads are trained; returns their curves."""
+    work = project.folder / "data/work/head@msp-small"
+    stage = project.start(*HEAD)
+    while stage.poll() is None and not list(work.glob("*/*/measured.json")):
         time.sleep(0.1)
     stage.terminate()
     _, errors = stage.communicate()
     assert stage.returncode == 143, errors
-    kept = [entry for file in work.glob("*/*/curves.json") for entry in json.loads(file.read_text())]
+    return [entry for file in work.glob("*/*/curves.json") for entry in json.loads(file.read_text())]
+
+
+def finished_heads(project) -> list[dict]:
+    """Run the stage to its end; returns the curves of all heads."""
+    done = project.run(*HEAD)
+    assert done.returncode == 0 and not (project.folder / "data/work/head@msp-small").exists(), done.stderr
+    return json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
+
+
+def test_heads_go_on_after_a_polite_kill(rebuilt):
+    before = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
+    kept = stopped_heads(rebuilt)
     assert 0 < len(kept) < len(before)
-    stage = rebuilt.start(*command)
-    _, errors = stage.communicate()
-    assert stage.returncode == 0 and not work.exists(), errors
-    after = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
-    assert all(entry in after for entry in kept)
-    assert [entry["curve"] for entry in after] == [entry["curve"] for entry in before]
+    after = finished_heads(rebuilt)
+    assert all(entry in after for entry in kept) and after == before
+
+
+def test_heads_of_two_codes_are_never_mixed(rebuilt):
+    """The stage is stopped, the code edited, the stage started again: the result is that of the new code alone."""
+    before = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
+    kept = stopped_heads(rebuilt)
+    trainer = rebuilt.folder / "calm/training/trainer.py"
+    edited = trainer.read_text().replace("learning_rate=schedule.learning_rate,", "learning_rate=schedule.learning_rate / 2,")
+    edited = edited.replace('"lr": schedule.learning_rate *', '"lr": schedule.learning_rate / 2 *')
+    assert edited != trainer.read_text()
+    trainer.write_text(edited)
+    after = finished_heads(rebuilt)
+    assert len(after) == len(before) and not any(entry in after for entry in kept)
 
 
 def test_a_second_rebuild_does_nothing(rebuilt):
     again = rebuilt.repro()
-    assert again.returncode == 0 and "Running stage" not in again.stdout, again.stdout
+    ran = [line.split("'")[1] for line in again.stdout.splitlines() if line.startswith("Running stage")]
+    assert again.returncode == 0 and ran == ["check"], again.stdout
 
 
 def test_a_wrong_setting_stops_before_any_work(rebuilt):
@@ -151,4 +176,4 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(rebuilt):
     rebuilt.write(given)
     again = rebuilt.repro()
     ran = [line.split("'")[1] for line in again.stdout.splitlines() if line.startswith("Running stage")]
-    assert again.returncode == 0 and ran == ["check", "evaluate@msp", "report"], ran
+    assert again.returncode == 0 and ran == ["check", "evaluate@msp", "release@msp-small", "report"], ran

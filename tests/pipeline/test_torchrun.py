@@ -27,7 +27,7 @@ def start() -> subprocess.Popen:
     """The stage, as DVC starts it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "CALM_REBUILD"))}
     environment |= {"PYTHONPATH": str(made_corpus.ROOT), "OMP_NUM_THREADS": "1"}
-    stage = [sys.executable, "-m", "pipeline.stages.calp", "--model", "small"]
+    stage = [sys.executable, "-m", "pipeline.stages", "calp", "small"]
     return subprocess.Popen(stage, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -39,7 +39,7 @@ def test_calp_of_two_processes_is_stopped_and_goes_on(here):
     output, errors = stage.communicate(timeout=100)
     assert stage.returncode == 143, told + errors
     assert output == "" and "Traceback" not in told + errors
-    (checkpoint,) = Path("data/work/calp-small").glob("*/checkpoint-*/complete")
+    (checkpoint,) = Path("data/work/calp@small").glob("*/checkpoint-*/complete")
     step = int(checkpoint.parent.name.split("-")[1])
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.parent.iterdir()}
     assert not list(Path("data/calp").glob("*"))
@@ -76,16 +76,17 @@ def test_options_of_torchrun():
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    kept = Path("data/work/calp-small/other")
+    loaded = settings.load(made_corpus.ROOT / "params.yaml")
+    kept = Path("data/work/calp@small/other")
     kept.mkdir(parents=True)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("RANK", "1")
-    with stage.checkpoints("calp@small", 1) as work, stage.whole(Path("out")) as folder:
+    with stage.checkpoints(loaded, "calp", "small") as work, stage.whole(Path("out")) as folder:
         (folder / "file").touch()
         assert work.parent == kept.parent
     assert not Path("out").exists() and not folder.exists() and kept.exists()
     monkeypatch.setenv("RANK", "0")
-    with stage.checkpoints("calp@small", 1), stage.whole(Path("out")) as folder:
+    with stage.checkpoints(loaded, "calp", "small"), stage.whole(Path("out")) as folder:
         (folder / "file").touch()
         assert not kept.exists()
     assert Path("out/file").exists() and not kept.parent.exists()

@@ -3,9 +3,9 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from concurrent.futures import Executor, Future
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,23 +17,11 @@ import soundfile
 from calm.asr import engines
 from calm.asr.transcripts import Transcript
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from pipeline.execution import workers
-from pipeline.settings import Transcribe
+from pipeline import paths
 from pipeline.stages import transcribe
+from tests.pipeline import made_corpus
 
 HERE = Path(__file__).parents[2]
-
-
-class Inline(Executor):
-    """Runs a task when it is given, in this process."""
-
-    def submit(self, function, *arguments):
-        future = Future()
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
 
 
 class Engine:
@@ -61,11 +49,11 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def engine(monkeypatch):
     @contextlib.contextmanager
-    def processes(count, initializer, *arguments, dask):
-        initializer(*arguments)
-        yield Inline()
+    def here(worker, processes, dask=None):
+        worker.set_up(0)
+        yield lambda items: map(worker, items)
 
-    monkeypatch.setattr(workers, "processes", processes)
+    monkeypatch.setattr(transcribe, "pool", here)
     monkeypatch.setattr(engines, "load", lambda *_, **__: Engine())
     monkeypatch.setattr(engines, "resolve", lambda engine, model: model)
     monkeypatch.setattr(engines, "gpus", lambda engine: 0)
@@ -85,12 +73,16 @@ def table(folder: Path, texts: list[str | None]) -> Path:
     return folder / "table.parquet"
 
 
-def write(folder: Path, source: Path, name: str = "out", **changes) -> tuple[dict[str, dict], dict]:
+def write(folder: Path, source: Path, dask: str | None = None, **changes) -> tuple[dict[str, dict], dict]:
     """Texts by id and metrics."""
-    section = Transcribe(**{"check": 0, "workers": 1} | changes)
-    metrics = transcribe.write(source, folder / "reference.jsonl", section, folder / name, "transcribe@x")
-    assert json.loads((folder / name / "metrics.json").read_text()).keys() == metrics.keys()
-    rows = pd.read_parquet(folder / name / "texts.parquet")
+    loaded = made_corpus.project(["x"], transcribe={"check": 0, "workers": 1} | changes, compute={"dask": dask})
+    paths.utterances("x").parent.mkdir(parents=True, exist_ok=True)
+    if not paths.utterances("x").exists():
+        shutil.copy2(source, paths.utterances("x"))
+        paths.fingerprint("x").mkdir(parents=True, exist_ok=True)
+    metrics = transcribe.transcribe(loaded, "x")
+    assert json.loads((paths.texts("x") / "metrics.json").read_text()).keys() == metrics.keys()
+    rows = pd.read_parquet(paths.texts("x") / "texts.parquet")
     assert list(rows.columns) == transcribe.SCHEMA.names
     assert list(rows["id"]) == list(pd.read_parquet(source)["id"])
     return {row["id"]: row for row in rows.to_dict("records")}, metrics
@@ -98,15 +90,15 @@ def write(folder: Path, source: Path, name: str = "out", **changes) -> tuple[dic
 
 def test_own_texts_are_kept_and_whisper_is_not_loaded(tmp_path):
     source = table(tmp_path, ["One TWO", "Three"])
+    rows, metrics = write(tmp_path, source)
     code = (
-        "import sys; from pathlib import Path; from pipeline.stages import transcribe; from pipeline.settings import Transcribe; "
-        f"transcribe.write(Path({str(source)!r}), Path('none'), Transcribe(), Path('out'), 'transcribe@x'); "
+        "import sys; from pipeline.stages import transcribe; from pipeline import settings; "
+        "transcribe.run(settings.load(), 'x'); "
         "print([name for name in ('torch', 'whisper', 'faster_whisper', 'ctranslate2', 'jiwer') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(HERE)}, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
-    rows, metrics = write(tmp_path, source)
-    assert [(row["text"], row["source"]) for row in rows.values()] == [("one two", "corpus"), ("three", "corpus")]
+    assert [(row["text"], row["source"]) for row in rows.values()] == [("One TWO", "corpus"), ("Three", "corpus")]
     assert list(rows["c0"]["flags"]) == [] and pd.isna(rows["c0"]["avg_logprob"]) and pd.isna(rows["c0"]["language"])
     assert (metrics["transcribed"], metrics["from_corpus"], metrics["wer"], metrics["model"]) == (0, 2, None, None)
 
@@ -114,7 +106,7 @@ def test_own_texts_are_kept_and_whisper_is_not_loaded(tmp_path):
 def test_only_rows_without_a_text_are_heard_longest_first(tmp_path, engine):
     rows, metrics = write(tmp_path, table(tmp_path, [None, None, "Mine", " "]))
     assert engine.heard == [13, 11, 10]
-    assert [row["text"] for row in rows.values()] == ["clip of 10", "clip of 11", "mine", "clip of 13"]
+    assert [row["text"] for row in rows.values()] == ["clip of 10", "clip of 11", "Mine", "clip of 13"]
     assert rows["c1"]["source"] == "faster-whisper tiny.en"
     assert (rows["c1"]["language"], rows["c1"]["avg_logprob"], rows["c1"]["no_speech_prob"]) == ("en", -0.5, 0.9)
     assert [list(row["flags"]) for row in rows.values()] == [[], ["no_speech"], [], []]
@@ -132,7 +124,7 @@ def test_word_error_rate_against_reference_jsonl(tmp_path, engine):
     ]
     (tmp_path / "reference.jsonl").write_text("\n".join([*map(json.dumps, lines), "{torn", '{"id": "c3"}']))
     rows, metrics = write(tmp_path, table(tmp_path, [None, None, "Mine", None]))
-    assert rows["c0"]["reference"] == "clip of ten" and pd.isna(rows["c2"]["reference"])
+    assert rows["c0"]["reference"] == "Clip of ten" and pd.isna(rows["c2"]["reference"])
     wer = metrics["wer"]
     # c0 is right (ten is 10). c1: "a" and "seconds" are missing, 12 became 11.
     assert (wer["n"], wer["words"], wer["substitutions"], wer["deletions"], wer["insertions"]) == (2, 8, 1, 2, 0)
@@ -171,8 +163,8 @@ def test_a_stopped_run_hears_nothing_twice(tmp_path, engine, monkeypatch):
     engine.stop_at = 11
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, source)
-    assert not (tmp_path / "out").exists()
-    (log,) = Path("data/work").glob("transcribe-x/*/heard.jsonl")
+    assert not paths.texts("x").exists()
+    (log,) = Path("data/work").glob("transcribe@x/*/results.jsonl")
     kept = [line for line in log.read_text().splitlines() if line]
     assert [json.loads(line)["id"] for line in kept] == ["c8", "c7", "c6", "c5"]
     with log.open("a") as file:
@@ -197,9 +189,9 @@ def test_real_speech_by_processes(tmp_path):
     rows, metrics = write(tmp_path, tmp_path / "table.parquet", workers=2, window_seconds=10)
     assert metrics["wer"]["wer"] < 0.25
     assert all("by the door" in row["text"] for row in rows.values())
-    assert 0 < metrics["real_time_factor"] < 30
+    assert 0 < json.loads(paths.measured("transcribe@x").read_text())["real_time_factor"] < 30
 
 
 def test_a_model_that_is_not_there_stops_with_a_sentence(tmp_path):
-    with pytest.raises(engines.AsrError, match="'enormous.en' is no folder here and cannot be fetched"):
+    with pytest.raises(engines.AsrError, match="'enormous.en' is not a folder and cannot be downloaded"):
         write(tmp_path, table(tmp_path, [None]), model="enormous.en")

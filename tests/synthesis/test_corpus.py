@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from calm.corpora import read_corpus
-from calm.corpora.utterances import SPLITS, CorpusError
+from calm.corpora import CorpusError, read_corpus
+from calm.corpora.utterances import SPLITS
 from calm.synthesis import corpus, layouts, sentences, voices
 from calm.synthesis.plan import MOSEI_SHARES, MSP_SHARES, plan, quotas, split_sizes
 

@@ -72,7 +72,7 @@ def test_words_and_sounds_lie_where_the_model_puts_them(space):
     """T_i through the text's projection; the blocks through SpecTran and the audio's, each at length 1."""
     with torch.inference_mode():
         (words,) = space.model.embed_text(text_vectors(load_language_model("minilm", 1), space.processor.tokenizer, ["good morning"]))
-        blocks = torch.from_numpy(space.extractor.logmels([speech(2)]).blocks_of(0))
+        blocks = torch.from_numpy(space.extractor.acoustic_frames([speech(2)]).blocks_of(0))
         sounds = F.normalize(space.model.embed_audio(blocks), dim=-1)
     np.testing.assert_allclose(space.of_text("Good Morning"), F.normalize(words, dim=0), atol=1e-5)
     assert sounds.shape == (5, 16)  # 198 frames: 1 + (198 - 50) // 30
@@ -99,7 +99,7 @@ def test_the_table(folder, model):
 def test_an_index_is_computed_once(folder, model, monkeypatch):
     given = ["search", "good morning", "clips", "--model", model, "--json", "--index", "clips.parquet"]
     first = calm(*given)
-    monkeypatch.setattr(search.Space, "of_logmels", lambda *_: pytest.fail("computed anew"))
+    monkeypatch.setattr(search.Space, "of_frames", lambda *_: pytest.fail("computed anew"))
     again = calm(*given)
     assert again.stdout == first.stdout and json.loads(first.stdout)["searched"] == 3 and first.exit_code == again.exit_code == 1
     assert "wrong.wav" in again.stderr and "anew" not in again.stderr and not list(folder.glob(".*"))

@@ -1,23 +1,23 @@
-"""Training by the Trainer: resume, averaging, sampling and the losses that are logged."""
+"""Training by the Trainer: resuming, averaging and the losses that are logged."""
 
 import signal
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import ModelOutput
 
+from calm.training.callbacks import last_checkpoint
 from calm.training.forward import losses, predict, step_flops
-from calm.training.trainer import EpochSampler, Interrupted, Schedule, last_checkpoint, train
+from calm.training.trainer import Interrupted, Schedule, train
 
 INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS[:, :2] * 2
 
 
 class Small(nn.Module):
-    """A net with dropout, so that the state of the random generator matters."""
+    """A network with dropout, so that the state of the random generator matters."""
 
     def __init__(self):
         super().__init__()
@@ -54,24 +54,24 @@ def trained(folder, schedule, callbacks=(), lengths=None):
 @pytest.mark.parametrize("average", [0.0, 0.5])
 @pytest.mark.parametrize("stop", [3, 8, 17])
 @pytest.mark.parametrize("lengths", [None, list(range(30))])
-def test_a_stopped_run_ends_with_the_same_weights(tmp_path, average, stop, lengths):
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(tmp_path, average, stop, lengths):
     schedule = Schedule(epochs=5, batch=8, learning_rate=0.01, average=average)
-    whole, curve = trained(tmp_path / "whole", schedule, lengths=lengths)
+    uninterrupted, curve = trained(tmp_path / "uninterrupted", schedule, lengths=lengths)
     with pytest.raises(Interrupted):
         trained(tmp_path / "stopped", schedule, [StopAt(stop)], lengths)
     assert last_checkpoint(tmp_path / "stopped") is not None
-    again, resumed = trained(tmp_path / "stopped", schedule, lengths=lengths)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
-    assert resumed == curve and [entry["epoch"] for entry in curve] == [1, 2, 3, 4, 5]
+    resumed, resumed_curve = trained(tmp_path / "stopped", schedule, lengths=lengths)
+    assert all(torch.equal(a, b) for a, b in zip(uninterrupted.parameters(), resumed.parameters(), strict=True))
+    assert resumed_curve == curve and [entry["epoch"] for entry in curve] == [1, 2, 3, 4, 5]
 
 
-def test_the_handler_of_sigterm_is_put_back(tmp_path):
+def test_the_sigterm_handler_is_restored(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     trained(tmp_path, Schedule(epochs=1, batch=8, learning_rate=0.01))
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_half_written_checkpoints_are_passed_over(tmp_path):
+def test_incomplete_checkpoints_are_ignored(tmp_path):
     for step in (10, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-10" / "complete").touch()
@@ -93,33 +93,15 @@ def test_losses_are_weighted_by_the_batch():
 
 
 def test_averaged_weights_are_the_mean_of_the_last_epochs(tmp_path):
-    class Keep(TrainerCallback):
-        kept = []
+    class RecordWeights(TrainerCallback):
+        weights = []
 
         def on_epoch_end(self, args, state, control, model=None, **kwargs):
-            self.kept.append(model.head.weight.detach().clone())
+            self.weights.append(model.head.weight.detach().clone())
 
-    keep = Keep()
-    model, _ = trained(tmp_path, Schedule(epochs=4, batch=8, learning_rate=0.01, average=0.5), [keep])
-    torch.testing.assert_close(model.head.weight, (keep.kept[2] + keep.kept[3]) / 2)
-
-
-def test_sampler_depends_on_seed_and_epoch_alone():
-    sampler = EpochSampler(20, 4, 7)
-    sampler.set_epoch(2)
-    order = list(sampler)
-    assert sorted(order) == list(range(40, 60)) and order == list(sampler)
-    sampler.set_epoch(3)
-    assert [item % 20 for item in sampler] != [item % 20 for item in order]
-
-
-def test_batches_hold_like_lengths():
-    lengths = np.random.default_rng(0).integers(1, 100, 400)
-    sampler = EpochSampler(400, 8, 1, lengths)
-    batches = np.array([item % 400 for item in sampler]).reshape(-1, 8)
-    assert sorted(batches.ravel()) == list(range(400))
-    padded = lengths[batches].max(1).sum() * 8
-    assert padded < 1.2 * lengths.sum() < 400 * lengths.max() / 1.2
+    record = RecordWeights()
+    model, _ = trained(tmp_path, Schedule(epochs=4, batch=8, learning_rate=0.01, average=0.5), [record])
+    torch.testing.assert_close(model.head.weight, (record.weights[2] + record.weights[3]) / 2)
 
 
 def test_predict_keeps_the_order_of_rows():

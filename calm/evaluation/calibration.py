@@ -1,0 +1,47 @@
+"""Calibration of predicted probabilities: bins of a reliability diagram and the expected calibration error."""
+
+import numpy as np
+
+
+def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """Mean over the classes of the sum over bins of n_bin / n * |mean probability - share of positives|.
+
+    Bins are equally wide. Each class is a binary question, as in the heads' binary cross-entropy (4.6).
+
+    Args:
+        targets: bool (utterances, classes).
+        probabilities: (utterances, classes) in [0, 1].
+    """
+    sizes, predicted, observed = bin_sums(targets, probabilities, bins)
+    return float((np.abs(predicted - observed).sum(axis=1) / sizes.sum(axis=1)).mean())
+
+
+def reliability_diagram(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[dict]:
+    """Points of a reliability diagram over all classes together, one for each bin that is not empty.
+
+    Returns:
+        `low` and `high` (edges), `n` (probabilities in the bin), `predicted` (their mean) and `observed` (share of positives).
+    """
+    sizes, predicted, observed = (sums.sum(axis=0) for sums in bin_sums(targets, probabilities, bins))
+    return [
+        {"low": b / bins, "high": (b + 1) / bins, "n": int(size), "predicted": predicted[b] / size, "observed": observed[b] / size}
+        for b, size in enumerate(sizes)
+        if size
+    ]
+
+
+def bin_sums(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Utterances, sum of probabilities, and positives in each of the equally wide bins: three float arrays (classes, bins)."""
+    check_probabilities(targets, probabilities)
+    classes = targets.shape[1]
+    bin_index = np.minimum((probabilities * bins).astype(np.int64), bins - 1) + np.arange(classes) * bins
+    sums = (np.bincount(bin_index.ravel(), weights, classes * bins) for weights in (None, probabilities.ravel(), targets.ravel()))
+    return tuple(column.reshape(classes, bins).astype(float) for column in sums)
+
+
+def check_probabilities(targets: np.ndarray, probabilities: np.ndarray) -> None:
+    """Raises ValueError if the shapes differ or a probability is not in [0, 1]."""
+    if targets.shape != probabilities.shape or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError(
+            f"probabilities {probabilities.shape} must have the same shape as the targets {targets.shape} and lie within 0 and 1"
+        )

@@ -1,0 +1,71 @@
+"""Which heads and baselines differ: paired bootstrap over the speakers of the test split."""
+
+from collections import defaultdict
+from itertools import product
+
+import numpy as np
+
+from calm.evaluation import resampling
+from pipeline.evaluation.predictions import CorpusEvaluation, Predictions, System
+
+METRICS = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro")
+BASELINES = ("egemaps", "logmel_functionals")
+
+
+def compare(all_predictions: list[Predictions], evaluation: CorpusEvaluation, samples: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """Compare on the utterances for which all heads and baselines have a prediction.
+
+    Args:
+        samples, seed: of the bootstrap.
+
+    Returns:
+        Differences: `a` and `b` are systems, `difference` is a - b of the metric's mean over seeds, `low` and `high` its 95 % interval.
+        Intervals: of every system, `mean` of the metric over seeds, `low` and `high`.
+    """
+    all_predictions = [predictions for predictions in all_predictions if ("test", "0.5") in predictions.decisions]
+    if not all_predictions:
+        return [], []
+    shared = np.logical_and.reduce([predictions.present("test") for predictions in all_predictions])
+    if not shared.any():
+        reason = "no test utterance has a prediction of every head and baseline"
+        evaluation.notes["not_evaluated"].append({"comparisons": "all", "reason": reason})
+        return [], []
+    truth = evaluation.truth["test"]
+    resamples = resampling.Resamples.of(truth.table["speaker"][shared].tolist(), samples, seed)
+    drawn: dict = defaultdict(list)  # by system and threshold: the metrics of each seed on every resample
+    for predictions in all_predictions:
+        for (split, threshold), decisions in predictions.decisions.items():
+            if split == "test":
+                drawn[predictions.system, threshold].append(resamples.metrics(truth.targets[shared], decisions[shared], METRICS))
+    shared_columns = {"corpus": evaluation.corpus, "synthetic": evaluation.synthetic, "split": "test"}
+    size = {"n": int(shared.sum()), "speakers": resamples.speakers}
+    differences, intervals = [], []
+    for (a, b), threshold, metric in product(_pairs({system for system, _ in drawn}), ("0.5", "tuned", "argmax"), METRICS):
+        if drawn[a, threshold] and drawn[b, threshold]:
+            first, second = ([values[metric] for values in drawn[system, threshold]] for system in (a, b))
+            columns = {"a": a._asdict(), "b": b._asdict(), **shared_columns, "threshold": threshold, "metric": metric}
+            seeds = {"seeds_a": len(first), "seeds_b": len(second)}
+            differences.append({**columns, **resampling.difference(first, second), **size, **seeds})
+    for (system, threshold), of_seeds in drawn.items():
+        for metric in METRICS if of_seeds else ():
+            values = [seed_values[metric] for seed_values in of_seeds]
+            interval = resampling.difference(values, [np.zeros_like(values[0])])
+            columns = {**shared_columns, **system._asdict(), "threshold": threshold, "metric": metric}
+            bounds = {"mean": interval["difference"], "low": interval["low"], "high": interval["high"]}
+            intervals.append({**columns, **bounds, **size, "seeds": len(of_seeds)})
+    return differences, intervals
+
+
+def _pairs(systems: set[System]) -> list[tuple[System, System]]:
+    """What CALM is compared with: every other row of its language model; audio and text alone; baselines. Frozen with frozen."""
+    pairs = []
+    for calm in sorted(system for system in systems if system.variant in ("calm", "calm_frozen")):
+        frozen = calm.variant.endswith("_frozen")
+        alike = [system for system in systems if system.variant.endswith("_frozen") == frozen and system != calm]
+        others = sorted(system for system in alike if (system.lm, system.modality) == (calm.lm, calm.modality))
+        if calm.modality == "both":
+            others += [calm._replace(modality="audio"), calm._replace(modality="text")]
+        if calm.modality == "audio":
+            others += [System(name, "-", "audio") for name in BASELINES]
+        pairs += [(calm, other) for other in others if other in systems]
+    return pairs

@@ -1,0 +1,67 @@
+"""The predictions of a released head, as `evaluate` wrote them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from calm.evaluation.resampling import Resamples, difference
+
+METRICS = ("weighted_accuracy", "accuracy", "f1_macro")  # on the card, and of a transfer
+
+
+@dataclass
+class Released:
+    """Labelled utterances of each split with what the head says of them."""
+
+    classes: list[str]
+    thresholds: np.ndarray  # (classes,), tuned on validation
+    tables: dict[str, pd.DataFrame]  # split -> id, speaker; targets, probabilities, decided_0.5, decided_tuned: (classes,) a row
+
+    def column(self, split: str, name: str) -> np.ndarray:
+        """(utterances, classes)."""
+        return np.stack(self.tables[split][name].to_list())
+
+
+def read(folder: Path, columns: dict) -> Released:
+    """From a folder that `evaluate` wrote.
+
+    Args:
+        columns: variant, lm, modality and seed of the head.
+
+    Raises:
+        ValueError: the head was not evaluated, or has no tuned thresholds.
+    """
+    table = pq.read_table(folder / "predictions.parquet", filters=[(name, "==", value) for name, value in columns.items()])
+    thresholds = pd.read_json(folder / "thresholds.json", orient="records", dtype=False)
+    names = ", ".join(map(str, columns.values()))
+    if not len(table):
+        raise ValueError(f"{folder} has no predictions of {names}: run the stage evaluate again")
+    classes = table.schema.metadata[b"classes"].decode().split("\n")
+    tuned = [row for row in thresholds.to_dict("records") if all(row[name] == value for name, value in columns.items())]
+    if not tuned:
+        raise ValueError(f"{names} has no tuned thresholds, as the corpus has no labelled validation split: set release: false")
+    frame, tables = table.to_pandas(), {}
+    for split, rows in frame.groupby("split", sort=False):
+        part = rows[["id", "speaker", "probabilities"]].reset_index(drop=True)
+        for target, source in (("targets", "labels"), ("decided_0.5", "decided_0.5"), ("decided_tuned", "decided_tuned")):
+            part[target] = [np.isin(classes, names) for names in rows[source]]
+        tables[split] = part
+    return Released(classes, np.array([tuned[0]["thresholds"][name] for name in classes]), tables)
+
+
+def figures(released: Released, samples: int, seed: int) -> list[dict]:
+    """Metrics at tuned thresholds and at 0.5, one a row, with their 95 % intervals over speakers (`low`, `high`)."""
+    rows = []
+    for split, table in released.tables.items():
+        resamples, targets = Resamples.of(table["speaker"].tolist(), samples, seed), released.column(split, "targets")
+        for threshold in ("tuned", "0.5"):
+            drawn = resamples.metrics(targets, released.column(split, f"decided_{threshold}"), METRICS)
+            for metric in METRICS:
+                interval = difference([drawn[metric]], [np.zeros_like(drawn[metric])])
+                columns = {"split": split, "threshold": threshold, "metric": metric, "value": interval["difference"]}
+                size = {"n": len(table), "speakers": resamples.speakers}
+                rows.append({**columns, "low": interval["low"], "high": interval["high"], **size})
+    return rows

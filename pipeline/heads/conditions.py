@@ -1,0 +1,50 @@
+"""The conditions of the tables' rows: what heads stand on, what is trained, and what goes in."""
+
+from dataclasses import dataclass
+
+from calm.models.front_ends import FRONT_ENDS
+from pipeline.settings import Head, HeadRow, Heads
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of the tables, what is trained, and what goes in."""
+
+    name: str  # the variant's name in the tables
+    row: HeadRow
+    tuning: str  # "frozen" or "unfrozen"
+    modality: str  # "audio", "text" or "both"
+
+    @property
+    def random(self) -> bool:
+        """Whether the front end is drawn anew by every seed."""
+        return self.row.network != "calm" or self.row.start == "language_model"
+
+    @property
+    def front_end(self) -> str:
+        """What makes the acoustic tokens of the network."""
+        return self.row.network if self.row.network in FRONT_ENDS else "spectran"
+
+    def title(self, *seeds: int) -> str:
+        """Name of a run."""
+        return f"{self.name}, {self.modality}, seed {' '.join(map(str, seeds))}"
+
+    def tags(self, *seeds: int) -> dict[str, str]:
+        """What tells a run from others in MLflow."""
+        return {"variant": self.name, "modality": self.modality, "seed": " ".join(map(str, seeds))}
+
+
+def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:
+    """Every combination that the settings ask for, those of frozen heads first."""
+    combinations = [
+        Condition(name if tuning == "unfrozen" else f"{name}_frozen", row, tuning, modality)
+        for name, row in rows.items()
+        for tuning, modality in row.conditions(head)
+    ]
+    return sorted(combinations, key=lambda condition: condition.tuning != "frozen")
+
+
+def released(heads: Heads, head: Head) -> Condition:
+    """The condition whose model is kept for use: CALM, unfrozen and of both modalities if there is one."""
+    candidates = [condition for condition in conditions(heads.rows, head) if condition.row.network == "calm"]
+    return max(candidates, key=lambda each: (each.name.startswith("calm"), each.tuning == "unfrozen", each.modality == "both"))

@@ -1,0 +1,54 @@
+"""One process of the stage `head`: runs of training, one after another, on networks that it holds."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from calm.storage import write_json, write_parquet
+from calm.training.trainer import Interrupted
+from pipeline.execution.workers import Worker
+from pipeline.heads.conditions import Condition
+from pipeline.heads.networks import Networks
+from pipeline.heads.training import train_heads
+from pipeline.settings import Heads
+from pipeline.state import Visible
+from pipeline.tracking.tracker import TrackedRun
+
+
+@dataclass
+class HeadWorker(Worker):
+    """Trains the heads of a condition. What ended before the stage was stopped is kept, and not trained again."""
+
+    settings: Visible
+    heads: Heads
+    folder: Path  # of the stage's checkpoints
+    tracked: TrackedRun
+    threads: int
+    kept: tuple[Condition, int] | None  # condition and seed whose network is kept
+
+    def set_up(self, number: int) -> None:
+        if gpus := torch.cuda.device_count():
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)  # heeded, as CUDA has not been used yet
+        torch.set_num_threads(self.threads)
+        self.networks, self.stopped = Networks(self.settings, self.heads.corpus, self.heads.model, self.folder), False
+
+    def __call__(self, item: tuple[Condition, list[int]]) -> tuple[Path, str]:
+        """The run's folder, with `logits.parquet`, `curves.json` and `measured.json`, and its name."""
+        if self.stopped:  # this run waited in the queue when the stage was stopped
+            raise Interrupted(143)
+        condition, seeds = item
+        folder = self.folder / f"{condition.name}-{condition.modality}-{seeds[0]}"
+        if not (folder / "measured.json").exists():
+            keep = folder / "network" if (condition, seeds[0]) == self.kept else None
+            try:
+                trained = train_heads(self.networks, condition, seeds, folder, self.tracked, keep)
+            except Interrupted:
+                self.stopped = True
+                raise
+            write_parquet(pa.Table.from_pandas(trained.logits, preserve_index=False), folder / "logits.parquet")
+            write_json(trained.curves, folder / "curves.json")
+            write_json(trained.measured, folder / "measured.json")
+        return folder, condition.title(*seeds)

@@ -1,0 +1,45 @@
+"""Settings are read and checked before any work, and what each stage depends on is written down.
+
+For every stage `data/state/<stage>.json` holds the settings that it sees and a digest of its code (`pipeline/state.py`). For every corpus
+that is not made here, `data/fingerprints/<corpus>` holds the number, the sizes and the times of its files, through links.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from calm.corpora.fingerprint import fingerprint
+from calm.storage import read_json, write_json
+from pipeline import paths, state
+from pipeline.settings import Settings, load_or_exit
+
+
+def run(settings: Settings) -> None:
+    """Write a file a stage and two files a corpus, and remove those of stages and corpora that are gone."""
+    addresses = {address: state.state(settings, stage, name) for stage, name, address in state.addresses(settings)}
+    for address, content in addresses.items():
+        _write(content, paths.state(address))
+    _remove(paths.STATE, {paths.state(address) for address in addresses})
+    real = [name for name in settings.corpora if name not in settings.synthetic]
+    for name in real:
+        corpus = settings.corpora[name]
+        for part, content in fingerprint(corpus.format, corpus.path, corpus.options).items():
+            _write(content, paths.fingerprint(name) / f"{part}.json")
+    _remove(paths.FINGERPRINTS, {paths.fingerprint(name) for name in settings.corpora})
+    paths.transfer("").mkdir(parents=True, exist_ok=True)  # the report depends on it, also where nothing is transferred
+
+
+def _write(content: dict, path: Path) -> None:
+    """Write JSON, but leave a file that says the same as it is: DVC need not look at it again."""
+    if not path.exists() or read_json(path) != json.loads(json.dumps(content)):
+        write_json(content, path)
+
+
+def _remove(folder: Path, kept: set[Path]) -> None:
+    """Remove what lies in a folder and is not among those kept."""
+    for path in set(folder.glob("*")) - kept:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+if __name__ == "__main__":
+    run(load_or_exit())

@@ -1,0 +1,63 @@
+"""Stage `release`: a trained head's model for use, with thresholds, processor, graph and card, and its place in MLflow's registry."""
+
+from pathlib import Path
+
+from calm.inference import onnx_export
+from calm.inference.processing import CalmProcessor
+from calm.models.language_model import load_tokenizer
+from calm.models.modeling import CalmForSequenceClassification
+from calm.models.text_encoders import places
+from calm.storage import read_json, write_json
+from pipeline import factory, inputs, model_card, paths
+from pipeline.evaluation import released as evaluated
+from pipeline.evaluation.released import Released
+from pipeline.heads.conditions import released
+from pipeline.heads.networks import TASK
+from pipeline.settings import Settings
+from pipeline.stage import measure, whole
+from pipeline.state import Visible, address, visible
+from pipeline.tracking import registry
+from pipeline.tracking.tracker import stage_run
+
+
+def run(settings: Settings, name: str) -> str:
+    """Write the model of one entry of `heads`, and register it; returns what was done in a few words."""
+    seen = visible(settings, "release", name)
+    heads = seen.heads[name]
+    folder = paths.model(heads.corpus, heads.model)
+    if not heads.release:
+        with whole(folder) as partial:
+            (partial / "README.txt").write_text(f"heads.{name}.release is false: no model is kept.\n", encoding="utf-8")
+        return f"{name}: no model is kept (release: false)"
+    condition, seed = released(heads, seen.head), seen.seeds[0]
+    columns = {"variant": condition.name, "lm": seen.lm[heads.model], "modality": condition.modality, "seed": seed}
+    predictions = evaluated.read(paths.evaluation(heads.corpus), columns)
+    figures = evaluated.figures(predictions, seen.evaluate.bootstrap, seed)
+    synthetic = factory.synthetic(seen, [heads.corpus])
+    with stage_run(seen, heads.corpus, {"heads": heads}, synthetic, seed) as tracked:
+        with whole(folder) as partial:
+            write(seen, name, columns, predictions, figures, partial)
+        tags = {**{key: str(value) for key, value in columns.items()}, "calm.synthetic": str(synthetic).lower()}
+        validation = predictions.tables["validation"].rename(columns={"decided_tuned": "decided"})
+        validation = validation[["id", "speaker", "targets", "decided"]]
+        registered = registry.register(tracked, heads.corpus, folder, validation, tags, seen.evaluate.bootstrap, seed)
+        measure(address("release", name), mlflow_run=tracked.id)
+    return f"{folder}: {registered}"
+
+
+def write(settings: Visible, name: str, columns: dict, predictions: Released, figures: list[dict], folder: Path) -> None:
+    """Weights with thresholds, processor, graph, `release.json` and the card."""
+    heads = settings.heads[name]
+    trained = paths.heads(heads.corpus, heads.model)
+    network = CalmForSequenceClassification.from_pretrained(trained / "network")
+    network.config.thresholds = {TASK: predictions.thresholds.tolist()}
+    network.save_pretrained(folder)
+    tokenizer = load_tokenizer(settings.models[heads.model].language_model)
+    most = min(settings.head.max_tokens, places(network.calm.language_model))
+    extractor = inputs.extractor(settings.spectran, [heads.corpus], most)
+    CalmProcessor(extractor, tokenizer).save_pretrained(folder)
+    onnx_export.write(network.eval(), folder)
+    head = {key: columns[key] for key in ("variant", "modality", "seed")}
+    write_json(head, folder / "release.json")
+    curve = next(entry for entry in read_json(trained / "curves.json") if head.items() <= entry.items())
+    model_card.write(settings, name, network.config, curve, figures, folder)
