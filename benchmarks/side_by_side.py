@@ -66,18 +66,18 @@ def in_process(model: Path, file: Path, text: str) -> dict[str, Callable[[], obj
     from calm.tools import embedding
 
     torch.set_num_threads(1)
-    classifier, predictor = loading.load(model, "cpu"), Predictor(model)
+    classifier, predictor = loading.load_classifier(model, "cpu"), Predictor(model)
     listener = recordings.Listener(predictor.sample_rate)
 
-    def calm(of_piece: Callable, loaded: Classifier, said: str | None) -> Callable[[], object]:
-        return lambda: [of_piece(loaded, piece) for piece in listener(file, said)]
+    def calm(compute: Callable, loaded: Classifier, said: str | None) -> Callable[[], object]:
+        return lambda: [compute(loaded, segment) for segment in listener(file, said)]
 
     calls: dict[str, Callable[[], object]] = {}
     for name in SETS:
         smile = opensmile.Smile(feature_set=getattr(opensmile.FeatureSet, name), feature_level=opensmile.FeatureLevel.Functionals)
         calls[f"openSMILE {name}"] = partial(smile.process_file, str(file))
-    calls["calm predict, audio"] = calm(recordings.answer, classifier, None)
-    calls["calm predict, audio + text"] = calm(recordings.answer, classifier, text)
+    calls["calm predict, audio"] = calm(recordings.classify_segment, classifier, None)
+    calls["calm predict, audio + text"] = calm(recordings.classify_segment, classifier, text)
     return calls | {"calm embed, audio + text": calm(embedding.vectors, predictor, text)}
 
 

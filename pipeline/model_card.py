@@ -31,7 +31,8 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 {measured}
 
 In percent, for this one model (seed {seed}), with the 95 % interval of a bootstrap over speakers. The thresholds, one a class, are in
-`config.json`. They were tuned on the validation split, whose figures are therefore too good. Binary cross-entropy on validation: {validation_loss:.3f} (on the
+`config.json`. They were tuned on the validation split, whose figures are therefore too good.
+Binary cross-entropy on validation: {validation_loss:.3f} (on the
 training split: {loss:.3f}; epochs: {epochs}). More metrics, and other seeds: the rows of `{corpus}`, `{variant}`, `{lm}`, `{modality}` in
 the project's `reports/metrics.json`.
 

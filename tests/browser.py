@@ -11,11 +11,11 @@ from pathlib import Path
 
 from websockets.sync.client import connect
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Tab:
-    """One page; `events` are all that the browser told so far."""
+    """One page; `events` are all events of the browser so far."""
 
     def __init__(self, socket):
         self.socket, self.events, self.last = socket, [], 0
@@ -32,7 +32,7 @@ class Tab:
             self.events.append(message)
 
     def value(self, expression: str):
-        """Of a JavaScript expression."""
+        """Value of a JavaScript expression."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -45,13 +45,13 @@ class Tab:
             time.sleep(0.05)
 
     def open(self, address: str) -> None:
-        """Load a page, in place of the one that is there."""
+        """Load a page in the tab."""
         self.value("window.old = true")
         self.call("Page.navigate", url=address)
         self.until("!window.old && document.readyState === 'complete'")
 
     def width(self, pixels: int) -> None:
-        """Of the window; a telephone's where it is narrow."""
+        """Set the width of the window; a narrow one is a phone's."""
         self.call("Emulation.setDeviceMetricsOverride", width=pixels, height=900, deviceScaleFactor=1, mobile=pixels < 600)
 
     def upload(self, selector: str, file: Path) -> None:
@@ -65,28 +65,28 @@ class Tab:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
 
     def requested(self) -> list[str]:
-        """Addresses that were asked for so far."""
+        """Addresses requested so far."""
         return [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
 
     def faults(self) -> list[str]:
-        """What went wrong in scripts so far."""
+        """Exceptions in scripts so far."""
         return [json.dumps(event["params"])[:500] for event in self.events if event["method"] == "Runtime.exceptionThrown"]
 
 
 @contextmanager
 def browsing(folder: Path):
-    """A tab of a browser of its own, whose profile lies in a folder."""
+    """A tab of a new browser whose profile is kept in a folder."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
     quiet = ["--no-first-run", "--disable-background-networking", "--autoplay-policy=no-user-gesture-required"]
     process = subprocess.Popen([BROWSER, *options, *quiet, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        told, end = folder / "DevToolsActivePort", time.monotonic() + 30
-        while not (told.exists() and told.read_text().strip()):
+        port_file, end = folder / "DevToolsActivePort", time.monotonic() + 30
+        while not (port_file.exists() and port_file.read_text().strip()):
             assert process.poll() is None and time.monotonic() < end, "the browser does not start"
             time.sleep(0.05)
-        address = f"http://127.0.0.1:{told.read_text().split()[0]}/json/list"
+        address = f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list"
         with urllib.request.urlopen(address) as answer:
-            (page,) = [one for one in json.load(answer) if one["type"] == "page"]
+            (page,) = [target for target in json.load(answer) if target["type"] == "page"]
         with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
             tab = Tab(socket)
             for domain in ("Page", "Network", "Runtime", "DOM"):

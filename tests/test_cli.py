@@ -54,14 +54,14 @@ def test_faults_are_named_and_the_exit_code_tells_of_them(manifest):
 
 def test_the_result_for_programs(manifest):
     """Each row is 1 s: 1 + (16000 - 400) // 160 = 98 frames of 64 values, and 1 + (98 - 50) // 30 = 2 blocks of 768; in 2 bytes each."""
-    found = json.loads(calm("corpus", "check", manifest, "--format", "manifest", "--json").output)
-    assert (found["read"], found["kept"], found["to_transcribe"]["rows"]) == (4, 2, 1)
-    assert found["faults"]["missing audio"]["rows"] == 2 and found["splits"]["train"]["labels"]["x"] == 1
-    stages = {stage["stage"]: stage for stage in found["needs"]["stages"]}
+    result = json.loads(calm("corpus", "check", manifest, "--format", "manifest", "--json").output)
+    assert (result["read"], result["kept"], result["to_transcribe"]["rows"]) == (4, 2, 1)
+    assert result["faults"]["missing audio"]["rows"] == 2 and result["splits"]["train"]["labels"]["x"] == 1
+    stages = {stage["stage"]: stage for stage in result["needs"]["stages"]}
     assert list(stages) == ["features", "transcription", "acoustic tokens", "training"]
     assert stages["features"]["megabytes"] == 0.025 and stages["acoustic tokens"]["megabytes"] == 0.006
     assert stages["transcription"]["how"].startswith("1 windows") and "CALP, 2 blocks" in stages["training"]["how"]
-    assert found["needs"]["megabytes"] == pytest.approx(2 * 0.031) and found["needs"]["enough"]
+    assert result["needs"]["megabytes"] == pytest.approx(2 * 0.031) and result["needs"]["enough"]
     assert min(stages[name]["seconds"] for name in ("features", "acoustic tokens", "training")) > 0
 
 
@@ -79,8 +79,8 @@ def without_whisper(monkeypatch):
 @pytest.mark.usefixtures("measured", "without_whisper")
 def test_seconds_are_those_measured_times_the_amount(manifest):
     """The two rows have 4 blocks; an epoch is the pair of the one row of the training split."""
-    found = json.loads(calm("corpus", "check", manifest, "--format", "manifest", "--json").output)
-    stages = {stage["stage"]: stage for stage in found["needs"]["stages"]}
+    result = json.loads(calm("corpus", "check", manifest, "--format", "manifest", "--json").output)
+    stages = {stage["stage"]: stage for stage in result["needs"]["stages"]}
     assert stages["acoustic tokens"]["seconds"] == pytest.approx(0.04) and stages["training"]["seconds"] == pytest.approx(0.2)
     assert stages["transcription"]["seconds"] is None and "not installed" in stages["transcription"]["how"]
 
@@ -90,7 +90,7 @@ def test_too_little_disk_is_a_fault(manifest, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "gone.wav", np.full(32000, 0.1), 16000)
     monkeypatch.setattr(needs.shutil, "disk_usage", lambda folder: SimpleNamespace(free=60_000))
     done = calm("corpus", "check", manifest, "--format", "manifest")
-    assert done.exit_code == 1 and "FAULT the disk does not suffice: 0.1 MB" in done.output and "4 of 4 rows" in done.output
+    assert done.exit_code == 1 and "FAULT not enough disk: 0.1 MB" in done.output and "4 of 4 rows" in done.output
 
 
 @pytest.mark.usefixtures("measured", "without_whisper")
@@ -99,9 +99,9 @@ def test_long_recordings_are_faults_only_where_they_are_not_cut(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.full(130 * 8000, 0.1), 8000)
     soundfile.write(tmp_path / "b.wav", np.full(130 * 8000, 0.1), 8000)
     (tmp_path / "mine.csv").write_text("audio,text,speaker,split\na.wav,,s1,train\nb.wav,hello,s2,train\n")
-    found = json.loads(calm("corpus", "check", tmp_path / "mine.csv", "--format", "manifest", "--json").output)
-    assert found["to_cut"] == {"rows": 1, "hours": 0.036} and found["faults"]["too long"]["rows"] == 1
-    assert found["absent_columns"] == ["text", "labels"] and found["needs"]["stages"][1]["how"].startswith("7 windows")
+    result = json.loads(calm("corpus", "check", tmp_path / "mine.csv", "--format", "manifest", "--json").output)
+    assert result["to_cut"] == {"rows": 1, "hours": 0.036} and result["faults"]["too long"]["rows"] == 1
+    assert result["absent_columns"] == ["text", "labels"] and result["needs"]["stages"][1]["how"].startswith("7 windows")
 
 
 @pytest.mark.usefixtures("measured", "without_whisper")
@@ -114,10 +114,10 @@ def test_parts_of_the_layout_that_are_not_there(tmp_path):
     rows = ["a.wav,A,4,4,4,1,Male,Train", "b.wav,H,4,4,4,2,Female,Test1"]
     head = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"
     (tmp_path / "labels/labels_concensus.csv").write_text("\n".join([head, *rows]))
-    found = json.loads(calm("corpus", "check", tmp_path, "--format", "msp", "--json").output)
-    absent = {part["name"]: part["required"] for part in found["missing"]}
+    result = json.loads(calm("corpus", "check", tmp_path, "--format", "msp", "--json").output)
+    absent = {part["name"]: part["required"] for part in result["missing"]}
     assert absent == dict.fromkeys(["Labels/labels.txt", "Transcripts", "Partitions.txt", "Speaker_ids.txt"], False)
-    assert found["unused_audio"] == {"files": 1, "first": [str(tmp_path / "Audios/spare.wav")]} and not found["faults"]
+    assert result["unused_audio"] == {"files": 1, "first": [str(tmp_path / "Audios/spare.wav")]} and not result["faults"]
 
 
 def test_required_parts_are_all_named(tmp_path):
@@ -145,8 +145,8 @@ def test_a_model_in_use_loads_nothing_for_nothing():
 
 
 def test_help_names_the_formats_and_gives_examples():
-    said = " ".join(calm("corpus", "check", "--help").output.replace("│", " ").split())
-    assert all(re.search(rf"\b{format}\b", said) for format in FORMATS)
+    shown = " ".join(calm("corpus", "check", "--help").output.replace("│", " ").split())
+    assert all(re.search(rf"\b{format}\b", shown) for format in FORMATS)
     for name in ("predict", "timeline", "embed", "search", "app", "doctor"):
         assert f"calm {name}" in calm(name, "--help").output
 
@@ -177,8 +177,8 @@ def test_a_corpus_that_cannot_be_used(manifest, monkeypatch, arguments, expected
 @pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
 def test_real_speech():
-    found = json.loads(calm("corpus", "check", Path(CORPORA) / "ravdess", "--format", "ravdess", "--json").stdout)
-    assert (found["kept"], found["faults"], found["splits"]["test"]["speakers"]) == (1200, {}, 4)
+    result = json.loads(calm("corpus", "check", Path(CORPORA) / "ravdess", "--format", "ravdess", "--json").stdout)
+    assert (result["kept"], result["faults"], result["splits"]["test"]["speakers"]) == (1200, {}, 4)
 
 
 # A model in use
@@ -193,9 +193,9 @@ def clip():
 
 def test_predict_from_text_alone(released):
     done = calm("predict", "--model", released, "--text", "hello there", "--text", "go away", "--json")
-    found = json.loads(done.stdout)
-    assert done.exit_code == 0 and "sees no audio" in done.stderr and found["classes"] == CLASSES and not found["synthetic"]
-    assert [row["text"] for row in found["rows"]] == ["hello there", "go away"] and list(found["rows"][0]["probabilities"]) == CLASSES
+    result = json.loads(done.stdout)
+    assert done.exit_code == 0 and "gets no audio" in done.stderr and result["classes"] == CLASSES and not result["synthetic"]
+    assert [row["text"] for row in result["rows"]] == ["hello there", "go away"] and list(result["rows"][0]["probabilities"]) == CLASSES
     assert len(calm("predict", "--model", released, "--text", "hello there").stdout.splitlines()) == 1 and gc.isenabled()
 
 
@@ -217,8 +217,8 @@ def test_predict_goes_on_after_a_file_that_cannot_be_read(released, clip, tmp_pa
 @pytest.mark.skipif(not engines.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
 def test_predict_transcribes(released, clip):
     (row,) = json.loads(calm("predict", clip, "--model", released, "--transcribe", "--json").stdout)["rows"]
-    (given,) = json.loads(calm("predict", clip, "--model", released, "--text", row["text"], "--json").stdout)["rows"]
-    assert row["text"].startswith("kids are talking") and row["probabilities"] == pytest.approx(given["probabilities"])
+    (expected,) = json.loads(calm("predict", clip, "--model", released, "--text", row["text"], "--json").stdout)["rows"]
+    assert row["text"].startswith("kids are talking") and row["probabilities"] == pytest.approx(expected["probabilities"])
 
 
 @real
@@ -245,7 +245,7 @@ def test_embed_writes_vectors(released, clip, tmp_path):
     ("arguments", "says"),
     [
         (["predict", "--model", "MODEL"], "neither files nor --text"),
-        (["predict", "a.wav", "--model", "nowhere", "--text", "x"], "nowhere is no released model: it has no config.json"),
+        (["predict", "a.wav", "--model", "nowhere", "--text", "x"], "nowhere is not a released model: it has no config.json"),
         (["predict", "a.wav", "b.wav", "--model", "MODEL", "--text", "x"], "2 files and 1 texts"),
         (["predict", "a.wav", "--model", "MODEL", "--text", "x", "--transcribe"], "leave one of them out"),
         (["predict", "a.wav", "--model", "MODEL", "--device", "abacus"], "--device abacus: "),
@@ -253,7 +253,7 @@ def test_embed_writes_vectors(released, clip, tmp_path):
         (["timeline", "a.wav", "--model", "MODEL", "-o", "gone/a.csv"], "gone does not exist: make the folder first"),
         (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv"], "missing audio: a.wav"),
         (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv", "--window", "0.1"], "shorter than one block"),
-        (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv", "--picture", "a.doc"], "a.doc: pictures are"),
+        (["timeline", "a.wav", "--model", "MODEL", "-o", "a.csv", "--picture", "a.doc"], "a.doc: the extension of a picture"),
     ],
 )
 def test_nothing_is_done_where_the_options_are_wrong(released, tmp_path, monkeypatch, arguments, says):
@@ -266,8 +266,8 @@ def test_nothing_is_done_where_the_options_are_wrong(released, tmp_path, monkeyp
 
 @pytest.mark.parametrize(("modality", "says"), [("text", "give --text or --transcribe"), ("audio", "name audio files")])
 def test_a_model_of_one_modality(tmp_path, modality, says):
-    given = ["a.wav"] if modality == "text" else ["--text", "hello"]
-    done = calm("predict", *given, "--model", release(tmp_path, modality))
+    inputs = ["a.wav"] if modality == "text" else ["--text", "hello"]
+    done = calm("predict", *inputs, "--model", release(tmp_path, modality))
     assert done.exit_code == 2 and says in done.stderr
 
 
@@ -277,10 +277,10 @@ def test_doctor_finds_what_this_environment_has(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
     monkeypatch.setenv("PREFECT_API_URL", "http://user:secret@127.0.0.1:9/api")
     done = calm("doctor", "--json")
-    found = {one["what"]: one for one in json.loads(done.stdout)}
-    assert [name for name, one in found.items() if one["fault"]] == ["Prefect"] and done.exit_code == 1
-    assert found["MLflow"]["found"].endswith("answers") and "secret" not in found["Prefect"]["found"]
-    assert "as published" in found["MiniLM"]["found"] and found["torch"]["found"] == metadata.version("torch")
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert [name for name, finding in findings.items() if finding["fault"]] == ["Prefect"] and done.exit_code == 1
+    assert findings["MLflow"]["state"].endswith("answers") and "secret" not in findings["Prefect"]["state"]
+    assert "as published" in findings["MiniLM"]["state"] and findings["torch"]["state"] == metadata.version("torch")
 
 
 def test_doctor_names_what_is_missing(monkeypatch):
@@ -303,8 +303,8 @@ def test_doctor_names_what_is_missing(monkeypatch):
 )
 def test_databases_in_files(tmp_path, address, fault):
     (tmp_path / "text").write_text("this is no database, however long it goes on for")
-    found = doctor.unanswered(address.replace("FOLDER", str(tmp_path)), "/health")
-    assert fault in found and bool(fault) == bool(found)
+    result = doctor.unanswered(address.replace("FOLDER", str(tmp_path)), "/health")
+    assert fault in result and bool(fault) == bool(result)
 
 
 @pytest.mark.parametrize(("status", "fault"), [(200, ""), (500, "500")])
@@ -319,5 +319,5 @@ def test_servers(status, fault):
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.handle_request).start()
-        found = doctor.unanswered(f"http://127.0.0.1:{server.server_port}/api", "/health")
-    assert fault in found and bool(fault) == bool(found)
+        result = doctor.unanswered(f"http://127.0.0.1:{server.server_port}/api", "/health")
+    assert fault in result and bool(fault) == bool(result)

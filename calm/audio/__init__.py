@@ -1,1 +1,1 @@
-"""Audio files, their headers, pauses, and log-mel frames."""
+"""Audio files: decoding, headers, pauses, and log-mel frames."""

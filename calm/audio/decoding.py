@@ -1,6 +1,6 @@
-"""From an audio file to log-mel frames (section 5.1: 64 bands, 10 ms hop).
+"""Decode audio files of any format to mono samples at one rate.
 
-Only numpy, scipy and soxr compute here, so that the many processes which extract features need not load torch.
+Without torch, so that the many processes that extract features need not load it.
 """
 
 import sys
@@ -12,18 +12,18 @@ import soxr
 
 
 class AudioError(ValueError):
-    """An audio file or interval that cannot be used. One sentence that names the file and says why."""
+    """An audio file or interval that cannot be used. The message is one sentence that names the file and the reason."""
 
 
 class NotNumbers(AudioError):
-    """Samples that are NaN or infinite."""
+    """A file whose samples are NaN or infinite."""
 
 
 class AudioFile:
     """An audio file of any rate, channel count and format, opened once and read by intervals (a context manager).
 
-    libsndfile (WAV, FLAC, OGG, MP3, AIFF ...) seeks and reads only what is asked; what it cannot open goes to
-    FFmpeg through PyAV (M4A, MP4, WebM ...). Raises AudioError.
+    Files are read with libsndfile (WAV, FLAC, OGG, MP3, AIFF ...) or, if it cannot open them, with FFmpeg through PyAV (M4A, MP4,
+    WebM ...). Only the interval is decoded. Raises AudioError if neither can open the file.
     """
 
     def __init__(self, path: str | Path):
@@ -44,10 +44,10 @@ class AudioFile:
         self._source.close()
 
     def read(self, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
-        """Samples from `start` to `end` (seconds; None: the file's own), the mean of the channels, as float32 (samples,) at `sample_rate`.
+        """Samples from `start` to `end`, in seconds, averaged over the channels: float32 (samples,) at `sample_rate`.
 
-        An `end` past the file's is cut to it. Raises AudioError for an empty interval and for data that do not decode, NotNumbers for
-        samples that are none.
+        None is the start or end of the file, and later ends are clamped to the end of the file. Raises AudioError if the interval is empty
+        or its data do not decode, and NotNumbers if samples are NaN or infinite.
         """
         start = 0.0 if start is None else float(start)
         if start < 0 or (end is not None and end <= start):
@@ -64,7 +64,7 @@ class AudioFile:
 
 
 def read_audio(path: str | Path, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
-    """One interval of one file: see `AudioFile.read`."""
+    """Read one interval of one file: see `AudioFile.read`."""
     with AudioFile(path) as file:
         return file.read(start, end, sample_rate)
 
@@ -87,26 +87,26 @@ class _SoundFile:
         try:
             self.file.seek(first)
             return rate, self.file.read(last - first, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, MemoryError, ValueError) as error:  # the latter two: a length that the file cannot have
+        except (soundfile.LibsndfileError, MemoryError, ValueError) as error:  # the latter two for an impossible length
             raise AudioError(f"{self.path} does not decode between {start:g} s and {last / rate:g} s: {error}") from error
 
 
 class _AvFile:
-    """Reads intervals through FFmpeg, for what libsndfile cannot open. Containers that count in ms place them to 1 ms."""
+    """Reads intervals through FFmpeg. In containers with time stamps in ms, intervals are accurate to 1 ms."""
 
     def __init__(self, path: Path, reason: str):
-        import av  # only where it is needed: most corpora are WAV
+        import av  # imported here because most corpora do not need it
 
         self.path, self._av = path, av
         try:
             with av.open(str(path), metadata_errors="ignore") as container:
-                self.origin = next(container.decode(audio=0)).pts or 0  # time 0 is the first sample that decodes
+                self.origin = next(container.decode(audio=0)).pts or 0  # time 0 is the first decoded sample
         except (av.FFmpegError, ValueError, IndexError, StopIteration) as error:
             fault = "it has no audio track" if isinstance(error, IndexError) else str(error) or "nothing in it decodes"
             raise AudioError(f"{path} cannot be read as audio: {reason} (libsndfile); {fault} (FFmpeg)") from error
 
     def close(self) -> None:
-        """Nothing stays open between two reads."""
+        """Nothing to do: no file stays open between two reads."""
 
     def read(self, start: float, end: float | None) -> tuple[int, np.ndarray]:
         """Rate and float32 (samples, channels)."""
@@ -120,17 +120,17 @@ class _AvFile:
         stream = container.streams.audio[0]
         rate, base = stream.rate, stream.time_base
         first, last = round(start * rate), sys.maxsize if end is None else round(end * rate)
-        if start > 1:  # a second earlier: a codec with a memory needs some packets before the first sample that is kept
+        if start > 1:  # a second earlier, because codecs need some packets before they decode correctly
             container.seek(self.origin + int((start - 1) / base), stream=stream)
         as_float = self._av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-        pieces, position = [], None
+        chunks, position = [], None
         for frame in container.decode(stream):
             if position is None:
                 position = 0 if frame.pts is None else round((frame.pts - self.origin) * base * rate)
             for part in as_float.resample(frame):
-                piece = part.to_ndarray()  # (channels, samples)
-                pieces.append(piece[:, max(first - position, 0) : max(last - position, 0)])
-                position += piece.shape[1]
+                chunk = part.to_ndarray()  # (channels, samples)
+                chunks.append(chunk[:, max(first - position, 0) : max(last - position, 0)])
+                position += chunk.shape[1]
             if position >= last:
                 break
-        return rate, np.concatenate(pieces, axis=1).T if pieces else np.empty((0, 1), np.float32)
+        return rate, np.concatenate(chunks, axis=1).T if chunks else np.empty((0, 1), np.float32)

@@ -1,20 +1,20 @@
-"""What an audio file's header says, and whether the file holds what it says; no more than its first and last samples are decoded."""
+"""Check the header of an audio file against its contents. At most its first and last samples are decoded."""
 
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-OWN = ("wav", "w64", "flac", "ogg", "mp3", "aiff", "au", "caf")  # containers libsndfile knows: where it refuses one, PyAV would guess
-RATES = (1_000, 1_000_000)  # Hz; outside, the header is wrong
-UNKNOWN = 0x7FFFFFFFFFFFFFFF  # frames, by libsndfile, of a FLAC that was written into a pipe
-NO_PROMISE = 0x7FFF0000  # data sizes from here on are what programs write into a pipe, for "not known"
-PACKET = 0.1  # seconds that may be missing at the end of what comes in packets, of which the last one may not tell its length
-SLACK = 0.01  # seconds that may be missing at the end: some recorders count their header in
+OWN = ("wav", "w64", "flac", "ogg", "mp3", "aiff", "au", "caf")  # libsndfile's containers: if it refuses one, PyAV would only guess
+RATES = (1_000, 1_000_000)  # Hz; other rates are taken for a wrong header
+UNKNOWN = 0x7FFFFFFFFFFFFFFF  # frames that libsndfile reports for a FLAC of unknown length, written to a pipe
+NO_PROMISE = 0x7FFF0000  # data sizes from here on mean "unknown" in a WAV written to a pipe
+PACKET = 0.1  # seconds that may be missing at the end of a packetised stream, whose last packet may lack a duration
+SLACK = 0.01  # seconds that may be missing at the end of a WAV: some recorders count the header as data
 
 
 @dataclass
 class Header:
-    """Length in seconds, or why the file cannot be used: `fault` in a few words and the detail."""
+    """Length in seconds, or why the file cannot be used: `fault` in a few words, and details."""
 
     seconds: float = 0.0
     fault: str = ""
@@ -22,7 +22,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Check one file: there, not empty, readable, as long as its header promises."""
+    """Check that a file exists, is not empty, can be read, and is as long as its header says."""
     import soundfile
 
     try:
@@ -39,10 +39,10 @@ def read_header(path: Path) -> Header:
 
 
 def _check(path: Path, file) -> Header:
-    """Check a file that libsndfile opens; the last sample is read because FLAC and MP3 may end before it."""
+    """Check a file that libsndfile has opened. The last sample is read because FLAC and MP3 files may end before it."""
     frames, rate = file.frames, file.samplerate
     if not RATES[0] <= rate <= RATES[1]:
-        return Header(fault="wrong header", detail=f"{path} says {rate} Hz")
+        return Header(fault="wrong header", detail=f"the header of {path} says {rate} Hz")
     if frames == 0:
         return _empty(path)
     if frames == UNKNOWN:
@@ -52,7 +52,7 @@ def _check(path: Path, file) -> Header:
     try:
         file.seek(frames - 1)
         ends = len(file.read(1)) == 1
-    except RuntimeError:  # LibsndfileError is one
+    except RuntimeError:  # includes LibsndfileError
         ends = False
     return (
         Header(frames / rate)
@@ -62,7 +62,7 @@ def _check(path: Path, file) -> Header:
 
 
 def _empty(path: Path) -> Header:
-    """No frames: a header alone, or one that does not tell of the samples behind it."""
+    """The fault of a file without frames: it is only a header, or its header is wrong about the data after it."""
     size = path.stat().st_size
     if size < 1024:
         return Header(fault="empty audio", detail=f"{path} has a header and no samples")
@@ -70,7 +70,7 @@ def _empty(path: Path) -> Header:
 
 
 def _missing(path: Path, frames: int, rate: int) -> float:
-    """Seconds that a WAV's header promises and the file does not hold; libsndfile itself silently takes what is there."""
+    """Seconds that the header of a WAV promises but the file lacks. libsndfile reads such files without an error."""
     with path.open("rb") as file:
         form, _, kind = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
         if form != b"RIFF" or kind != b"WAVE":
@@ -89,7 +89,7 @@ def _missing(path: Path, frames: int, rate: int) -> float:
 
 
 def _last_packet(file, stream, seconds: float) -> float:
-    """Where the last packet ends, in seconds from the first; packets alone are read, from a second before the promised end."""
+    """End of the last packet in seconds. Only packets from a second before the promised end are read, and none is decoded."""
     begin = float((stream.start_time or 0) * stream.time_base)
     file.seek(int((begin + max(0.0, seconds - 1)) / stream.time_base), stream=stream)
     ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in file.demux(stream) if packet.pts is not None]
@@ -97,7 +97,7 @@ def _last_packet(file, stream, seconds: float) -> float:
 
 
 def _read_with_av(path: Path, refusal: str) -> Header:
-    """For containers that libsndfile does not know (m4a, mp4, webm ...): the length from the header, after decoding one frame."""
+    """Check a file in a container that libsndfile does not know (m4a, mp4, webm ...): its length, and that one frame decodes."""
     import av
 
     try:

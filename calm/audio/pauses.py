@@ -1,4 +1,4 @@
-"""Long recordings without segments, cut at their pauses (4.3: "if not we can automate this based on pauses") by Silero's VAD."""
+"""Cut long recordings without segments at their pauses, found by Silero's VAD (4.3: "if not we can automate this based on pauses")."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 SAMPLE_RATE = 16000
-WINDOW = 600.0  # seconds that are in memory at once
+WINDOW = 600.0  # seconds in memory at once
 
 
 @dataclass(frozen=True)
 class Pauses:
-    """Which recordings are cut at their pauses (4.3), and what a piece is; in seconds.
+    """Which recordings are cut at their pauses (4.3), and how; all in seconds.
 
-    Only those `longer_than` it are. Pieces shorter than `shortest` are joined to their neighbour where `longest` allows it, silences
-    of `pause` part two pieces, and `margin` of silence stays around the speech.
+    Recordings over `longer_than` are cut at silences of `pause` or more, with a `margin` of silence kept around the speech. Pieces under
+    `shortest` are joined to a neighbour unless the result would exceed `longest`.
     """
 
     longer_than: float = 30
@@ -25,27 +25,33 @@ class Pauses:
 
 
 def cut(path: Path, seconds: float, pauses: Pauses, window: float = WINDOW) -> list[tuple[float, float]]:
-    """Speech of a recording as (start, end) in seconds, in order of time and without overlap; [] where nobody speaks.
+    """Pieces of speech in a recording, (start, end) in seconds, in order and without overlap; [] if nobody speaks.
 
-    The recording is read window by window; the last piece of a window may go on in the next one, which therefore begins with it.
+    The recording is read window by window. The last piece of a window may continue, so the next window starts at its beginning.
 
-    Raises AudioError where the file cannot be read.
+    Args:
+        path: of the audio file.
+        seconds: its length.
+        pauses: how it is cut.
+        window: seconds in memory at once.
+
+    Raises AudioError if the file cannot be read.
     """
-    from calm.audio.decoding import read_audio  # here, so that settings can take the defaults without the libraries for audio
+    from calm.audio.decoding import read_audio  # here, so that the settings can import Pauses without the audio libraries
 
-    found: list[tuple[float, float]] = []
+    cuts: list[tuple[float, float]] = []
     begin = 0.0
     while begin < seconds:
         end = min(begin + window, seconds)
         pieces = [(begin + a, begin + b) for a, b in speech(read_audio(path, begin, end, SAMPLE_RATE), pauses)]
-        goes_on = end < seconds and len(pieces) > 1 and pieces[-1][0] > begin
-        found += pieces[:-1] if goes_on else pieces
-        begin = pieces[-1][0] if goes_on else end
-    return join(found, pauses)
+        continues = end < seconds and len(pieces) > 1 and pieces[-1][0] > begin
+        cuts += pieces[:-1] if continues else pieces
+        begin = pieces[-1][0] if continues else end
+    return join(cuts, pauses)
 
 
 def speech(samples: np.ndarray, pauses: Pauses) -> list[tuple[float, float]]:
-    """Where somebody speaks in samples (n,) at 16 kHz, in seconds; no piece is longer than `pauses.longest`."""
+    """Pieces of speech in samples (n,) at 16 kHz, (start, end) in seconds; none is longer than `pauses.longest`."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
     options = VadOptions(
@@ -58,7 +64,7 @@ def speech(samples: np.ndarray, pauses: Pauses) -> list[tuple[float, float]]:
 
 
 def join(pieces: list[tuple[float, float]], pauses: Pauses) -> list[tuple[float, float]]:
-    """Join a piece to the one before it where either is too short alone and both together are not too long."""
+    """Join neighbouring pieces if either is too short alone and both together are not too long."""
     joined: list[tuple[float, float]] = []
     for start, end in pieces:
         if joined and end - joined[-1][0] <= pauses.longest:

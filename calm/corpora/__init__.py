@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, get_type_hints
 
+from calm.corpora.errors import CorpusError
+
 if TYPE_CHECKING:
     from calm.corpora.utterances import Corpus
 
@@ -22,10 +24,6 @@ FORMATS = {  # name of a format -> its module, imported when it is used
     "librispeech": "calm.corpora.librispeech",
     "manifest": "calm.corpora.manifest",
 }
-
-
-class CorpusError(ValueError):
-    """A corpus that cannot be used: missing, laid out differently, or with too few usable rows. One sentence that says what to do."""
 
 
 def module(format: str) -> ModuleType:

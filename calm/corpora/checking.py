@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from calm.audio.headers import Header, read_header
 from calm.audio.pauses import Pauses
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import SPLITS, Corpus, Utterance
 

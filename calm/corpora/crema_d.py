@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.corpora.files import AUDIO, read_text, tidy, walk
 from calm.corpora.layout import Part
 from calm.corpora.splits import assign

@@ -20,7 +20,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.corpora.files import lines, number, read_text, tidy
 from calm.corpora.layout import Part
 from calm.corpora.splits import assign, check_shares, who

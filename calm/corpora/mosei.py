@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.corpora.files import lines, number, read_text, require, tidy
 from calm.corpora.layout import Part
 from calm.corpora.utterances import Corpus, Utterance

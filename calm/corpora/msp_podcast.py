@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tqdm import tqdm
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.corpora.files import csv_rows, lines, number, read_text, require, tidy
 from calm.corpora.layout import Part
 from calm.corpora.msp_votes import CLASSES, CODES, NO_CLASS, Answer, fractions, plurality, present, read_headers, read_votes, shares

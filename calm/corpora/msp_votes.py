@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.corpora.files import csv_rows, find, lines, read_text
 from calm.corpora.utterances import SOFT, Corpus
 

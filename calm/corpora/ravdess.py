@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
 from calm.corpora.files import AUDIO, walk
 from calm.corpora.layout import Part
 from calm.corpora.utterances import Corpus, Utterance

@@ -17,7 +17,7 @@ def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
     Texts go in as they are: an uncased tokenizer lower-cases them itself. A special token's name in a text is read as text.
     """
     ids = tokenizer(list(texts), truncation=True, max_length=512, split_special_tokens=True)["input_ids"]
-    return Ragged.of([np.array(row, dtype=np.int64) for row in ids])
+    return Ragged.from_rows([np.array(row, dtype=np.int64) for row in ids])
 
 
 def tensors(*arrays: np.ndarray) -> tuple[torch.Tensor, ...]:

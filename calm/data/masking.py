@@ -4,7 +4,7 @@ import torch
 
 
 def choose(valid: torch.Tensor, share: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """In every row, a random round(share x valid positions), at least one where there is any and share > 0.
+    """In every row round(share x valid positions) random ones, at least one if there is any and share > 0.
 
     Args:
         valid: (batch, positions) bool.
@@ -27,7 +27,7 @@ def choose_spans(
 
     Args:
         valid: (batch, blocks) bool, True for the blocks of the utterance, which come first in the row.
-        share_of: "starts": the share is that of the spans' first blocks; "all": of all masked blocks, so share / span are starts.
+        share_of: "starts": the share counts the first blocks of the spans; "all": all masked blocks, so that share / span are starts.
     """
     starts = choose(valid, share if share_of == "starts" else share / span, generator)
     masked = starts.clone()

@@ -32,7 +32,7 @@ class Ragged:
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
 
     @classmethod
-    def of(cls, rows: Sequence[np.ndarray]) -> "Ragged":
+    def from_rows(cls, rows: Sequence[np.ndarray]) -> "Ragged":
         """From a list of arrays (length, ...)."""
         return cls(np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64))
 
@@ -113,7 +113,7 @@ class AcousticFrames:
     def augmented(self, rows: np.ndarray, augment: "Augmentation", generator: "torch.Generator") -> "AcousticFrames":
         """These rows alone, with tempo, channel axis and gain changed."""
         changed = [augment.frames(self.utterances[row].astype(np.float32), self.scale[row], self.block, generator) for row in rows]
-        return AcousticFrames(Ragged.of(changed), self.scale[rows], self.block, self.hop)
+        return AcousticFrames(Ragged.from_rows(changed), self.scale[rows], self.block, self.hop)
 
     def blocks_of(self, row: int) -> np.ndarray:
         """All blocks of one row, (blocks, block, channels) float32."""

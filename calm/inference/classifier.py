@@ -1,6 +1,6 @@
-"""What every released model can do, however it computes.
+"""The interface of a released model, whether ONNX Runtime or torch computes it.
 
-Neither torch nor Transformers is loaded by this module: what answers a single question should be there at once.
+This module imports neither torch nor Transformers, which take most of the time of a single prediction.
 """
 
 from abc import ABC, abstractmethod
@@ -13,60 +13,73 @@ from calm.inference.extractor import CONFIG, AcousticExtractor
 
 
 class Classifier(ABC):
-    """What says how probable each class is: a released model, however it computes."""
+    """A released model: predicts the probability of each class from audio, text or both."""
 
     classes: list[str]
     modality: str  # what the model was trained on: "audio", "text" or "both"
-    synthetic: bool  # whether on synthetic speech
-    tuned: bool  # whether its thresholds were tuned on validation, when it was released
+    synthetic: bool  # trained on synthetic speech
+    tuned: bool  # whether the thresholds were tuned on the validation split
     thresholds: np.ndarray  # (classes,)
     extractor: AcousticExtractor
 
     @abstractmethod
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
-        """Logits of a batch, (utterances, classes) float32, from log-mel as `extractor.frames` gives it (None: no audio) and texts.
+        """Logits of a batch, (utterances, classes) float32.
 
-        Raises ValueError where an utterance has nothing that the model was trained on.
+        Args:
+            frames: acoustic frames of each utterance, (frames, channels), from `extractor.frames`; None: no audio.
+            texts: text of each utterance; None: no text.
+
+        Raises:
+            ValueError: an utterance lacks the one modality that the model was trained on.
         """
 
-    def _take(self, heads: dict[str, list[str]], thresholds: dict[str, list[float]], modality: str, synthetic: bool) -> None:
+    def _describe(self, heads: dict[str, list[str]], thresholds: dict[str, list[float]], modality: str, synthetic: bool) -> None:
+        """Set the attributes from the model's configuration."""
         ((name, self.classes),) = heads.items()
         self.tuned, self.modality, self.synthetic = name in thresholds, modality, synthetic
         self.thresholds = np.array(thresholds.get(name, [0.5] * len(self.classes)))
 
     @property
     def sample_rate(self) -> int:
-        """Of the samples that a call takes, in Hz."""
+        """Sampling rate in Hz of the samples that a call takes."""
         return self.extractor.sampling_rate
 
     @property
     def needs_text(self) -> bool:
-        """Whether the model was trained on text; without one, it sees an empty text."""
+        """Whether the model was trained on text. Without a text, it sees an empty one."""
         return self.modality != "audio"
 
     def __call__(self, clips: Sequence[np.ndarray | None] | None, texts: Sequence[str | None] | None, batch: int = 16) -> np.ndarray:
-        """Probabilities of every class, (utterances, classes).
+        """Probability of every class, (utterances, classes) float64.
 
         Args:
-            clips: float32 (samples,) each at `sample_rate`; None in the place of one, or of all: text alone.
-            texts: one each; None: audio alone. What the model was not trained on is left out, and an absent text is an empty one.
+            clips: samples of each utterance, float32 (samples,) at `sample_rate`; None for an utterance, or for all: text alone.
+            texts: text of each utterance; None: audio alone. A modality that the model was not trained on is ignored.
+            batch: utterances computed together.
+
+        Raises:
+            ValueError: see `logits`; or samples that cannot be used.
         """
         texts = [None] * len(clips) if texts is None else texts
         if not len(texts):
             return np.empty((0, len(self.classes)))
-        clips = [None] * len(texts) if clips is None else [self._clip(clip) for clip in clips]
+        clips = [None] * len(texts) if clips is None else [self._check_samples(samples) for samples in clips]
         parts = []
         for first in range(0, len(texts), batch):
-            some = slice(first, first + batch)
-            frames = [None if samples is None else self.extractor.frames(samples) for samples in clips[some]]
-            parts.append(probabilities(self.logits(frames, texts[some])))
+            rows = slice(first, first + batch)
+            frames = [None if samples is None else self.extractor.frames(samples) for samples in clips[rows]]
+            parts.append(probabilities(self.logits(frames, texts[rows])))
         return np.concatenate(parts)
 
-    def _clip(self, samples: np.ndarray | None) -> np.ndarray | None:
+    def _check_samples(self, samples: np.ndarray | None) -> np.ndarray | None:
         return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]
 
-    def seen(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> tuple[Sequence | None, Sequence]:
-        """Of log-mel (None: no utterance has audio) and texts what the model was trained on. Raises ValueError where nothing is left."""
+    def select_modality(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> tuple[Sequence | None, Sequence]:
+        """Acoustic frames (None: no utterance has audio) and texts without the modality that the model was not trained on.
+
+        Raises ValueError if nothing is left.
+        """
         if self.modality == "audio":
             if frames is None:
                 raise ValueError("this model was trained on audio alone: give audio")
@@ -78,14 +91,14 @@ class Classifier(ABC):
         return frames, texts
 
 
-def check(folder: Path) -> Path:
-    """The folder of a released model; raises ValueError for one that is none."""
+def check_folder(folder: Path) -> Path:
+    """Return the folder of a released model. Raises ValueError if the folder has no model."""
     for name in ("config.json", "model.safetensors", CONFIG):
         if not (Path(folder) / name).is_file():
-            raise ValueError(f"{folder} is no released model: it has no {name} (the stage `head` writes such a folder)")
+            raise ValueError(f"{folder} is not a released model: it has no {name} (the stage `head` writes such a folder)")
     return Path(folder)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Of logits, each class by itself."""
+    """Sigmoid of logits, in float64: each class by itself."""
     return 1 / (1 + np.exp(-logits.astype(np.float64)))

@@ -1,16 +1,24 @@
-"""The Transformers task `calm-emotion`: `pipeline("calm-emotion", model=folder)` after this module is imported."""
+"""The Transformers tasks that know released models, after this module is imported.
+
+- `pipeline("calm-emotion", model=folder)`: audio of any format, text, or both.
+- `pipeline("audio-classification", model=folder)`: Transformers' own task, audio alone.
+
+Importing this module also registers every class of the project with Transformers' Auto classes.
+"""
 
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, Pipeline
+from transformers import AutoModelForAudioClassification, AutoModelForSequenceClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from calm.audio.decoding import read_audio
 from calm.inference.classifier import probabilities
 from calm.inference.torch_classifier import Predictor
+from calm.models.configuration import CalmConfig
+from calm.models.modeling import CalmForSequenceClassification
 
 TASK = "calm-emotion"
 
@@ -20,11 +28,12 @@ class EmotionPipeline(Pipeline):
 
     A call takes one of these, or a list of them (scored in batches of `batch_size`):
 
-    - a path or the bytes of an audio file, of any rate, channel count and format;
-    - samples (samples,), with `sampling_rate` given beside them;
-    - a dictionary with `audio` (any of the above) or `path`, or `array` (or `raw`) and `sampling_rate`, and `text`; either may be missing.
+    - a path or the bytes of an audio file of any sampling rate, channel count and format;
+    - samples (samples,), with the argument `sampling_rate`;
+    - a dictionary with `audio` (any of the above) or `path`, or `array` (or `raw`) and `sampling_rate`, and `text`. Audio or text may
+      be missing.
 
-    `top_k` keeps the likeliest so many. Raises ValueError (AudioError) where an input cannot be used.
+    `top_k` keeps only the most likely classes. Raises ValueError (AudioError) if an input cannot be used.
     """
 
     _load_processor = True
@@ -37,18 +46,18 @@ class EmotionPipeline(Pipeline):
         before = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
         return before, {}, {} if top_k is None else {"top_k": top_k}
 
-    def preprocess(self, given, sampling_rate: int | None = None) -> dict[str, list]:
-        """Log-mel frames (None: no audio) and text of one input, a list of one each, so that batches may have any lengths."""
-        given = dict(given) if isinstance(given, dict) else {"audio": given}
-        audio = next((given[name] for name in ("audio", "array", "raw", "path") if given.get(name) is not None), None)
-        if audio is None and given.get("text") is None:
+    def preprocess(self, inputs, sampling_rate: int | None = None) -> dict[str, list]:
+        """Acoustic frames (None: no audio) and text of one input, each in a list of length 1, so that batches may have any lengths."""
+        inputs = dict(inputs) if isinstance(inputs, dict) else {"audio": inputs}
+        audio = next((inputs[name] for name in ("audio", "array", "raw", "path") if inputs.get(name) is not None), None)
+        if audio is None and inputs.get("text") is None:
             raise ValueError(
                 f"an input of {TASK} has neither audio nor text: give a path, bytes, samples, or a dictionary with one of them"
             )
-        if isinstance(audio, dict):  # as `datasets` has it
-            return self.preprocess({**audio, "text": given.get("text")}, sampling_rate)
-        frames = None if audio is None else self._frames(audio, given.get("sampling_rate", sampling_rate))
-        return {"frames": [frames], "text": [given.get("text")]}
+        if isinstance(audio, dict):  # an audio column of `datasets`
+            return self.preprocess({**audio, "text": inputs.get("text")}, sampling_rate)
+        frames = None if audio is None else self._frames(audio, inputs.get("sampling_rate", sampling_rate))
+        return {"frames": [frames], "text": [inputs.get("text")]}
 
     def _frames(self, audio, sampling_rate: int | None) -> np.ndarray:
         extractor = self.processor.feature_extractor
@@ -64,9 +73,9 @@ class EmotionPipeline(Pipeline):
 
     def _forward(self, inputs: dict[str, list]) -> dict[str, torch.Tensor]:
         frames, texts = (
-            [one for part in inputs[name] for one in (part if isinstance(part, list) else [part])] for name in ("frames", "text")
+            [value for part in inputs[name] for value in (part if isinstance(part, list) else [part])] for name in ("frames", "text")
         )
-        return {"logits": torch.from_numpy(Predictor.of(self.model, self.processor).logits(frames, texts))}
+        return {"logits": torch.from_numpy(Predictor.from_model(self.model, self.processor).logits(frames, texts))}
 
     def postprocess(self, outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict]:
         ((_, classes),) = self.model.config.heads.items()
@@ -75,9 +84,10 @@ class EmotionPipeline(Pipeline):
         return [{"label": classes[index], "score": float(scores[index])} for index in ordered]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
-        """The model and its processor, without the code: that is this package's."""
+        """Write the model and its processor; the code is in this package."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
 
+AutoModelForAudioClassification.register(CalmConfig, CalmForSequenceClassification)
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=EmotionPipeline, pt_model=AutoModelForSequenceClassification, type="multimodal")

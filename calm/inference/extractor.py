@@ -119,7 +119,7 @@ class AcousticExtractor:
     def normalised(self, utterances: Sequence[np.ndarray]) -> AcousticFrames:
         """Normalised frames of what `frames` returns: float16, padded to at least one block."""
         rows = [self._normalised(frames.astype(np.float32)) for frames in utterances]
-        return AcousticFrames(Ragged.of(rows), np.ones(len(rows), np.float32), self.block_frames, self.block_hop)
+        return AcousticFrames(Ragged.from_rows(rows), np.ones(len(rows), np.float32), self.block_frames, self.block_hop)
 
     def _normalised(self, frames: np.ndarray) -> np.ndarray:
         if self.normalise == "corpus":

@@ -1,31 +1,32 @@
-"""A released model for answers alone, by ONNX Runtime or by torch."""
+"""Load a released model to predict with it, by ONNX Runtime if possible, else by torch."""
 
 from pathlib import Path
 
-from calm.inference.classifier import Classifier, check
+from calm.inference.classifier import Classifier, check_folder
 
-GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # what is there where a driver of NVIDIA's, AMD's, or Windows' is
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # device files of NVIDIA's, AMD's and Windows' drivers
 
 
-def load(folder: Path, device: str = "auto") -> Classifier:
-    """A released model for answers alone: compiled, where it is to compute on the CPU, else by torch.
+def load_classifier(folder: Path, device: str = "auto") -> Classifier:
+    """Load a released model. On the CPU its ONNX graph computes, if it has one; else torch.
 
     Args:
-        device: "cpu", "cuda", "cuda:1" ...; "auto": a GPU where there is one.
+        folder: a folder that the stage `head` wrote.
+        device: "cpu", "cuda", "cuda:1" ...; "auto": a GPU if there is one.
 
     Raises:
-        ValueError: the folder is no released model.
+        ValueError: the folder has no released model, or one of its files is damaged.
     """
-    if found := compiled(folder, device):
-        return found
+    if classifier := load_compiled(folder, device):
+        return classifier
     from calm.inference.torch_classifier import Predictor
 
     return Predictor(folder, device)
 
 
-def compiled(folder: Path, device: str) -> Classifier | None:
-    """`load` without torch; None where the model has no graph, or is to compute on a GPU."""
+def load_compiled(folder: Path, device: str) -> Classifier | None:
+    """Load the ONNX graph of a released model without torch; None if there is none, or if the device is a GPU."""
     from calm.inference.onnx_classifier import Compiled
 
     on_gpu = device not in ("auto", "cpu") or device == "auto" and any(Path(path).exists() for path in GPUS)
-    return None if on_gpu else Compiled.of(check(folder))
+    return None if on_gpu else Compiled.read(check_folder(folder))

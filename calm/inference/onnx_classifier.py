@@ -1,4 +1,4 @@
-"""A released model by its graph, for answers on the CPU: ONNX Runtime is there in a tenth of the time that torch and Transformers take."""
+"""A released model computed by ONNX Runtime on the CPU, which loads in a tenth of the time of torch and Transformers."""
 
 import json
 import logging
@@ -18,42 +18,42 @@ logger = logging.getLogger(__name__)
 
 
 class Compiled(Classifier):
-    """What `calm.inference.onnx_export.write` wrote into the folder of a released model."""
+    """The ONNX graph of a released model, as `calm.inference.onnx_export.write` writes it."""
 
     def __init__(self, folder: Path, session: onnxruntime.InferenceSession):
         self.session, self.extractor = session, AcousticExtractor.read(folder)
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(512)
-        self.tokenizer.encode_special_tokens = True  # their names in a text are text
-        self.inputs = [one.name for one in session.get_inputs()]
-        self._take(**json.loads(session.get_modelmeta().custom_metadata_map["about"]))
+        self.tokenizer.encode_special_tokens = True  # the names of special tokens in a text are text
+        self.inputs = [node.name for node in session.get_inputs()]
+        self._describe(**json.loads(session.get_modelmeta().custom_metadata_map["about"]))
 
     @classmethod
-    def of(cls, folder: Path) -> "Compiled | None":
-        """None where there is no graph that can be read, or one of other weights or settings than the folder has now."""
+    def read(cls, folder: Path) -> "Compiled | None":
+        """Load the graph; None if there is none, if it is damaged, or if the weights or settings have changed since it was exported."""
         if not (folder / GRAPH).is_file():
             return None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
             session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's have no common base
-            logger.warning(f"{folder / GRAPH} is damaged, torch answers instead: release the model anew ({error})")
+        except Exception as error:  # the exceptions of ONNX Runtime have no common base class
+            logger.warning(f"{folder / GRAPH} is damaged, torch is used instead: release the model again ({error})")
             return None
         return cls(folder, session) if session.get_modelmeta().custom_metadata_map.get("made_of") == digest(folder) else None
 
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
-        return np.concatenate([self._logits(one, text) for one, text in zip(frames, texts, strict=True)])
+        return np.concatenate([self._logits(utterance, text) for utterance, text in zip(frames, texts, strict=True)])
 
     def _logits(self, frames: np.ndarray | None, text: str | None) -> np.ndarray:
-        """Of one utterance, (1, classes)."""
-        heard, (text,) = self.seen(None if frames is None else [frames], [text])
+        """Logits of one utterance, (1, classes), from acoustic frames (frames, channels)."""
+        utterances, (text,) = self.select_modality(None if frames is None else [frames], [text])
         ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
         shape = (0, self.extractor.block_frames, self.extractor.channels)
-        blocks = self.extractor.normalised(heard).blocks_of(0) if heard else np.zeros(shape, np.float32)
+        blocks = self.extractor.normalised(utterances).blocks_of(0) if utterances else np.zeros(shape, np.float32)
         (tokens,), (places,) = fit(np.array([len(ids)]), np.array([len(blocks)]), self.extractor.max_tokens)
         warn_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
         ids, blocks = np.append(ids[: tokens - 1], ids[-1]), blocks[:places]
-        given = {"input_ids": ids[None], "blocks": blocks}
-        return self.session.run(["logits"], {name: given[name] for name in self.inputs})[0]
+        inputs = {"input_ids": ids[None], "blocks": blocks}
+        return self.session.run(["logits"], {name: inputs[name] for name in self.inputs})[0]

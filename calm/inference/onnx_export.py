@@ -1,4 +1,4 @@
-"""A released model as an ONNX graph beside its weights. It takes one utterance, so nothing in it is padded or masked."""
+"""Export a released model as an ONNX graph beside its weights. The graph takes one utterance, so nothing is padded or masked."""
 
 import hashlib
 import json
@@ -7,18 +7,48 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from calm.inference.extractor import CONFIG
+from calm.storage import replacing
 
 if TYPE_CHECKING:
+    from calm.models.configuration import CalmConfig
     from calm.models.modeling import CalmForSequenceClassification
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 MADE_OF = ("model.safetensors", "config.json", CONFIG, TOKENIZER)
 ABOUT = ("heads", "thresholds", "modality", "synthetic")
 
+logger = logging.getLogger(__name__)
 
-def write(model: "CalmForSequenceClassification", folder: Path) -> None:
-    """Compile a model with one head into the folder that holds its weights and all else of it."""
+
+def write(model: "CalmForSequenceClassification", folder: Path) -> bool:
+    """Export a model with one head into the folder that holds its weights, settings and tokenizer.
+
+    The graph's metadata holds the classes and the SHA-256 of the files it was made of, and no path of this machine.
+
+    Returns:
+        whether there is a graph. If the model cannot be exported, a warning says so and no graph is left, so that torch is used.
+    """
+    (folder / GRAPH).unlink(missing_ok=True)  # of other weights
+    network = _one_utterance(model)
+    try:
+        program = _export(network, model.config)
+        about = {name: getattr(model.config, name) for name in ABOUT}
+        program.model.metadata_props.update({"made_of": digest(folder), "about": json.dumps(about)})
+        with replacing(folder / GRAPH) as partial:
+            program.save(partial, external_data=False)
+            _check(partial, network, model.config)
+    except Exception as error:  # the exporter and ONNX Runtime raise many kinds, which depend on the language model's family
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        logger.warning(f"no ONNX graph is written to {folder}, predictions will use torch: {reason}")
+        return False
+    return True
+
+
+def _one_utterance(model: "CalmForSequenceClassification"):
+    """A torch module from `input_ids` (1, tokens) and `blocks` (blocks, frames, channels) to `logits` (1, classes)."""
     import torch
 
     class OneUtterance(torch.nn.Module):
@@ -32,28 +62,66 @@ def write(model: "CalmForSequenceClassification", folder: Path) -> None:
             encoded = self.model.calm.spectran.encode(blocks)[None]
             return self.model(input_ids=input_ids, encoded_blocks=encoded).logits
 
-    config = model.config
-    example = (torch.tensor([[2, 3, 4, 5]]), torch.zeros(5, config.block_frames, config.channels))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of operators that are not needed
+    return OneUtterance().eval()
+
+
+def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random token ids of the model's own vocabulary, and random blocks."""
+    draw = np.random.default_rng(0)
+    input_ids = draw.integers(config.text_config.vocab_size, size=(1, tokens))
+    return input_ids, draw.standard_normal((blocks, config.block_frames, config.channels), dtype=np.float32)
+
+
+def _export(network, config: "CalmConfig"):
+    """The module as a `torch.onnx.ONNXProgram` that takes any number of tokens and blocks."""
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators that are not needed
     with warnings.catch_warnings(action="ignore"), torch.inference_mode():
         program = torch.onnx.export(
-            OneUtterance().eval(),
-            example,
+            network,
+            tuple(map(torch.from_numpy, _inputs(config, tokens=4, blocks=5))),
             input_names=["input_ids", "blocks"],
             output_names=["logits"],
             dynamic_shapes=({1: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC}),
             verbose=False,
             optimize=False,  # ONNX Runtime does that when it loads the graph
         )
-    about = {name: getattr(config, name) for name in ABOUT}
-    program.model.metadata_props.update({"made_of": digest(folder), "about": json.dumps(about)})
-    program.save(folder / GRAPH, external_data=False)
+    _strip(program.model)
+    return program
+
+
+def _strip(graph_model) -> None:
+    """Remove the exporter's notes about the Python code: its stack traces hold paths of this machine."""
+    for graph in (graph_model.graph, *(function.graph for function in graph_model.functions.values())):
+        nodes = list(graph.all_nodes())
+        outputs = [output for node in nodes for output in node.outputs]
+        for item in (graph_model, graph, *nodes, *graph.inputs, *graph.initializers.values(), *outputs):
+            item.metadata_props.clear()
+
+
+def _check(graph: Path, network, config: "CalmConfig") -> None:
+    """Raises ValueError if the graph does not compute what the module does, for sizes other than those it was traced with."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    for tokens, blocks in ((2, 1), (9, 12)):
+        inputs = dict(zip(("input_ids", "blocks"), _inputs(config, tokens, blocks), strict=True))
+        (logits,) = session.run(["logits"], {name: inputs[name] for name in names})
+        with torch.inference_mode():
+            expected = network(*map(torch.from_numpy, inputs.values())).numpy()
+        if not np.allclose(logits, expected, rtol=1e-3, atol=1e-4):
+            raise ValueError(f"its logits differ from torch's by {np.abs(logits - expected).max():.2g}")
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of what a graph is made of."""
-    found = hashlib.sha256()
+    """SHA-256 of the files that a graph is made of, as a hex string."""
+    total = hashlib.sha256()
     for name in MADE_OF:
         with (folder / name).open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

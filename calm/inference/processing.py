@@ -1,4 +1,7 @@
-"""From samples and texts to the inputs of the models, as Transformers has it: `CalmFeatureExtractor` and `CalmProcessor`."""
+"""From samples and texts to the inputs of the models, in Transformers' classes: `CalmFeatureExtractor` and `CalmProcessor`.
+
+Importing this module registers both with `AutoFeatureExtractor` and `AutoProcessor`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +17,11 @@ from calm.data.ragged import AcousticFrames
 from calm.inference.extractor import AcousticExtractor, text_or_empty, warn_cut
 from calm.models.configuration import CalmConfig
 
+LOCAL_SETTINGS = ("name_or_path", "special_tokens_map_file", "is_local", "local_files_only")  # where a tokenizer was loaded from
+
 
 class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
-    """Samples to normalised acoustic blocks (5.1), kept in `preprocessor_config.json`; its settings are those of `AcousticExtractor`."""
+    """Samples to blocks of normalised acoustic frames (5.1), saved in `preprocessor_config.json`. See `AcousticExtractor` for the settings."""
 
     model_input_names = ["input_features", "acoustic_mask"]
 
@@ -24,28 +29,75 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
         super().__init__(*args, **{key: value for key, value in kwargs.items() if key != "feature_extractor_type"})
 
     def __call__(
-        self, raw_speech: np.ndarray | Sequence[np.ndarray], sampling_rate: int | None = None, return_tensors: str | None = None
+        self,
+        raw_speech: np.ndarray | Sequence[np.ndarray],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        return_attention_mask: bool | None = None,
     ) -> BatchFeature:
         """Blocks of one or several utterances.
 
         Args:
-            raw_speech: float samples in [-1, 1] of one channel: one array (samples,), or several, or (batch, samples); numpy, torch, lists.
-            sampling_rate: of these samples in Hz; another than the extractor's is resampled.
+            raw_speech: float samples in [-1, 1] of one channel: one array (samples,), several, or (batch, samples); numpy, torch, lists.
+            sampling_rate: rate of these samples in Hz; samples of another rate than the extractor's are resampled.
             return_tensors: "pt" for torch; None or "np" for numpy.
+            padding: True or "longest": to the most blocks in the batch; "max_length": to the blocks of `max_length` samples; False:
+                none, which needs utterances of as many blocks each.
+            max_length: samples at the extractor's rate, for `padding="max_length"` and `truncation`.
+            truncation: whether to cut utterances to `max_length` samples.
+            return_attention_mask: False leaves `acoustic_mask` out; a model then takes padding for audio.
 
         Returns:
             `input_features` (batch, blocks, frames, channels) float32, zero where padded, and `acoustic_mask` (batch, blocks) bool.
 
         Raises:
-            ValueError: samples that are not of that kind, no rate, or less than a frame.
+            ValueError: samples of another kind, no sampling rate, less than one frame of audio, or settings that do not go together.
         """
-        clips = self.clips(raw_speech, sampling_rate)
+        clips = self.cut(self.clips(raw_speech, sampling_rate), max_length, truncation, padding)
         blocks, mask = tensors(*self.acoustic_frames(clips).all_blocks(np.arange(len(clips))))
-        return BatchFeature(as_tensors({"input_features": blocks, "acoustic_mask": mask}, return_tensors))
+        batch = self.padded({"input_features": blocks, "acoustic_mask": mask}, padding, max_length)
+        if return_attention_mask is False:
+            del batch["acoustic_mask"]
+        return BatchFeature(as_tensors(batch, return_tensors))
+
+    def cut(self, clips: list[np.ndarray], max_length: int | None, truncation: bool, padding: bool | str) -> list[np.ndarray]:
+        """Samples cut to `max_length` if `truncation` says so; see `__call__`."""
+        if (truncation or padding == "max_length") and (max_length or 0) < self.frame_extractor.window:
+            least = self.frame_extractor.window
+            raise ValueError(f"max_length is {max_length}: truncation and padding='max_length' need at least {least} samples")
+        if truncation:
+            return [samples[:max_length] for samples in clips]
+        longest = max(map(len, clips), default=0)
+        if padding == "max_length" and longest > max_length:
+            raise ValueError(f"an utterance of {longest} samples is longer than max_length {max_length}: cut it by truncation=True")
+        return clips
+
+    def padded(self, batch: dict[str, torch.Tensor], padding: bool | str, max_length: int | None) -> dict[str, torch.Tensor]:
+        """A batch, which has the most blocks of an utterance already, padded as `__call__` says."""
+        if padding in (True, "longest"):
+            return batch
+        mask = batch["acoustic_mask"]
+        if padding in (False, "do_not_pad"):
+            if not mask.all():
+                raise ValueError(f"the utterances have {mask.sum(1).tolist()} blocks: give utterances of equal length, or padding=True")
+            return batch
+        if padding != "max_length":
+            raise ValueError(f"padding is {padding!r}: allowed are True, False, 'longest' and 'max_length'")
+        missing = max(0, self.blocks(max_length) - mask.shape[1])
+        features = torch.nn.functional.pad(batch["input_features"], (0, 0, 0, 0, 0, missing))
+        return batch | {"input_features": features, "acoustic_mask": torch.nn.functional.pad(mask, (0, missing))}
+
+    def blocks(self, samples: int) -> int:
+        """Number of blocks of so many samples, one at least."""
+        frames = max(self.frame_extractor.frames(samples), self.block_frames)
+        return 1 + (frames - self.block_frames) // self.block_hop
 
 
 class CalmProcessor(ProcessorMixin):
-    """A feature extractor and a tokenizer: samples, texts or both to what the models take."""
+    """A feature extractor and a tokenizer: from samples, texts or both to the inputs of a model."""
 
     def __init__(self, feature_extractor: CalmFeatureExtractor, tokenizer):
         super().__init__(feature_extractor, tokenizer)
@@ -56,48 +108,63 @@ class CalmProcessor(ProcessorMixin):
         text: str | Sequence[str | None] | None = None,
         sampling_rate: int | None = None,
         return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
     ) -> BatchFeature:
         """Inputs of a batch.
 
         Args:
-            audio, sampling_rate: see `CalmFeatureExtractor`; None: no audio goes in.
-            text: one per utterance; None: an empty one, the special tokens alone.
+            audio, sampling_rate, return_tensors: see `CalmFeatureExtractor`; audio None: text alone.
+            text: one per utterance, None: an empty text, the special tokens alone.
+            padding, max_length, truncation: for the audio, see `CalmFeatureExtractor`. Texts are always padded to the longest.
 
         Returns:
-            `input_ids`, `attention_mask` (batch, tokens), and with audio `input_features`, `acoustic_mask`. What is more than `max_tokens`
-            of the feature extractor is cut as in training, with a warning.
+            `input_ids`, `attention_mask` (batch, tokens), and with audio `input_features`, `acoustic_mask`. Utterances of more than the
+            feature extractor's `max_tokens` tokens and blocks are cut as in training, with a warning.
 
         Raises:
-            ValueError: neither audio nor text, or not as many of one as of the other.
+            ValueError: neither audio nor text, a different number of each, or see `CalmFeatureExtractor`.
         """
         if audio is None and text is None:
             raise ValueError("neither audio nor text was given: give samples with their sampling_rate, a text, or both")
-        frames = None if audio is None else self.feature_extractor.acoustic_frames(self.feature_extractor.clips(audio, sampling_rate))
+        extractor, acoustic = self.feature_extractor, None
+        if audio is not None:
+            acoustic = extractor.acoustic_frames(extractor.cut(extractor.clips(audio, sampling_rate), max_length, truncation, padding))
         texts = [text] if isinstance(text, str) else text
-        texts = [""] * len(frames.blocks) if texts is None else [text_or_empty(one) for one in texts]
-        if frames is not None and len(texts) != len(frames.blocks):
+        texts = [""] * len(acoustic.blocks) if texts is None else [text_or_empty(text) for text in texts]
+        if acoustic is not None and len(texts) != len(acoustic.blocks):
             raise ValueError(
-                f"{len(frames.blocks)} utterances have audio and {len(texts)} have a text: give one text an utterance, or none at all"
+                f"{len(acoustic.blocks)} utterances have audio and {len(texts)} have a text: give one text per utterance, or none at all"
             )
-        return self.collated(frames, texts, return_tensors)
+        batch = self._collated(acoustic, texts)
+        return BatchFeature(as_tensors(batch if audio is None else extractor.padded(batch, padding, max_length), return_tensors))
 
-    def collated(self, frames: AcousticFrames | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
-        """Inputs from frames as the feature extractor gives them, and texts."""
+    def collated(self, acoustic: AcousticFrames | None, texts: Sequence[str], return_tensors: str | None = "pt") -> BatchFeature:
+        """Inputs from the feature extractor's acoustic frames (None: text alone) and texts."""
+        return BatchFeature(as_tensors(self._collated(acoustic, texts), return_tensors))
+
+    def _collated(self, acoustic: AcousticFrames | None, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         rows, tokens = np.arange(len(texts)), tokenise(self.tokenizer, texts)
-        modality = "text" if frames is None else "both"
-        collator = SequenceCollator(frames, tokens, None, modality, None, self.feature_extractor.max_tokens)
-        if frames is not None:
-            used, blocks = collator.lengths(rows)
-            warn_cut(int(((used < tokens.lengths) | (blocks < frames.blocks)).sum()), len(rows), collator.most)
-        return BatchFeature(as_tensors(collator(rows), return_tensors))
+        modality = "text" if acoustic is None else "both"
+        collator = SequenceCollator(acoustic, tokens, None, modality, None, self.feature_extractor.max_tokens)
+        if acoustic is not None:
+            kept, blocks = collator.lengths(rows)
+            warn_cut(int(((kept < tokens.lengths) | (blocks < acoustic.blocks)).sum()), len(rows), collator.most)
+        return collator(rows)
 
     @property
     def model_input_names(self) -> list[str]:
-        """All that a call may return."""
+        """Names of everything that a call may return."""
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> list[str]:
-        """The feature extractor's `preprocessor_config.json`, the one place of its settings, and the tokenizer's files."""
+        """Write the feature extractor's `preprocessor_config.json`, the only place of its settings, and the tokenizer's files.
+
+        They hold no path of this machine.
+        """
+        for name in LOCAL_SETTINGS:
+            self.tokenizer.init_kwargs.pop(name, None)
         self.tokenizer._set_processor_class(type(self).__name__)
         return [
             *self.feature_extractor.save_pretrained(save_directory, **kwargs),
@@ -105,11 +172,11 @@ class CalmProcessor(ProcessorMixin):
         ]
 
 
-def as_tensors(made: dict[str, torch.Tensor], kind: str | None) -> dict:
-    """Torch tensors as they are ("pt") or as numpy arrays ("np", None); raises ValueError for another kind."""
+def as_tensors(batch: dict[str, torch.Tensor], kind: str | None) -> dict:
+    """Torch tensors unchanged ("pt"), or as numpy arrays ("np", None). Raises ValueError for another kind."""
     if kind not in ("pt", "np", None):
         raise ValueError(f"return_tensors is '{kind}': allowed are 'pt' and 'np'")
-    return made if kind == "pt" else {key: value.numpy() for key, value in made.items()}
+    return batch if kind == "pt" else {key: value.numpy() for key, value in batch.items()}
 
 
 AutoFeatureExtractor.register(CalmConfig, CalmFeatureExtractor)

@@ -1,6 +1,6 @@
-"""A trained model in use: from recordings to the pieces in which somebody speaks, and from these to the probability of each class.
+"""Recordings of any length: cut them to segments of speech, and classify each segment.
 
-Neither torch nor Transformers is loaded by this module: what answers a single question should be there at once.
+This module imports neither torch nor Transformers, which take most of the time of a single prediction.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,31 +15,31 @@ from calm.audio.pauses import Pauses
 from calm.inference.classifier import Classifier
 
 NO_SPEECH = "no speech"
-LOOK = 120.0  # seconds that the search for pauses has in memory at once
+VAD_WINDOW = 120.0  # seconds of audio in memory while pauses are searched
 
 
 @dataclass
-class Piece:
+class Segment:
     """A stretch of a recording in which somebody speaks."""
 
     start: float  # seconds
     end: float
-    samples: np.ndarray  # float32 (samples,) at the model's rate
+    samples: np.ndarray  # float32 (samples,) at the model's sampling rate
     text: str | None = None
-    flags: list[str] = field(default_factory=list)  # what is suspect about a transcript, see `calm.asr.transcripts.flags`
+    flags: list[str] = field(default_factory=list)  # why a transcript is suspect, see `calm.asr.transcripts.flags`
 
 
 def intervals(path: Path, pauses: Pauses) -> list[tuple[float, float]]:
-    """A whole recording, or the pieces of a long one between its pauses, in seconds; [] where nobody speaks. Raises AudioError."""
+    """Start and end in seconds of the segments of a recording; the whole of a short one, [] if nobody speaks. Raises AudioError."""
     from calm.audio.pauses import cut
 
-    seconds = length(path)
-    pieces = cut(path, seconds, pauses, LOOK)
-    return [(0.0, seconds)] if pieces and seconds <= pauses.longer_than else pieces
+    seconds = duration(path)
+    segments = cut(path, seconds, pauses, VAD_WINDOW)
+    return [(0.0, seconds)] if segments and seconds <= pauses.longer_than else segments
 
 
-def length(path: Path) -> float:
-    """Of a recording in seconds, by its header. Raises AudioError where the file cannot be used."""
+def duration(path: Path) -> float:
+    """Length of a recording in seconds, from its header. Raises AudioError if the file cannot be used."""
     from calm.audio.headers import read_header
 
     header = read_header(Path(path))
@@ -50,73 +50,75 @@ def length(path: Path) -> float:
 
 @dataclass
 class Listener:
-    """Reads recordings piece by piece, and transcribes them where it has a Whisper (`calm.asr.engines.load`)."""
+    """Reads the segments of recordings, and transcribes them if it has a Whisper engine (`calm.asr.engines.load`)."""
 
     sample_rate: int
     whisper: object = None
     pauses: Pauses = field(default_factory=Pauses)
     no_speech_threshold: float = 0.6
 
-    def __call__(self, path: Path, text: str | None = None) -> Iterator[Piece]:
-        """Pieces in order of time, one in memory at once; none where nobody speaks.
+    def __call__(self, path: Path, text: str | None = None) -> Iterator[Segment]:
+        """Segments in order of time, with one in memory at a time; none if nobody speaks.
 
         Args:
-            text: of all that is said; only a recording that is not cut can have one.
+            text: transcript of the whole recording; only a recording that is not cut can have one.
 
         Raises:
-            AudioError: a file that cannot be read, or a text of a recording in several pieces.
+            AudioError: the file cannot be read, or a text is given for a recording of several segments.
         """
-        found = intervals(path, self.pauses)
-        if text is not None and len(found) > 1:
+        spans = intervals(path, self.pauses)
+        if text is not None and len(spans) > 1:
             raise AudioError(
-                f"{path} is cut at its pauses into {len(found)} pieces, and one text was given for all of it: "
+                f"{path} is cut at its pauses into {len(spans)} segments, and one text was given for all of it: "
                 f"transcribe it, or cut it to {self.pauses.longer_than:g} s at most"
             )
-        for start, end in found:
-            piece = Piece(start, end, read_audio(path, start, end, self.sample_rate), text)
-            if not np.isfinite(piece.samples).all():
-                raise AudioError(f"{path} holds NaN or infinity between {start:g} s and {end:g} s: mend it")
+        for start, end in spans:
+            segment = Segment(start, end, read_audio(path, start, end, self.sample_rate), text)
+            if not np.isfinite(segment.samples).all():
+                raise AudioError(f"{path} holds NaN or infinity between {start:g} s and {end:g} s: repair the file")
             if self.whisper and text is None:
-                piece.text, piece.flags = self._heard(path, start, end)
-            yield piece
+                segment.text, segment.flags = self._transcribe(path, start, end)
+            yield segment
 
-    def _heard(self, path: Path, start: float, end: float) -> tuple[str, list[str]]:
-        from calm.asr import engines, transcripts
+    def _transcribe(self, path: Path, start: float, end: float) -> tuple[str, list[str]]:
+        from calm.asr import transcripts, windows
 
-        (transcript,) = self.whisper([read_audio(path, start, end, engines.SAMPLE_RATE)])
+        (transcript,) = self.whisper([read_audio(path, start, end, windows.SAMPLE_RATE)])
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
 def load_whisper(name: str):
-    """A Whisper for `Listener`: a size, or a folder of faster-whisper's format. Raises ValueError where it is not to be had."""
+    """A Whisper engine for `Listener` by size, or by a folder in faster-whisper's format. Raises ValueError if it cannot be loaded."""
     from calm.asr import engines
 
-    return engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0)  # short pieces cost less than 30 s
+    # A window of 5 s costs less than one of 30 s for short segments.
+    return engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0)
 
 
-def answer(predictor: Classifier, piece: Piece) -> dict:
-    """What the model says of a piece: `start`, `end` (seconds), `text`, `flags`, and `probabilities` by class."""
-    (found,) = predictor([piece.samples], [piece.text])
-    named = dict(zip(predictor.classes, found.tolist(), strict=True))
-    return {"start": piece.start, "end": piece.end, "text": piece.text, "flags": piece.flags, "probabilities": named}
+def classify_segment(classifier: Classifier, segment: Segment) -> dict:
+    """Prediction for a segment: `start`, `end` (seconds), `text`, `flags`, and `probabilities` by class."""
+    (probabilities,) = classifier([segment.samples], [segment.text])
+    by_class = dict(zip(classifier.classes, probabilities.tolist(), strict=True))
+    return {"start": segment.start, "end": segment.end, "text": segment.text, "flags": segment.flags, "probabilities": by_class}
 
 
-def each(
-    files: Sequence[Path], listener: Listener, of_piece: Callable[[Piece], dict], texts: Sequence[str | None] | None = None
+def over_files(
+    files: Sequence[Path], listener: Listener, process: Callable[[Segment], dict], texts: Sequence[str | None] | None = None
 ) -> Iterator[dict]:
-    """`file` and what `of_piece` makes of each of its pieces, file by file; shows how far it is where that takes more than 5 s.
+    """Rows of all segments of all files: `file`, `fault` (None) and what `process` returns for the segment.
 
-    A file in which nobody speaks, or that cannot be read, has a row with `fault`; the next one goes on.
+    A file without speech, or one that cannot be read, has one row with a `fault`, and the next file follows. A progress bar appears
+    after 5 s.
     """
     with tqdm(total=len(files), unit="file", delay=5) as bar:
         for path, text in zip(files, texts or [None] * len(files), strict=True):
             bar.set_description(Path(path).name, refresh=False)
             row, fault = {"file": str(path), "fault": None}, NO_SPEECH
             try:
-                for piece in listener(path, text):
+                for segment in listener(path, text):
                     fault = None
-                    yield row | of_piece(piece)
-                    bar.set_postfix_str(f"{piece.end:.0f} s", refresh=False)
+                    yield row | process(segment)
+                    bar.set_postfix_str(f"{segment.end:.0f} s", refresh=False)
                     bar.update(0)
             except AudioError as error:
                 fault = str(error)

@@ -1,4 +1,4 @@
-"""Training by several processes at once (torchrun): what they tell each other. For one process alone nothing is sent."""
+"""Training by several processes (torchrun): what they exchange. A single process sends nothing."""
 
 import torch
 import torch.distributed as dist
@@ -10,22 +10,22 @@ def processes() -> int:
 
 
 def rank() -> int:
-    """Number of this process; 0 writes what all made."""
+    """Number of this process; process 0 writes the results."""
     return dist.get_rank() if processes() > 1 else 0
 
 
 def gather(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """The rows of all processes, process by process, with gradient: (rows here, ...) -> (rows of all, ...); None stays None.
+    """The rows of all processes in the order of their ranks, with gradient: (own rows, ...) -> (all rows, ...); None stays None.
 
-    The processes may have different numbers of rows; all tensors of one call have the same. What is made of the result must end in
-    one loss that every process computes alike, and the gradients of the parameters must then be averaged over the processes (as
-    DistributedDataParallel does): so they are those of one process with all rows.
+    The tensors of one call have the same number of rows; another process may have another number. If every process computes the same
+    loss from the result, and gradients are averaged over the processes (as DistributedDataParallel does), they equal the gradients of
+    one process with all rows.
     """
     if processes() == 1:
         return tensors
-    here = next(tensor for tensor in tensors if tensor is not None)
-    counts = [torch.empty(1, dtype=torch.long, device=here.device) for _ in range(processes())]
-    dist.all_gather(counts, torch.tensor([len(here)], device=here.device))
+    first = next(tensor for tensor in tensors if tensor is not None)
+    counts = [torch.empty(1, dtype=torch.long, device=first.device) for _ in range(processes())]
+    dist.all_gather(counts, torch.tensor([len(first)], device=first.device))
     return tuple(None if tensor is None else _Gather.apply(tensor, torch.cat(counts).tolist()) for tensor in tensors)
 
 
@@ -41,20 +41,20 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        # Every process has the gradient of the same loss, so nothing is sent back. It is that of the rows here, whose part in
-        # the average over the processes is one share of many: hence the factor.
+        # Every process has the gradient of the same loss, so nothing is sent back. The rows of this process count once in the average
+        # over the processes: hence the factor.
         first = sum(ctx.counts[: rank()])
         return gradient[first : first + ctx.counts[rank()]] * processes(), None
 
 
 def weights(*counts: int, device: torch.device) -> torch.Tensor:
-    """Factors by which means over so many items here become, averaged over the processes, means over the items of all; (counts,)."""
+    """Factors (counts,) for means over the items of this process: times these, their average over processes is the mean of all items."""
     if processes() == 1:
         return torch.ones(len(counts), device=device)
-    here = torch.tensor(counts, dtype=torch.float32, device=device)
-    total = here.clone()
+    own = torch.tensor(counts, dtype=torch.float32, device=device)
+    total = own.clone()
     dist.all_reduce(total)
-    return here * processes() / total.clamp(min=1)
+    return own * processes() / total.clamp(min=1)
 
 
 def mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -67,16 +67,16 @@ def mean(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def anywhere(*flags: bool) -> list[bool]:
-    """Which of the flags are True in any process; all processes must ask together."""
+    """Which of the flags are True in any process; all processes must call this together."""
     if processes() == 1:
         return list(flags)
-    found = torch.tensor(flags, dtype=torch.int32, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return [bool(flag) for flag in found.tolist()]
+    values = torch.tensor(flags, dtype=torch.int32, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in values.tolist()]
 
 
 def of_first(value):
-    """The first process's value, in all of them."""
+    """The value of process 0, in every process."""
     if processes() == 1:
         return value
     values = [value]
@@ -85,6 +85,6 @@ def of_first(value):
 
 
 def wait() -> None:
-    """Go on when all processes are here."""
+    """Wait until all processes call this."""
     if processes() > 1:
         dist.barrier()

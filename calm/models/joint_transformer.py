@@ -1,4 +1,4 @@
-"""A joint transformer after Delbrouck et al. (2020), which table 1 compares CALM with; it is trained on the labels alone."""
+"""A joint transformer after Delbrouck et al. (2020), a peer in table 1, trained on the labels alone."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from calm.models.modeling import CalmForSequenceClassification, CalmPreTrainedMo
 
 
 class JointLayer(nn.Module):
-    """One layer of a modality's encoder: attention to `context`, then an MLP, each with a residual and LayerNorm after it."""
+    """One layer of a modality's encoder: attention to `context`, then an MLP, each followed by a residual and LayerNorm."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -26,7 +26,7 @@ class JointLayer(nn.Module):
 
 
 class Glimpse(nn.Module):
-    """A modality's states to one vector: an attention over the steps that an MLP learns. (batch, steps, width) -> (batch, 2 x width)."""
+    """One vector per modality by an attention over the steps, learned by an MLP: (batch, steps, width) -> (batch, 2 x width)."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -89,14 +89,14 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         words: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> ContrastiveOutput:
-        """Equation 2 of a mini-batch; in training by several processes, of their shares together.
+        """Equation 2 of a mini-batch; in training by several processes, of the batch that their shares make up.
 
         Args:
             anchor, neighbour: (batch, frames, channels) blocks A_ij and A_i(j+1).
             text_vectors: (batch, width) T_i of the frozen language model, or `input_ids`, `attention_mask` and `words` (True for
-                tokens that are neither special nor padding), (batch, tokens), where the language model is trained along.
-            text_index: (batch,) equal where the texts are.
-            has_text: (batch,) False where an utterance has no text.
+                tokens that are neither special nor padding), (batch, tokens), if the language model is trained along.
+            text_index: (batch,) the same number for utterances with the same text.
+            has_text: (batch,) False for an utterance without text.
         """
         if self.language_model is not None:
             text_vectors = pool_text(
@@ -132,7 +132,7 @@ class PredictionHead(nn.Module):
 
 @dataclass
 class MaskedOutput(ModelOutput):
-    """Equation 3: `loss` = `mlm_loss` + `mam_loss`; `mam_middle_loss` over the frames that no neighbour block shows."""
+    """Equation 3: `loss` = `mlm_loss` + `mam_loss`; `mam_middle_loss` over the frames that no neighbour block contains."""
 
     loss: torch.Tensor | None = None
     mlm_loss: torch.Tensor | None = None
@@ -161,7 +161,7 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         self.mlm_head.decoder = decoder
 
     def middle_frames(self) -> slice:
-        """Frames of a block that its direct neighbours do not show."""
+        """Frames of a block that the neighbour blocks do not contain."""
         overlap = max(0, self.config.block_frames - self.config.block_hop)
         return slice(overlap, self.config.block_frames - overlap) if 2 * overlap < self.config.block_frames else slice(None)
 
@@ -178,7 +178,7 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         input_features: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> MaskedOutput:
-        """Equation 3 of a mini-batch; in training by several processes, a share whose mean over them is that of the whole batch.
+        """Equation 3 of a mini-batch; in training by several processes, the mean of their losses is that of the whole batch.
 
         Args:
             input_ids, attention_mask: (batch, tokens), masked words already replaced.
@@ -200,7 +200,7 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
 
 @dataclass
 class ClassificationOutput(ModelOutput):
-    """`loss`: sum of the heads'; `logits`: (batch, classes) of one head, or by head name where there are several."""
+    """`loss`: the sum over the heads; `logits`: (batch, classes) of one head, or by head name if there are several."""
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | dict[str, torch.Tensor] | None = None
@@ -212,7 +212,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
     def __init__(self, config: CalmConfig):
         super().__init__(config)
         if not config.heads:
-            raise ValueError("CalmConfig.heads names no head: give its classes, for example {'emotion': ['happy', 'sad']}")
+            raise ValueError("CalmConfig.heads names no head: give names and classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
         width = pooled_width(config, self.calm.spectran.encoded_width)
         self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
@@ -253,7 +253,7 @@ class FrozenHeads(nn.Module):
     """Heads of several seeds on representations computed once (4.6: "multiple heads ... without any cross-task influences").
 
     Args:
-        seeds: one head each, with that seed's initial weights; all see the same batches.
+        seeds: of the initial weights, one head each; all see the same batches.
         width: of the representations.
     """
 
@@ -265,32 +265,32 @@ class FrozenHeads(nn.Module):
             self.heads.append(Head(config, classes, width))
 
     def fit(self, vectors: torch.Tensor) -> None:
-        """Standardise the inputs by those of the training split, shaped as in `forward`, where the configuration asks for it."""
+        """Take the statistics of the training split's vectors, shaped as in `forward`, if the configuration standardises inputs."""
         for head, own in zip(self.heads, vectors.expand(-1, len(self.heads), -1).unbind(1), strict=True):
             head.fit(own)
 
     def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None, return_loss: bool = True) -> ClassificationOutput:
-        """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) where all heads see the same."""
+        """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) if all heads see the same."""
         vectors = vectors.expand(-1, len(self.heads), -1)
         logits = torch.stack([head(vectors[:, index]) for index, head in enumerate(self.heads)], 1)
         loss = None
-        if labels is not None:  # each head's own mean, summed: no head's gradient depends on another
+        if labels is not None:  # the sum of the heads' means: no head's gradient depends on another head
             loss = F.binary_cross_entropy_with_logits(logits, labels[:, None].expand_as(logits)) * len(self.heads)
         return ClassificationOutput(loss=loss, logits=logits)
 
 
 def count(module: nn.Module, besides: nn.Module | None = None) -> int:
-    """Parameters of a module, shared ones once, without those of another module."""
-    left_out = set() if besides is None else {id(p) for p in besides.parameters()}
-    return sum({id(p): p.numel() for p in module.parameters() if id(p) not in left_out}.values())
+    """Number of parameters of a module without those of another; shared ones count once."""
+    excluded = set() if besides is None else {id(p) for p in besides.parameters()}
+    return sum({id(p): p.numel() for p in module.parameters() if id(p) not in excluded}.values())
 
 
 def parameter_table() -> list[dict]:
-    """Table 4's sizes: parameters of CALM with BERT-tiny and BERT-base, all of it and besides the language model's."""
+    """Sizes of table 4: parameters of CALM with BERT-tiny and BERT-base, in all and without the language model."""
     rows = []
-    for name, sizes, paper_lm, paper_calm in (
-        ("BERT-tiny", {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}, "4.5M", "5M"),
-        ("BERT-base", {}, "125M", "19M"),
+    for name, sizes in (
+        ("BERT-tiny", {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}),
+        ("BERT-base", {}),
     ):
         text_config = BertConfig(**sizes)
         config = CalmConfig(text_config=text_config, projection=text_config.hidden_size)
@@ -304,8 +304,6 @@ def parameter_table() -> list[dict]:
                 "lm_parameters": language_model,
                 "calm_besides_lm": besides,
                 "all": language_model + besides,
-                "paper_lm": paper_lm,
-                "paper_calm": paper_calm,
             }
         )
     return rows

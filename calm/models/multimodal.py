@@ -179,8 +179,14 @@ class CalmModel(CalmPreTrainedModel):
         if not text_encoders.attends_by_distance(model):
             return model(inputs_embeds=embedded, attention_mask=attention_mask, **ids).last_hidden_state
         # Padding between text and audio would move them apart: it goes to the end for the encoder, and back into its place after it.
-        order = (attention_mask == 0).long().argsort(dim=1, stable=True)
-        embedded = embedded.take_along_dim(order[..., None], 1)
-        ids = {name: values.take_along_dim(order, 1) for name, values in ids.items()}
-        states = model(inputs_embeds=embedded, attention_mask=attention_mask.take_along_dim(order, 1), **ids).last_hidden_state
-        return states.take_along_dim(order.argsort(1)[..., None], 1)
+        present = attention_mask.long()
+        place = torch.where(present == 1, present.cumsum(1), present.sum(1, keepdim=True) + (1 - present).cumsum(1)) - 1
+        order = torch.zeros_like(place).scatter(1, place, torch.arange(place.shape[1], device=place.device).expand(batch, -1))
+        ids = {name: values.gather(1, order) for name, values in ids.items()}
+        packed, mask = _rows_at(embedded, order), attention_mask.gather(1, order)
+        return _rows_at(model(inputs_embeds=packed, attention_mask=mask, **ids).last_hidden_state, place)
+
+
+def _rows_at(states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """States (batch, steps, width) in the order of (batch, steps) indices."""
+    return states.gather(1, steps[..., None].expand(-1, -1, states.shape[-1]))

@@ -1,22 +1,22 @@
-"""Two corpora of synthetic speech for the embedded default, on disk in CMU-MOSEI's and MSP-Podcast's own layouts.
+"""Two corpora of synthetic speech for the embedded default, written in the layouts of CMU-MOSEI and MSP-Podcast.
 
-Emotion is carried partly by the words and partly by the voice, neither alone enough, and some labels are wrong (`synthetic_plan`).
+Emotion is carried partly by the words and partly by the voice; neither suffices alone, and some labels are wrong (`calm.synthesis.plan`).
 Figures from these corpora show that a pipeline works, not how good a method is.
 """
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from calm.corpora import CorpusError
+from calm.corpora.errors import CorpusError
+from calm.storage import replacing
 from calm.synthesis import voices
 from calm.synthesis.layouts import write_mosei, write_msp_podcast
 from calm.synthesis.plan import Turn, plan
 
-LEAST = 60  # utterances a corpus: fewer cannot hold every class twice in every split
-MARK = "SYNTHETIC.txt"  # its presence says that a folder was written here and may be replaced
+LEAST = 60  # utterances per corpus: fewer cannot have every class twice in every split
+MARK = "SYNTHETIC.txt"  # a folder with this file was written by `make` and may be replaced
 LAYOUTS = {"mosei": ("CMU-MOSEI (raw release)", write_mosei), "msp_podcast": ("MSP-Podcast", write_msp_podcast)}
 README = """\
 SYNTHETIC SPEECH. No human speaks here, and no human labelled it.
@@ -32,9 +32,9 @@ a method is.
 def make(folder: Path, format: str, utterances: int, speakers: int, label_noise: float, seed: int, workers: int | None = None) -> float:
     """Write a corpus in the layout of `format` ("mosei" or "msp_podcast") to `folder` and return its seconds of speech.
 
-    The same arguments give the same bytes whatever the number of `workers` (processes; None: one a core). The corpus is written
-    beside `folder` and renamed at the end. Raises CorpusError if `folder` holds something that was not written here, or if the
-    numbers do not fit: at least 60 utterances, and three a speaker.
+    The same arguments give the same bytes, whatever the number of `workers` (processes; None: one per core). The corpus is written whole
+    or not at all. Raises CorpusError if `folder` has contents that were not written by this function, or if there are fewer than 60
+    utterances or fewer than three per speaker.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / MARK).exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
@@ -45,15 +45,11 @@ def make(folder: Path, format: str, utterances: int, speakers: int, label_noise:
         raise CorpusError(f"{speakers} speakers are too many for {utterances} utterances: give at most {utterances // 3}")
     layout, write = LAYOUTS[format]
     turns = plan(format, utterances, speakers, label_noise, seed)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    seconds = write(partial, turns, _speak(turns, folder.name, workers), np.random.default_rng([seed, 1]))
-    given = {"format": format, "utterances": utterances, "speakers": speakers, "label_noise": label_noise, "seed": seed}
-    _write_readme(partial / MARK, layout, given | {"seconds_of_speech": round(seconds, 1)})
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    settings = {"format": format, "utterances": utterances, "speakers": speakers, "label_noise": label_noise, "seed": seed}
+    with replacing(folder) as partial:
+        partial.mkdir()
+        seconds = write(partial, turns, _speak(turns, folder.name, workers), np.random.default_rng([seed, 1]))
+        _write_readme(partial / MARK, layout, settings | {"seconds_of_speech": round(seconds, 1)})
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""Writers of CMU-MOSEI's and MSP-Podcast's layouts for the corpora of synthetic speech: audio, annotation, splits."""
+"""Write the corpora of synthetic speech in the layouts of CMU-MOSEI and MSP-Podcast: audio, annotation, splits."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ PAUSE = (0.3, 0.8)  # seconds between the utterances of a video
 
 
 def write_mosei(folder: Path, turns: Sequence[Turn], waves: Iterable[np.ndarray], rng: np.random.Generator) -> float:
-    """Whole videos of 3-6 utterances, segmented transcripts, the CSD of scores and the folds. Returns the seconds of speech."""
+    """Write videos of 3-6 utterances, segmented transcripts, the CSD of scores, and the folds. Returns the seconds of speech."""
     audio, transcripts, folds = (folder / name for name in ("Raw/Audio/Full/WAV_16000", "Raw/Transcript/Segmented/Combined", "folds"))
     for path in (audio, transcripts, folds):
         path.mkdir(parents=True)
@@ -30,7 +30,7 @@ def write_mosei(folder: Path, turns: Sequence[Turn], waves: Iterable[np.ndarray]
         spoken = enumerate(zip(part, intervals, strict=True))
         lines = (f"{video}___{clip}___{start:.3f}___{end:.3f}___{turn.line.text}\n" for clip, (turn, (start, end)) in spoken)
         (transcripts / f"{video}.txt").write_text("".join(lines), encoding="utf-8")
-        shuffled = rng.permutation(len(part))  # as in the real file, intervals are not in the order of time
+        shuffled = rng.permutation(len(part))  # as in the real file, intervals are not sorted by time
         labels[video] = np.stack([_scores(turn, rng) for turn in part])[shuffled], np.array(intervals)[shuffled]
         members[part[0].split].append(video)
         seconds += sum(end - start for start, end in intervals)
@@ -41,7 +41,7 @@ def write_mosei(folder: Path, turns: Sequence[Turn], waves: Iterable[np.ndarray]
 
 
 def _videos(turns: Sequence[Turn], rng: np.random.Generator) -> Iterable[tuple[str, list[Turn]]]:
-    """Cut each speaker's turns into videos of 3-6; the id names the speaker and the video."""
+    """Group the turns of each speaker into videos of 3-6; yields the id, from the numbers of speaker and video, and the turns."""
     for number, group in groupby(turns, key=lambda turn: turn.speaker.number):
         rest, count = list(group), 0
         while rest:
@@ -53,11 +53,11 @@ def _videos(turns: Sequence[Turn], rng: np.random.Generator) -> Iterable[tuple[s
 
 
 def _concatenate(waves: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """One recording with pauses before, between and after, and each utterance's start and end in seconds (three decimals)."""
+    """One recording with pauses before, between and after the utterances, and the start and end of each in seconds (three decimals)."""
     pieces, intervals, at = [], [], 0
     for wave in waves:
         pause = _milliseconds(rng.uniform(*PAUSE))
-        wave = np.pad(wave, (0, -len(wave) % _milliseconds(0.001)))  # whole milliseconds, which is what transcripts write
+        wave = np.pad(wave, (0, -len(wave) % _milliseconds(0.001)))  # whole milliseconds, the precision of the transcripts
         pieces += [np.zeros(pause, np.float32), wave]
         intervals.append(((at + pause) / SAMPLE_RATE, (at + pause + len(wave)) / SAMPLE_RATE))
         at += pause + len(wave)
@@ -70,10 +70,10 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _scores(turn: Turn, rng: np.random.Generator) -> np.ndarray:
-    """Sentiment -3..3 and six emotions 0..3, each the mean of three raters and so in thirds; emotions of the label lie above 0."""
-    heard = {name: _thirds(turn.strength * rng.uniform(0.7, 1.8), 1 / 3, 3) for name in turn.label}
-    sentiment = _thirds(turn.strength * sum(VALENCE[name] for name in heard) / max(1, len(heard)) + rng.normal(0, 0.4), -3, 3)
-    return np.array([sentiment, *(heard.get(name, 0.0) for name in MOSEI_COLUMNS[1:])], np.float32)
+    """Sentiment -3..3 and six emotions 0..3, in thirds like the mean of three raters; the emotions of the label are above 0."""
+    felt = {name: _thirds(turn.strength * rng.uniform(0.7, 1.8), 1 / 3, 3) for name in turn.label}
+    sentiment = _thirds(turn.strength * sum(VALENCE[name] for name in felt) / max(1, len(felt)) + rng.normal(0, 0.4), -3, 3)
+    return np.array([sentiment, *(felt.get(name, 0.0) for name in MOSEI_COLUMNS[1:])], np.float32)
 
 
 def _thirds(value: float, low: float, high: float) -> float:
@@ -111,11 +111,14 @@ MSP_ATTRIBUTES = {  # arousal, valence, dominance on 1..7
     **{"A": (5.8, 2.2, 5.6), "S": (2.4, 2.2, 2.8), "H": (5.2, 5.9, 4.8), "U": (5.4, 4.8, 4.0), "F": (5.2, 2.4, 2.4)},
     **{"D": (4.0, 2.1, 4.6), "C": (3.6, 2.8, 5.4), "N": (3.6, 4.1, 4.2), "O": (4.0, 4.0, 3.8)},
 }
-MAJORITIES = ((3, 0.35), (4, 0.35), (5, 0.2), (2, 0.1))  # of five workers, how many vote for the consensus
+MAJORITIES = ((3, 0.35), (4, 0.35), (5, 0.2), (2, 0.1))  # number of the five workers that vote for the consensus, and its share
 
 
 def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[np.ndarray], rng: np.random.Generator) -> float:
-    """A WAV a turn, labels with five workers' votes, partitions; beside the layout `reference.jsonl` with the words. Returns seconds."""
+    """Write a WAV per turn, labels with the votes of five workers, partitions and, beside the layout, `reference.jsonl` with the texts.
+
+    Returns the seconds of speech.
+    """
     audio, labels = folder / "Audios", folder / "Labels"
     audio.mkdir(parents=True)
     labels.mkdir()
@@ -138,7 +141,7 @@ def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[np.nd
 
 
 def _names(turns: Sequence[Turn], rng: np.random.Generator) -> list[str]:
-    """File names: the number of the podcast (one a speaker) and of the turn in it; turns between were not chosen for annotation."""
+    """File names with the numbers of podcast (one per speaker) and turn. Numbers have gaps, as in the release, for turns not annotated."""
     names, podcast, number = [], 0, 0
     for turn in turns:
         if turn.speaker.number != podcast:
@@ -149,7 +152,7 @@ def _names(turns: Sequence[Turn], rng: np.random.Generator) -> list[str]:
 
 
 def draw_votes(label: str, rng: np.random.Generator) -> list[str]:
-    """Codes of five workers' primary emotions; their plurality is `label`, or none for "X"."""
+    """Codes of five workers' primary emotions. Their plurality is `label`; for "X" there is none."""
     if label == "X":
         codes = [str(code) for code in rng.permutation(list("ASHUFDCN"))[:3]]
         votes = [codes[0], codes[0], codes[1], codes[1], codes[2]]
@@ -157,7 +160,7 @@ def draw_votes(label: str, rng: np.random.Generator) -> list[str]:
     sizes, shares = zip(*MAJORITIES, strict=True)
     count = int(rng.choice(sizes, p=shares))
     pool = list(MSP_CONFUSED[label])
-    if count == 2:  # three others must all differ, and few labels have three neighbours
+    if count == 2:  # the other three must all differ, and few labels have three neighbours
         pool = list(dict.fromkeys(pool + [code for code in "NSHA" if code != label]))[:3]
         others = pool
     else:
@@ -171,7 +174,7 @@ def _attributes(vote: str, rng: np.random.Generator) -> list[int]:
 
 
 def _annotation(name: str, label: str, votes: list[str], attributes: np.ndarray, rng: np.random.Generator) -> str:
-    """One file's block of labels.txt: the consensus line, a line a worker, an empty line."""
+    """The block of one file in labels.txt: the consensus, a line per worker, an empty line."""
     lines = [f"{name}; {label}; {_avd(attributes.mean(axis=0))}"]
     workers = rng.choice(60, len(votes), replace=False)
     for worker, vote, values in zip(workers, votes, attributes, strict=True):
@@ -190,7 +193,7 @@ def _avd(values: np.ndarray) -> str:
 
 
 def _write_wav(path: Path, wave: np.ndarray, noise_db: float, rng: np.random.Generator) -> None:
-    """16 kHz mono PCM16, with the recording's background noise (so that no frame is digital silence)."""
+    """Write 16 kHz mono PCM16 with background noise, so that no frame is digital silence."""
     import soundfile
 
     background = rng.standard_normal(len(wave), dtype=np.float32) * np.float32(10 ** (noise_db / 20))

@@ -1,4 +1,4 @@
-"""The plan of a corpus of synthetic speech: who says what, how, in which split and under which label. No sound is made here."""
+"""The plan of a corpus of synthetic speech: who says what, how, in which split and under which label."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from calm.corpora.utterances import SPLITS
 from calm.synthesis import sentences, voices
 
 SPLIT_SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
-LEAST_IN_SPLIT = 18  # utterances that validation and test have at least, so that every class can occur in them twice
+LEAST_IN_SPLIT = 18  # least utterances in validation and in test, so that every class can occur twice in each
 
-# How often each set of emotions is the label. MOSEI's are multi-label, () is its row of zeros; MSP's codes are one-hot,
-# X is "no agreement" (two emotions at once) and O another emotion than the eight.
+# Share of each label. MOSEI's labels are sets of emotions, () without any; MSP's are codes of one emotion, where X is "no agreement"
+# (two emotions at once) and O an emotion other than the eight.
 MOSEI_SHARES = {
     (): 0.11,
     ("happy",): 0.185,
@@ -33,13 +33,13 @@ MSP_EMOTIONS = {
     **{"N": (), "H": ("happy",), "A": ("anger",), "S": ("sad",), "U": ("surprise",), "F": ("fear",), "D": ("disgust",), "C": ("contempt",)},
     "O": (),
 }
-# What tells a single emotion: (words, voice, share). "shared" words tell only the valence, and voices tell arousal best.
+# What expresses a single emotion: (cue of the words, whether the voice does, share). "shared" words express only the valence.
 CUES = (("own", True, 0.55), ("own", False, 0.15), ("shared", True, 0.15), ("none", True, 0.15))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance as planned. `label` is a key of the shares above, `performed` the emotions that are really spoken."""
+    """One planned utterance. `label` is a key of the shares above, `performed` the emotions that are actually expressed."""
 
     index: int
     split: str
@@ -51,12 +51,12 @@ class Turn:
 
 
 def plan(format: str, utterances: int, speakers: int, label_noise: float, seed: int) -> list[Turn]:
-    """Everything but the sound: who says what, how, in which split and under which label. Turns of a speaker are neighbours."""
+    """All utterances of a corpus without their sound. Turns of a speaker are consecutive."""
     shares = {"mosei": MOSEI_SHARES, "msp_podcast": MSP_SHARES}[format]
     least = {label: label not in ("X", "O") and (1 if format == "mosei" else 2) for label in shares}
     rng = np.random.default_rng([seed, 0])
     sizes = split_sizes(utterances, LEAST_IN_SPLIT)
-    turns, said, first = [], set(), 0
+    turns, texts, first = [], set(), 0
     for split, heads in split_sizes(speakers, 3).items():
         cast = [voices.draw_speaker(number, rng) for number in range(first + 1, first + heads + 1)]
         labels = [label for label, count in quotas(shares, sizes[split], least).items() for _ in range(count)]
@@ -64,19 +64,19 @@ def plan(format: str, utterances: int, speakers: int, label_noise: float, seed: 
         who = np.sort(np.arange(len(labels)) % heads)
         for position, pick in enumerate(rng.permutation(len(labels))):
             performed = _performed(labels[pick], shares, bool(noisy[pick]), rng)
-            turns.append(_turn(len(turns), split, cast[who[position]], labels[pick], performed, seed, said, rng))
+            turns.append(_turn(len(turns), split, cast[who[position]], labels[pick], performed, seed, texts, rng))
         first += heads
     return turns
 
 
 def split_sizes(total: int, least: int) -> dict[str, int]:
-    """How many of `total` fall into each of SPLITS: the shares of SPLIT_SHARES, but at least `least` in validation and test."""
+    """Number of `total` in each of SPLITS by SPLIT_SHARES, but at least `least` in validation and in test."""
     validation, test = (max(least, round(SPLIT_SHARES[split] * total)) for split in SPLITS[1:])
     return {"train": total - validation - test, "validation": validation, "test": test}
 
 
 def quotas(shares: Mapping, total: int, least: Mapping) -> dict:
-    """Counts by label that add to `total`: `least` of each first, then always one more of the label that lacks most of its share."""
+    """Counts by label that add up to `total`: `least` of each, then one more at a time of the label that is furthest below its share."""
     counts = {label: int(least[label]) for label in shares}
     for _ in range(total - sum(counts.values())):
         lacking = max(shares, key=lambda label: shares[label] * total - counts[label])
@@ -85,14 +85,14 @@ def quotas(shares: Mapping, total: int, least: Mapping) -> dict:
 
 
 def emotions_of(label: tuple[str, ...] | str, rng: np.random.Generator) -> tuple[str, ...]:
-    """The emotions that a label stands for; "X" is any two."""
+    """The emotions of a label; for "X" any two."""
     if label == "X":
         return tuple(str(name) for name in rng.choice(list(sentences.OWN), 2, replace=False))
     return MSP_EMOTIONS[label] if isinstance(label, str) else label
 
 
 def _performed(label, shares: Mapping, noisy: bool, rng: np.random.Generator) -> tuple[str, ...]:
-    """The emotions to speak: the label's, or, where the label is wrong, those of another label."""
+    """The emotions to express: those of the label, or of another label if this one is to be wrong."""
     if noisy:
         others = [other for other in shares if other not in (label, "X", "O")]
         weights = np.array([shares[other] for other in others])
@@ -100,30 +100,30 @@ def _performed(label, shares: Mapping, noisy: bool, rng: np.random.Generator) ->
     return emotions_of(label, rng)
 
 
-def _turn(index, split, speaker, label, performed, seed: int, said: set[str], rng: np.random.Generator) -> Turn:
+def _turn(index, split, speaker, label, performed, seed: int, texts: set[str], rng: np.random.Generator) -> Turn:
     strength = rng.uniform(1.0, 1.6)
     worded, cue, style = _cues(performed, rng)
-    text = _unsaid(worded, cue, said, rng)
+    text = _new_text(worded, cue, texts, rng)
     voice = speaker.voice + voices.perform(style, strength, rng)
     return Turn(index, split, speaker, label, performed, strength, voices.Line(text, voice, (seed, 2, index)))
 
 
 def _cues(performed: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str, voices.Voice]:
-    """Which emotion the words tell, how clearly, and the style of the voice."""
+    """The emotion of the words, their cue, and the style of the voice."""
     neutral = voices.STYLES["neutral"]
     if not performed:
         return "neutral", "none", neutral
     if len(performed) == 1:
         cue, voiced, _ = CUES[rng.choice(len(CUES), p=[share for *_, share in CUES])]
         return performed[0], cue, voices.STYLES[performed[0]] if voiced else neutral
-    worded, other = (performed[i] for i in rng.permutation(2))  # words tell the one emotion, the voice mostly the other
+    worded, other = (performed[i] for i in rng.permutation(2))  # the words express one emotion, the voice mostly the other
     mixture = voices.STYLES[worded] * 0.3 + voices.STYLES[other] * 0.7
     return worded, "own" if rng.random() < 0.8 else "shared", mixture
 
 
-def _unsaid(emotion: str, cue: str, said: set[str], rng: np.random.Generator) -> str:
-    """A sentence that the corpus does not have yet."""
-    while (text := sentences.write(emotion, cue, rng)) in said:
+def _new_text(emotion: str, cue: str, texts: set[str], rng: np.random.Generator) -> str:
+    """A sentence that is not in `texts` yet; it is added."""
+    while (text := sentences.write(emotion, cue, rng)) in texts:
         pass
-    said.add(text)
+    texts.add(text)
     return text

@@ -1,7 +1,7 @@
-"""English sentences of 4-9 words whose words carry an emotion, only its valence, or nothing: the texts of the synthetic corpora.
+"""English sentences of 4-9 words that express an emotion, only its valence, or nothing: the texts of the synthetic corpora.
 
-A sentence is a frame filled with a topic and with one of the frame's own words. Every topic goes with every emotion, so a topic tells
-nothing; there are 24 topics and about 30 frame-and-word pairs an emotion, so most sentences of a test split stand in no other split.
+A sentence is a frame filled with a topic and one of the words of the frame. Every topic occurs with every emotion, so topics are not
+informative. There are 24 topics and about 30 pairs of frame and word per emotion, so most sentences of a test split are in no other split.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ TOPICS = (
     "the movie", "the package", "the hospital", "the soccer team",
 )  # fmt: skip
 
-# An emotion's own words: (frame, words). {t} is the topic, {w} the word.
+# Words specific to an emotion: (frame, words). {t} is the topic, {w} the word.
 OWN = {
     "happy": (
         ("I am so {w} about {t}", ("happy", "glad", "delighted", "thrilled", "proud", "pleased", "cheerful")),
@@ -73,7 +73,7 @@ OWN = {
     ),
 }
 
-# Words that tell the valence and no more: several emotions share them, so that only the voice tells which.
+# Words that express only the valence: several emotions share them, so that only the voice tells them apart.
 SHARED = {
     "positive": (
         ("{t} was {w}", ("incredible from start to finish", "great for everyone", "very special this year", "better than ever")),
@@ -112,9 +112,12 @@ CUES = ("own", "shared", "none")
 
 
 def write(emotion: str, cue: str, rng: np.random.Generator) -> str:
-    """A sentence of 4-9 words for an emotion of OWN (or "neutral"), whose words tell it ("own"), its valence ("shared") or nothing."""
+    """A sentence of 4-9 words for an emotion of OWN or "neutral".
+
+    `cue` is what the words express: the emotion ("own"), its valence ("shared") or nothing ("none"). Raises ValueError for other cues.
+    """
     if cue not in CUES:
-        raise ValueError(f"cue is {cue!r}: one of {', '.join(CUES)}")
+        raise ValueError(f"cue is {cue!r}: choose one of {', '.join(CUES)}")
     frames = NEUTRAL
     if emotion != "neutral" and cue != "none":
         frames = OWN[emotion] if cue == "own" else SHARED[VALENCE.get(emotion, "negative")]

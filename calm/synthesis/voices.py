@@ -1,8 +1,8 @@
-"""Speakers and speaking styles out of hibari-tts's one voice (Apache-2.0), by changing what its network returns before synthesis.
+"""Many speakers and speaking styles from the single voice of hibari-tts (Apache-2.0), by changing the output of its network.
 
-hibari's network gives, per frame of 12.5 ms, log spectra of the harmonics and of the noise (601 bins to 12 kHz) and F0. A `Voice` says
-by how much each is changed. All its fields are additive (semitones, octaves, decibels), so speaker + style is a sum, a stronger style
-a multiple and a mixture of two emotions a weighted sum.
+For each frame of 12.5 ms, the network returns log spectra of the harmonics and of the noise (601 bins up to 12 kHz) and F0. A `Voice`
+tells how these are changed before synthesis. All its fields are additive (semitones, octaves, decibels): speaker and style are added, a
+stronger style is a multiple, and a mixture of two emotions a weighted sum.
 """
 
 import multiprocessing
@@ -16,22 +16,22 @@ import numpy as np
 SAMPLE_RATE = 16000
 FRAMES_PER_SECOND = 80
 BINS = 601
-VOICED_HZ = 40.0  # hibari marks unvoiced frames by an F0 below this
+VOICED_HZ = 40.0  # in hibari, an F0 below this marks an unvoiced frame
 TREMOR_HZ = 5.5
 NEPER = np.log(10) / 20  # one decibel on a natural-log amplitude scale
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A change of hibari's voice; all zeros is the voice as it is."""
+    """A change of hibari's voice; with all zeros the voice is unchanged."""
 
     pitch: float = 0.0  # semitones
-    range: float = 0.0  # octaves of the spread of F0 around its mean: 1 doubles it
+    range: float = 0.0  # octaves of the spread of F0 around its mean: 1 doubles the spread
     rate: float = 0.0  # octaves of tempo: 1 is twice as fast
-    formants: float = 0.0  # octaves of the spectral envelope: above 0 a shorter vocal tract
+    formants: float = 0.0  # octaves of the spectral envelope: positive is a shorter vocal tract
     gain: float = 0.0  # dB
-    tilt: float = 0.0  # dB at 12 kHz against 0 Hz: above 0 bright and pressed, below 0 soft
-    breath: float = 0.0  # dB of the noise against the harmonics
+    tilt: float = 0.0  # dB at 12 kHz relative to 0 Hz: positive is bright and pressed, negative soft
+    breath: float = 0.0  # dB of the noise relative to the harmonics
     tremor: float = 0.0  # semitones of a 5.5 Hz wobble
     rise: float = 0.0  # semitones that F0 climbs over the last 40 % of the utterance
 
@@ -42,7 +42,7 @@ class Voice:
         return Voice(*(a * factor for a in astuple(self)))
 
 
-# Arousal sets pitch, loudness and tilt, so anger lies near happy, fear near surprise, sad near neutral, contempt near disgust.
+# Pitch, loudness and tilt follow arousal: anger is close to happy, fear to surprise, sad to neutral, and contempt to disgust.
 STYLES = {
     "neutral": Voice(range=-0.35),
     "happy": Voice(pitch=3.8, range=0.5, rate=0.12, formants=0.06, gain=4, tilt=5, rise=1.0),
@@ -53,13 +53,13 @@ STYLES = {
     "disgust": Voice(pitch=-3.2, range=0.1, rate=-0.20, formants=-0.07, gain=2, tilt=5, breath=3, rise=-2.0),
     "contempt": Voice(pitch=-2.4, range=-0.2, rate=-0.12, formants=-0.04, gain=-2, tilt=6, breath=-3, rise=-3.0),
 }
-# Spread (standard deviation) from utterance to utterance of one speaker in one style.
+# Standard deviation between utterances of one speaker in one style.
 JITTER = Voice(pitch=0.7, range=0.15, rate=0.04, formants=0.008, gain=1.0, tilt=1.2, breath=1.0, rise=0.6)
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One synthetic speaker; `noise` is the level of the recording's background in dB of full scale."""
+    """One synthetic speaker. `noise` is the level of the background noise in dB relative to full scale."""
 
     number: int
     gender: str  # "female" or "male"
@@ -68,7 +68,7 @@ class Speaker:
 
 
 def draw_speaker(number: int, rng: np.random.Generator) -> Speaker:
-    """A speaker whose pitch, vocal tract, base rate, tilt and breath are drawn; men and women alternate."""
+    """A speaker with random pitch, vocal tract, rate, gain, tilt and breath. Even numbers are women, odd ones men."""
     male = number % 2 == 1
     voice = Voice(
         pitch=rng.uniform(-10.5, -5.5) if male else rng.uniform(-2.5, 2.5),
@@ -83,13 +83,13 @@ def draw_speaker(number: int, rng: np.random.Generator) -> Speaker:
 
 
 def perform(style: Voice, strength: float, rng: np.random.Generator) -> Voice:
-    """A style as one utterance has it: as strong as told, with the jitter of a living speaker."""
+    """A style in one utterance: scaled by `strength`, with the variation of a natural speaker."""
     return style * strength + Voice(*(rng.normal(0, spread) for spread in astuple(JITTER)))
 
 
 @dataclass(frozen=True)
 class Line:
-    """What to speak, and how. `seed` holds the words of a SeedSequence: the same line gives the same samples in any process."""
+    """A text and how to speak it. `seed` is the entropy of a SeedSequence: a line gives the same samples in any process."""
 
     text: str
     voice: Voice
@@ -97,12 +97,12 @@ class Line:
 
 
 def speak_all(lines: Sequence[Line], workers: int | None = None) -> Iterator[np.ndarray]:
-    """Speak all lines, one process a core unless told, and give their samples (float32, mono, 16 kHz, peaks below 1) in order."""
+    """Yield the samples of all lines in order (float32, mono, 16 kHz, peaks below 1). `workers`: processes; None: one per core."""
     workers = min(workers or _cores(), len(lines))
     if workers <= 1:
         yield from map(speak, lines)
         return
-    context = multiprocessing.get_context("spawn")  # forking a process that holds onnxruntime's threads can hang
+    context = multiprocessing.get_context("spawn")  # a fork of a process with onnxruntime's threads can hang
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
         yield from pool.map(speak, lines, chunksize=4)
@@ -115,7 +115,7 @@ def _cores() -> int:
 
 
 def speak(line: Line) -> np.ndarray:
-    """Samples of one line: float32, mono, 16 kHz, silence trimmed to 0.1 s at both ends, peaks below 1."""
+    """Samples of one line: float32, mono, 16 kHz, with 0.1 s of silence at both ends and peaks below 1."""
     import soxr
     from hibari import dsp
 
@@ -130,7 +130,7 @@ _loaded = None
 
 
 def _engine():
-    """hibari with one thread, loaded once a process."""
+    """hibari with one thread, loaded once per process."""
     global _loaded
     if _loaded is None:
         from hibari import Hibari
@@ -140,9 +140,9 @@ def _engine():
 
 
 def _frames(engine, phonemes: str, voice: Voice) -> tuple[np.ndarray, ...]:
-    """What `hibari.dsp.synth` takes before its generator, changed by the voice.
+    """Arguments of `hibari.dsp.synth` before its generator, changed by the voice.
 
-    Harmonics, their phase, noise, free part, its phase: (BINS, frames) each; F0: (frames,).
+    These are harmonics, their phase, noise, free part and its phase, (BINS, frames) each, and F0, (frames,).
     """
     feed = {"ids": np.asarray([engine.ids(phonemes)], np.int64), "speed": np.asarray([2**voice.rate], np.float32)}
     harmonics, harmonic_phase, noise, free, free_phase, f0 = (out[0] for out in engine.sess.run(None, feed))
@@ -154,7 +154,7 @@ def _frames(engine, phonemes: str, voice: Voice) -> tuple[np.ndarray, ...]:
 
 
 def _stretch(spectrum: np.ndarray, octaves: float) -> np.ndarray:
-    """Stretch a (BINS, frames) envelope along frequency, which moves the formants and leaves F0 alone."""
+    """Stretch a (BINS, frames) envelope along frequency, which moves the formants but not F0."""
     source = np.clip(np.arange(BINS) / 2**octaves, 0, BINS - 1)
     low = source.astype(int)
     weight = (source - low).astype(np.float32)[:, None]
@@ -162,22 +162,22 @@ def _stretch(spectrum: np.ndarray, octaves: float) -> np.ndarray:
 
 
 def _pitch(f0: np.ndarray, voice: Voice) -> np.ndarray:
-    """F0 (frames,) in Hz with its mean, range, tremor and final movement changed; unvoiced frames stay."""
+    """F0 (frames,) in Hz with its mean, range, tremor and final rise changed. Unvoiced frames are unchanged."""
     voiced = np.flatnonzero(f0 > VOICED_HZ)
     if not len(voiced):
         return f0
     octaves = np.log2(f0[voiced])
     mean = octaves.mean()
-    place = (voiced - voiced[0]) / max(1, voiced[-1] - voiced[0])
+    position = (voiced - voiced[0]) / max(1, voiced[-1] - voiced[0])
     semitones = voice.pitch + voice.tremor * np.sin(2 * np.pi * TREMOR_HZ * voiced / FRAMES_PER_SECOND)
-    semitones = semitones + voice.rise * np.clip((place - 0.6) / 0.4, 0, 1)
+    semitones = semitones + voice.rise * np.clip((position - 0.6) / 0.4, 0, 1)
     changed = f0.copy()
     changed[voiced] = 2 ** (mean + 2**voice.range * (octaves - mean) + semitones / 12)
-    return np.maximum(changed, np.where(f0 > VOICED_HZ, 55, 0)).astype(np.float32)  # 55 Hz: the lowest that still pulses as speech
+    return np.maximum(changed, np.where(f0 > VOICED_HZ, 55, 0)).astype(np.float32)  # 55 Hz: lower pulses no longer sound like speech
 
 
 def trim(wave: np.ndarray, keep: float = 0.1, below_db: float = 45) -> np.ndarray:
-    """Cut the ends that lie `below_db` under the loudest 20 ms, but for `keep` seconds; fade what is left in and out over 10 ms."""
+    """Cut the ends that are `below_db` quieter than the loudest 20 ms, except for `keep` seconds, and fade in and out over 10 ms."""
     hop = SAMPLE_RATE // 50
     power = np.square(wave[: len(wave) // hop * hop].reshape(-1, hop)).mean(axis=1)
     loud = np.flatnonzero(power > power.max() * 10 ** (-below_db / 10))
@@ -189,7 +189,7 @@ def trim(wave: np.ndarray, keep: float = 0.1, below_db: float = 45) -> np.ndarra
 
 
 def limit(wave: np.ndarray, knee: float = 0.7, ceiling: float = 0.97) -> np.ndarray:
-    """Soft limiter: unchanged up to `knee`, then bent smoothly so that no peak passes `ceiling`."""
+    """Soft limiter: unchanged up to `knee`, above it compressed smoothly so that no peak exceeds `ceiling`."""
     size = np.abs(wave)
     bent = knee + (ceiling - knee) * np.tanh((size - knee) / (ceiling - knee))
     return np.where(size > knee, np.copysign(bent, wave), wave).astype(np.float32)

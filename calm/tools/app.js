@@ -1,4 +1,4 @@
-// The line over the timeline follows the audio above it; a click on the picture, or on a piece of the table, plays from there.
+// The line on the timeline follows the audio above it; a click on the picture, or on a segment in the table, plays from there.
 const player = element => element.closest?.(".calm")?.querySelector(".calm-timeline audio");
 
 function move(audio) {
@@ -19,14 +19,14 @@ document.addEventListener("error", ({ target }) => {
 }, true);
 
 document.addEventListener("click", ({ target, clientX }) => {
-  const picture = target.closest?.(".calm-picture"), piece = target.closest?.("[data-at]"), audio = player(target);
-  if (!audio || !(picture || piece)) return;
+  const picture = target.closest?.(".calm-picture"), segment = target.closest?.("[data-at]"), audio = player(target);
+  if (!audio || !(picture || segment)) return;
   if (picture) {
     const { seconds, left, right } = picture.dataset, box = picture.getBoundingClientRect();
     const share = ((clientX - box.left) / box.width - left) / (right - left);
     audio.currentTime = Math.min(Math.max(share, 0), 1) * seconds;
   } else {
-    audio.currentTime = +piece.dataset.at;
+    audio.currentTime = +segment.dataset.at;
   }
   audio.play();
 });

@@ -1,4 +1,4 @@
-"""A page for the browser: what a model says of a recording, by modality and over time. It asks for nothing outside this machine."""
+"""A page for the browser: a model's predictions for a recording, by modality and over time. It requests nothing from other machines."""
 
 import base64
 import html
@@ -13,147 +13,145 @@ from urllib.parse import quote
 
 import numpy as np
 
-from calm.inference.recordings import NO_SPEECH, Listener, Piece, length, load_whisper
+from calm.inference.recordings import NO_SPEECH, Listener, Segment, duration, load_whisper
 from calm.inference.torch_classifier import Predictor
 from calm.tools.timeline import draw, timeline
 
 HERE = Path(__file__).parent
 TITLES = {"audio": "audio", "text": "text", "both": "audio + text"}
-SIZES = {"wide": (10, 6), "narrow": (4.2, 5.6)}  # inches of the timeline's picture, by the window's width
-HOUR = 3600  # seconds: recordings that were given to the page are removed after that time
-CONTENT = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # the browser is to ask no other machine, whatever the page says
+SIZES = {"wide": (10, 6), "narrow": (4.2, 5.6)}  # size in inches of the timeline's picture, by the width of the window
+HOUR = 3600  # seconds after which uploaded recordings are removed
+CONTENT = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # forbids requests to other machines
 
-Told = Callable[[float, str], object]  # how far the work is (0..1), and what it is
+ProgressCallback = Callable[[float, str], object]  # fraction of the work that is done, and what is being done
 
 
 @dataclass
-class Heard:
-    """What the model says of the pieces of a recording, or of a text alone."""
+class Analysis:
+    """Predictions for the segments of a recording, or for a text alone."""
 
-    pieces: list[Piece] = field(default_factory=list)
-    answers: list[dict[str, np.ndarray]] = field(default_factory=list)  # of each piece: by modality, (classes,)
+    segments: list[Segment] = field(default_factory=list)  # without their samples
+    predictions: list[dict[str, np.ndarray]] = field(default_factory=list)  # per segment: probabilities (classes,) by modality
 
     def overall(self) -> dict[str, np.ndarray]:
-        """By modality, the mean over the pieces that have it, each weighted by its length."""
-        found = {}
+        """Probabilities by modality: the mean over the segments that have the modality, weighted by their lengths."""
+        means = {}
         for modality in TITLES:
-            has = [
-                (piece.end - piece.start, one[modality]) for piece, one in zip(self.pieces, self.answers, strict=True) if modality in one
+            weighted = [
+                (segment.end - segment.start, prediction[modality])
+                for segment, prediction in zip(self.segments, self.predictions, strict=True)
+                if modality in prediction
             ]
-            if has:
-                lengths, values = zip(*has, strict=True)
-                found[modality] = np.average(values, axis=0, weights=lengths)
-        return found
+            if weighted:
+                lengths, values = zip(*weighted, strict=True)
+                means[modality] = np.average(values, axis=0, weights=lengths)
+        return means
 
 
-class Desk:
-    """A released model with the thresholds that belong to its folder; Whisper comes when it is first asked for."""
+class Analyser:
+    """A released model, and a Whisper engine that is loaded when it is first needed."""
 
     def __init__(self, predictor: Predictor, whisper: str = "tiny.en"):
         self.predictor, self.whisper, self.engine = predictor, whisper, None
 
-    def hear(self, path: Path | None, text: str | None, transcribe: bool, told: Told) -> Heard:
-        """Answers of a recording, of a text, or of both; no pieces where nobody speaks.
+    def analyse(self, path: Path | None, text: str | None, transcribe: bool, progress: ProgressCallback) -> Analysis:
+        """Predictions for a recording, a text, or both; no segments if nobody speaks.
 
         Args:
-            text: what is said; it goes before `transcribe`.
+            text: transcript; if there is one, `transcribe` is ignored.
 
         Raises:
-            ValueError: nothing to answer was given, or the model cannot use it. AudioError: a file that cannot be read.
+            ValueError: there is no input, or none that the model was trained on. AudioError: the file cannot be read.
         """
         modality, text = self.predictor.modality, (text or "").strip() or None
         if path is None and text is None:
-            raise ValueError("There is nothing to listen to: record something, drop a file, or write a text.")
+            raise ValueError("There is no input: record something, drop a file, or write a text.")
         if path is None and modality == "audio":
             raise ValueError("This model was trained on audio alone: record something, or drop a file.")
         if modality == "text" and not (text or transcribe):
-            raise ValueError("This model was trained on text alone: write what is said, or have it transcribed.")
+            raise ValueError("This model was trained on text alone: write a text, or have the recording transcribed.")
         if path is None:
-            return Heard([Piece(0, 1, np.empty(0), text)], [{"text": self.predictor(None, [text])[0]}])
-        heard, seconds = Heard(), length(path)
-        told(0, "looking for pauses")
-        for piece in self._listener(transcribe and text is None)(path, text):
-            if answers := self.answers(piece):
-                heard.answers.append(answers)
-                heard.pieces.append(replace(piece, samples=np.empty(0, np.float32)))  # only one's samples are in memory
-            told(min(piece.end / seconds, 1), f"{piece.end:.0f} of {seconds:.0f} s")
-        return heard
+            return Analysis([Segment(0, 1, np.empty(0), text)], [{"text": self.predictor(None, [text])[0]}])
+        analysis, seconds = Analysis(), duration(path)
+        progress(0, "looking for pauses")
+        for segment in self._listener(transcribe and text is None)(path, text):
+            if prediction := self.predict(segment):
+                analysis.predictions.append(prediction)
+                analysis.segments.append(replace(segment, samples=np.empty(0, np.float32)))  # keep one segment's samples in memory
+            progress(min(segment.end / seconds, 1), f"{segment.end:.0f} of {seconds:.0f} s")
+        return analysis
 
     def _listener(self, transcribe: bool) -> Listener:
         if transcribe and self.engine is None:
             self.engine = load_whisper(self.whisper)
         return Listener(self.predictor.sample_rate, self.engine if transcribe else None)
 
-    def answers(self, piece: Piece) -> dict[str, np.ndarray]:
-        """What the model says of audio alone, of text alone and of both, as far as it was trained on them and there is a text."""
-        modality, found = self.predictor.modality, {}
+    def predict(self, segment: Segment) -> dict[str, np.ndarray]:
+        """Probabilities from audio alone, text alone and both: those that the model was trained for and the segment has."""
+        modality, predictions = self.predictor.modality, {}
         if modality != "text":
-            (found["audio"],) = self.predictor([piece.samples], None)
-        if modality != "audio" and piece.text:
-            (found["text"],) = self.predictor(None, [piece.text])
-        if modality == "both" and piece.text:
-            (found["both"],) = self.predictor([piece.samples], [piece.text])
-        return found
+            (predictions["audio"],) = self.predictor([segment.samples], None)
+        if modality != "audio" and segment.text:
+            (predictions["text"],) = self.predictor(None, [segment.text])
+        if modality == "both" and segment.text:
+            (predictions["both"],) = self.predictor([segment.samples], [segment.text])
+        return predictions
 
     def decided(self, probabilities: np.ndarray) -> str:
         """Names of the classes at or above their thresholds."""
-        names = [
-            name for name, is_there in zip(self.predictor.classes, probabilities >= self.predictor.thresholds, strict=True) if is_there
-        ]
-        return ", ".join(names) or "no class"
+        above = probabilities >= self.predictor.thresholds
+        return ", ".join(name for name, is_above in zip(self.predictor.classes, above, strict=True) if is_above) or "no class"
 
 
 # What the page shows
 
 
-def main_of(answers: dict) -> str:
-    """The modality of the fullest of several answers."""
-    return next(modality for modality in ("both", "audio", "text") if modality in answers)
+def main_modality(predictions: dict) -> str:
+    """The modality that is shown first: both, else audio, else text."""
+    return next(modality for modality in ("both", "audio", "text") if modality in predictions)
 
 
 def fault(error: Exception, path: Path | None = None) -> str:
-    """What went wrong, with the file's own name in place of where it was put."""
-    said = html.escape(str(error))
+    """An error message, with the file's name in place of its temporary path."""
+    message = html.escape(str(error))
     if path is not None:
         name = html.escape(path.name)
-        said = f"<b>{name} cannot be listened to.</b> {said.replace(html.escape(str(path)), name)}"
-    return f'<p class="fault" role="alert">{said}</p>'
+        message = f"<b>{name} cannot be analysed.</b> {message.replace(html.escape(str(path)), name)}"
+    return f'<p class="fault" role="alert">{message}</p>'
 
 
-def answer_html(desk: Desk, heard: Heard) -> str:
-    """The classes that are decided, a table of the probabilities by modality, and where a recording was cut a table of its pieces."""
-    if not heard.pieces:
-        return f'<p class="said"><b>{NO_SPEECH}</b>: nobody speaks in this recording, so there is no emotion to tell.</p>'
-    overall = heard.overall()
-    main = main_of(overall)
-    parts = [f'<p class="said">From {TITLES[main]}: <b>{html.escape(desk.decided(overall[main]))}</b></p>', _table(desk, overall, main)]
-    if len(heard.pieces) > 1:
-        parts += ['<p class="note">Means over the pieces, weighted by their lengths. The pieces:</p>', _pieces(desk, heard)]
-    elif heard.pieces[0].text:
-        parts.append(f'<p class="note">Text: “{html.escape(heard.pieces[0].text)}”</p>')
-    flags = sorted({flag for piece in heard.pieces for flag in piece.flags})
+def analysis_html(analyser: Analyser, analysis: Analysis) -> str:
+    """The classes above their thresholds, a table of the probabilities by modality, and a table of the segments if there are several."""
+    if not analysis.segments:
+        return f'<p class="result"><b>{NO_SPEECH}</b>: nobody speaks in this recording, so there is no emotion to predict.</p>'
+    overall = analysis.overall()
+    main = main_modality(overall)
+    decided = html.escape(analyser.decided(overall[main]))
+    parts = [f'<p class="result">From {TITLES[main]}: <b>{decided}</b></p>', _table(analyser, overall, main)]
+    if len(analysis.segments) > 1:
+        parts += ['<p class="note">Means over the segments, weighted by their lengths. The segments:</p>', _segments(analyser, analysis)]
+    elif analysis.segments[0].text:
+        parts.append(f'<p class="note">Text: “{html.escape(analysis.segments[0].text)}”</p>')
+    flags = sorted({flag for segment in analysis.segments for flag in segment.flags})
     if flags:
         parts.append(f'<p class="note">The transcript is suspect: {html.escape(", ".join(flags))}.</p>')
-    where = (
-        f"tuned on validation, for {TITLES[desk.predictor.modality]}"
-        if desk.predictor.tuned
-        else "0.5, as the model has none that were tuned"
-    )
-    parts.append(f'<p class="note">The mark on a bar is the class’s threshold ({where}). The probabilities do not sum to 1.</p>')
+    predictor = analyser.predictor
+    source = f"tuned on validation, for {TITLES[predictor.modality]}" if predictor.tuned else "0.5, as the model has no tuned thresholds"
+    parts.append(f'<p class="note">The mark on a bar is the class’s threshold ({source}). The probabilities do not sum to 1.</p>')
     return f"<div>{''.join(parts)}</div>"
 
 
-def _table(desk: Desk, overall: dict[str, np.ndarray], main: str) -> str:
-    """A row a class, the likeliest first; a column a modality, and the threshold."""
+def _table(analyser: Analyser, overall: dict[str, np.ndarray], main: str) -> str:
+    """One row per class, the most probable first; one column per modality, and the threshold."""
     titles = [*(TITLES[modality] for modality in overall), "threshold"]
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     rows = []
     for index in np.argsort(-overall[main], kind="stable"):
-        threshold = desk.predictor.thresholds[index]
+        threshold = analyser.predictor.thresholds[index]
         cells = "".join(f"<td>{_bar(values[index], threshold)}</td>" for values in overall.values())
-        name = html.escape(desk.predictor.classes[index])
+        name = html.escape(analyser.predictor.classes[index])
         rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="threshold">{threshold:.2f}</td></tr>')
-    return f'<table class="answers"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<table class="probabilities"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _bar(probability: float, threshold: float) -> str:
@@ -162,28 +160,28 @@ def _bar(probability: float, threshold: float) -> str:
     return f'<span{kind}>{probability:.2f}{mark}</span><div class="bar" style="{place}"></div>'
 
 
-def _pieces(desk: Desk, heard: Heard) -> str:
-    """A row a piece: when, what is decided, and what is said."""
+def _segments(analyser: Analyser, analysis: Analysis) -> str:
+    """One row per segment: its time, the classes above their thresholds, and its text."""
     rows = []
-    for piece, answers in zip(heard.pieces, heard.answers, strict=True):
-        decided = desk.decided(answers[main_of(answers)])
-        when = f'<button data-at="{piece.start:.2f}">{_clock(piece.start)}–{_clock(piece.end)}</button>'
-        rows.append(f'<tr><td>{when}</td><td>{html.escape(decided)}</td><td class="said">{html.escape(piece.text or "")}</td></tr>')
-    return f'<div class="scrolled"><table class="pieces"><tbody>{"".join(rows)}</tbody></table></div>'
+    for segment, prediction in zip(analysis.segments, analysis.predictions, strict=True):
+        decided = analyser.decided(prediction[main_modality(prediction)])
+        time = f'<button data-at="{segment.start:.2f}">{_clock(segment.start)}–{_clock(segment.end)}</button>'
+        rows.append(f'<tr><td>{time}</td><td>{html.escape(decided)}</td><td class="result">{html.escape(segment.text or "")}</td></tr>')
+    return f'<div class="scrolled"><table class="segments"><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
-def timeline_html(desk: Desk, path: Path) -> str:
-    """The recording to play, above the probabilities over its time, from audio alone. Raises as `calm.tools.timeline.timeline` does."""
-    found, pictures = timeline(path, desk.predictor), []
+def timeline_html(analyser: Analyser, path: Path) -> str:
+    """A player for the recording, above the probabilities over time from audio alone. Raises like `calm.tools.timeline.timeline`."""
+    result, pictures = timeline(path, analyser.predictor), []
     with tempfile.TemporaryDirectory(prefix="calm-") as folder:
         for name, size in SIZES.items():
-            left, right = draw(found, Path(folder) / f"{name}.png", size=size)
+            left, right = draw(result, Path(folder) / f"{name}.png", size=size)
             picture = base64.b64encode((Path(folder) / f"{name}.png").read_bytes()).decode()
-            data = f'data-seconds="{found.seconds}" data-left="{left:.5f}" data-right="{right:.5f}" style="--left:{left:.5f}"'
+            data = f'data-seconds="{result.seconds}" data-left="{left:.5f}" data-right="{right:.5f}" style="--left:{left:.5f}"'
             image = f'<img alt="Probabilities, waveform and log-mel over time" src="data:image/png;base64,{picture}">'
             pictures.append(f'<div class="calm-picture {name}" {data}>{image}<i></i></div>')
     audio = f'<audio controls preload="metadata" src="gradio_api/file={quote(str(path))}"></audio>'
@@ -195,61 +193,63 @@ def timeline_html(desk: Desk, path: Path) -> str:
 # The page and its server
 
 
-def answered(desk: Desk, path: str | None, text: str | None, transcribe: bool, told: Told) -> Iterator[tuple[str, str]]:
-    """What the page shows, first without and then with the timeline."""
+def results(
+    analyser: Analyser, path: str | None, text: str | None, transcribe: bool, progress: ProgressCallback
+) -> Iterator[tuple[str, str]]:
+    """HTML of the analysis and of the timeline, first without the timeline and then with it."""
     file = Path(path) if path else None
     try:
-        heard = desk.hear(file, text, transcribe, told)
-        said = answer_html(desk, heard)
-        yield said, ""
-        if file and heard.pieces and desk.predictor.modality != "text":
-            told(0, "drawing it over time")
-            yield said, timeline_html(desk, file)
+        analysis = analyser.analyse(file, text, transcribe, progress)
+        shown = analysis_html(analyser, analysis)
+        yield shown, ""
+        if file and analysis.segments and analyser.predictor.modality != "text":
+            progress(0, "drawing the timeline")
+            yield shown, timeline_html(analyser, file)
     except (ValueError, OSError) as error:
         yield fault(error, file), ""
 
 
-def blocks(desk: Desk):
-    """The page as Gradio has it."""
+def layout(analyser: Analyser):
+    """The page in Gradio's elements."""
     import gradio as gr
 
-    def listen(recorded, dropped, text, transcribe, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, so Gradio finds it
-        yield from answered(desk, dropped or recorded, text, transcribe, lambda share, what: progress(share, desc=what))
+    def analyse(recorded, dropped, text, transcribe, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, so Gradio finds it
+        yield from results(analyser, dropped or recorded, text, transcribe, lambda fraction, step: progress(fraction, desc=step))
 
     with gr.Blocks(title="CALM", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        gr.Markdown("# CALM\nWhich emotions are heard and read: the probability of each class.")
-        if desk.predictor.synthetic:
-            gr.Markdown("**The model was trained on synthetic speech: what it says of people's means nothing.**")
+        gr.Markdown("# CALM\nEmotions in speech and text: the probability of each class.")
+        if analyser.predictor.synthetic:
+            gr.Markdown("**The model was trained on synthetic speech: its predictions for people's speech mean nothing.**")
         with gr.Row(elem_classes="calm"):
             with gr.Column(scale=1, min_width=300):
                 dropped = gr.File(label="A recording (any format and length)", elem_id="file", height=170)
                 recorded = gr.Audio(
                     sources="microphone", type="filepath", label="or record one", elem_id="microphone", buttons=[], editable=False
                 )
-                text = gr.Textbox(label="What is said (optional)", lines=2, elem_id="text")
-                transcribe = gr.Checkbox(label="Have Whisper say what is said", elem_id="transcribe")
-                start = gr.Button("Listen", variant="primary", elem_id="listen")
+                text = gr.Textbox(label="Transcript (optional)", lines=2, elem_id="text")
+                transcribe = gr.Checkbox(label="Transcribe with Whisper", elem_id="transcribe")
+                start = gr.Button("Analyse", variant="primary", elem_id="analyse")
             with gr.Column(scale=2, min_width=300):
-                said = gr.HTML(elem_id="answer", apply_default_css=False)
+                shown = gr.HTML(elem_id="result", apply_default_css=False)
                 over_time = gr.HTML(elem_id="timeline", apply_default_css=False, min_height=120)
-        # In the browser alone: a second call to the server could end the stream of answers that the first one waits for.
+        # These run in the browser: a second call to the server could end the stream of results that the first one waits for.
         dropped.upload(None, None, recorded, js="() => null")
         recorded.stop_recording(None, None, dropped, js="() => null")
-        start.click(None, None, [said, over_time], js="() => ['', '']")
-        start.click(listen, [recorded, dropped, text, transcribe], [said, over_time], show_progress_on=over_time, api_name="listen")
+        start.click(None, None, [shown, over_time], js="() => ['', '']")
+        start.click(analyse, [recorded, dropped, text, transcribe], [shown, over_time], show_progress_on=over_time, api_name="analyse")
     return page
 
 
-def application(desk: Desk):
-    """The page as an ASGI application, which forbids the browser to ask other machines."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported
+def application(analyser: Analyser):
+    """The page as an ASGI application that forbids the browser to send requests to other machines."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     import gradio as gr
     from fastapi import FastAPI
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
-    async def _alone(request, call_next):
+    async def _add_policy(request, call_next):
         response = await call_next(request)
         response.headers["Content-Security-Policy"] = CONTENT
         return response
@@ -258,7 +258,7 @@ def application(desk: Desk):
     head = f"<script>{(HERE / 'app.js').read_text(encoding='utf-8')}</script>"
     return gr.mount_gradio_app(
         app,
-        blocks(desk),
+        layout(analyser),
         path="",
         footer_links=[],
         ssr_mode=False,
@@ -270,10 +270,10 @@ def application(desk: Desk):
 
 
 @contextmanager
-def served(desk: Desk, host: str = "127.0.0.1", port: int = 7860) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """The page's address, what serves it until it is stopped, and what stops it; what was given to it is removed in the end.
+def served(analyser: Analyser, host: str = "127.0.0.1", port: int = 7860) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """Yield the page's address, a function that serves it until it is stopped, and one that stops it. Uploads are removed at the end.
 
-    Raises OSError where the port is taken.
+    Raises OSError if the port is taken.
     """
     import uvicorn
 
@@ -285,8 +285,8 @@ def served(desk: Desk, host: str = "127.0.0.1", port: int = 7860) -> Iterator[tu
         try:
             listening.bind((host, port))
         except OSError as error:
-            raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}): give another --port or --host") from None
+            raise OSError(f"{host}:{port} is not available ({error.strerror}): give another --port or --host") from None
         os.environ["GRADIO_TEMP_DIR"] = recordings
-        server = uvicorn.Server(uvicorn.Config(application(desk), log_level="error", timeout_graceful_shutdown=2))
+        server = uvicorn.Server(uvicorn.Config(application(analyser), log_level="error", timeout_graceful_shutdown=2))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         yield address, lambda: server.run(sockets=[listening]), lambda: setattr(server, "should_exit", True)

@@ -1,4 +1,4 @@
-"""What is installed here, and whether it works: packages, devices, packaged weights, servers, disk."""
+"""Check the installation: packages, devices, packaged weights, servers, disk."""
 
 import os
 import platform
@@ -15,21 +15,21 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 PACKAGE = "calm-speech"
-TIMEOUT = 5.0  # seconds that a server has to answer
-LEAST_GIGABYTES = 0.6  # of free disk: `data` and DVC's cache after a rebuild of the embedded default
+TIMEOUT = 5.0  # seconds to wait for a server
+LEAST_GIGABYTES = 0.6  # free disk for `data` and DVC's cache after a rebuild of the embedded default
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and whether something that is needed is missing."""
+    """The state of one part of the installation; a fault if something that is needed is missing."""
 
-    what: str
-    found: str
+    name: str
+    state: str
     fault: bool = False
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, in order."""
+    """Check everything, one finding at a time."""
     yield Finding("python", platform.python_version())
     yield from packages()
     yield from devices()
@@ -41,47 +41,47 @@ def examine() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Version of every package that this one needs, against what it asks for."""
+    """Versions of this package and of all that it requires."""
     from packaging.requirements import Requirement
 
     try:
-        needed = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
+        requirements = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
     except metadata.PackageNotFoundError:
         yield Finding(PACKAGE, "not installed: pip install -e . in the project's folder", True)
         return
     yield Finding(PACKAGE, metadata.version(PACKAGE))
-    for one in needed:
-        if one.marker is None or one.marker.evaluate({"extra": ""}):
-            yield package(one.name, one.specifier)
+    for requirement in requirements:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield package(requirement.name, requirement.specifier)
 
 
 def package(name: str, specifier) -> Finding:
-    """Of one package."""
+    """Version of one package, against the versions that are required."""
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Finding(name, f"not installed: pip install '{name}{specifier}'", True)
     if not specifier.contains(version, prereleases=True):
-        return Finding(name, f"{version}, needed is {specifier}: pip install '{name}{specifier}'", True)
+        return Finding(name, f"{version}, required is {specifier}: pip install '{name}{specifier}'", True)
     return Finding(name, version)
 
 
 def devices() -> Iterator[Finding]:
-    """Processors and GPUs that training and use would take."""
+    """CPU cores and GPUs that training and inference would use."""
     from calm.tools.needs import cores
 
     yield Finding("cpu", f"{cores()} cores")
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Finding("gpu", f"torch does not load: {error}", True)
+        yield Finding("gpu", f"torch cannot be imported: {error}", True)
         return
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    yield Finding("gpu", ", ".join(names) or "none: everything runs on the CPU")
+    yield Finding("gpu", ", ".join(names) or "none, everything runs on the CPU")
 
 
 def weights() -> Iterator[Finding]:
-    """Weights that packages bring, against the SHA-256 of the official files."""
+    """Weights from packages, against the SHA-256 of the official files."""
     from calm.asr import engines
     from calm.models.language_model import PACKAGED_SHA256, packaged_folder
 
@@ -95,22 +95,22 @@ def weights() -> Iterator[Finding]:
         except engines.AsrError as error:
             yield Finding(f"Whisper {name}", str(error), True)
             continue
-        said = f"{folder / 'model.bin'}, SHA-256 {digest[:12]}... as published" if folder else f"not installed: its package has {module}"
-        yield Finding(f"Whisper {name}", said, folder is None)
+        state = f"{folder / 'model.bin'}, SHA-256 {digest[:12]}... as published" if folder else f"not installed: package with {module}"
+        yield Finding(f"Whisper {name}", state, folder is None)
 
 
 def server(name: str, variable: str, health: str) -> Finding:
-    """Whether what an environment variable names answers; none need be named."""
+    """Whether the server that an environment variable names answers. The variable may be unset."""
     address = os.environ.get(variable)
     if not address:
-        return Finding(name, f"{variable} is not set: " + ("runs go to mlflow.db" if name == "MLflow" else "no server is used"))
+        return Finding(name, f"{variable} is not set: " + ("runs are written to mlflow.db" if name == "MLflow" else "no server is used"))
     fault = unanswered(address, health)
     shown = urlsplit(address)._replace(netloc=urlsplit(address).netloc.rpartition("@")[2]).geturl()  # without a password
     return Finding(name, f"{variable} {shown} " + (f"does not answer: {fault}" if fault else "answers"), bool(fault))
 
 
 def unanswered(address: str, health: str) -> str:
-    """Why a server, or the database in a file, does not answer; "" where it does."""
+    """Why a server or a database file does not answer; "" if it does."""
     parts = urlsplit(address)
     try:
         if parts.scheme in ("http", "https"):
@@ -121,7 +121,7 @@ def unanswered(address: str, health: str) -> str:
         if parts.hostname:
             with socket.create_connection((parts.hostname, parts.port or 5432), TIMEOUT):
                 return ""
-        return "neither a database nor a server: give sqlite:///FILE, a database's address or http://HOST:PORT"
+        return "neither a database nor a server: set it to sqlite:///FILE, a database URL or http://HOST:PORT"
     except (OSError, ValueError, sqlite3.Error) as error:
         reason = getattr(error, "reason", None)  # of URLError, which is an OSError
         return str(reason if isinstance(reason, OSError) else error)
@@ -129,7 +129,7 @@ def unanswered(address: str, health: str) -> str:
 
 def _database(file: Path) -> str:
     if not file.is_file():
-        return "" if file.absolute().parent.is_dir() else f"{file.parent} does not exist"  # made at its first use
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
-        opened.execute("select count(*) from sqlite_master").fetchone()
+        return "" if file.absolute().parent.is_dir() else f"{file.parent} does not exist"  # MLflow creates the file
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.execute("select count(*) from sqlite_master").fetchone()
     return ""

@@ -1,4 +1,4 @@
-"""A corpus looked at before any long work: what it holds, what is missing or wrong, and what the stages will need for it."""
+"""Inspect a corpus before any long work: what it holds, what is missing or wrong, and the disk and time that the stages will need."""
 
 import os
 from collections import Counter
@@ -18,26 +18,26 @@ from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, frame_of
 from calm.tools.needs import needs
 
-SHOWN = 3  # rows that are named for a reason
+SHOWN = 3  # examples in the output for each finding
 
-ABSENT = {  # columns that no row fills, and what that means
-    "text": "every row is transcribed",
+ABSENT = {  # columns that may be empty in all rows, and the consequence
+    "text": "every row will be transcribed",
     "speaker": "every row counts as a speaker of its own",
     "labels": "for pretraining only, no head can be trained",
 }
 
 
 def inspect(format: str, path: Path, options: dict) -> dict:
-    """What a corpus holds, lacks and will need, as plain values. Raises CorpusError where it cannot be used."""
+    """What a corpus holds, lacks and will need, as plain values for JSON. Raises CorpusError if the corpus cannot be used."""
     corpus = read_corpus(format, path, **options)
     unused = [str(file) for file in unused_audio(corpus, path)]
-    read = len(corpus.utterances) + len(corpus.dropped)
-    long = check_rows(corpus, read_headers({row.audio for row in corpus.utterances}, path.name))
+    rows_read = len(corpus.utterances) + len(corpus.dropped)
+    to_cut = check_rows(corpus, read_headers({row.audio for row in corpus.utterances}, path.name))
     frame = frame_of(corpus)
     faults = [row for row in corpus.dropped if row.fault]
     return {
         "path": str(path),
-        "read": read,
+        "read": rows_read,
         "kept": len(frame),
         "hours": round(float(frame["duration"].sum()) / 3600, 3),
         "longest_seconds": round(float(frame["duration"].max()), 2) if len(frame) else None,
@@ -46,21 +46,21 @@ def inspect(format: str, path: Path, options: dict) -> dict:
             for reason, count in Counter(row.reason for row in faults).most_common()
         },
         "left_out": dict(Counter(row.reason for row in corpus.dropped if not row.fault)),
-        "corrections": {what: count for what, count in corpus.corrections.items() if count},
+        "corrections": {name: count for name, count in corpus.corrections.items() if count},
         "missing": missing(format, path, options),
-        "absent_columns": [name for name in ABSENT if _nothing(frame[name])] if len(frame) else [],
+        "absent_columns": [name for name in ABSENT if _empty(frame[name])] if len(frame) else [],
         "unused_audio": {"files": len(unused), "first": unused[:SHOWN]},
         "checks": corpus.checks,
         "speakers_in_two_splits": speakers_in_two_splits(frame),
         "splits": by_split(frame, corpus.classes),
-        "to_cut": long,
+        "to_cut": to_cut,
         "to_transcribe": {"rows": int(frame["text"].isna().sum()), "hours": _hours(frame[frame["text"].isna()])},
         "needs": needs(corpus.utterances),
     }
 
 
 def check_rows(corpus: Corpus, headers: dict[Path, Header]) -> dict:
-    """Drop what `ingest` would drop; long recordings that it will cut may be of any length, and are counted."""
+    """Drop the rows that `ingest` would drop. Returns rows and hours of the long recordings that it will cut, which may have any length."""
     whole = [row for row in corpus.utterances if to_cut(row, headers[row.audio].seconds, Pauses())]
     cut = {id(row) for row in whole}
     corpus.utterances = [row for row in corpus.utterances if id(row) not in cut]
@@ -73,7 +73,7 @@ def check_rows(corpus: Corpus, headers: dict[Path, Header]) -> dict:
 
 
 def unused_audio(corpus: Corpus, path: Path) -> Iterator[Path]:
-    """Audio files below the corpus's folder that no row names; beside a table, those in the folders of the files that it names."""
+    """Audio files that no row names, below the corpus's folder; for a table, in the folders of the files that it names."""
     used = {os.path.realpath(row.audio) for row in corpus.utterances}
     folders = sorted({row.audio.parent for row in corpus.utterances if row.audio.parent.is_dir()})
     files = walk(path, *AUDIO) if path.is_dir() else (file for folder in folders for file in sorted(folder.iterdir()))
@@ -81,48 +81,48 @@ def unused_audio(corpus: Corpus, path: Path) -> Iterator[Path]:
 
 
 def described(result: dict) -> str:
-    """The result for people."""
+    """The result of `inspect` as text for people."""
     lines = [f"{result['path']}: {result['kept']} of {result['read']} rows can be used, {result['hours']:.2f} h"]
     for split, part in result["splits"].items():
         labels = ", ".join(f"{name} {count}" for name, count in part["labels"].items() if count)
         known = f"{part['rows']} rows, {part['hours']:.2f} h, {part['speakers']} speakers, {part['with_text']} texts"
         lines.append(f"  {split}: {known}; {labels or 'nothing'}")
-    for reason, found in result["faults"].items():
-        lines.append(f"  FAULT {reason}: {found['rows']} rows")
-        lines += [f"    {row['id']}: {row['detail'] or reason}" for row in found["first"]]
+    for reason, rows in result["faults"].items():
+        lines.append(f"  FAULT {reason}: {rows['rows']} rows")
+        lines += [f"    {row['id']}: {row['detail'] or reason}" for row in rows["first"]]
     lines += described_missing(result["missing"])
     lines += [f"  no row has a {name.removesuffix('s')}: {ABSENT[name]}" for name in result["absent_columns"]]
     lines += [f"  left out, {reason}: {count} rows" for reason, count in result["left_out"].items()]
-    lines += [f"  mended, {what}: {count} rows" for what, count in result["corrections"].items()]
-    lines += [f"  {what}: {_count(found)}" for what, found in result["checks"].items() if found]
+    lines += [f"  corrected, {name}: {count} rows" for name, count in result["corrections"].items()]
+    lines += [f"  {name}: {_count(findings)}" for name, findings in result["checks"].items() if findings]
     if several := result["speakers_in_two_splits"]:
         lines.append(f"  speakers in two splits: {_few(several, len(several))}")
     if (unused := result["unused_audio"])["files"]:
         lines.append(f"  audio files that no row uses: {_few(unused['first'], unused['files'])}")
-    for what, words in (("to_cut", "to be cut at their pauses"), ("to_transcribe", "to be transcribed")):
-        if result[what]["rows"]:
-            lines.append(f"  {words}: {result[what]['rows']} rows, {result[what]['hours']:.2f} h")
+    for key, phrase in (("to_cut", "to be cut at their pauses"), ("to_transcribe", "to be transcribed")):
+        if result[key]["rows"]:
+            lines.append(f"  {phrase}: {result[key]['rows']} rows, {result[key]['hours']:.2f} h")
     return "\n".join(lines + _described_needs(result["needs"]))
 
 
 def described_missing(parts: list[dict]) -> list[str]:
-    """A line for each part that is not there."""
+    """One line for each missing part of the corpus."""
     return [
         f"  MISSING {part['name']} ({part['what']}): the corpus cannot be used without it"
         if part["required"]
-        else f"  not there: {part['name']} ({part['what']}): {part['without']}"
+        else f"  absent: {part['name']} ({part['what']}): {part['without']}"
         for part in parts
     ]
 
 
-def _described_needs(of: dict) -> list[str]:
-    lines = ["  what the stages will need here:"] if of["stages"] else []
-    for stage in of["stages"]:
+def _described_needs(total: dict) -> list[str]:
+    lines = ["  estimated needs of the stages on this machine:"] if total["stages"] else []
+    for stage in total["stages"]:
         disk = "-" if stage["megabytes"] is None else f"{stage['megabytes']:.1f} MB"
         time = "unknown" if stage["seconds"] is None else _duration(stage["seconds"])
         lines.append(f"    {stage['stage']:<16}{disk:>12}{time:>10}   {stage['how']}")
-    disk = f"{of['megabytes']:.1f} MB with a copy in DVC's cache, {of['free_megabytes']:.0f} MB are free in the working folder"
-    lines.append(f"  disk: {disk}" if of["enough"] else f"  FAULT the disk does not suffice: {disk}")
+    disk = f"{total['megabytes']:.1f} MB with a copy in DVC's cache, {total['free_megabytes']:.0f} MB are free in the working folder"
+    lines.append(f"  disk: {disk}" if total["enough"] else f"  FAULT not enough disk: {disk}")
     return lines
 
 
@@ -132,18 +132,18 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _count(found: object) -> str:
-    """A check in short: numbers as they are, lists by their length."""
-    if isinstance(found, dict):
-        return "; ".join(f"{name}: {_count(value)}" for name, value in found.items())
-    return str(len(found) if isinstance(found, list) else found)
+def _count(findings: object) -> str:
+    """The findings of a check in short: lists by their length."""
+    if isinstance(findings, dict):
+        return "; ".join(f"{name}: {_count(value)}" for name, value in findings.items())
+    return str(len(findings) if isinstance(findings, list) else findings)
 
 
 def _few(names: list[str], count: int) -> str:
     return f"{count} ({', '.join(names[:SHOWN])}{', ...' if count > SHOWN else ''})"
 
 
-def _nothing(column: pd.Series) -> bool:
+def _empty(column: pd.Series) -> bool:
     return bool((column.isna() | (column.astype(object) == "")).all())
 
 

@@ -1,38 +1,38 @@
-"""Disk and time that the stages after `ingest` will need for a corpus, from a few seconds of measuring on this machine."""
+"""Estimate the disk and time that the stages after `ingest` need for a corpus, from a few seconds of measurement on this machine."""
 
 import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from calm.corpora.utterances import Utterance
 
-PROBED = 8  # utterances whose log-mel is computed, of each the first
-PROBED_SECONDS = 30.0
-HEARD = 2  # utterances that are transcribed
-SECONDS = 2.0  # that training is measured for
-BATCH = 32  # utterances a step of CALP
+LOGMEL_UTTERANCES = 8  # measured for log-mel
+LOGMEL_SECONDS = 30.0  # most seconds of each of them
+WHISPER_UTTERANCES = 2  # measured for transcription
+SECONDS = 2.0  # duration of the measurement of training
+BATCH = 32  # utterances per training step of CALP
 TINY = 128  # width of BERT-tiny, and of the SpecTran that is measured
 FLOAT16 = 2  # bytes
-COPIES = 2  # of every output: in its place and, where the file system cannot share it, in DVC's cache
+COPIES = 2  # of every output: in its place, and in DVC's cache if the file system cannot share it
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one stage will need. None: not counted (disk), not measured (time)."""
+    """Disk and time of one stage. None: not estimated."""
 
     stage: str
     megabytes: float | None
     seconds: float | None
-    how: str  # what was measured, and what the figure leaves out
+    how: str  # what was measured, and what the estimate leaves out
 
 
 def needs(rows: Sequence[Utterance]) -> dict:
-    """Of every stage, of all together, and whether the disk of the working folder has room for it."""
+    """Needs of every stage and of all together, and whether the disk of the working folder has room for them."""
     stages = [features(rows), *([transcription(rows)] if any(row.text is None for row in rows) else []), *training(rows)] if rows else []
     megabytes = round(COPIES * sum(stage.megabytes or 0 for stage in stages), 3)
     free = round(shutil.disk_usage(".").free / 1e6, 1)
@@ -40,56 +40,58 @@ def needs(rows: Sequence[Utterance]) -> dict:
 
 
 def features(rows: Sequence[Utterance]) -> Need:
-    """Log-mel in float16; the stage runs one process a core."""
+    """Needs of log-mel in float16; the stage runs one process per core."""
     from calm.audio.decoding import AudioError, read_audio
     from calm.audio.logmel import LogMel
 
-    logmel, heard, spent = LogMel(), 0.0, 0.0
-    logmel(np.zeros(logmel.sample_rate, np.float32))  # makes its filters
-    for row in spread(rows, PROBED):
+    logmel, measured, spent = LogMel(), 0.0, 0.0  # both in seconds
+    logmel(np.zeros(logmel.sample_rate, np.float32))  # computes its filters
+    for row in spread(rows, LOGMEL_UTTERANCES):
         begin = time.perf_counter()
         try:
-            samples = read_audio(row.audio, row.start, min(row.end, row.start + PROBED_SECONDS), logmel.sample_rate)
+            samples = read_audio(row.audio, row.start, min(row.end, row.start + LOGMEL_SECONDS), logmel.sample_rate)
         except AudioError:
             continue
         logmel(samples)
         spent += time.perf_counter() - begin
-        heard += len(samples) / logmel.sample_rate
+        measured += len(samples) / logmel.sample_rate
     length = sum(row.end - row.start for row in rows)
     size = sum(logmel.frames(round((row.end - row.start) * logmel.sample_rate)) for row in rows) * logmel.channels * FLOAT16
-    how = f"log-mel of {heard:.0f} s of audio measured, a process on each of {cores()} cores; float16 before compression"
-    return Need("features", _mega(size), length * spent / heard / cores() if heard else None, how)
+    how = f"measured on {measured:.0f} s of audio, one process on each of {cores()} cores; float16 before compression"
+    return Need("features", _megabytes(size), length * spent / measured / cores() if measured else None, how)
 
 
 def transcription(rows: Sequence[Utterance]) -> Need:
-    """Whisper over the rows without a text: its cost is that of windows of 30 s, however short what they hold."""
-    from calm.asr import engines
+    """Needs of Whisper for the rows without a text. The cost is that of windows of 30 s, however short the speech in them."""
+    from calm.asr import engines, windows
     from calm.audio.decoding import AudioError, read_audio
 
     rows = [row for row in rows if row.text is None]
-    windows = sum(1 if (length := row.end - row.start) <= engines.LONGEST else math.ceil(1.5 * length / engines.LONGEST) for row in rows)
+    lengths = [row.end - row.start for row in rows]
+    count = sum(1 if length <= windows.LONGEST else math.ceil(1.5 * length / windows.LONGEST) for length in lengths)
     try:
         if not (model := engines.packaged("tiny.en")):
-            return Need("transcription", None, None, f"{windows} windows; not measured, the package with Whisper tiny.en is not installed")
+            return Need("transcription", None, None, f"{count} windows; not measured, the package with Whisper tiny.en is not installed")
         clips = [
-            read_audio(row.audio, row.start, min(row.end, row.start + engines.LONGEST), engines.SAMPLE_RATE) for row in spread(rows, HEARD)
+            read_audio(row.audio, row.start, min(row.end, row.start + windows.LONGEST), windows.SAMPLE_RATE)
+            for row in spread(rows, WHISPER_UTTERANCES)
         ]
         engine = engines.load("faster-whisper", str(model))
     except (engines.AsrError, AudioError) as error:
-        return Need("transcription", None, None, f"{windows} windows; not measured: {error}")
+        return Need("transcription", None, None, f"{count} windows; not measured: {error}")
     begin = time.perf_counter()
     engine(clips)
-    each = (time.perf_counter() - begin) / len(clips)
+    seconds_per_window = (time.perf_counter() - begin) / len(clips)
     processes = engines.gpus("faster-whisper") or cores()
     how = (
-        f"{windows} windows of 30 s, {processes} processes; tiny.en by faster-whisper measured on {len(clips)}: "
-        "larger models cost more, shorter windows less"
+        f"{count} windows of 30 s, {processes} processes; measured with tiny.en by faster-whisper on {len(clips)}: "
+        "larger models take longer, shorter windows less time"
     )
-    return Need("transcription", None, windows * each / processes, how)
+    return Need("transcription", None, count * seconds_per_window / processes, how)
 
 
 def training(rows: Sequence[Utterance]) -> list[Need]:
-    """Acoustic tokens of every block, and an epoch of CALP, which takes a pair of blocks an utterance."""
+    """Needs of the acoustic tokens of every block, and of an epoch of CALP, which takes a pair of blocks per utterance."""
     from calm.audio.logmel import LogMel
     from calm.models.configuration import CalmConfig
 
@@ -100,15 +102,15 @@ def training(rows: Sequence[Utterance]) -> list[Need]:
     pairs = 2 * sum(row.split == "train" for row in rows)
     spectran = f"SpecTran of {config.spectran_layers} layers, {TINY} wide"
     tokens = f"{blocks} blocks, {config.hidden_size} wide as BERT-base's in float16; {embedded:.0f} blocks/s measured, {spectran}"
-    epoch = f"an epoch of CALP, {pairs} blocks; {trained:.0f} blocks/s measured, {spectran}; the language model and its weights come on top"
+    epoch = f"an epoch of CALP, {pairs} blocks; {trained:.0f} blocks/s measured, {spectran}; without the language model and its weights"
     return [
-        Need("acoustic tokens", _mega(blocks * config.hidden_size * FLOAT16), blocks / embedded, tokens),
+        Need("acoustic tokens", _megabytes(blocks * config.hidden_size * FLOAT16), blocks / embedded, tokens),
         Need("training", None, pairs / trained, epoch),
     ]
 
 
 def block_rates() -> tuple[float, float]:
-    """Blocks a second of CALP's training steps, and of SpecTran alone without gradients, for a tiny SpecTran of random weights."""
+    """Blocks per second of CALP's training steps, and of SpecTran without gradients, for a tiny SpecTran with random weights."""
     import torch
     from transformers import BertConfig
 
@@ -131,34 +133,34 @@ def block_rates() -> tuple[float, float]:
     def embed() -> None:
         model.spectran(blocks.flatten(0, 1))
 
-    return tuple(2 * BATCH * _rate(what, share * SECONDS, device) for what, share in ((step, 0.8), (embed, 0.2)))
+    return tuple(2 * BATCH * _rate(call, share * SECONDS, device) for call, share in ((step, 0.8), (embed, 0.2)))
 
 
-def _rate(what, seconds: float, device) -> float:
-    """Calls a second, the first of which is not counted."""
+def _rate(call: Callable[[], None], seconds: float, device) -> float:
+    """Calls per second, without a first call for warming up."""
     import torch
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    what(), wait()
+    call(), wait()
     begin, calls = time.perf_counter(), 0
     while not calls or time.perf_counter() - begin < seconds:
-        what(), wait()
+        call(), wait()
         calls += 1
     return calls / (time.perf_counter() - begin)
 
 
 def spread(rows: Sequence[Utterance], count: int) -> Sequence[Utterance]:
-    """So many rows, evenly spread."""
+    """At most `count` rows, evenly spread."""
     return rows[:: max(1, len(rows) // count)][:count]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _mega(size: float) -> float:
+def _megabytes(size: float) -> float:
     return round(size / 1e6, 3)

@@ -1,6 +1,6 @@
-"""Search speech by words or by a sound, in the space that CALP gives audio and text (4.3, equation 2).
+"""Search speech by words or by a sound, in the space that CALP's contrastive training gives audio and text (4.3, equation 2).
 
-Utterances come as a stream, from audio or from a corpus that was ingested; of each only its vectors are kept, and only while it is ranked.
+Utterances are read as a stream, from audio files or from the features of a corpus. Only their vectors are kept, until they are ranked.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
@@ -20,40 +19,29 @@ from calm.corpora.files import AUDIO, walk
 from calm.data.examples import each_frames, shards
 from calm.data.ragged import AcousticFrames
 from calm.inference.extractor import CONFIG, text_or_empty
-from calm.inference.recordings import NO_SPEECH, Listener, each
-from calm.inference.torch_classifier import opened
+from calm.inference.recordings import NO_SPEECH, Listener, Segment, over_files
+from calm.inference.torch_classifier import load_pretrained
 from calm.models.language_model import load_language_model, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining
 
-DATA = Path("data")  # of the project: CALP's models, and corpora that were ingested
-ROWS = 64  # utterances that are in memory at once
+DATA = Path("data")  # the project's results: CALP models, and corpora with their features
+ROWS = 64  # utterances in memory at a time
 BATCH = 256  # blocks
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),  # a corpus's own; null: the file's name says it
-        ("file", pa.string()),
-        ("start", pa.float64()),  # seconds in the file
-        ("end", pa.float64()),
-        ("text", pa.string()),
-        ("fault", pa.string()),  # why there are no vectors
-        ("blocks", pa.list_(pa.float16())),  # one vector a block after another, each of length 1
-    ]
-)
 
 
-class Space:
-    """A model as the stage `calp` writes it, and the language model that it was trained against.
+class CalpEncoder:
+    """A model that the stage `calp` wrote, with the language model it was trained against: vectors of audio and text in one space.
 
-    Raises ValueError for a folder that is none.
+    Raises ValueError if the folder has no such model.
     """
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         folder = Path(folder)
         for name in ("config.json", "model.safetensors", CONFIG, "metrics.json"):
             if not (folder / name).is_file():
-                raise ValueError(f"{folder} is no model of CALP: it has no {name} (the stage `calp` writes such a folder)")
-        self.folder, self.about = folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        model, self.processor = opened(CalmForContrastivePretraining, folder)
+                raise ValueError(f"{folder} is not a CALP model: it has no {name} (the stage `calp` writes such a folder)")
+        self.folder, self.training = folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        model, self.processor = load_pretrained(CalmForContrastivePretraining, folder)
         self.model = model.eval().to(device)
 
     @property
@@ -68,142 +56,154 @@ class Space:
 
     @property
     def width(self) -> int:
-        """Of the space."""
+        """Width of the vectors."""
         return self.model.config.projection or self.model.config.hidden_size
 
     def digest(self) -> str:
-        """What tells one model from another, as to its vectors of audio."""
-        found = hashlib.sha256()
+        """SHA-256 of everything that the vectors of audio depend on."""
+        total = hashlib.sha256()
         for name in ("model.safetensors", CONFIG):
-            found.update((self.folder / name).read_bytes())
-        return found.hexdigest()
+            total.update((self.folder / name).read_bytes())
+        return total.hexdigest()
 
     @torch.inference_mode()
-    def of_text(self, words: str) -> np.ndarray:
-        """T_i of some words in the space, (width,) of length 1. Raises ValueError where there are none, or too many."""
-        words, tokenizer = text_or_empty(words).strip(), self.processor.tokenizer
-        if not words:
+    def embed_text(self, text: str) -> np.ndarray:
+        """Vector T_i of a text, (width,) of length 1. Raises ValueError if the text is empty or too long."""
+        text, tokenizer = text_or_empty(text).strip(), self.processor.tokenizer
+        if not text:
             raise ValueError("there are no words to search for: give some, or a recording with --like")
-        if len(tokenizer(words)["input_ids"]) > 512:
+        if len(tokenizer(text)["input_ids"]) > 512:
             raise ValueError("the words are more than the language model's 512 tokens: search for fewer")
-        trained = self.folder / "language_model"  # only where it was trained along
-        name, layers = (str(trained), None) if trained.is_dir() else (self.about["language_model"], self.about["layers"])
-        vectors = text_vectors(load_language_model(name, layers), tokenizer, [words], self.about["text_vector"])
+        own = self.folder / "language_model"  # exists if the language model was trained along
+        name, layers = (str(own), None) if own.is_dir() else (self.training["language_model"], self.training["layers"])
+        vectors = text_vectors(load_language_model(name, layers), tokenizer, [text], self.training["text_vector"])
         return unit(self.model.embed_text(vectors.to(self.model.device))[0].float().cpu().numpy())
 
-    def of_samples(self, samples: np.ndarray) -> np.ndarray:
-        """Vectors of the blocks of one utterance's samples at the model's rate, (blocks, width) float16."""
-        return self.of_frames(self.extractor.acoustic_frames([samples]), 0)
+    def embed_samples(self, samples: np.ndarray) -> np.ndarray:
+        """Vectors of all blocks of one utterance's samples at the model's sampling rate, (blocks, width) float16."""
+        return self.embed_frames(self.extractor.acoustic_frames([samples]), 0)
 
     @torch.inference_mode()
-    def of_frames(self, frames: AcousticFrames, row: int) -> np.ndarray:
-        """Vectors of the blocks of one row, each of length 1, (blocks, width) float16."""
-        blocks = torch.from_numpy(frames.blocks_of(row))
+    def embed_frames(self, acoustic: AcousticFrames, row: int) -> np.ndarray:
+        """Vectors of all blocks of one row, each of length 1, (blocks, width) float16."""
+        blocks = torch.from_numpy(acoustic.blocks_of(row))
         parts = [self.model.embed_audio(part.to(self.model.device)).float().cpu().numpy() for part in blocks.split(BATCH)]
         return unit(np.concatenate(parts)).astype(np.float16)
 
-    def of_recording(self, path: Path, listener: Listener) -> np.ndarray:
-        """Mean of the vectors of all its blocks, (width,) of length 1. Raises AudioError, or ValueError where nobody speaks."""
-        found = [self.of_samples(piece.samples) for piece in listener(path)]
-        if not found:
+    def embed_recording(self, path: Path, listener: Listener) -> np.ndarray:
+        """Mean vector of all blocks of a recording, (width,) of length 1. Raises AudioError, or ValueError if nobody speaks."""
+        vectors = [self.embed_samples(segment.samples) for segment in listener(path)]
+        if not vectors:
             raise ValueError(f"nobody speaks in {path}: there is nothing to search for")
-        return unit(np.concatenate(found).astype(np.float32).mean(0))
+        return unit(np.concatenate(vectors).astype(np.float32).mean(0))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (..., width) at length 1."""
+    """Vectors (..., width) scaled to length 1."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def models() -> list[Path]:
-    """Folders of CALP's models in the project."""
+    """Folders of the CALP models in the project."""
     return sorted(path.parent for path in (DATA / "calp").glob("*/config.json"))
+
+
+# What is searched
 
 
 @dataclass
 class Sources:
-    """What is searched: corpora of the project by name, and audio files."""
+    """Corpora of the project by name, and audio files."""
 
     corpora: list[str]
     files: list[Path]
-    named: list[str]  # corpora, and absolute paths of files and folders, as they were named
+    names: list[str]  # names of the corpora, and absolute paths of the files and folders, as the user gave them; sorted
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> "Sources":
-        """From corpora, files and folders as they were named. Raises ValueError for what is none of these, and where there is no audio."""
-        corpora, files, named = [], [], []
+    def from_names(cls, names: Sequence[str]) -> "Sources":
+        """Sort names of corpora, files and folders. Raises ValueError for a name that is none of these, or a folder without audio."""
+        corpora, files, canonical = [], [], []
         for name in names:
             path = Path(name)
-            named.append(str(path.absolute()))
             if "/" not in name and (DATA / "features" / name / "stats.json").is_file():
                 corpora.append(name)
-                named[-1] = name
-            elif path.is_dir():
-                found = list(walk(path, *AUDIO))
-                if not found:
-                    raise ValueError(f"{path} holds no audio: name a folder with {', '.join(AUDIO[:5])} or other sound files")
-                files += found
-            elif path.is_file() or path.suffix.lower() in AUDIO:
-                files.append(path)
-            else:
-                known = ", ".join(sorted(stats.parent.name for stats in (DATA / "features").glob("*/stats.json"))) or "none"
-                raise ValueError(f"'{name}' is neither a file, nor a folder, nor a corpus with log-mel in {DATA / 'features'} ({known})")
-        return cls(list(dict.fromkeys(corpora)), list(dict.fromkeys(files)), sorted(set(named)))
+                canonical.append(name)
+                continue
+            canonical.append(str(path.absolute()))
+            files += _audio_files(path)
+        return cls(list(dict.fromkeys(corpora)), list(dict.fromkeys(files)), sorted(set(canonical)))
 
     def state(self) -> str:
-        """What changes when one of the files does."""
+        """SHA-256 of the names, sizes and modification times of all files."""
         files = list(self.files)
-        for name in self.corpora:
-            files += [*shards(DATA / "features" / name), _utterances(name), _texts(name)]
-        found = hashlib.sha256()
+        for corpus in self.corpora:
+            files += [*shards(DATA / "features" / corpus), _utterances(corpus), _texts(corpus)]
+        total = hashlib.sha256()
         for path in files:
-            known = path.stat() if path.exists() else None
-            found.update(f"{path} {known and (known.st_size, known.st_mtime_ns)}\n".encode())
-        return found.hexdigest()
+            stat = path.stat() if path.exists() else None
+            total.update(f"{path} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        return total.hexdigest()
 
-    def rows(self, space: Space, listener: Listener) -> Iterator[dict]:
-        """Rows of SCHEMA, of every utterance; `blocks` (blocks, width) float16, or a `fault`."""
-        for name in self.corpora:
-            yield from of_corpus(space, name)
+    def rows(self, encoder: CalpEncoder, listener: Listener) -> Iterator[dict]:
+        """Rows of `calm.tools.search_index.SCHEMA` of every utterance, with `blocks` (blocks, width) float16 or a `fault`."""
+
+        def embedded(segment: Segment) -> dict:
+            return {"start": segment.start, "end": segment.end, "blocks": encoder.embed_samples(segment.samples)}
+
+        for corpus in self.corpora:
+            yield from corpus_rows(encoder, corpus)
         if self.files:
-            for row in each(
-                self.files, listener, lambda piece: {"start": piece.start, "end": piece.end, "blocks": space.of_samples(piece.samples)}
-            ):
+            for row in over_files(self.files, listener, embedded):
                 yield {"id": None, "start": None, "end": None, "text": None, "blocks": None} | row
 
 
-def of_corpus(space: Space, name: str) -> Iterator[dict]:
-    """Rows of SCHEMA of a corpus's log-mel, as training has seen it. Raises ValueError where it is of another kind, or there is none."""
-    folder, extractor = DATA / "features" / name, space.extractor
+def _audio_files(path: Path) -> list[Path]:
+    """A file, or the audio files of a folder. Raises ValueError if the path is neither."""
+    if path.is_dir():
+        if files := list(walk(path, *AUDIO)):
+            return files
+        raise ValueError(f"{path} holds no audio: name a folder with {', '.join(AUDIO[:5])} or other sound files")
+    if path.is_file() or path.suffix.lower() in AUDIO:
+        return [path]
+    known = ", ".join(sorted(stats.parent.name for stats in (DATA / "features").glob("*/stats.json"))) or "none"
+    raise ValueError(f"'{path}' is not a file, a folder, or a corpus with features in {DATA / 'features'} ({known})")
+
+
+def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
+    """Rows of `calm.tools.search_index.SCHEMA` from the features of a corpus, as training uses them.
+
+    Raises ValueError if the table does not exist, or if the features were computed with other settings than the model's.
+    """
+    folder, extractor = DATA / "features" / corpus, encoder.extractor
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    wanted = {
-        "sample_rate": extractor.sampling_rate,
-        **{key: getattr(extractor, key) for key in ("kind", "channels", "window_ms", "hop_ms")},
-    }
-    for key, value in wanted.items():
+    expected = {key: getattr(extractor, key) for key in ("kind", "channels", "window_ms", "hop_ms")}
+    expected["sample_rate"] = extractor.sampling_rate
+    for key, value in expected.items():
         if stats[key] != value:
-            raise ValueError(f"the log-mel of {name} has {key} {stats[key]}, the model {value}: run the stage `features` anew")
-    known = _known(name)
-    with tqdm(total=len(known), desc=name, unit="utterance", delay=5) as bar:
-        for ids, frames in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
+            raise ValueError(f"the features of {corpus} have {key} {stats[key]}, the model {value}: run the stage `features` again")
+    utterances = _utterance_rows(corpus)
+    with tqdm(total=len(utterances), desc=corpus, unit="utterance", delay=5) as bar:
+        for ids, acoustic in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
             for row, id in enumerate(ids):
-                if id not in known:
-                    raise ValueError(f"the log-mel of {name} has an utterance {id} that its table has not: run the stage `features` anew")
-                yield {**known[id], "fault": None, "blocks": space.of_frames(frames, row)}
+                if id not in utterances:
+                    raise ValueError(
+                        f"the features of {corpus} have an utterance {id} that its table lacks: run the stage `features` again"
+                    )
+                yield {**utterances[id], "fault": None, "blocks": encoder.embed_frames(acoustic, row)}
             bar.update(len(ids))
 
 
-def _known(corpus: str) -> dict[str, dict]:
-    """What is known of the utterances of a corpus, by id; their texts as the stage `transcribe` left them, where it has run."""
+def _utterance_rows(corpus: str) -> dict[str, dict]:
+    """Rows of a corpus's table by utterance id, with the texts of the stage `transcribe` if it has run."""
     if not _utterances(corpus).is_file():
         raise ValueError(f"{_utterances(corpus)} is missing: run the stage `ingest` for {corpus}")
     table = pq.read_table(_utterances(corpus), columns=["id", "audio", "start", "end", "text"]).rename_columns({"audio": "file"})
-    known = {row["id"]: row for row in table.to_pylist()}
+    rows = {row["id"]: row for row in table.to_pylist()}
     if _texts(corpus).is_file():
         for row in pq.read_table(_texts(corpus), columns=["id", "text"]).to_pylist():
-            if row["id"] in known:
-                known[row["id"]]["text"] = row["text"] or None
-    return known
+            if row["id"] in rows:
+                rows[row["id"]]["text"] = row["text"] or None
+    return rows
 
 
 def _utterances(corpus: str) -> Path:
@@ -214,88 +214,28 @@ def _texts(corpus: str) -> Path:
     return DATA / "texts" / corpus / "texts.parquet"
 
 
-# The index: rows that were computed before
-
-
-def indexed(sources: Sources, space: Space, listener: Listener, path: Path) -> tuple[Iterator[dict], str | None]:
-    """Rows from an index where it is of these sources as they are now, else computed and written to it; and a note where it is renewed.
-
-    Raises ValueError for a file that is no index, or one of another model or of other sources: nothing is written over.
-    """
-    key = {"model": space.digest(), "sources": sources.named, "state": sources.state()}
-    if not path.exists():
-        return kept(sources.rows(space, listener), path, key), None
-    try:
-        old = json.loads(pq.read_schema(path).metadata[b"calm-search"])
-    except (pa.ArrowException, OSError, KeyError, TypeError):
-        raise ValueError(f"{path} is no index of `calm search`: name another file") from None
-    for what, other in (("model", "another model"), ("sources", "other recordings")):
-        if old[what] != key[what]:
-            raise ValueError(f"{path} is an index of {other}: name another file, or remove this one")
-    if old["state"] != key["state"]:
-        return kept(sources.rows(space, listener), path, key), f"{path} is made anew: files have changed since"
-    return stored(path, space.width), None
-
-
-def kept(rows: Iterable[dict], path: Path, key: dict) -> Iterator[dict]:
-    """The same rows, which are written to Parquet as they come; the file is there when the last one was taken."""
-    partial = path.with_name(f".{path.name}.partial")
-    schema = SCHEMA.with_metadata({"calm-search": json.dumps(key)})
-    group: list[dict] = []
-    try:
-        with pq.ParquetWriter(partial, schema) as file:
-            for row in rows:
-                group.append(row)
-                if len(group) == ROWS:
-                    file.write_table(_table(group, schema))
-                    group.clear()
-                yield row
-            if group:
-                file.write_table(_table(group, schema))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _table(rows: list[dict], schema: pa.Schema) -> pa.Table:
-    vectors = [None if row["blocks"] is None else row["blocks"].ravel() for row in rows]
-    return pa.table(
-        {field.name: pa.array(vectors if field.name == "blocks" else [row[field.name] for row in rows], field.type) for field in schema},
-        schema,
-    )
-
-
-def stored(path: Path, width: int) -> Iterator[dict]:
-    """Rows of an index."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS):
-        vectors = batch.column("blocks")
-        for index, row in enumerate(batch.drop_columns(["blocks"]).to_pylist()):
-            blocks = vectors[index].values
-            yield row | {"blocks": None if blocks is None else blocks.to_numpy(zero_copy_only=False).reshape(-1, width)}
-
-
 # The ranking
 
 
 @dataclass
 class Hit:
-    """An utterance that was found."""
+    """An utterance of the result."""
 
     rank: int
-    cosine: float  # of the query and the mean of the vectors of the utterance's blocks
+    cosine: float  # between the query and the mean vector of the utterance's blocks
     id: str | None
     file: str
     start: float  # seconds in the file
     end: float
     seconds: float
     text: str | None
-    at: float  # seconds in the file: middle of the block that is most like the query (from the first frame kept, where ends were trimmed)
-    at_cosine: float  # of the query and that block
+    at: float  # seconds in the file: middle of the block closest to the query (from the first frame kept, if ends are trimmed)
+    at_cosine: float  # between the query and that block
 
 
 @dataclass
-class Found:
-    """What a search found, best first, in so many utterances; files in which nobody speaks, and faults of those that could not be read."""
+class SearchResult:
+    """Hits, best first; the number of utterances searched; files in which nobody speaks; and faults of files that could not be read."""
 
     hits: list[Hit]
     searched: int
@@ -303,42 +243,42 @@ class Found:
     faults: list[str]
 
     def as_dict(self) -> dict:
-        """For JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
-def rank(rows: Iterable[dict], query: np.ndarray, top: int, extractor) -> Found:
-    """The `top` rows that are most like a query (width,) of length 1; of equal ones the earlier. Raises ValueError where there is none."""
-    found = Found([], 0, [], [])
-    best = heapq.nlargest(top, _scored(rows, query, found), key=lambda scored: scored[0])
-    if not found.searched:
-        raise ValueError(_nothing(found))
+def rank(rows: Iterable[dict], query: np.ndarray, top: int, extractor) -> SearchResult:
+    """The `top` rows closest to a query (width,) of length 1; of equal ones the earlier. Raises ValueError if no row can be ranked."""
+    result = SearchResult([], 0, [], [])
+    best = heapq.nlargest(top, _scored(rows, query, result), key=lambda scored: scored[0])
+    if not result.searched:
+        raise ValueError(_nothing_searched(result))
     for place, (cosine, row, block, at_cosine) in enumerate(best, 1):
-        at = row["start"] + (block * extractor.block_hop + extractor.block_frames / 2) * extractor.hop_ms / 1000
-        about = {name: row[name] for name in ("id", "file", "start", "end", "text")}
+        at = row["start"] + (block * extractor.block_hop + extractor.block_frames / 2) * extractor.frame_extractor.frame_seconds
+        known = {name: row[name] for name in ("id", "file", "start", "end", "text")}
         seconds = row["end"] - row["start"]
-        found.hits.append(Hit(rank=place, cosine=cosine, **about, seconds=seconds, at=min(at, row["end"]), at_cosine=at_cosine))
-    return found
+        result.hits.append(Hit(rank=place, cosine=cosine, **known, seconds=seconds, at=min(at, row["end"]), at_cosine=at_cosine))
+    return result
 
 
-def _scored(rows: Iterable[dict], query: np.ndarray, found: Found) -> Iterator[tuple[float, dict, int, float]]:
-    """Cosine, row without vectors, best block and its cosine; counts what was read, and notes what could not be."""
+def _scored(rows: Iterable[dict], query: np.ndarray, result: SearchResult) -> Iterator[tuple[float, dict, int, float]]:
+    """Cosine, row without its vectors, best block and its cosine; counts in `result` what was searched, silent or faulty."""
     for row in rows:
         if row["fault"] == NO_SPEECH:
-            found.silent.append(row["file"])
+            result.silent.append(row["file"])
         elif row["fault"]:
-            found.faults.append(row["fault"])
+            result.faults.append(row["fault"])
         else:
-            found.searched += 1
+            result.searched += 1
             blocks = row["blocks"].astype(np.float32)
-            of_blocks, mean = blocks @ query, unit(blocks.mean(0))
-            block = int(of_blocks.argmax())
-            yield float(mean @ query), {**row, "blocks": None}, block, float(of_blocks[block])
+            block_cosines, mean = blocks @ query, unit(blocks.mean(0))
+            block = int(block_cosines.argmax())
+            yield float(mean @ query), {**row, "blocks": None}, block, float(block_cosines[block])
 
 
-def _nothing(found: Found) -> str:
-    if found.faults:
-        return "\n".join([*found.faults, f"none of {len(found.faults) + len(found.silent)} files can be searched"])
-    if found.silent:
-        return f"nobody speaks in any of {len(found.silent)} files: there is nothing to search"
+def _nothing_searched(result: SearchResult) -> str:
+    if result.faults:
+        return "\n".join([*result.faults, f"none of {len(result.faults) + len(result.silent)} files can be searched"])
+    if result.silent:
+        return f"nobody speaks in any of {len(result.silent)} files: there is nothing to search"
     return "the corpus has no utterances: run its stages `ingest` and `features`"

@@ -30,8 +30,8 @@ def wait() -> None:
 def arguments(processes: int, options: Sequence[str], stop_seconds: float) -> list[str]:
     """Options of torchrun for so many processes of this host: alone, unless the given options name the other hosts."""
     alone = not any(option.replace("_", "-").startswith(HOSTS) for option in options)
-    processes_options = ["--standalone"] * alone + ["--nproc-per-node", str(processes), "--shutdown-timeout", str(max(1, round(stop_seconds)))]
-    return [*processes_options, *options]
+    shutdown = str(max(1, round(stop_seconds)))
+    return [*["--standalone"] * alone, "--nproc-per-node", str(processes), "--shutdown-timeout", shutdown, *options]
 
 
 def replace(processes: int, options: Sequence[str], stop_seconds: float) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Prefect flows: `rebuild` runs DVC's stages side by side, `score_new` scores what lies in an inbox; servers to run them on.
+"""Prefect flows: `rebuild` runs DVC's stages in parallel, `score_new` scores new audio in an inbox; and the servers that they need.
 
     python -m pipeline.flows up | down | serve | deploy | rebuild | score-new
 

@@ -31,21 +31,21 @@ def up(context: typer.Context) -> None:
 
 @app.command()
 def down(context: typer.Context) -> None:
-    """End exactly what `up` started."""
+    """End what `up` started, and nothing else."""
     typer.echo("\n".join(servers.down(context.obj.flows)))
 
 
 @app.command()
 def limits(context: typer.Context) -> None:
-    """Make the global concurrency limits on Prefect's server."""
+    """Create the global concurrency limits on Prefect's server."""
     from pipeline.flows import limits
 
-    typer.echo(", ".join(f"{name}: {slots}" for name, slots in limits.make(context.obj.flows).items()))
+    typer.echo(", ".join(f"{name}: {slots}" for name, slots in limits.create(context.obj.flows).items()))
 
 
 @app.command()
 def serve(context: typer.Context) -> None:
-    """Be the worker: run the flows on their schedules, and when asked in the UI, until stopped."""
+    """Run the worker, which starts flows on their schedules and on request, until it is stopped."""
     from pipeline.flows import deployments
 
     deployments.serve(context.obj.flows)
@@ -56,12 +56,12 @@ def deploy(context: typer.Context) -> None:
     """Deploy `prefect.yaml` to a work pool, with the schedules of params.yaml."""
     from pipeline.flows import deployments
 
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    sys.exit(subprocess.run(command, env={**os.environ, **deployments.environment(context.obj.flows)}).returncode)
+    arguments = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    sys.exit(subprocess.run(arguments, env={**os.environ, **deployments.environment(context.obj.flows)}).returncode)
 
 
 @app.command()
-def rebuild(targets: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; all if none is named.")] = None) -> None:
+def rebuild(targets: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; default: all.")] = None) -> None:
     """Run the flow `rebuild` now, in this process."""
     from pipeline.flows.rebuild import rebuild
 
@@ -70,10 +70,10 @@ def rebuild(targets: Annotated[list[str] | None, typer.Argument(help="Stages to 
 
 @app.command()
 def study(
-    recipe: Annotated[Path | None, typer.Option(help="Settings, in the form of params.yaml; else flows.study_recipe.")] = None,
-    targets: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; all if none is named.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Settings in the form of params.yaml; default: flows.study_recipe.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; default: all.")] = None,
 ) -> None:
-    """Run the flow `study` now, in this process: the rebuild of a recipe in a working copy of its own."""
+    """Run the flow `study` now, in this process: a rebuild of a recipe in a working copy of its own."""
     from pipeline.flows.study import study
 
     _run(lambda: study(recipe, targets or None))
@@ -81,8 +81,8 @@ def study(
 
 @app.command("score-new")
 def score_new(
-    inbox: Annotated[Path | None, typer.Option(help="Folder with audio; else flows.inbox.")] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or models:/name of the model; else flows.model.")] = None,
+    inbox: Annotated[Path | None, typer.Option(help="Folder with audio; default: flows.inbox.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder of a released model, or models:/name@alias; default: flows.model.")] = None,
 ) -> None:
     """Run the flow `score_new` now, in this process."""
     from pipeline.flows.score_new import score_new
@@ -91,7 +91,7 @@ def score_new(
 
 
 def _run(flow) -> None:
-    """A flow's own errors are in its log: no second traceback."""
+    """Run a flow. Its errors are in its log already, so that only their message is printed."""
     try:
         flow()
     except (RuntimeError, ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The flows on their schedules, all from `flows` in params.yaml: served by this machine's worker, or deployed to a work pool."""
+"""The flows on the schedules of params.yaml (section `flows`): served by this machine's worker, or deployed to a work pool."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from pipeline.settings import Flows
 
 
 class Worker(Runner):
-    """Prefect's runner, which on SIGTERM lets its flows end before it does: it would kill them, and they could tell the server nothing."""
+    """Prefect's runner, which on SIGTERM waits until its flows have ended. Prefect's own kills them before they can report their state."""
 
     stop_seconds: float
 
@@ -31,22 +31,22 @@ class Worker(Runner):
 
 
 def serve(section: Flows) -> None:
-    """Run the flows when they are due or asked for, until SIGTERM; a run that is due while the last one still runs is left out."""
+    """Run the flows when they are due or requested, until SIGTERM. A run that is due while the last one still runs is skipped."""
     worker = Worker("calm")
     worker.stop_seconds = section.stop_seconds
-    once = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     for flow, cron in ((rebuild, section.rebuild), (study, section.study), (score_new, section.score_new)):
         schedules = [Cron(cron, timezone=section.timezone)] if cron else None
         worker.add_deployment(
-            flow.to_deployment(flow.name, schedules=schedules, concurrency_limit=once, entrypoint_type=EntrypointType.MODULE_PATH)
+            flow.to_deployment(flow.name, schedules=schedules, concurrency_limit=one_at_a_time, entrypoint_type=EntrypointType.MODULE_PATH)
         )
     print("serving rebuild, study and score_new", flush=True)
     asyncio.run(worker.start())
 
 
 def environment(section: Flows) -> dict[str, str]:
-    """What `prefect.yaml` takes from the settings; what is set already goes before (the folder on a cluster's nodes)."""
-    wanted = {"CALM_FOLDER": str(Path.cwd()), "CALM_WORK_POOL": section.work_pool, "CALM_TIMEZONE": section.timezone}
+    """Variables of `prefect.yaml`, from the settings. Variables that are set already are kept (such as the folder on a cluster's nodes)."""
+    variables = {"CALM_FOLDER": str(Path.cwd()), "CALM_WORK_POOL": section.work_pool, "CALM_TIMEZONE": section.timezone}
     for name, cron in (("REBUILD", section.rebuild), ("STUDY", section.study), ("SCORE_NEW", section.score_new)):
-        wanted |= {f"CALM_{name}_CRON": cron or "0 0 * * *", f"CALM_{name}_SCHEDULED": str(cron is not None).lower()}
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+        variables |= {f"CALM_{name}_CRON": cron or "0 0 * * *", f"CALM_{name}_SCHEDULED": str(cron is not None).lower()}
+    return {name: value for name, value in variables.items() if name not in os.environ}

@@ -11,35 +11,35 @@ from filelock import FileLock, Timeout
 
 from pipeline import paths
 from pipeline.execution.workers import cores
-from pipeline.flows.subprocesses import refuse_if
+from pipeline.flows.subprocesses import raise_if_stopped
 from pipeline.settings import Flows
 
 NAMES = ("gpu", "cpu")
-LEASE_SECONDS = 60  # a slot whose holder was killed is free again after that
-ASK_SECONDS = 5
+LEASE_SECONDS = 60  # after this time, a slot whose holder was killed is free again
+REQUEST_SECONDS = 5  # a request for a slot is repeated this often
 POLL_SECONDS = 0.2
 
 
 class MissingLimit(RuntimeError):
-    """Prefect's server has no such global concurrency limit, or one of no slots."""
+    """Prefect's server lacks a global concurrency limit, or the limit has no slots."""
 
 
 def sizes(section: Flows) -> dict[str, int]:
     """Slots that each limit should have on this machine."""
-    return {"gpu": section.gpu or max(1, devices()), "cpu": section.cpu or max(2, cores() // 2)}
+    return {"gpu": section.gpu or max(1, device_count()), "cpu": section.cpu or max(2, cores() // 2)}
 
 
-def devices() -> int:
-    """GPUs that this process may use."""
-    from torch.cuda import device_count
+def device_count() -> int:
+    """Number of GPUs that this process may use."""
+    from torch import cuda
 
-    return device_count()
+    return cuda.device_count()
 
 
 @dataclass
 class Limits:
-    """The limits as the server has them. Stages of one flow wait for each other here, where a free slot is seen at once, and ask
-    the server, which other flows ask too, only for a slot that their own flow has left free.
+    """The server's limits. Stages of one flow wait for each other here, where a free slot is noticed at once. Only for a slot that their
+    own flow has free do they ask the server, which other flows ask too.
     """
 
     slots: dict[str, int]
@@ -52,23 +52,23 @@ class Limits:
 
     @contextlib.contextmanager
     def take(self, name: str, count: int, stopped: threading.Event) -> Iterator[dict[str, str]]:
-        """Hold `count` slots of a limit (at most all that it has); gives the environment in which only their devices are seen.
+        """Hold `count` slots of a limit (at most all that it has); yields the environment in which only their devices are visible.
 
-        Raises Stopped where the flow is stopped while it waits.
+        Raises Stopped if the flow is stopped while it waits.
         """
         count = min(count, self.slots[name])
         with contextlib.ExitStack() as held:
-            held.enter_context(self._own(name, count, stopped))
-            held.enter_context(_of_all_flows(name, count, stopped))
-            seen = self._lock_devices(name, count, stopped, held)
-            yield {"CUDA_VISIBLE_DEVICES": ",".join(seen)} if self.devices else {}
+            held.enter_context(self._take_within_flow(name, count, stopped))
+            held.enter_context(_take_from_server(name, count, stopped))
+            visible = self._lock_devices(name, count, stopped, held)
+            yield {"CUDA_VISIBLE_DEVICES": ",".join(visible)} if self.devices else {}
 
     @contextlib.contextmanager
-    def _own(self, name: str, count: int, stopped: threading.Event) -> Iterator[None]:
-        """Slots that no other stage of this flow holds."""
+    def _take_within_flow(self, name: str, count: int, stopped: threading.Event) -> Iterator[None]:
+        """Take slots that no other stage of this flow holds."""
         with self._changed:
             while not self._changed.wait_for(lambda: self._free[name] >= count, POLL_SECONDS):
-                refuse_if(stopped)
+                raise_if_stopped(stopped)
             self._free[name] -= count
         try:
             yield
@@ -78,28 +78,28 @@ class Limits:
                 self._changed.notify_all()
 
     def _lock_devices(self, name: str, count: int, stopped: threading.Event, held: contextlib.ExitStack) -> list[str]:
-        """So many devices that no other flow of this machine holds; none for stages that need none."""
-        taken: list[str] = []
-        while name == "gpu" and len(taken) < min(count, len(self.devices)):
-            refuse_if(stopped)
-            free = next((device for device in self.devices if device not in taken and _lock(device, held)), None)
+        """Lock `count` devices that no other flow of this machine holds; none for stages that need none."""
+        locked: list[str] = []
+        while name == "gpu" and len(locked) < min(count, len(self.devices)):
+            raise_if_stopped(stopped)
+            free = next((device for device in self.devices if device not in locked and _lock(device, held)), None)
             if free is None:
                 time.sleep(POLL_SECONDS)
             else:
-                taken.append(free)
-        return taken
+                locked.append(free)
+        return locked
 
 
 @contextlib.contextmanager
-def _of_all_flows(name: str, count: int, stopped: threading.Event) -> Iterator[None]:
-    """Slots on the server, asked for anew every few seconds: a stopped flow must not wait for another flow's stage."""
+def _take_from_server(name: str, count: int, stopped: threading.Event) -> Iterator[None]:
+    """Take slots on the server. Requests are short and repeated, so that a stopped flow does not wait for another flow's stage."""
     from prefect.concurrency.sync import concurrency
 
     with contextlib.ExitStack() as held:
         while True:
-            refuse_if(stopped)
+            raise_if_stopped(stopped)
             try:
-                held.enter_context(concurrency(name, count, timeout_seconds=ASK_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
+                held.enter_context(concurrency(name, count, timeout_seconds=REQUEST_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
             except TimeoutError:
                 continue
             yield
@@ -114,8 +114,8 @@ def _lock(device: str, held: contextlib.ExitStack) -> bool:
     return True
 
 
-def of_server() -> Limits:
-    """The limits of the server that `PREFECT_API_URL` names; raises MissingLimit."""
+def read() -> Limits:
+    """The limits of the server at `PREFECT_API_URL`. Raises MissingLimit."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -123,30 +123,30 @@ def of_server() -> Limits:
     with get_client(sync_client=True) as client:
         for name in NAMES:
             with contextlib.suppress(ObjectNotFound):
-                found = client.read_global_concurrency_limit_by_name(name)
-                slots[name] = found.limit if found.active else 0
+                limit = client.read_global_concurrency_limit_by_name(name)
+                slots[name] = limit.limit if limit.active else 0
     missing = [name for name in NAMES if not slots.get(name)]
     if missing:
         raise MissingLimit(
-            f"Prefect's server has no global concurrency limit {' and '.join(missing)} with slots: `python -m pipeline.flows limits` "
-            "makes them (`make up` does so too). Nothing was run."
+            f"Prefect's server has no global concurrency limit {' and '.join(missing)} with slots: run `python -m pipeline.flows limits` "
+            "or `make up`, which create them. No stage was run."
         )
-    return Limits(slots, _visible())
+    return Limits(slots, _visible_devices())
 
 
-def make(section: Flows) -> dict[str, int]:
-    """Make or change the limits on the server; returns their sizes."""
+def create(section: Flows) -> dict[str, int]:
+    """Create or change the limits on the server; returns their slots."""
     from prefect.client.orchestration import get_client
 
-    wanted = sizes(section)
+    slots = sizes(section)
     with get_client(sync_client=True) as client:
-        for name, slots in wanted.items():
-            client.upsert_global_concurrency_limit_by_name(name, slots)
-    return wanted
+        for name, count in slots.items():
+            client.upsert_global_concurrency_limit_by_name(name, count)
+    return slots
 
 
-def _visible() -> list[str]:
+def _visible_devices() -> list[str]:
     """Names of the GPUs that this process may use."""
-    if given := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return given.split(",")
-    return [str(index) for index in range(devices())]
+    if names := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return names.split(",")
+    return [str(index) for index in range(device_count())]

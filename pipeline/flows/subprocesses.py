@@ -1,4 +1,4 @@
-"""Commands that a flow runs: their output, line by line, and their end, whatever ends the flow."""
+"""Commands that a flow runs: their output, line by line, and their end if the flow ends early."""
 
 import contextlib
 import os
@@ -12,21 +12,22 @@ from typing import IO
 
 from prefect import runtime
 
-PROGRESS_SECONDS = 20  # a progress bar is logged no more often
+PROGRESS_SECONDS = 20  # a progress bar is logged at most this often
+PARENT_POLL_SECONDS = 1
 
 
 class Stopped(RuntimeError):
-    """The flow is being stopped: nothing new is started."""
+    """The flow is being stopped, so nothing new is started."""
 
 
-def refuse_if(stopped: threading.Event) -> None:
-    """Raises Stopped where the flow is being stopped."""
+def raise_if_stopped(stopped: threading.Event) -> None:
+    """Raises Stopped if the flow is being stopped."""
     if stopped.is_set():
-        raise Stopped("not started, as the flow is being stopped")
+        raise Stopped("not started, because the flow is being stopped")
 
 
-class Children:
-    """The commands of one flow run. Each is watched over by a process (`guard`) that ends it where the flow dies."""
+class Subprocesses:
+    """The commands of one flow run. Each has a supervisor process that ends it if the flow dies (`pipeline.flows.supervisor`)."""
 
     def __init__(self, stop_seconds: float):
         self.stop_seconds, self.stopped = stop_seconds, threading.Event()
@@ -34,71 +35,72 @@ class Children:
         self._lock = threading.Lock()
 
     def run(self, command: list[str], environment: dict[str, str], log: Callable[[str], None]) -> int:
-        """Run a command to its end; every line that it prints goes to `log`. Returns its exit code.
+        """Run a command and pass every line that it prints to `log`. Returns its exit code.
 
-        Raises Stopped where the flow was stopped before it began or while it ran.
+        Raises Stopped if the flow was stopped before the command began or while it ran.
         """
-        guarded = [sys.executable, "-m", "pipeline.flows.supervisor", str(self.stop_seconds), *command]
+        supervised = [sys.executable, "-m", "pipeline.flows.supervisor", str(self.stop_seconds), *command]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with self._lock:
-            refuse_if(self.stopped)
-            process = subprocess.Popen(guarded, env={**os.environ, **environment}, start_new_session=True, **pipes)
+            raise_if_stopped(self.stopped)
+            process = subprocess.Popen(supervised, env={**os.environ, **environment}, start_new_session=True, **pipes)
             self._running.add(process)
         try:
-            for line in lines(process.stdout):
+            for line in read_lines(process.stdout):
                 log(line)
             code = process.wait()
         finally:
             with self._lock:
                 self._running.discard(process)
-                self._close(process)
+                self._close_stdin(process)
         if self.stopped.is_set():
             raise Stopped(f"{' '.join(command)}: stopped")
         return code
 
     @contextlib.contextmanager
-    def ended_with_the_flow(self) -> Iterator[None]:
-        """Whatever ends the body early (cancelled, SIGTERM, an error) stops the commands, which are let finish their checkpoints."""
+    def stopped_with_flow(self) -> Iterator[None]:
+        """Whatever ends the body early (cancellation, SIGTERM, an error) stops the commands, which may first finish their checkpoints."""
         if runtime.deployment.id:
             threading.Thread(target=self._end_with_parent, args=(os.getppid(),), daemon=True).start()
         try:
             yield
         except BaseException:
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break off what this one has begun
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM would interrupt what the first one has started
             self.stop()
             raise
 
     def _end_with_parent(self, parent: int) -> None:
-        """A worker that is killed cannot end its flows; they would go on unseen, beside those of the next worker."""
+        """End this flow when its worker is gone. A killed worker cannot end its flows, which would run beside those of the next worker."""
         while os.getppid() == parent:
-            time.sleep(1)
+            time.sleep(PARENT_POLL_SECONDS)
         if not self.stopped.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
-        """Ask every running command to end, and start no other."""
+        """Ask every running command to end, and start no more."""
         with self._lock:
             self.stopped.set()
             for process in self._running:
-                self._close(process)
+                self._close_stdin(process)
 
     @staticmethod
-    def _close(process: subprocess.Popen) -> None:
+    def _close_stdin(process: subprocess.Popen) -> None:
+        """Tell the supervisor to end its command."""
         with contextlib.suppress(OSError):
             process.stdin.close()
 
 
-def lines(stream: IO[bytes]) -> Iterator[str]:
-    """Lines of a stream as they come. Of a progress bar, which writes over its line, only one state in PROGRESS_SECONDS."""
-    waiting, shown = b"", 0.0
+def read_lines(stream: IO[bytes]) -> Iterator[str]:
+    """Lines of a stream as they arrive. Of a progress bar, which overwrites its line, only one state per PROGRESS_SECONDS."""
+    incomplete, shown_at = b"", 0.0
     while chunk := stream.read1(65536):
-        *complete, waiting = (waiting + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\r\n").split(b"\n")
+        *complete, incomplete = (incomplete + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\r\n").split(b"\n")
         for part in complete:
             text = part.decode(errors="replace").rstrip()
-            if not text or (part.endswith(b"\r") and time.monotonic() - shown < PROGRESS_SECONDS):
+            if not text or (part.endswith(b"\r") and time.monotonic() - shown_at < PROGRESS_SECONDS):
                 continue
-            shown = time.monotonic() if part.endswith(b"\r") else shown
+            shown_at = time.monotonic() if part.endswith(b"\r") else shown_at
             yield text
-    if text := waiting.decode(errors="replace").rstrip():
+    if text := incomplete.decode(errors="replace").rstrip():
         yield text

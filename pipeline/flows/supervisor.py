@@ -1,7 +1,8 @@
-"""Runs a command for as long as whoever started it lives and wants it: `python -m pipeline.flows.supervisor SECONDS COMMAND...`
+"""Runs a command as long as the process that started it is alive: `python -m pipeline.flows.supervisor SECONDS COMMAND...`
 
-The guard ends the command, and all that it started, when its own standard input closes: because the flow asks for it, or because
-the flow is gone, even by `kill -9`. What runs gets SIGTERM, and so writes a checkpoint, and SIGKILL after SECONDS.
+The supervisor ends the command, and everything that the command started, when its own standard input closes: because the flow asks
+for it, or because the flow is gone, even by `kill -9`. The command gets SIGTERM, on which it writes a checkpoint, and SIGKILL after
+SECONDS.
 """
 
 import contextlib
@@ -16,13 +17,13 @@ TERMINATED = 143
 
 
 def main(seconds: float, command: list[str]) -> int:
-    """Exit code of the command; 143 where it was ended."""
-    ask = threading.Event()
+    """Exit code of the command; 143 if the supervisor ended it."""
+    stop_requested = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ask.set())
-    threading.Thread(target=_wait_for_end, args=(ask,), daemon=True).start()
+        signal.signal(number, lambda *_: stop_requested.set())
+    threading.Thread(target=_watch_stdin, args=(stop_requested,), daemon=True).start()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    while not ask.is_set():
+    while not stop_requested.is_set():
         try:
             return process.wait(0.1)
         except subprocess.TimeoutExpired:
@@ -31,44 +32,44 @@ def main(seconds: float, command: list[str]) -> int:
     return TERMINATED
 
 
-def _wait_for_end(ask: threading.Event) -> None:
+def _watch_stdin(stop_requested: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
-    ask.set()
+    stop_requested.set()
 
 
 def _end(process: subprocess.Popen, seconds: float) -> None:
-    """SIGTERM to the command's process group; SIGKILL to what of it, or of what it started, is left after some seconds."""
+    """SIGTERM to the command's process group; after some seconds, SIGKILL to what is left of the group and of its descendants."""
     import psutil
 
-    started = {process.pid: psutil.Process(process.pid)} if psutil.pid_exists(process.pid) else {}
-    if started:
-        started |= {child.pid: child for child in started[process.pid].children(recursive=True)}
-    _signal(process.pid, signal.SIGTERM)
+    family = {process.pid: psutil.Process(process.pid)} if psutil.pid_exists(process.pid) else {}
+    if family:
+        family |= {descendant.pid: descendant for descendant in family[process.pid].children(recursive=True)}
+    _signal_group(process.pid, signal.SIGTERM)
     limit = time.monotonic() + seconds
-    while alive := [one for one in _group(process.pid, started) if _alive(one)]:
+    while alive := [member for member in _members(process.pid, family) if _is_alive(member)]:
         process.poll()  # reaps it
         if time.monotonic() > limit:
-            for one in alive:
+            for member in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    member.kill()
         time.sleep(0.05)
     process.wait()
 
 
-def _group(leader: int, started: dict) -> list:
-    """Processes of the group and those once started by the command, also where these have a group of their own."""
+def _members(group: int, family: dict) -> list:
+    """Processes of a group, and the command's known descendants, which may have groups of their own."""
     import psutil
 
-    found = dict(started)
-    for one in psutil.process_iter():
+    members = dict(family)
+    for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(one.pid) == leader:
-                found[one.pid] = one
-    return list(found.values())
+            if os.getpgid(process.pid) == group:
+                members[process.pid] = process
+    return list(members.values())
 
 
-def _alive(process) -> bool:
+def _is_alive(process) -> bool:
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -76,7 +77,7 @@ def _alive(process) -> bool:
     return False
 
 
-def _signal(group: int, number: int) -> None:
+def _signal_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
 

@@ -1,1 +1,1 @@
-"""MLflow: runs, provenance, the registry of models."""
+"""MLflow: runs, provenance, and the model registry."""

@@ -1,4 +1,4 @@
-"""MLflow's registry: every evaluated model becomes a version of `calm-<corpus>`; the alias `champion` marks the one to use."""
+"""MLflow's model registry: every released model becomes a version of `calm-<corpus>`; the alias `champion` marks the one to use."""
 
 import base64
 import io
@@ -13,16 +13,16 @@ from calm.evaluation import resampling
 from pipeline.tracking.tracker import TrackedRun
 
 CHAMPION = "champion"
-VALIDATION = "validation.parquet"  # what a version decided on validation: the next one is compared with it
+VALIDATION = "validation.parquet"  # a version's decisions on the validation split, which the next version is compared with
 
 
 def name_of(corpus: str) -> str:
-    """Of a corpus's models in the registry."""
+    """Name of a corpus's models in the registry."""
     return f"calm-{corpus}"
 
 
 def register(run: TrackedRun, corpus: str, folder: Path, validation: pd.DataFrame, tags: dict[str, str], samples: int, seed: int) -> str:
-    """Make the model in `folder` a new version, and the champion where it is better; returns what was done in a few words.
+    """Register the model in `folder` as a new version, and as the champion if it is better; returns a few words on what was done.
 
     Args:
         validation: id, speaker, targets and decided (bool lists over the classes, at tuned thresholds) of the validation split.
@@ -32,23 +32,23 @@ def register(run: TrackedRun, corpus: str, folder: Path, validation: pd.DataFram
         return "not registered"
     name = name_of(corpus)
     with tempfile.TemporaryDirectory(prefix="calm-registry-") as temporary:
-        made = Path(temporary) / "model"
-        save(folder, made)
-        validation.to_parquet(made / VALIDATION)
-        run.client.log_artifacts(run.id, str(made), "model")
+        model = Path(temporary) / "model"
+        save(folder, model)
+        validation.to_parquet(model / VALIDATION)
+        run.client.log_artifacts(run.id, str(model), "model")
     if not run.client.search_registered_models(f"name='{name}'"):
         run.client.create_registered_model(name)
     source = f"{run.client.get_run(run.id).info.artifact_uri}/model"
     version = run.client.create_model_version(name, source, run.id, tags=tags).version
-    before = champion(run, name)
-    better, why = (True, "the first") if before is None else compared(validation, before, samples, seed)
+    previous = champion(run, name)
+    better, reason = (True, "the first") if previous is None else compare(validation, previous, samples, seed)
     if better:
         run.client.set_registered_model_alias(name, CHAMPION, version)
-    return f"{name} version {version} is {'now' if better else 'not'} the champion ({why})"
+    return f"{name} version {version} is {'now' if better else 'not'} the champion ({reason})"
 
 
 def champion(run: TrackedRun, name: str) -> pd.DataFrame | None:
-    """What the present champion decided on validation; None where there is no champion."""
+    """Decisions of the present champion on the validation split; None if there is no champion."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -58,18 +58,18 @@ def champion(run: TrackedRun, name: str) -> pd.DataFrame | None:
     return pd.read_parquet(fetch(f"models:/{name}/{version.version}", run.uri) / VALIDATION)
 
 
-def compared(new: pd.DataFrame, old: pd.DataFrame, samples: int, seed: int) -> tuple[bool, str]:
-    """Whether the new decisions are better than the old ones on the utterances of both, and why in a few words."""
+def compare(new: pd.DataFrame, old: pd.DataFrame, samples: int, seed: int) -> tuple[bool, str]:
+    """Whether the new decisions are better than the old ones on the utterances that both have, and why in a few words."""
     both = new.merge(old[["id", "decided"]], on="id", suffixes=("", "_old"))
     if both.empty or len(both["decided"].iloc[0]) != len(both["decided_old"].iloc[0]):
-        return True, "the last champion answered other utterances or classes"
-    targets, ours, theirs = (np.stack(both[column].to_list()).astype(bool) for column in ("targets", "decided", "decided_old"))
-    found = resampling.bootstrap_difference(targets, [ours], [theirs], both["speaker"].tolist(), samples=samples, seed=seed)
-    if found["difference"] is None:
-        return False, "their validation utterances have no weighted accuracy: every class is in all of them, or in none"
-    low, high = found["low"], found["high"]
+        return True, "the last champion has other utterances or classes"
+    targets, decided, decided_old = (np.stack(both[column].to_list()).astype(bool) for column in ("targets", "decided", "decided_old"))
+    result = resampling.bootstrap_difference(targets, [decided], [decided_old], both["speaker"].tolist(), samples=samples, seed=seed)
+    if result["difference"] is None:
+        return False, "weighted accuracy is not defined on their validation utterances: every class is in all of them, or in none"
+    low, high = result["low"], result["high"]
     interval = "" if low is None else f", {100 * low:+.1f} to {100 * high:+.1f}"
-    return low is not None and low > 0, f"{100 * found['difference']:+.1f} points on {len(both)} validation utterances{interval}"
+    return low is not None and low > 0, f"{100 * result['difference']:+.1f} points on {len(both)} validation utterances{interval}"
 
 
 def save(folder: Path, path: Path) -> None:
@@ -91,7 +91,7 @@ def save(folder: Path, path: Path) -> None:
 
 
 def example() -> pd.DataFrame:
-    """Half a second of a tone, as a request has it."""
+    """Input of an example request: half a second of a tone, and a text."""
     import soundfile
 
     file = io.BytesIO()
@@ -100,7 +100,7 @@ def example() -> pd.DataFrame:
 
 
 def fetch(model: str, uri: str) -> Path:
-    """Folder of a model of the registry, `models:/name/version` or `models:/name@alias`; raises ValueError where there is none."""
+    """Download `models:/name/version` or `models:/name@alias`; returns the folder. Raises ValueError if there is no such model."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -108,4 +108,4 @@ def fetch(model: str, uri: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(model))
     except MlflowException as error:
-        raise ValueError(f"{model} is not in MLflow's registry at {uri} ({error}): the stage `evaluate` registers models") from None
+        raise ValueError(f"{model} is not in MLflow's registry at {uri} ({error}): the stage `release` registers models") from None

@@ -1,12 +1,12 @@
-"""MLflow tracking of the stages: one run a stage, nested runs below it, one parent run a rebuild.
+"""MLflow tracking of the stages: one run per stage, with nested runs, and one parent run per rebuild.
 
-    with tracking.stage_run(settings, "mosei", params, synthetic=True, seed=1) as run:
+    with tracker.stage_run(settings, "mosei", params, synthetic=True, seed=1) as run:
         run.log({"loss": 0.3}, step=10)
         with run.child("calm, audio, seed 1", params, {"seed": 1}) as head:
             head.log({"loss": 0.2}, step=1)
 
-Metrics wait in memory and are sent together every few seconds: one call a step would cost 8 ms each. A store that fails while
-a stage trains costs the tracking, not the training: what was not sent is tried again, and at the end named on stderr.
+Metrics are collected in memory and sent together every few seconds, because a call per step would cost 8 ms each. If the store fails
+during training, the stage continues: sending is tried again later, and at the end stderr says what was not sent.
 """
 
 import contextlib
@@ -18,43 +18,41 @@ import time
 from pathlib import Path
 
 from pipeline.tracking import provenance, store
-from pipeline.tracking.store import TrackingError, short
-
-__all__ = ["TrackedRun", "TrackingError", "stage_run"]
+from pipeline.tracking.store import short
 
 FLUSH_SECONDS = 5.0
-TAG_LENGTH, PARAM_LENGTH, DIGEST_LENGTH = 5000, 6000, 36  # what MLflow accepts
+TAG_LENGTH, PARAM_LENGTH, DIGEST_LENGTH = 5000, 6000, 36  # MLflow's limits
 
 
 class TrackedRun:
-    """One MLflow run. Under `torchrun` only the first process writes; the others hold runs whose methods do nothing (`client` None)."""
+    """One MLflow run. Under torchrun only the first process writes; in the others, `client` is None and the methods do nothing."""
 
     def __init__(self, client=None, id: str = "", experiment: str = "", uri: str = ""):
         self.client, self.id, self.experiment, self.uri = client, id, experiment, uri
-        self._metrics, self._params, self._sent, self._told = [], [], time.monotonic(), False
+        self._metrics, self._params, self._last_sent, self._warned = [], [], time.monotonic(), False
 
     def __reduce__(self):
-        return _attached, (self.id, self.experiment, self.uri)  # in another process, by a client of its own
+        return _attach, (self.id, self.experiment, self.uri)  # another process needs a client of its own
 
     def __repr__(self) -> str:
         return f"run {self.id} of experiment {self.experiment} in {self.uri}"
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Numbers of one step (0 if None). Sent with others, at the latest FLUSH_SECONDS after the next call or at the run's end."""
+        """Log the numbers of one step (None: 0). They are sent by the first call after FLUSH_SECONDS, or at the end of the run."""
         if not self.client:
             return
         now = int(time.time() * 1000)
         self._metrics += [(_key(name), float(value), now, step or 0) for name, value in metrics.items()]
-        if time.monotonic() - self._sent > FLUSH_SECONDS:
+        if time.monotonic() - self._last_sent > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the collected metrics and parameters."""
         if not self.client:
             return
         from mlflow.entities import Metric, Param
 
-        self._sent = time.monotonic()
+        self._last_sent = time.monotonic()
         while self._metrics or self._params:
             metrics, params = self._metrics[:900], self._params[:100]  # at most 1000 in one call
             entities = {"metrics": [Metric(*item) for item in metrics], "params": [Param(*item) for item in params]}
@@ -63,7 +61,7 @@ class TrackedRun:
             del self._metrics[: len(metrics)], self._params[: len(params)]
 
     def artifact(self, path: str | Path) -> None:
-        """Keep a copy of a file, or of a folder under its name (`.name.partial` is a folder not renamed yet)."""
+        """Store a copy of a file, or of a folder under its name; the folder `.name.partial`, not renamed yet, is stored as `name`."""
         path = Path(path)
         if self.client and path.is_dir():
             self._try(self.client.log_artifacts, self.id, str(path), path.name.removeprefix(".").removesuffix(".partial"))
@@ -71,37 +69,37 @@ class TrackedRun:
             self._try(self.client.log_artifact, self.id, str(path))
 
     def figure(self, figure, name: str) -> None:
-        """Keep a matplotlib figure as `figures/<name>` (.png is added if there is no suffix)."""
+        """Store a matplotlib figure as `figures/<name>`; .png is added if there is no suffix."""
         if self.client:
             self._try(self.client.log_figure, self.id, figure, f"figures/{name if Path(name).suffix else name + '.png'}")
 
     @contextlib.contextmanager
     def child(self, name: str, params: dict | None = None, tags: dict | None = None):
-        """A run nested in this one, with the same methods: one trained head, one seed."""
-        made = []
+        """A run nested in this one, with the same methods, for example for one head or one seed."""
+        children = []
         if self.client:
             tags = {"mlflow.parentRunId": self.id, "calm.kind": "part", **(tags or {})}
-            self._try(lambda: made.append(_start(self.client, self.experiment, self.uri, name, params or {}, tags)))
-        run = made[0] if made else TrackedRun()
+            self._try(lambda: children.append(_start(self.client, self.experiment, self.uri, name, params or {}, tags)))
+        run = children[0] if children else TrackedRun()
         with _ending(run):
             yield run
 
     def callback(self, prefix: str = ""):
-        """A `transformers.TrainerCallback` that logs what `Trainer` logs, by step, with the epoch beside it.
+        """A `transformers.TrainerCallback` that logs, by step, what `Trainer` logs, including the epoch.
 
-        Loss and learning rate go under `train/`, what an evaluation gives under `validation/`. Give `Trainer` `report_to="none"`.
+        Loss and learning rate go under `train/`, results of evaluations under `validation/`.
         """
         from transformers import TrainerCallback
 
         run = self
 
-        class Log(TrainerCallback):
+        class MlflowCallback(TrainerCallback):
             def on_log(self, args, state, control, logs=None, **others):
                 if state.is_world_process_zero:
                     numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
                     run.log({prefix + _trainer_name(name): value for name, value in numbers.items()}, state.global_step)
 
-        return Log()
+        return MlflowCallback()
 
     def _try(self, call, *args, **options) -> bool:
         from mlflow.exceptions import MlflowException
@@ -109,9 +107,9 @@ class TrackedRun:
         try:
             call(*args, **options)
         except (MlflowException, OSError) as error:
-            if not self._told:
-                print(f"MLflow: {self} did not take what was logged ({short(error)}); the stage goes on.", file=sys.stderr)
-            self._told = True
+            if not self._warned:
+                print(f"MLflow: {self} did not accept what was logged ({short(error)}). The stage continues.", file=sys.stderr)
+            self._warned = True
             return False
         return True
 
@@ -127,8 +125,13 @@ class TrackedRun:
 def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: int | None = None, digest: dict[str, str] | None = None):
     """The MLflow run of this DVC stage, in the experiment `calm/<experiment>`, under the parent run of its rebuild.
 
-    `params` may be nested (keys are joined by dots). `digest` maps names of data sets to hashes; by default the DVC
-    dependencies under `data/`. Ends as FINISHED; as FAILED or KILLED where the body raises. Raises TrackingError.
+    The run ends as FINISHED, or as FAILED or KILLED if the body raises.
+
+    Args:
+        params: parameters to log; nested keys are joined by dots.
+        digest: hashes by name of data set; None: the DVC dependencies under `data/`.
+    Raises:
+        TrackingError: the store cannot be used.
     """
     if int(os.environ.get("RANK", "0")):
         yield TrackedRun()
@@ -138,7 +141,7 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
     tags, hashes = _tags(folder, stage, synthetic, seed)
     lock = store.lock(uri)
     with store.clear_errors(uri):
-        with lock:  # two stages that start at once make one store, one experiment, one parent
+        with lock:  # so that stages that start at the same time share one store, one experiment and one parent
             client = store.connect(uri)
             experiment_id = store.experiment(client, f"calm/{experiment}", uri, folder)
             parent = store.parent_run(client, experiment_id, tags)
@@ -154,7 +157,7 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
             run._try(store.end_parent, client, experiment_id, parent)
 
 
-def _attached(id: str, experiment: str, uri: str) -> TrackedRun:
+def _attach(id: str, experiment: str, uri: str) -> TrackedRun:
     return TrackedRun(store.connect(uri), id, experiment, uri) if id else TrackedRun()
 
 
@@ -174,7 +177,7 @@ def _log_data(run: TrackedRun, digest: dict[str, str]) -> None:
 
 
 def _monitor(run: TrackedRun, seconds: float):
-    """CPU, memory, disk, network and GPU of the machine, in a thread."""
+    """Start a thread that logs the machine's CPU, memory, disk, network and GPU."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(run.id, sampling_interval=seconds, tracking_uri=run.uri)
@@ -184,10 +187,10 @@ def _monitor(run: TrackedRun, seconds: float):
 
 @contextlib.contextmanager
 def _ending(run: TrackedRun, before=lambda: None):
-    """Ends the run with the status that the body's end calls for. A polite kill (SIGTERM) counts as an exit, so that it is recorded."""
-    old = None
+    """Set the run's status when the body ends. SIGTERM becomes an exit, so that it is recorded too."""
+    previous_handler = None
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        previous_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     status = "FAILED"
     try:
         yield
@@ -201,12 +204,12 @@ def _ending(run: TrackedRun, before=lambda: None):
     finally:
         before()
         run._end(status)
-        if old is not None:
-            signal.signal(signal.SIGTERM, old)
+        if previous_handler is not None:
+            signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _tags(folder: Path, stage: str, synthetic: bool, seed: int | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Tags of a stage's run, and the hashes of its dependencies, which are among them as `dvc.dep.<path>`."""
+    """Tags of a stage's run, which include its dependencies as `dvc.dep.<path>`, and the hashes of these by path."""
     hashes = provenance.dependencies(folder, stage) if "DVC_STAGE" in os.environ else {}
     tags = {"dvc.stage": stage, "calm.synthetic": str(synthetic).lower(), "mlflow.source.name": stage, "mlflow.source.type": "LOCAL"}
     if seed is not None:
@@ -235,5 +238,5 @@ def _trainer_name(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """A name that MLflow accepts: letters, digits and _ - . / : and blanks."""
+    """A name that MLflow accepts: letters, digits, spaces and _ - . / :"""
     return "".join(letter if letter.isalnum() or letter in "_-./: " else "_" for letter in str(name))[:250]

@@ -1,5 +1,6 @@
 """Hostile trees of both real corpora: no crash but a clear error, no row lost without its reason, kept + dropped = what was there."""
 
+import contextlib
 import csv
 import io
 import json
@@ -20,9 +21,12 @@ from calm.corpora import CorpusError, read_corpus
 from calm.corpora.checking import check, read_headers
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, read_table
-from pipeline.settings import CorpusSettings, Ingest
+from calm.storage import read_json
+from pipeline import paths
+from pipeline.settings import CorpusSettings, Ingest, load
 from pipeline.stages import ingest
 
+DEMO = load(Path(__file__).parents[2] / "params.yaml")
 LIMITS = Limits(min_seconds=0.25, max_seconds=5, max_dropped=1)
 
 
@@ -181,15 +185,17 @@ def test_the_stage(tree):
     content, about = tree
     mosei = isinstance(about, hostile.Form)
     with tempfile.TemporaryDirectory() as folder:
-        root, out = Path(folder) / "raw", Path(folder) / "out"
+        root = Path(folder) / "raw"
         (hostile.write_mosei if mosei else hostile.write_msp)(root, content, about)
         source = CorpusSettings(format="mosei" if mosei else "msp_podcast", path=root)
         try:
-            report = ingest.run("hostile", source, Ingest(max_dropped=1), out / "table.parquet", out / "report.json")
+            with contextlib.chdir(folder):
+                report = ingest.ingest(DEMO.model_copy(update={"corpora": {"x": source}, "ingest": Ingest(max_dropped=1)}), "x")
+                written, table = read_json(paths.ingest_report("x")), read_table(paths.utterances("x"))
         except CorpusError as error:
-            assert "none of" in str(error) and "\n" not in str(error) and not out.exists()
+            assert "none of" in str(error) and "\n" not in str(error) and not (Path(folder) / "data").exists()
             return
-        assert json.loads((out / "report.json").read_text(encoding="utf-8"))["kept"] == len(read_table(out / "table.parquet"))
+    assert written["kept"] == len(table)
     there = sum(video.rows for video in content) if mosei else hostile.msp_rows(content, about)
     assert report["read"] == there == report["kept"] + len(report["dropped_rows"])
     assert sum(report["dropped"].values()) == len(report["dropped_rows"]) and all(row["reason"] for row in report["dropped_rows"])

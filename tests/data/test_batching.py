@@ -20,7 +20,7 @@ from calm.data.ragged import AcousticFrames, Ragged, fit
 
 def rows_of(lengths, channels=64):
     """Every frame holds its own number in all channels, row r starting at 1000 r, so that a block tells where it was cut."""
-    return Ragged.of(
+    return Ragged.from_rows(
         [np.repeat((1000 * row + np.arange(length))[:, None], channels, 1).astype(np.float16) for row, length in enumerate(lengths)]
     )
 
@@ -88,11 +88,11 @@ def test_fit_never_exceeds_and_cuts_only_where_needed(tokens, blocks, most):
         assert kept >= min(tokens, most // 2)
 
 
-TOKENS = Ragged.of([np.array([101, 7, 8, 9, 102]), np.array([101, 102]), np.array([101, 5, 102])])
+TOKENS = Ragged.from_rows([np.array([101, 7, 8, 9, 102]), np.array([101, 102]), np.array([101, 5, 102])])
 
 
 def sequences(**options):
-    acoustic = Ragged.of([np.full((n, 4), n, dtype=np.float16) for n in (9, 1, 2)])
+    acoustic = Ragged.from_rows([np.full((n, 4), n, dtype=np.float16) for n in (9, 1, 2)])
     return SequenceCollator(frames_of([300, 60, 80]), TOKENS, acoustic, **options)
 
 
@@ -139,9 +139,13 @@ def test_80_10_10():
 def test_augmentation_off_is_falsy_and_on_changes_only_training():
     assert not Augmentation()
     augment = Augmentation(speed=0.2, warp=0.1, gain_db=6, time_masks=1, channel_masks=1)
-    made = SequenceCollator(frames_of([300, 120, 200]), TOKENS, None, augment=augment)
-    plain, first, again = made([0, 1]), made([0, 1], torch.Generator().manual_seed(5)), made([0, 1], torch.Generator().manual_seed(5))
-    assert torch.equal(plain["input_features"], made([0, 1])["input_features"])
+    collator = SequenceCollator(frames_of([300, 120, 200]), TOKENS, None, augment=augment)
+    plain, first, again = (
+        collator([0, 1]),
+        collator([0, 1], torch.Generator().manual_seed(5)),
+        collator([0, 1], torch.Generator().manual_seed(5)),
+    )
+    assert torch.equal(plain["input_features"], collator([0, 1])["input_features"])
     assert torch.equal(first["input_features"], again["input_features"])
     assert not torch.equal(first["input_features"][0, 0], plain["input_features"][0, 0])
 
@@ -218,7 +222,7 @@ def test_utterance_normalisation(corpus):
 
 
 def test_tokens_round_trip_and_refuse_others(tmp_path):
-    ragged = Ragged.of([np.random.default_rng(0).normal(size=(n, 3)).astype(np.float16) for n in (2, 0, 4)])
+    ragged = Ragged.from_rows([np.random.default_rng(0).normal(size=(n, 3)).astype(np.float16) for n in (2, 0, 4)])
     ragged.write(tmp_path / "tokens.parquet", ["a", "b", "c"])
     again = Ragged.read(tmp_path / "tokens.parquet", ["a", "b", "c"])
     assert np.array_equal(again.values, ragged.values) and np.array_equal(again.lengths, ragged.lengths)

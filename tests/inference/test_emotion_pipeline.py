@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from made_model import CLASSES, speech
-from transformers import pipeline
+from transformers import AutoModelForAudioClassification, pipeline
 
 from calm.audio.decoding import AudioError
 from calm.inference import emotion_pipeline
@@ -57,16 +57,16 @@ def test_labels_are_ordered_by_score(scored, clip):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_batches_of_any_lengths_and_kinds(scored, clip, size):
-    given = [
+    inputs = [
         str(clip[0]),
         {"text": "alone"},
         {"array": speech(0.3), "sampling_rate": 16000, "text": "short"},
         {"audio": clip[0], "text": "b"},
     ]
-    together = scored(given, batch_size=size)
+    together = scored(inputs, batch_size=size)
     assert len(together) == 4
-    for rows, one in zip(together, given, strict=True):
-        np.testing.assert_allclose(as_scores(rows), as_scores(scored(one)), atol=1e-5)
+    for rows, single in zip(together, inputs, strict=True):
+        np.testing.assert_allclose(as_scores(rows), as_scores(scored(single)), atol=1e-5)
 
 
 def test_what_cannot_be_used(scored, tmp_path):
@@ -82,3 +82,18 @@ def test_saved_and_loaded_again(scored, clip, tmp_path):
     scored.save_pretrained(tmp_path / "saved")
     again = pipeline(emotion_pipeline.TASK, model=str(tmp_path / "saved"), device="cpu")
     assert again(str(clip[0])) == scored(str(clip[0]))
+
+
+def test_transformers_own_task_has_the_same_scores(released):
+    """`pipeline("audio-classification")` gives the sigmoids of audio alone, with the names of the classes."""
+    audio = pipeline("audio-classification", model=str(released), device="cpu")
+    emotion = pipeline(emotion_pipeline.TASK, model=str(released), device="cpu")
+    assert isinstance(audio.model, AutoModelForAudioClassification.from_pretrained(released).__class__)
+    clips = [speech(2.0), speech(0.4, 1)]
+    for clip in clips:
+        expected = emotion(clip, sampling_rate=16000)
+        rows = audio({"array": clip, "sampling_rate": 16000})
+        assert [row["label"] for row in rows] == [row["label"] for row in expected]
+        assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in expected], abs=1e-5)
+        assert audio(clip, top_k=1) == rows[:1]
+    assert sum(row["score"] for row in audio(clips[0])) != pytest.approx(1, abs=1e-3)  # sigmoids, not a softmax

@@ -2,10 +2,15 @@
 
 import subprocess
 import sys
+from copy import deepcopy
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
+import torch
 from made_model import release, speech
 
 from calm.inference import loading, onnx_export
@@ -20,7 +25,7 @@ def both_ways(request, tmp_path_factory):
     modality, head_pooling, spectran_pooling = request.param
     config = {"head_pooling": head_pooling, "spectran_pooling": spectran_pooling, "head_standardise": True}
     folder = release(tmp_path_factory.mktemp("model") / modality, modality, with_graph=True, config=config)
-    return loading.load(folder, "cpu"), Predictor(folder)
+    return loading.load_classifier(folder, "cpu"), Predictor(folder)
 
 
 @pytest.mark.parametrize("seconds", [None, 0.1, 0.8, 3.7, 29])
@@ -56,27 +61,58 @@ def test_it_tells_of_itself_what_the_model_tells(both_ways):
 def test_torch_answers_where_the_graph_does_not_fit(tmp_path, monkeypatch, caplog):
     """There is a GPU; the weights or the settings were changed since; the graph is damaged; there is none."""
     folder = release(tmp_path / "model", "text", with_graph=True)
-    assert isinstance(loading.load(folder), Compiled)
+    assert isinstance(loading.load_classifier(folder), Compiled)
     monkeypatch.setattr(loading, "GPUS", (str(tmp_path),))
-    assert isinstance(loading.load(folder), Predictor) and isinstance(loading.load(folder, "cpu"), Compiled)
+    assert isinstance(loading.load_classifier(folder), Predictor) and isinstance(loading.load_classifier(folder, "cpu"), Compiled)
     monkeypatch.undo()
     model = CalmForSequenceClassification.from_pretrained(folder)
     model.heads["emotion"][-1].bias.data += 1
     model.save_pretrained(folder)
-    assert isinstance(loading.load(folder), Predictor)
+    assert isinstance(loading.load_classifier(folder), Predictor)
     onnx_export.write(model.eval(), folder)
-    again = loading.load(folder)
+    again = loading.load_classifier(folder)
     assert isinstance(again, Compiled)
     np.testing.assert_allclose(again(None, ["hello"]), Predictor(folder)(None, ["hello"]), atol=1e-5)
     for damaged in ((folder / onnx_export.GRAPH).read_bytes()[:10_000], b""):
         (folder / onnx_export.GRAPH).write_bytes(damaged)
         caplog.clear()
-        assert isinstance(loading.load(folder), Predictor)
+        assert isinstance(loading.load_classifier(folder), Predictor)
         assert "model.onnx is damaged" in caplog.text
     (folder / onnx_export.GRAPH).unlink()
-    assert isinstance(loading.load(folder), Predictor)
-    with pytest.raises(ValueError, match="is no released model: it has no config.json"):
-        loading.load(tmp_path)
+    assert isinstance(loading.load_classifier(folder), Predictor)
+    with pytest.raises(ValueError, match="is not a released model: it has no config.json"):
+        loading.load_classifier(tmp_path)
+
+
+def test_no_path_of_this_machine_is_released(tmp_path):
+    """Neither of the working folder, nor of the home folder, the environment or the model's own."""
+    folder = release(tmp_path / "model", with_graph=True)
+    places = {str(Path.cwd()), str(Path.home()), sys.prefix, str(Path(onnx_export.__file__).parents[2]), str(tmp_path)}
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert not [place for place in places - {"/"} if f"{place}/".encode() in content], path
+    graph = onnx.load(folder / onnx_export.GRAPH)
+    assert {entry.key for entry in graph.metadata_props} == {"made_of", "about"}
+    assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
+
+
+@pytest.mark.parametrize("fails", ["export", "answers"])
+def test_torch_is_used_if_the_graph_cannot_be_exported(tmp_path, monkeypatch, caplog, fails):
+    """The exporter raises, or its graph computes something else; an older graph does not stay."""
+    folder = release(tmp_path / "model", "text", with_graph=True)
+    model = CalmForSequenceClassification.from_pretrained(folder).eval()
+    if fails == "export":
+        monkeypatch.setattr(torch.onnx, "export", Mock(side_effect=RuntimeError("no operator for this\nmore")))
+    else:
+        exported = onnx_export._export(onnx_export._one_utterance(deepcopy(model)), model.config)
+        model.heads["emotion"][-1].bias.data += 1
+        monkeypatch.setattr(onnx_export, "_export", lambda *_: exported)
+    assert not onnx_export.write(model, folder)
+    reason = "no operator for this" if fails == "export" else "its logits differ from torch's by 1"
+    messages = [record.message for record in caplog.records if record.name == onnx_export.__name__]
+    assert messages == [f"no ONNX graph is written to {folder}, predictions will use torch: {reason}"]
+    assert not list(folder.glob("*.onnx*")) and not list(folder.glob(".*"))
+    assert isinstance(loading.load_classifier(folder, "cpu"), Predictor)
 
 
 def test_neither_torch_nor_transformers_is_loaded(tmp_path):

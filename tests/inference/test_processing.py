@@ -1,6 +1,7 @@
 """From samples and texts to the inputs of the models, and back from disk."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -26,13 +27,13 @@ def processor(released):
 def test_blocks_by_hand():
     """1 s: 1 + (16000 - 400) // 160 = 98 frames, 1 + (98 - 50) // 30 = 2 blocks; half of it 48 frames, padded by 2 to one block."""
     extract, samples = CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD), speech(1)
-    made = extract([samples, samples[:8000]], sampling_rate=16000)
-    assert made["input_features"].shape == (2, 2, 50, 64) and made["acoustic_mask"].tolist() == [[True, True], [True, False]]
+    batch = extract([samples, samples[:8000]], sampling_rate=16000)
+    assert batch["input_features"].shape == (2, 2, 50, 64) and batch["acoustic_mask"].tolist() == [[True, True], [True, False]]
     stored = LogMel()(samples).astype(np.float16).astype(np.float32)
     expected = ((stored - np.float32(MEAN)) / np.float32(STD)).astype(np.float16)
-    np.testing.assert_array_equal(made["input_features"][0, 1], expected[30:80])
-    np.testing.assert_array_equal(made["input_features"][1, 0, :48], expected[:48])
-    assert not made["input_features"][1, 0, 48:].any() and not made["input_features"][1, 1].any()
+    np.testing.assert_array_equal(batch["input_features"][0, 1], expected[30:80])
+    np.testing.assert_array_equal(batch["input_features"][1, 0, :48], expected[:48])
+    assert not batch["input_features"][1, 0, 48:].any() and not batch["input_features"][1, 1].any()
 
 
 def test_normalised_by_the_utterance():
@@ -55,10 +56,10 @@ def test_any_rate(rate):
 def test_kinds_of_input_and_output():
     extract, samples = CalmFeatureExtractor(), speech(1)
     expected = extract(samples, sampling_rate=16000, return_tensors="np")["input_features"]
-    for given in (torch.from_numpy(samples), samples.tolist(), [samples], samples[None], [torch.from_numpy(samples)]):
-        np.testing.assert_array_equal(extract(given, sampling_rate=16000)["input_features"], expected)
-    made = extract(samples, sampling_rate=16000, return_tensors="pt")
-    assert made["input_features"].dtype == torch.float32 and made["acoustic_mask"].dtype == torch.bool
+    for kind in (torch.from_numpy(samples), samples.tolist(), [samples], samples[None], [torch.from_numpy(samples)]):
+        np.testing.assert_array_equal(extract(kind, sampling_rate=16000)["input_features"], expected)
+    batch = extract(samples, sampling_rate=16000, return_tensors="pt")
+    assert batch["input_features"].dtype == torch.float32 and batch["acoustic_mask"].dtype == torch.bool
     with pytest.raises(ValueError, match="return_tensors is 'tf'"):
         extract(samples, sampling_rate=16000, return_tensors="tf")
 
@@ -80,7 +81,7 @@ def test_samples_that_cannot_be_used(samples, rate, says):
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("settings", "says"),
     [
         ({"normalise": "corpus"}, "mean and std are needed, for 64 channels"),
         ({"normalise": "corpus", "mean": MEAN[:9], "std": STD}, "for 64 channels"),
@@ -88,9 +89,9 @@ def test_samples_that_cannot_be_used(samples, rate, says):
         ({"high_hz": 9000}, "half of sample_rate 16000"),
     ],
 )
-def test_settings_that_do_not_go_together(given, says):
+def test_settings_that_do_not_go_together(settings, says):
     with pytest.raises(ValueError, match=says):
-        CalmFeatureExtractor(**given)
+        CalmFeatureExtractor(**settings)
 
 
 @pytest.mark.parametrize("normalise", ["corpus", "utterance"])
@@ -108,10 +109,10 @@ def test_inputs_are_those_of_training(processor, tmp_path, normalise):
     (tmp_path / "stats.json").write_text(json.dumps({"mean": MEAN.tolist(), "std": STD.tolist()}))
     examples = load_examples({"mine": (tmp_path / "utterances.parquet", tmp_path, tmp_path)}, normalise=normalise)
     expected = SequenceCollator(examples.frames, tokenise(processor.tokenizer, texts), most=12)(np.arange(3))
-    made = CalmProcessor(extractor, processor.tokenizer)(clips, texts, 16000)
-    assert set(made) == set(expected) == set(processor.model_input_names)
+    batch = CalmProcessor(extractor, processor.tokenizer)(clips, texts, 16000)
+    assert set(batch) == set(expected) == set(processor.model_input_names)
     for name in expected:
-        torch.testing.assert_close(made[name], expected[name], rtol=0, atol=0)
+        torch.testing.assert_close(batch[name], expected[name], rtol=0, atol=0)
 
 
 def test_text_audio_or_both(processor):
@@ -133,8 +134,8 @@ def test_what_does_not_fit_is_told(released, caplog):
     """12 places: 5 s have 1 + (498 - 50) // 30 = 15 blocks, of which 10 fit beside [CLS] [SEP]."""
     short = CalmProcessor.from_pretrained(released)
     short.feature_extractor.max_tokens = 12
-    made = short([speech(5), speech(1)], sampling_rate=16000)
-    assert made["acoustic_mask"].sum(1).tolist() == [10, 2] and "1 of 2 utterances do not fit the 12 places" in caplog.text
+    batch = short([speech(5), speech(1)], sampling_rate=16000)
+    assert batch["acoustic_mask"].sum(1).tolist() == [10, 2] and "1 of 2 utterances do not fit the 12 places" in caplog.text
 
 
 def test_auto_classes_and_round_trips_are_exact(released, tmp_path):
@@ -156,9 +157,68 @@ def test_settings_live_in_one_file(tmp_path):
     """What a released folder says of its inputs is obeyed."""
     folder = release(tmp_path)
     file = folder / "preprocessor_config.json"
-    given = json.loads(file.read_text())
-    assert given["feature_extractor_type"] == "CalmFeatureExtractor" and given["mean"] == MEAN.tolist()
-    file.write_text(json.dumps(given | {"normalise": "utterance", "trim_db": 30}))
+    settings = json.loads(file.read_text())
+    assert settings["feature_extractor_type"] == "CalmFeatureExtractor" and settings["mean"] == MEAN.tolist()
+    file.write_text(json.dumps(settings | {"normalise": "utterance", "trim_db": 30}))
     extractor = CalmProcessor.from_pretrained(folder).feature_extractor
     quiet = np.concatenate([np.full(8000, 1e-6), speech(1), np.full(8000, 1e-6)]).astype(np.float32)
     assert extractor.normalise == "utterance" and len(extractor.frames(quiet)) < 120
+
+
+def test_padding_and_truncation_as_users_pass_them(processor):
+    """At 16 kHz, 2 s have 198 frames and 5 blocks, 1 s has 98 and 2, 0.515 s has 50 and 1."""
+    extract, long, short = CalmFeatureExtractor(), speech(2), speech(1)
+    expected = extract([long, short], sampling_rate=16000)
+    for padding in (True, "longest"):
+        batch = extract([long, short], sampling_rate=16000, padding=padding, return_attention_mask=True)
+        np.testing.assert_array_equal(batch["input_features"], expected["input_features"])
+        np.testing.assert_array_equal(batch["acoustic_mask"], expected["acoustic_mask"])
+    assert "acoustic_mask" not in extract(long, sampling_rate=16000, return_attention_mask=False)
+    with pytest.raises(ValueError, match=r"have \[5, 2\] blocks: give utterances of equal length, or padding=True"):
+        extract([long, short], sampling_rate=16000, padding=False)
+    assert extract([long, long], sampling_rate=16000, padding=False)["acoustic_mask"].shape == (2, 5)
+    padded = extract([short], sampling_rate=16000, padding="max_length", max_length=32000)
+    assert padded["acoustic_mask"].tolist() == [[True, True, False, False, False]] and not padded["input_features"][0, 2:].any()
+    np.testing.assert_array_equal(padded["input_features"][0, :2], expected["input_features"][1, :2])
+    cut = extract([long, short], sampling_rate=16000, padding="max_length", max_length=16000, truncation=True)
+    np.testing.assert_array_equal(cut["input_features"][0], extract(long[:16000], sampling_rate=16000)["input_features"][0])
+    assert cut["acoustic_mask"].all() and cut["acoustic_mask"].shape == (2, 2)
+    halved = extract(speech(2, rate=8000), sampling_rate=8000, max_length=8240, truncation=True)  # counted after resampling
+    assert halved["acoustic_mask"].shape == (1, 1)
+    both = processor([long, short], ["so", "it is"], 16000, padding="max_length", max_length=48000, truncation=True)
+    assert both["acoustic_mask"].sum(1).tolist() == [5, 2] and both["acoustic_mask"].shape == (2, 9)  # 298 frames
+    assert both["input_features"].shape == (2, 9, 50, 64) and both["input_ids"].shape == (2, 4)
+    torch.testing.assert_close(processor(audio=long, sampling_rate=16000, padding=True), processor(long, sampling_rate=16000))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"padding": "max_length"}, "max_length is None: truncation and padding='max_length' need"),
+        ({"truncation": True}, "max_length is None"),
+        ({"truncation": True, "max_length": 300}, "max_length is 300: .* at least 400 samples"),
+        ({"padding": "max_length", "max_length": 8000}, "16000 samples is longer than max_length 8000: cut it by truncation=True"),
+        ({"padding": "shortest"}, "padding is 'shortest': allowed are"),
+    ],
+)
+def test_padding_that_cannot_be_done(processor, settings, says):
+    for call in (CalmFeatureExtractor(), processor):
+        with pytest.raises(ValueError, match=says):
+            call(speech(1), sampling_rate=16000, **settings)
+
+
+def test_saved_processors_do_not_tell_where_they_come_from(released, tmp_path):
+    """A tokenizer may have been saved with the local files that it was loaded from."""
+    local = CalmProcessor.from_pretrained(released)
+    local.tokenizer.init_kwargs["special_tokens_map_file"] = str(tmp_path / "special_tokens_map.json")
+    local.tokenizer.init_kwargs["name_or_path"] = str(tmp_path)
+    local.save_pretrained(tmp_path / "saved")
+    for path in (tmp_path / "saved").iterdir():
+        assert str(tmp_path) not in path.read_text() and path.stat().st_mode & 0o777 == 0o666 & ~umask(), path
+
+
+def umask() -> int:
+    """The process's mask of permissions, which can be read only by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import av
@@ -40,11 +41,11 @@ def joined(count: int, rate: int = 16000) -> np.ndarray:
 
 def test_a_batch_is_its_utterances(predictor):
     """Alone, together, without text, without audio; the scores are those of the model's own call."""
-    heard, texts = [speech(3), speech(0.4, 1), speech(1.5, 2)], ["Good morning", None, "so it is"]
-    together = predictor(heard, texts, batch=2)
-    for row, (samples, text) in enumerate(zip(heard, texts, strict=True)):
+    clips, texts = [speech(3), speech(0.4, 1), speech(1.5, 2)], ["Good morning", None, "so it is"]
+    together = predictor(clips, texts, batch=2)
+    for row, (samples, text) in enumerate(zip(clips, texts, strict=True)):
         np.testing.assert_allclose(together[row], predictor([samples], [text])[0], atol=1e-5)
-    logits = predictor.model(**predictor.processor([heard[0]], ["good morning"], 16000)).logits
+    logits = predictor.model(**predictor.processor([clips[0]], ["good morning"], 16000)).logits
     np.testing.assert_allclose(together[0], logits.sigmoid()[0].detach(), atol=1e-5)
     assert predictor([], []).shape == (0, 3) and predictor(None, ["good morning"]).shape == (1, 3)
 
@@ -70,7 +71,7 @@ def test_modalities(tmp_path):
 
 
 def test_folders_that_are_no_model(tmp_path):
-    with pytest.raises(ValueError, match="is no released model: it has no config.json"):
+    with pytest.raises(ValueError, match="is not a released model: it has no config.json"):
         Predictor(tmp_path)
     with pytest.raises(ValueError, match="block_hop is 20 in the model's preprocessor_config.json and 30 in its config.json"):
         Predictor(release(tmp_path / "other", block_hop=20))
@@ -80,7 +81,7 @@ def test_folders_that_are_no_model(tmp_path):
 def test_a_file_that_was_cut_off_is_told(tmp_path, name):
     folder = release(tmp_path / "model")
     (folder / name).write_bytes((folder / name).read_bytes()[:300])
-    with pytest.raises(ValueError, match="model has a damaged file, make or copy it anew"):
+    with pytest.raises(ValueError, match="model has a damaged file, write or copy it again"):
         Predictor(folder)
 
 
@@ -92,13 +93,13 @@ def test_rates_and_channels(predictor, tmp_path, rate, channels):
     samples = read_audio(clips(1)[0], sample_rate=rate)
     soundfile.write(tmp_path / "a.wav", np.repeat(samples[:, None], channels, 1), rate, subtype="FLOAT")
     listener = Listener(predictor.sample_rate)
-    (piece,) = listener(tmp_path / "a.wav")
-    assert (piece.start, piece.end) == (0, pytest.approx(len(samples) / rate))
-    found = recordings.answer(predictor, piece)["probabilities"]
+    (segment,) = listener(tmp_path / "a.wav")
+    assert (segment.start, segment.end) == (0, pytest.approx(len(samples) / rate))
+    probabilities = recordings.classify_segment(predictor, segment)["probabilities"]
     (expected,) = predictor([read_audio(clips(1)[0])], [None])
     if rate > 8000:
-        np.testing.assert_allclose(list(found.values()), expected, atol=0.02)
-    assert list(found) == CLASSES and all(0 < value < 1 for value in found.values())
+        np.testing.assert_allclose(list(probabilities.values()), expected, atol=0.02)
+    assert list(probabilities) == CLASSES and all(0 < value < 1 for value in probabilities.values())
 
 
 @real
@@ -110,8 +111,8 @@ def test_a_container_of_ffmpeg(predictor, tmp_path):
         frame.sample_rate = 16000
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
-    (piece,) = Listener(predictor.sample_rate)(tmp_path / "a.m4a")
-    heard = piece.samples[1024:]  # the codec's delay
+    (segment,) = Listener(predictor.sample_rate)(tmp_path / "a.m4a")
+    heard = segment.samples[1024:]  # the codec's delay
     assert len(heard) == pytest.approx(len(samples), abs=1024) and np.corrcoef(heard[:50000], samples[:50000])[0, 1] > 0.9
 
 
@@ -133,24 +134,24 @@ def test_what_has_no_answer_says_why(predictor, tmp_path, samples, fault):
         path.write_bytes(samples)
     elif samples is not None:
         soundfile.write(path, samples, 16000)
-    rows = list(recordings.each([path], Listener(16000), lambda piece: recordings.answer(predictor, piece)))
+    rows = list(recordings.over_files([path], Listener(16000), partial(recordings.classify_segment, predictor)))
     assert len(rows) == 1 and rows[0]["file"] == str(path) and rows[0]["fault"].startswith(fault) and "probabilities" not in rows[0]
 
 
 @real
 def test_the_others_are_done_where_one_fails(predictor, tmp_path):
     (tmp_path / "bad.flac").write_bytes(b"fLaC")
-    given = [clips(1)[0], tmp_path / "bad.flac", clips(2)[1]]
-    rows = list(recordings.each(given, Listener(16000), lambda piece: recordings.answer(predictor, piece), ["one", None, "two"]))
-    assert [row["file"] for row in rows] == [str(path) for path in given]
+    files = [clips(1)[0], tmp_path / "bad.flac", clips(2)[1]]
+    rows = list(recordings.over_files(files, Listener(16000), partial(recordings.classify_segment, predictor), ["one", None, "two"]))
+    assert [row["file"] for row in rows] == [str(path) for path in files]
     assert [row["fault"] is None for row in rows] == [True, False, True] and rows[2]["text"] == "two"
 
 
 @real
 def test_long_recordings_are_cut_at_their_pauses(predictor, tmp_path):
-    """Ten sentences; every piece's answer is that of its samples, and one text cannot be all of theirs."""
+    """Ten sentences; every segment's answer is that of its samples, and one text cannot be all of theirs."""
     soundfile.write(tmp_path / "long.flac", joined(12), 16000)
-    rows = list(recordings.each([tmp_path / "long.flac"], Listener(16000), lambda piece: recordings.answer(predictor, piece)))
+    rows = list(recordings.over_files([tmp_path / "long.flac"], Listener(16000), partial(recordings.classify_segment, predictor)))
     assert len(rows) > 5 and all(after["start"] >= before["end"] for before, after in zip(rows, rows[1:], strict=False))
     row = rows[3]
     (expected,) = predictor([read_audio(tmp_path / "long.flac", row["start"], row["end"])], [None])
@@ -162,26 +163,26 @@ def test_long_recordings_are_cut_at_their_pauses(predictor, tmp_path):
 
 
 @real
-@pytest.mark.parametrize("given", [{}, {"normalise": "utterance"}], ids=["corpus", "utterance"])
-def test_a_timeline_is_the_model_on_each_window(tmp_path, given):
+@pytest.mark.parametrize("settings", [{}, {"normalise": "utterance"}], ids=["corpus", "utterance"])
+def test_a_timeline_is_the_model_on_each_window(tmp_path, settings):
     """85 s, read in two parts: rows are what the model says of the samples of their windows, as if each were an utterance."""
-    predictor, samples = Predictor(release(tmp_path / "model", **given)), joined(24)
+    predictor, samples = Predictor(release(tmp_path / "model", **settings)), joined(24)
     soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
-    found = timeline(tmp_path / "a.wav", predictor)
+    result = timeline(tmp_path / "a.wav", predictor)
     frames = 1 + (len(samples) - 400) // 160
-    assert len(found.time) == 1 + (frames - 50) // 30 and found.seconds == len(samples) / 16000 > 80
-    np.testing.assert_allclose(np.diff(found.time), 0.3)
-    np.testing.assert_allclose((found.end - found.start)[4:-4], 2.9)
-    for row in (0, 2, 100, 199, 200, 203, len(found.time) - 1):
-        cut = samples[round(found.start[row] * 16000) : round(found.end[row] * 16000) + 240]  # the last frame's window: 25 ms, its hop 10
-        np.testing.assert_allclose(found.probabilities[row], predictor([cut], None)[0], atol=2e-5)
+    assert len(result.time) == 1 + (frames - 50) // 30 and result.seconds == len(samples) / 16000 > 80
+    np.testing.assert_allclose(np.diff(result.time), 0.3)
+    np.testing.assert_allclose((result.end - result.start)[4:-4], 2.9)
+    for row in (0, 2, 100, 199, 200, 203, len(result.time) - 1):
+        cut = samples[round(result.start[row] * 16000) : round(result.end[row] * 16000) + 240]  # the last frame's window: 25 ms, its hop 10
+        np.testing.assert_allclose(result.probabilities[row], predictor([cut], None)[0], atol=2e-5)
 
 
 def test_a_timeline_of_silence_is_empty(predictor, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(3 * 16000), 16000)
     soundfile.write(tmp_path / "short.wav", np.zeros(1600), 16000)
-    found = timeline(tmp_path / "a.wav", predictor)
-    assert found.probabilities.shape == (9, 3) and np.isnan(found.probabilities).all()
+    result = timeline(tmp_path / "a.wav", predictor)
+    assert result.probabilities.shape == (9, 3) and np.isnan(result.probabilities).all()
     assert timeline(tmp_path / "short.wav", predictor).time.tolist() == [0.25]
 
 
@@ -206,25 +207,26 @@ def test_a_sketch_by_hand():
 
 def test_vectors(predictor, tmp_path):
     """1 s has 2 blocks; the utterance's vector is what the heads see; the text's is the mean of its words' states."""
-    piece = recordings.Piece(0.0, 1.0, speech(1), "Good morning")
-    made = embedding.vectors(predictor, piece)
-    inputs = predictor.processor([piece.samples], ["good morning"], 16000)
+    segment = recordings.Segment(0.0, 1.0, speech(1), "Good morning")
+    vectors = embedding.vectors(predictor, segment)
+    inputs = predictor.processor([segment.samples], ["good morning"], 16000)
     with torch.inference_mode():
         blocks = predictor.model.calm.spectran(inputs["input_features"][0]).numpy()
-        heads = predictor.model.heads["emotion"](torch.from_numpy(made["utterance"])[None])
+        heads = predictor.model.heads["emotion"](torch.from_numpy(vectors["utterance"])[None])
         words = predictor.model.calm(**predictor.processor(text="good morning")).last_hidden_state[0, 1:-1].mean(0)
         np.testing.assert_allclose(heads, predictor.model(**inputs).logits, atol=1e-5)
-    np.testing.assert_allclose(np.stack(made["blocks"]), blocks, atol=1e-5)
-    np.testing.assert_allclose(made["text_vector"], words, atol=1e-5)
-    rows = [{"file": "a", "fault": None, **made}, {"file": "b", "fault": "no speech"}] * 40
+    np.testing.assert_allclose(np.stack(vectors["blocks"]), blocks, atol=1e-5)
+    np.testing.assert_allclose(vectors["text_vector"], words, atol=1e-5)
+    rows = [{"file": "a", "fault": None, **vectors}, {"file": "b", "fault": "no speech"}] * 40
     assert embedding.write(iter(rows), tmp_path / "out.parquet") == 80
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert len(table) == 80 and table["blocks"][0][1].shape == (64,) and table["utterance"][1] is None
-    np.testing.assert_array_equal(table["utterance"][78], made["utterance"])
+    np.testing.assert_array_equal(table["utterance"][78], vectors["utterance"])
 
 
 MEASURED = """
 import sys
+from functools import partial
 import psutil
 from calm.inference import recordings
 from calm.inference.torch_classifier import Predictor
@@ -235,7 +237,7 @@ list(listener(sys.argv[2]))
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak starts anew
 before = process.memory_info().rss
-rows = list(recordings.each([sys.argv[3]], listener, lambda piece: recordings.answer(predictor, piece)))
+rows = list(recordings.over_files([sys.argv[3]], listener, partial(recordings.classify_segment, predictor)))
 blocks = len(timeline.timeline(sys.argv[3], predictor).time)
 with open("/proc/self/status") as file:
     peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
@@ -256,5 +258,5 @@ def test_memory_does_not_grow_with_the_recording(released, tmp_path):
         [sys.executable, "-c", MEASURED, released, tmp_path / "short.wav", tmp_path / "long.wav"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    pieces, blocks, grown = map(int, done.stdout.split())
-    assert pieces > 16 and blocks == 1599 and grown < 150_000, grown
+    segments, blocks, grown = map(int, done.stdout.split())
+    assert segments > 16 and blocks == 1599 and grown < 150_000, grown

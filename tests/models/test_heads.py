@@ -45,8 +45,8 @@ def test_standardise_by_hand():
 @pytest.mark.parametrize("pooling", ["cls", "cls_mean_std", "cls_blocks"])
 def test_statistics_and_answers_are_kept_on_disk(tmp_path, pooling):
     classes = {"emotion": ["a", "b", "c"]}
-    given = config(heads=classes, head_pooling=pooling, head_standardise=True)
-    model = CalmForSequenceClassification(given).eval()
+    settings = config(heads=classes, head_pooling=pooling, head_standardise=True)
+    model = CalmForSequenceClassification(settings).eval()
     ids, features = torch.randint(5, 60, (4, 6)), torch.randn(4, 3, 50, 64)
     with torch.no_grad():
         vectors = model.pooled(ids, torch.ones_like(ids), input_features=features)

@@ -73,9 +73,9 @@ def test_blocks_encoded_before_equal_blocks_encoded_now(batch, pooling):
     features = batch.pop("input_features")
     encoded = model.encode(features, batch["acoustic_mask"])
     assert encoded.shape[2] == model.spectran.encoded_width and (encoded[2, 2:] == 0).all()
-    given, computed = model(encoded_blocks=encoded, **batch), model(input_features=features, **batch)
-    torch.testing.assert_close(given.last_hidden_state, computed.last_hidden_state)
-    assert torch.equal(given.encoded_blocks, encoded) and torch.equal(computed.encoded_blocks, encoded)
+    precomputed, computed = model(encoded_blocks=encoded, **batch), model(input_features=features, **batch)
+    torch.testing.assert_close(precomputed.last_hidden_state, computed.last_hidden_state)
+    assert torch.equal(precomputed.encoded_blocks, encoded) and torch.equal(computed.encoded_blocks, encoded)
 
 
 def test_masked_blocks_are_zero_vectors(batch):

@@ -45,7 +45,7 @@ def test_patch_embedding_is_a_linear_map_of_the_unfolded_patch():
     torch.testing.assert_close(embedding(blocks), linear, atol=1e-5, rtol=1e-5)
 
 
-def made(**options) -> SpecTran:
+def random_spectran(**options) -> SpecTran:
     spectran = SpecTran(CalmConfig(TEXT, **options)).eval()
     for parameter in spectran.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -53,24 +53,24 @@ def made(**options) -> SpecTran:
 
 
 def test_token_has_the_language_models_width():
-    assert made()(torch.randn(4, 50, 64)).shape == (4, 128)
-    assert made(spectran_width=64)(torch.randn(4, 50, 64)).shape == (4, 128)
+    assert random_spectran()(torch.randn(4, 50, 64)).shape == (4, 128)
+    assert random_spectran(spectran_width=64)(torch.randn(4, 50, 64)).shape == (4, 128)
 
 
 def test_blocks_do_not_mix():
-    spectran, blocks = made(), torch.randn(4, 50, 64)
+    spectran, blocks = random_spectran(), torch.randn(4, 50, 64)
     torch.testing.assert_close(spectran(blocks)[2:3], spectran(blocks[2:3]), atol=1e-5, rtol=1e-5)
 
 
 def test_position_matters():
-    spectran, block = made(), torch.randn(1, 50, 64)
+    spectran, block = random_spectran(), torch.randn(1, 50, 64)
     assert not torch.allclose(spectran(block), spectran(block.flip(1)), atol=1e-4)
 
 
 def test_mean_pooling_differs_from_cls():
     torch.manual_seed(0)
-    cls = made()
-    mean = made(spectran_pooling="mean")
+    cls = random_spectran()
+    mean = random_spectran(spectran_pooling="mean")
     mean.load_state_dict(cls.state_dict())
     block = torch.randn(1, 50, 64)
     assert not torch.allclose(cls(block), mean(block), atol=1e-4)
@@ -78,7 +78,9 @@ def test_mean_pooling_differs_from_cls():
 
 def test_bands_pooling_by_hand():
     """Mean and deviation over time of every row of patches of one frequency, the lowest first."""
-    spectran = made(patch=(50, 32), stride=(50, 32), block_frames=100, spectran_layers=0, spectran_pooling="bands", spectran_width=64)
+    spectran = random_spectran(
+        patch=(50, 32), stride=(50, 32), block_frames=100, spectran_layers=0, spectran_pooling="bands", spectran_width=64
+    )
     assert spectran.norm.normalized_shape == (2 * 2 * 64,)
     low, high = torch.arange(64.0), -torch.arange(64.0)
     outputs = torch.stack([torch.full((64,), 9.0), low, low + 2, high, high + 8])[None]  # [CLS], then (frequency, time)
@@ -87,7 +89,7 @@ def test_bands_pooling_by_hand():
 
 
 def test_bands_pooling_has_gradients_where_nothing_varies():
-    spectran = made(spectran_pooling="bands")
+    spectran = random_spectran(spectran_pooling="bands")
     blocks = torch.zeros(2, 50, 64, requires_grad=True)
     assert spectran(blocks).shape == (2, 128)
     spectran(blocks).sum().backward()
@@ -110,7 +112,7 @@ def test_layer_equals_torch_transformer_layer():
 
 def test_wrong_sizes_are_told():
     with pytest.raises(ValueError, match="50 frames, 64 channels"):
-        made()(torch.randn(1, 50, 40))
+        random_spectran()(torch.randn(1, 50, 40))
     with pytest.raises(ValueError, match="does not fit"):
         CalmConfig(TEXT, patch=(60, 16))
     with pytest.raises(ValueError, match="spectran_pooling is 'max': allowed are cls, mean, bands"):

@@ -356,3 +356,25 @@ def test_ids_of_an_uncased_model_do_not_depend_on_case():
     before = tokenizer([text.lower() for text in texts])["input_ids"]  # as lower-cased texts went in
     for row, expected in enumerate(before):
         assert ids[row].tolist() == lowered[row].tolist() == expected
+
+
+def test_a_family_without_absolute_positions_as_a_graph(tmp_path):
+    """Lengths other than those of the example that the graph was traced with."""
+    import onnxruntime
+
+    from calm.inference import onnx_export
+    from calm.inference.processing import CalmFeatureExtractor, CalmProcessor
+
+    torch.manual_seed(0)
+    config = CalmConfig(families.config("modernbert"), spectran_layers=1, heads={"emotion": ["a", "b"]})
+    model = CalmForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    CalmProcessor(CalmFeatureExtractor(), families.tokenizer("modernbert")).save_pretrained(tmp_path)
+    onnx_export.write(model, tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / onnx_export.GRAPH, providers=["CPUExecutionProvider"])
+    for tokens, blocks in ((2, 1), (7, 12)):
+        ids, features = torch.randint(5, 20, (1, tokens)), torch.randn(blocks, 50, 64)
+        with torch.no_grad():
+            expected = model(input_ids=ids, input_features=features[None]).logits
+        (logits,) = session.run(["logits"], {"input_ids": ids.numpy(), "blocks": features.numpy()})
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)

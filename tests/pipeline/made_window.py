@@ -1,4 +1,4 @@
-"""The page in a browser, where one is installed."""
+"""Measurements of a page in a headless browser, if one is installed."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """<script>addEventListener("load", () => {
   const boxes = [...document.querySelectorAll("svg, .tabs > figure:first-of-type table")].map(e => e.getBoundingClientRect());
   const small = boxes.filter(box => box.width < 150 || box.height < 60).length;
@@ -15,16 +15,19 @@ PROBE = """<script>addEventListener("load", () => {
 
 
 def measured(text: str, folder: Path, width: int) -> tuple[int, int, int, int]:
-    """A page in a window of so many pixels: the width it scrolls over, the window's, how many boxes are too small to see, of how many.
+    """Open a page in a window of a width in pixels.
 
-    Fails where something is logged to the console.
+    Returns its scroll width, the window's width, the number of pictures and tables that are too small to see, and their total number.
+    Fails if the page logs anything to the console.
     """
     (folder / "page.html").write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    frame = f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'  # windows are never narrower than 500
+    frame = (
+        f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'  # a window itself is never narrower than 500 px
+    )
     page = folder / "frame.html"
     page.write_text(f"<title>nothing</title><script>onmessage = e => document.title = e.data</script>{frame}", encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile", "--window-size=1400,900"]
     command = [BROWSER, *options, "--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return tuple(json.loads(re.search(r"<title>(\[.*?\])</title>", done.stdout)[1]))
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in process.stderr, process.stderr
+    return tuple(json.loads(re.search(r"<title>(\[.*?\])</title>", process.stdout)[1]))

@@ -1,4 +1,4 @@
-"""The flows on real servers: Prefect's, MLflow's and the worker are started as a user starts them, and ended."""
+"""The flows on real servers: Prefect's, MLflow's and the worker are started and ended as a user does it."""
 
 import contextlib
 import io
@@ -21,69 +21,76 @@ from made_project import Project, small
 
 from pipeline import paths
 from pipeline.flows import limits, scoring
-from pipeline.flows.subprocesses import Stopped, lines
+from pipeline.flows.subprocesses import Stopped, read_lines
 
-SECONDS = 90  # that any one thing may take
+EPOCHS = 30  # of CALP, long enough to be killed in
+SECONDS = 90  # that anything may take
+QUICK = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.3"}  # seconds, else 10 and 2
 
-# A stage that notes when it ran, and goes on from where it was stopped.
+# A stage that records when it ran, continues from where it was stopped, and may wait until others run too.
 WORK = """
     import json, signal, sys, time
     from pathlib import Path
-    name, seconds = sys.argv[1], float(sys.argv[2])
-    kept = Path(f"kept-{name}")
-    began, tries = time.time(), int(kept.read_text()) if kept.exists() else 0
+    name, seconds, *together = sys.argv[1:]
+    checkpoint = Path(f"checkpoint-{name}")
+    began, tries = time.time(), int(checkpoint.read_text()) if checkpoint.exists() else 0
     def stop(*_):
-        kept.write_text(str(tries + 1))
+        checkpoint.write_text(str(tries + 1))
         sys.exit(143)
     signal.signal(signal.SIGTERM, stop)
-    print(f"{name} goes on from {tries}", flush=True)
+    print(f"{name} continues from {tries}", flush=True)
+    Path(f"began-{name}").touch()
+    while not all(Path(f"began-{other}").exists() for other in together):
+        if time.time() > began + 60:
+            sys.exit(f"{name} was not run at the same time as {together}")
+        time.sleep(0.05)
     if name == "broken":
         sys.exit(1)
     if name == "flaky" and not tries:
-        kept.write_text("1")
+        checkpoint.write_text("1")
         sys.exit(1)
     if not tries:
-        time.sleep(seconds)
+        time.sleep(float(seconds))
     with open("times.jsonl", "a") as file:
         print(json.dumps([name, began, time.time()]), file=file)
     Path(f"{name}.out").write_text(f"after {tries} stops")
 """
-STAGES = {  # name: seconds, limit, what it needs
-    "one": (1.5, "gpu", []),
-    "two": (1.5, "gpu", []),
-    "three": (3, "cpu", []),
-    "four": (1, "cpu", ["one", "three"]),
-    "flaky": (0, "cpu", []),
-    "broken": (0, "cpu", []),
-    "child": (0, "cpu", ["broken"]),
-    "long": (300, "gpu", []),
-    "longer": (300, "gpu", []),
+STAGES = {  # name: arguments after it, limit, what it needs
+    "first-gpu": ("1 first-cpu", "gpu", []),
+    "second-gpu": ("1", "gpu", []),
+    "first-cpu": ("0 first-gpu", "cpu", []),
+    "last": ("0", "cpu", ["first-gpu", "first-cpu"]),
+    "flaky": ("0", "cpu", []),
+    "broken": ("0", "cpu", []),
+    "descendant": ("0", "cpu", ["broken"]),
+    "long": ("300", "gpu", []),
+    "longer": ("300", "gpu", []),
 }
 
 
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
 
 
 class Flows:
-    """A rebuilt project with further stages, and its servers."""
+    """A rebuilt project with more stages, and its servers."""
 
     def __init__(self, project: Project):
         self.project, self.folder = project, project.folder
         (self.folder / "work.py").write_text(textwrap.dedent(WORK))
-        given = yaml.safe_load((self.folder / "dvc.yaml").read_text())
-        for name, (seconds, limit, needs) in STAGES.items():
-            given["stages"][name] = {
-                "cmd": f"{sys.executable} work.py {name} {seconds}",
+        pipeline = yaml.safe_load((self.folder / "dvc.yaml").read_text())
+        for name, (arguments, limit, needs) in STAGES.items():
+            pipeline["stages"][name] = {
+                "cmd": f"{sys.executable} work.py {name} {arguments}",
                 "meta": {"limit": limit},
                 "deps": ["work.py", *(f"{need}.out" for need in needs)],
                 "outs": [f"{name}.out"],
             }
-        (self.folder / "dvc.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+        (self.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
         prefect, mlflow = free_ports(2)
         flows = {"prefect_port": prefect, "mlflow_port": mlflow, "cpu": 2, "gpu": 1, "retries": 1, "retry_seconds": 0.1, "study": None}
         self.settings = small() | {"flows": {**flows, "rebuild": None, "score_new": "* * * * *"}}
@@ -94,7 +101,7 @@ class Flows:
         return self.project.run(sys.executable, "-m", "pipeline.flows", *arguments)
 
     def ask(self, method: str, path: str, **body):
-        """The server's answer. Where its database is locked it says 503, and Prefect's own client asks again too."""
+        """The server's answer. It is 503 while the database is locked; then Prefect's own client asks again too."""
         for pause in (0.5, 1, 2, 4, 0):
             answer = httpx.request(method, f"{self.api}/{path}", json=None if method == "GET" else body, timeout=30)
             if answer.status_code != 503:
@@ -107,7 +114,7 @@ class Flows:
         return self.ask("POST", path, **body)
 
     def trigger(self, *targets: str) -> str:
-        """Ask the worker for a rebuild; returns the flow run."""
+        """Request a rebuild from the worker; returns the id of the flow run."""
         deployment = self.ask("GET", "deployments/name/rebuild/rebuild")["id"]
         body = {"parameters": {"targets": list(targets)}, "state": {"type": "SCHEDULED"}}
         return self.post(f"deployments/{deployment}/create_flow_run", **body)["id"]
@@ -115,7 +122,7 @@ class Flows:
     def state(self, run: str) -> str:
         return self.ask("GET", f"flow_runs/{run}")["state"]["name"]
 
-    def said(self, run: str) -> str:
+    def log(self, run: str) -> str:
         lines = self.post("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
         return "\n".join(line["message"] for line in lines)
 
@@ -126,14 +133,14 @@ class Flows:
         return psutil.Process(json.loads((self.folder / "data/servers/worker.json").read_text())["pid"])
 
     def processes(self, *parts: str) -> list[str]:
-        """Command lines of what runs in the project's folder and has one of the parts in its own."""
-        found = []
+        """Command lines of the processes in the project's folder that contain one of the parts."""
+        matches = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 line = " ".join(process.cmdline())
                 if process.cwd() == str(self.folder) and any(part in line for part in parts):
-                    found.append(line)
-        return found
+                    matches.append(line)
+        return matches
 
 
 def until(condition, what: str, seconds: float = SECONDS):
@@ -146,23 +153,23 @@ def until(condition, what: str, seconds: float = SECONDS):
 
 @pytest.fixture(scope="module")
 def flows(rebuilt, tmp_path_factory):
-    made = Flows(rebuilt.copy(tmp_path_factory.mktemp("flows") / "project"))
-    started = made.command("up")
+    flows = Flows(rebuilt.copy(tmp_path_factory.mktemp("flows") / "project", **QUICK))
+    started = flows.command("up")
     assert started.returncode == 0, started.stderr
-    made.started = started.stdout
-    yield made
-    ended = made.command("down")
+    flows.started = started.stdout
+    yield flows
+    ended = flows.command("down")
     assert ended.returncode == 0, ended.stderr
-    assert not made.processes("prefect", "mlflow", "pipeline.flows", "dvc", "work.py")
-    for port in made.ports:
+    assert not flows.processes("prefect", "mlflow", "pipeline.flows", "dvc", "work.py")
+    for port in flows.ports:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)), f"something still listens on {port}"
 
 
 @pytest.fixture(scope="module")
 def first(flows):
-    """A flow in this machine's foreground over stages that wait for each other, fail once, and fail for good."""
-    run = flows.command("rebuild", "two", "four", "flaky", "child")
+    """A flow, run by its command, over stages that wait for each other, fail once, and always fail."""
+    run = flows.command("rebuild", "second-gpu", "last", "flaky", "descendant")
     lines = [json.loads(line) for line in (flows.folder / "times.jsonl").read_text().splitlines()]
     return run, {name: (begin, end) for name, begin, end in lines}
 
@@ -171,45 +178,45 @@ def overlap(first: tuple[float, float], second: tuple[float, float]) -> float:
     return min(first[1], second[1]) - max(first[0], second[0])
 
 
-def test_up_tells_the_addresses(flows):
+def test_up_prints_the_addresses(flows):
     for port in flows.ports:
         assert f"http://127.0.0.1:{port}" in flows.started
     assert "gpu 1" in flows.started and "cpu 2" in flows.started
-    assert "runs already" in flows.command("up").stdout
+    assert "is running already" in flows.command("up").stdout
 
 
 def test_two_gpu_stages_never_overlap_while_cpu_stages_do(first):
     _, times = first
-    assert overlap(times["one"], times["two"]) < 0
-    assert max(overlap(times["three"], times[name]) for name in ("one", "two")) > 0.5
-    assert times["four"][0] > max(times["one"][1], times["three"][1])
+    assert overlap(times["first-gpu"], times["second-gpu"]) < 0
+    assert overlap(times["first-cpu"], times["first-gpu"]) > 0
+    assert times["last"][0] > max(times["first-gpu"][1], times["first-cpu"][1])
 
 
-def test_a_stage_that_fails_once_goes_on_where_it_was(flows, first):
+def test_a_stage_that_fails_once_continues(flows, first):
     run, _ = first
     assert (flows.folder / "flaky.out").read_text() == "after 1 stops"
-    assert "flaky goes on from 0" in run.stderr and "flaky goes on from 1" in run.stderr
+    assert "flaky continues from 0" in run.stderr and "flaky continues from 1" in run.stderr
 
 
-def test_a_failed_stage_stops_its_descendants_only(flows, first):
+def test_a_failed_stage_stops_only_its_descendants(flows, first):
     run, times = first
-    assert run.returncode == 1 and "child" not in times and not (flows.folder / "child.out").exists()
-    assert set(times) == {"one", "two", "three", "four", "flaky"}
-    assert "broken failed; not run for want of it: child" in run.stderr
+    assert run.returncode == 1 and "descendant" not in times and not (flows.folder / "descendant.out").exists()
+    assert set(times) == {"first-gpu", "second-gpu", "first-cpu", "last", "flaky"}
+    assert "broken failed; not run, because they need it: descendant" in run.stderr
 
 
 def test_a_missing_limit_stops_the_flow_with_what_to_do(flows):
     flows.ask("DELETE", "v2/concurrency_limits/gpu")
-    stopped = flows.command("rebuild", "two")
+    stopped = flows.command("rebuild", "second-gpu")
     assert stopped.returncode == 1
     assert "no global concurrency limit gpu" in stopped.stderr and "pipeline.flows limits" in stopped.stderr
     assert "gpu: 1" in flows.command("limits").stdout
-    assert flows.command("rebuild", "two").returncode == 0
+    assert flows.command("rebuild", "second-gpu").returncode == 0
 
 
 def test_an_unknown_stage_is_refused(flows):
     refused = flows.command("rebuild", "nothing")
-    assert refused.returncode == 1 and "'nothing' is no stage of dvc.yaml" in refused.stderr
+    assert refused.returncode == 1 and "'nothing' is not a stage of dvc.yaml" in refused.stderr
 
 
 def test_a_study_is_rebuilt_in_a_working_copy(flows):
@@ -220,26 +227,26 @@ def test_a_study_is_rebuilt_in_a_working_copy(flows):
     for command in (["add", "--all"], [*who, "commit", "--quiet", "--message", "All"]):
         assert project.run("git", *command).returncode == 0
     before = (flows.folder / "dvc.lock").read_bytes()
-    first = flows.command("study", "--recipe", "recipes/other.yaml", "one")
+    first = flows.command("study", "--recipe", "recipes/other.yaml", "second-gpu")
     assert first.returncode == 0, first.stderr
     copy = flows.folder / "data/studies/other"
-    assert (copy / "one.out").exists() and "Another recipe" in (copy / "params.yaml").read_text()
+    assert (copy / "second-gpu.out").exists() and "Another recipe" in (copy / "params.yaml").read_text()
     assert (copy / "data/servers").resolve() == flows.folder / "data/servers"
     assert (flows.folder / "dvc.lock").read_bytes() == before
-    second = flows.command("study", "--recipe", "recipes/other.yaml", "one")
-    assert second.returncode == 0 and "goes on from" not in second.stderr  # nothing has changed
+    second = flows.command("study", "--recipe", "recipes/other.yaml", "second-gpu")
+    assert second.returncode == 0 and "continues from" not in second.stderr  # nothing has changed
     refused = flows.command("study", "--recipe", "recipes/gone.yaml")
     assert refused.returncode == 1 and "recipes/gone.yaml is missing" in refused.stderr
 
 
 def stopped_while_running(flows, name: str, stop) -> str:
-    """Let the worker run a long stage, stop it somehow, and wait until nothing of it runs; returns the flow run."""
+    """Let the worker run a long stage, stop it by `stop`, and wait until none of its processes is left; returns the flow run."""
     run = flows.trigger(name)
-    until(lambda: f"{name} goes on from" in flows.said(run), f"{name} runs")
+    until(lambda: f"{name} continues from" in flows.log(run), f"{name} runs")
     assert flows.slots()["gpu"] == 1
     stop(run)
-    until(lambda: not flows.processes("prefect.engine", "flows.guard", "dvc repro", "work.py"), f"{name} has ended")
-    assert (flows.folder / f"kept-{name}").read_text() == "1"  # it has written its checkpoint
+    until(lambda: not flows.processes("prefect.engine", "flows.supervisor", "dvc repro", "work.py"), f"{name} has ended")
+    assert (flows.folder / f"checkpoint-{name}").read_text() == "1"  # it has written its checkpoint
     until(lambda: flows.slots() == {"gpu": 0, "cpu": 0}, "no slot is taken", 15)
     return run
 
@@ -266,18 +273,18 @@ def test_sigterm_to_the_worker_ends_its_flows_after_a_checkpoint(flows):
 
 
 def test_kill_9_of_the_worker_in_calp_and_a_second_start_end_in_the_undisturbed_result(flows, tmp_path):
-    given = json.loads(json.dumps(flows.settings))
-    given["calp"] |= {"epochs": 30, "checkpoint_minutes": 0.01}
+    longer = json.loads(json.dumps(flows.settings))
+    longer["calp"] |= {"epochs": EPOCHS, "checkpoint_minutes": 0.01}
     undisturbed = flows.project.copy(tmp_path / "undisturbed")
     for project in (undisturbed, flows.project):
-        project.write(given)
-    alone = undisturbed.run("dvc", "repro", "-s", "calp@small")
+        project.write(longer)
+    alone = undisturbed.run("dvc", "repro", "calp@small")
     assert alone.returncode == 0, alone.stderr
-    run, work = flows.trigger("calp@small"), flows.folder / "data/work/calp-small"
+    run, work = flows.trigger("calp@small"), flows.folder / paths.work("calp@small")
     until(lambda: list(work.glob("*/checkpoint-*/complete")), "a checkpoint is written")
     worker = flows.worker()
     worker.send_signal(signal.SIGKILL)
-    until(lambda: not flows.processes("prefect.engine", "flows.guard", "stages.calp"), "nothing goes on without its worker")
+    until(lambda: not flows.processes("prefect.engine", "flows.supervisor", "pipeline.stages calp"), "nothing continues without its worker")
     assert flows.state(run) == "Crashed" and list(work.glob("*/checkpoint-*/complete"))
     assert flows.command("up").returncode == 0
     again = flows.trigger("calp@small")
@@ -287,13 +294,13 @@ def test_kill_9_of_the_worker_in_calp_and_a_second_start_end_in_the_undisturbed_
     curves = [
         json.loads((project.folder / "data/calp/small/metrics.json").read_text())["curve"] for project in (undisturbed, flows.project)
     ]
-    assert curves[0] == curves[1] and len(curves[0]) == 30
+    assert curves[0] == curves[1] and len(curves[0]) == EPOCHS
 
 
 def test_a_whole_rebuild_leaves_its_artifacts(flows):
-    given = yaml.safe_load((flows.folder / "dvc.yaml").read_text())
-    given["stages"] = {name: stage for name, stage in given["stages"].items() if name not in STAGES}
-    (flows.folder / "dvc.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+    pipeline = yaml.safe_load((flows.folder / "dvc.yaml").read_text())
+    pipeline["stages"] = {name: stage for name, stage in pipeline["stages"].items() if name not in STAGES}
+    (flows.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     flows.project.write(small() | {"flows": flows.settings["flows"]})
     rows = json.loads((flows.folder / "reports/metrics.json").read_text())
     changed = {"variant": "calm", "modality": "audio", "split": "test", "threshold": "tuned", "metric": "weighted_accuracy"}
@@ -301,14 +308,14 @@ def test_a_whole_rebuild_leaves_its_artifacts(flows):
     last = flows.folder / "data/rebuilds/last-metrics.json"
     last.parent.mkdir()
     last.write_text(json.dumps(before))
-    done = flows.command("rebuild")
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = {artifact["key"]: artifact["data"] for artifact in flows.post("artifacts/latest/filter")}
-    assert {row["stage"] for row in json.loads(found["stage-times"])} >= {"check", "calp@small", "report"}
-    assert "| CALM | audio + text |" in found["results"] and "Synthetic speech" in found["results"]
-    (line,) = [line for line in found["difference"].splitlines() if line.startswith("| msp")]
+    rebuilt = flows.command("rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stderr[-3000:]
+    artifacts = {artifact["key"]: artifact["data"] for artifact in flows.post("artifacts/latest/filter")}
+    assert {row["stage"] for row in json.loads(artifacts["stage-times"])} >= {"check", "calp@small", "report"}
+    assert "| CALM | audio + text |" in artifacts["results"] and "Synthetic speech" in artifacts["results"]
+    (line,) = [line for line in artifacts["difference"].splitlines() if line.startswith("| msp")]
     assert line.startswith("| msp | CALM small | audio |") and line.endswith("| +1.25 |")
-    assert "mlflow-runs" in found and json.loads(last.read_text()) == rows
+    assert "mlflow-runs" in artifacts and json.loads(last.read_text()) == rows
 
 
 def test_a_schedule_fires_and_its_run_succeeds(flows):
@@ -322,7 +329,7 @@ def test_a_schedule_fires_and_its_run_succeeds(flows):
 
 
 def test_files_of_the_inbox_are_scored_once(flows):
-    """Killed at any moment and run again, every file has its rows once; silence and noise have a row that says so."""
+    """A killed run and another one give every file its rows once. Silence and unreadable files have a row that says so."""
     import numpy as np
     import pandas as pd
     import soundfile
@@ -340,23 +347,23 @@ def test_files_of_the_inbox_are_scored_once(flows):
     (inbox / "still-copied.wav").write_bytes(b"RIFF")
     os.utime(inbox / "still-copied.wav", (time.time() + 600,) * 2)
     flows.project.write(flows.settings)
-    # A second slot: the one of the killed flow is free only after a minute.
+    # A second slot, because that of the killed flow is free only after a minute.
     flows.ask("PATCH", "v2/concurrency_limits/gpu", limit=2)
     killed = flows.project.start(sys.executable, "-m", "pipeline.flows", "score-new", "--inbox", str(inbox))
     until(lambda: flows.processes("flows.scoring"), "scoring runs")
     killed.kill()
     killed.communicate()
     until(lambda: not flows.processes("flows.scoring"), "scoring has ended with its flow")
-    done = flows.command("score-new", "--inbox", str(inbox))
-    assert done.returncode == 0, done.stderr
+    scored = flows.command("score-new", "--inbox", str(inbox))
+    assert scored.returncode == 0, scored.stderr
     table = pd.read_parquet(scores)
     expected = {path.name for path in speech} | {"silence.wav", "torn.wav"}
     assert set(table["file"]) == expected
     assert not table.duplicated(["file", "start"]).any()
     faults = table[table["fault"].notna()].set_index("file")["fault"]
     assert set(faults.index) == {"silence.wav", "torn.wav"} and faults["silence.wav"] == "no speech"
-    heard = table[table["fault"].isna()]
-    assert heard["text"].str.len().gt(0).all() and all(len(row) == 8 for row in heard["probabilities"])
+    speech_rows = table[table["fault"].isna()]
+    assert speech_rows["text"].str.len().gt(0).all() and all(len(row) == 8 for row in speech_rows["probabilities"])
     (inbox / "still-copied.wav").unlink()
     os.utime(inbox / speech[0].name, (time.time() - 30,) * 2)  # touched, not changed
     assert scoring.new_files(inbox, scores)
@@ -367,37 +374,37 @@ def test_files_of_the_inbox_are_scored_once(flows):
 def test_a_stage_sees_only_the_gpus_of_its_slots(tmp_path, monkeypatch):
     """Two flows of one machine never share a device; stages that need none see none."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(limits, "_of_all_flows", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(limits, "_take_from_server", lambda *_: contextlib.nullcontext())
     paths.servers().mkdir(parents=True)
-    one, other = (limits.Limits({"gpu": 3, "cpu": 1}, ["0", "1", "2"]) for _ in range(2))
+    this_flow, other_flow = (limits.Limits({"gpu": 3, "cpu": 1}, ["0", "1", "2"]) for _ in range(2))
     never = threading.Event()
-    with one.take("gpu", 1, never) as first, other.take("gpu", 2, never) as second, one.take("cpu", 1, never) as none:
-        assert [first, second, none] == [{"CUDA_VISIBLE_DEVICES": seen} for seen in ("0", "1,2", "")]
+    with this_flow.take("gpu", 1, never) as first, other_flow.take("gpu", 2, never) as second, this_flow.take("cpu", 1, never) as none:
+        assert [first, second, none] == [{"CUDA_VISIBLE_DEVICES": devices} for devices in ("0", "1,2", "")]
         stopped = threading.Event()
-        threading.Timer(0.5, stopped.set).start()
-        with pytest.raises(Stopped), one.take("gpu", 1, stopped):
-            pytest.fail("a fourth device was found")
-    with one.take("gpu", 9, never) as all_of_them:  # no more than there are
+        threading.Timer(0.3, stopped.set).start()
+        with pytest.raises(Stopped), this_flow.take("gpu", 1, stopped):
+            pytest.fail("there are only three devices")
+    with this_flow.take("gpu", 9, never) as all_of_them:  # no more than there are
         assert all_of_them == {"CUDA_VISIBLE_DEVICES": "0,1,2"}
     with limits.Limits({"gpu": 1, "cpu": 1}, []).take("gpu", 2, never) as environment:
         assert environment == {}
 
 
-def test_of_a_progress_bar_one_state_is_logged():
+def test_a_progress_bar_is_logged_once_in_a_while():
     printed = b"begin\r\n" + b"".join(b"\r%d of 50" % number for number in range(50)) + b"\nend"
-    assert list(lines(io.BufferedReader(io.BytesIO(printed)))) == ["begin", "0 of 50", "49 of 50", "end"]
+    assert list(read_lines(io.BufferedReader(io.BytesIO(printed)))) == ["begin", "0 of 50", "49 of 50", "end"]
 
 
-def test_the_guard_ends_a_command_with_its_flow(tmp_path):
-    """Also one that ignores SIGTERM, after the seconds that it was given."""
+def test_the_supervisor_ends_a_command_with_its_flow(tmp_path):
+    """Even a command that ignores SIGTERM, after the seconds that it may take."""
     import subprocess
 
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
-    command = [sys.executable, "-m", "pipeline.flows.supervisor", "1", sys.executable, "-c", stubborn]
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-    assert guard.stdout.readline() == b"on\n"
-    (child,) = psutil.Process(guard.pid).children()
-    guard.stdin.close()
-    assert guard.wait(10) == 143
+    command = [sys.executable, "-m", "pipeline.flows.supervisor", "0.5", sys.executable, "-c", stubborn]
+    supervisor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert supervisor.stdout.readline() == b"on\n"
+    (child,) = psutil.Process(supervisor.pid).children()
+    supervisor.stdin.close()
+    assert supervisor.wait(10) == 143
     assert not child.is_running()
-    guard.stdout.close()
+    supervisor.stdout.close()

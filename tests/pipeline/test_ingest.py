@@ -1,5 +1,6 @@
 """The ingest stage: every row is kept or named with its reason, ends are mended, and a bad corpus stops with one sentence."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import yaml
@@ -21,11 +23,13 @@ from calm.audio.decoding import read_audio
 from calm.audio.pauses import Pauses
 from calm.corpora import CorpusError, checking
 from calm.corpora.utterances import read_table
+from calm.storage import read_json
 from pipeline import paths, settings
 from pipeline.stages import ingest
 
 LIMITS = settings.Ingest(min_seconds=0.25, max_seconds=5, max_dropped=1)
 HERE = Path(__file__).parents[2]
+DEMO = settings.load(HERE / "params.yaml")
 CORPORA = os.environ.get("CALM_CORPORA")
 
 
@@ -38,10 +42,15 @@ def corpus(folder: Path, rows: list[str], head="audio,start,end,speaker,split,la
 
 
 def run(folder: Path, source: settings.CorpusSettings, limits: settings.Ingest = LIMITS):
-    report = ingest.run("mine", source, limits, folder / "out/mine.parquet", folder / "out/mine.json")
+    """Table and report of the stage, run in the folder."""
+    changed = DEMO.model_copy(update={"corpora": {"mine": source}, "ingest": limits})
+    with contextlib.chdir(folder):
+        report = ingest.ingest(changed, "mine")
+        written, table = read_json(paths.ingest_report("mine")), read_table(paths.utterances("mine"))
+        segments = pd.read_parquet(paths.segments("mine"))
     assert report["kept"] + sum(report["dropped"].values()) == report["read"] == report["kept"] + len(report["dropped_rows"])
-    assert json.loads((folder / "out/mine.json").read_text()) == json.loads(json.dumps(report))
-    table = read_table(folder / "out/mine.parquet")
+    assert written == json.loads(json.dumps(report))
+    pd.testing.assert_frame_equal(segments, pd.DataFrame(table)[ingest.SEGMENT])
     assert len(table) == report["kept"] == sum(part["rows"] for part in report["splits"].values())
     return table, report
 
@@ -109,7 +118,7 @@ def test_too_many_lost_rows_stop_the_run_and_write_nothing(tmp_path):
         CorpusError, match=r"^1 of 3 rows \(33.3%\) .* ingest.max_dropped = 30.0% \(1 missing audio, the first gone\)"
     ) as error:
         run(tmp_path, source, LIMITS.model_copy(update={"max_dropped": 0.3}))
-    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
     assert len(run(tmp_path, source, LIMITS.model_copy(update={"max_dropped": 0.34}))[0]) == 2
 
 
@@ -150,7 +159,7 @@ def test_kept_and_dropped_add_to_what_was_read(sounds, rows):
         try:
             table, report = run(Path(folder), source)
         except CorpusError:
-            assert not (Path(folder) / "out").exists()
+            assert not (Path(folder) / "data").exists()
             return
     assert report["read"] == len(rows)
     assert table["id"].is_unique and (table["start"] >= 0).all()
@@ -169,16 +178,16 @@ def test_the_command(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
     def command(name):
-        arguments = [sys.executable, "-m", "pipeline.stages.ingest", "--corpus", name]
+        arguments = [sys.executable, "-m", "pipeline.stages", "ingest", name]
         return subprocess.run(arguments, cwd=tmp_path, env={"PYTHONPATH": str(HERE), "PATH": ""}, capture_output=True, text=True)
 
     done = command("mine")
     assert done.returncode == 0 and done.stdout.startswith("mine: 1 of 2 rows kept") and len(done.stdout.splitlines()) == 1
     assert read_table(tmp_path / paths.utterances("mine"))["audio"].tolist() == ["raw/a.wav"]  # relative, as the path was given
     missing = command("gone")
-    assert missing.returncode == 1 and missing.stderr.startswith("gone: raw/gone is missing") and "Traceback" not in missing.stderr
+    assert missing.returncode == 1 and missing.stderr.startswith("ingest@gone: raw/gone is missing") and "Traceback" not in missing.stderr
     assert not (tmp_path / paths.utterances("gone")).exists()
-    assert "params.yaml has mine, gone" in command("other").stderr
+    assert "'other' is none of corpora in params.yaml, which has mine, gone" in command("other").stderr
 
 
 @pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")

@@ -13,26 +13,26 @@ from pipeline import inputs
 def test_statistics_of_two_corpora_by_hand():
     """1 frame at 0 and 3 frames of mean 4 and deviation 2: mean 3; squares 0 and 3 x (4 + 16) = 60, so 60 / 4 - 9 = 6."""
     stats = [{"mean": [0.0], "std": [0.0], "frames": 1}, {"mean": [4.0], "std": [2.0], "frames": 3}]
-    found = inputs.pooled(stats)
-    assert found["mean"] == [3.0] and found["std"] == pytest.approx([6**0.5])
+    statistics = inputs.pooled(stats)
+    assert statistics["mean"] == [3.0] and statistics["std"] == pytest.approx([6**0.5])
 
 
 def test_a_corpus_is_searched_as_its_audio(tmp_path, monkeypatch):
     """The vectors of the log-mel that `features` wrote are those of the audio files under the extractor that `calp` saves."""
     monkeypatch.chdir(tmp_path)
-    made = make(6, features={"workers": 1})
-    stats = inputs.extractor(made.spectran, ["made"])
-    space = search.Space(calp(tmp_path / "data/calp/small", mean=stats.mean, std=stats.std))
+    settings = make(6, features={"workers": 1})
+    stats = inputs.extractor(settings.spectran, ["made"])
+    encoder = search.CalpEncoder(calp(tmp_path / "data/calp/small", mean=stats.mean, std=stats.std))
     assert search.models() == [search.DATA / "calp/small"]
-    sources = search.Sources.of(["made", "./audio-made/0.wav"])
+    sources = search.Sources.from_names(["made", "./audio-made/0.wav"])
     assert sources.corpora == ["made"] and [path.name for path in sources.files] == ["0.wav"]
-    rows = list(search.of_corpus(space, "made"))
+    rows = list(search.corpus_rows(encoder, "made"))
     assert [row["id"] for row in rows] == [f"u{index}" for index in range(6)] and rows[4]["text"] == "number 4"
     for row in rows:
         assert row["end"] - row["start"] == pytest.approx(1 + int(row["id"][1:]) % 4 / 2)
-        np.testing.assert_allclose(row["blocks"], space.of_samples(read_audio(row["file"])), atol=2e-3)
-    hit = search.rank(iter(rows), search.unit(rows[3]["blocks"].astype(np.float32).mean(0)), 1, space.extractor).hits[0]
+        np.testing.assert_allclose(row["blocks"], encoder.embed_samples(read_audio(row["file"])), atol=2e-3)
+    hit = search.rank(iter(rows), search.unit(rows[3]["blocks"].astype(np.float32).mean(0)), 1, encoder.extractor).hits[0]
     assert (hit.id, hit.file, hit.text) == ("u3", "audio-made/3.wav", "number 3") and hit.cosine == pytest.approx(1, abs=1e-3)
-    other = search.Space(calp(tmp_path / "other", hop_ms=20))
-    with pytest.raises(ValueError, match="the log-mel of made has hop_ms 10, the model 20: run the stage `features` anew"):
-        next(search.of_corpus(other, "made"))
+    other = search.CalpEncoder(calp(tmp_path / "other", hop_ms=20))
+    with pytest.raises(ValueError, match="the log-mel of made has hop_ms 10, the model 20: run the stage `features` again"):
+        next(search.corpus_rows(other, "made"))

@@ -24,39 +24,39 @@ from pipeline.tracking import registry
 
 
 def decisions(right: list[bool], speakers: int = 10) -> pd.DataFrame:
-    """One class, present in every second pair of utterances, and decided on as `right` says."""
-    present = [number // 2 % 2 == 0 for number in range(len(right))]
+    """One class, present in every second pair of utterances, and decided correctly where `right` is true."""
+    targets = [number // 2 % 2 == 0 for number in range(len(right))]
     return pd.DataFrame(
         {
             "id": [f"u{number}" for number in range(len(right))],
             "speaker": [f"s{number % speakers}" for number in range(len(right))],
-            "targets": [[one] for one in present],
-            "decided": [[one == good] for one, good in zip(present, right, strict=True)],
+            "targets": [[target] for target in targets],
+            "decided": [[target == is_right] for target, is_right in zip(targets, right, strict=True)],
         }
     )
 
 
-def test_only_what_is_better_for_sure_becomes_the_champion():
+def test_only_a_significantly_better_model_becomes_the_champion():
     half, most, little_more = [True, False] * 20, [True] * 38 + [False] * 2, [True] * 21 + [False] * 19
-    assert registry.compared(decisions(most), decisions(half), 500, 1)[0]
-    assert not registry.compared(decisions(half), decisions(most), 500, 1)[0]
-    better, why = registry.compared(decisions(little_more), decisions(half), 500, 1)
-    assert not better and "on 40 validation utterances" in why
-    assert not registry.compared(decisions(half), decisions(half), 500, 1)[0]
-    alone = decisions([True])  # present, and nothing that it is absent from
-    assert registry.compared(alone, alone, 500, 1)[1].startswith("their validation utterances have no weighted accuracy")
+    assert registry.compare(decisions(most), decisions(half), 500, 1)[0]
+    assert not registry.compare(decisions(half), decisions(most), 500, 1)[0]
+    better, reason = registry.compare(decisions(little_more), decisions(half), 500, 1)
+    assert not better and "on 40 validation utterances" in reason
+    assert not registry.compare(decisions(half), decisions(half), 500, 1)[0]
+    alone = decisions([True])  # a positive and no negative
+    assert registry.compare(alone, alone, 500, 1)[1].startswith("weighted accuracy is not defined on their validation utterances")
 
 
-def test_a_champion_of_other_utterances_is_replaced():
+def test_a_champion_with_other_utterances_is_replaced():
     new = decisions([True, False])
-    assert registry.compared(new.assign(id=["a", "b"]), decisions([True, True]), 100, 1) == (
+    assert registry.compare(new.assign(id=["a", "b"]), decisions([True, True]), 100, 1) == (
         True,
-        "the last champion answered other utterances or classes",
+        "the last champion has other utterances or classes",
     )
 
 
 @pytest.fixture
-def served(rebuilt):
+def champion(rebuilt):
     import mlflow
 
     uri = f"sqlite:///{rebuilt.folder}/mlflow.db"
@@ -65,35 +65,35 @@ def served(rebuilt):
     return folder, mlflow.pyfunc.load_model(str(folder))
 
 
-def test_the_champion_answers_as_its_stage_did(rebuilt, served):
-    """Probabilities of the registered model, from files and texts, against the logits that the stage wrote."""
-    folder, model = served
+def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
+    """Probabilities of the registered model, from files and texts, against the logits that the stage `head` wrote."""
+    folder, model = champion
     assert np.isfinite(model.predict(registry.example())).all(axis=None)
-    released = rebuilt.folder / "data/heads/msp/small/model"
-    kept = json.loads((released / "release.json").read_text())
+    released = rebuilt.folder / "data/models/msp/small"
+    head = json.loads((released / "release.json").read_text())
     logits = pd.read_parquet(rebuilt.folder / "data/heads/msp/small/logits.parquet")
-    for key, value in kept.items():
+    for key, value in head.items():
         logits = logits[logits[key] == value]
     assert set(logits["split"]) == {"validation", "test"}
     utterances = pd.read_parquet(rebuilt.folder / "data/utterances/msp/utterances.parquet").set_index("id")
     texts = pd.read_parquet(rebuilt.folder / "data/texts/msp/texts.parquet").set_index("id")["text"]
-    some = logits.head(6)
-    files = [rebuilt.folder / utterances.loc[id, "audio"] for id in some["id"]]
-    rows = {"audio": [base64.b64encode(file.read_bytes()).decode() for file in files], "text": texts[some["id"]].tolist()}
-    answers = model.predict(pd.DataFrame(rows))
-    expected = 1 / (1 + np.exp(-np.stack(some["logits"].to_list())))
-    np.testing.assert_allclose(answers.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
-    predictor = loading.load(released)
+    logits = logits.head(6)
+    files = [rebuilt.folder / utterances.loc[id, "audio"] for id in logits["id"]]
+    rows = {"audio": [base64.b64encode(file.read_bytes()).decode() for file in files], "text": texts[logits["id"]].tolist()}
+    probabilities = model.predict(pd.DataFrame(rows))
+    expected = 1 / (1 + np.exp(-np.stack(logits["logits"].to_list())))
+    np.testing.assert_allclose(probabilities.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
+    predictor = loading.load_classifier(released)
     clips = [read_audio(file, sample_rate=predictor.sample_rate) for file in files]
     assert isinstance(predictor, Compiled)  # as `calm predict` has it
-    np.testing.assert_allclose(predictor(clips, rows["text"]), answers.to_numpy(), atol=1e-6)
-    assert list(answers.columns) == list(predictor.classes)
+    np.testing.assert_allclose(predictor(clips, rows["text"]), probabilities.to_numpy(), atol=1e-6)
+    assert list(probabilities.columns) == list(predictor.classes)
     assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
 
 
 @contextlib.contextmanager
 def serving(project, model: str):
-    """Address of `mlflow models serve`, as docs/flows.md has it; its processes end with the body."""
+    """Address of `mlflow models serve`, started as docs/flows.md says; its processes end with the body."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -119,20 +119,20 @@ def serving(project, model: str):
         log.close()
 
 
-def test_a_real_server_answers_as_the_command_does(rebuilt, monkeypatch, request):
-    """Base64 audio with text, audio alone and text alone, in one request; and what cannot be used is said."""
+def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, request):
+    """Base64 audio with text, audio alone and text alone, in one request; and requests that cannot be used."""
     monkeypatch.chdir(rebuilt.folder)
     before = torch.get_num_threads()
-    torch.set_num_threads(workers.cores())  # as a process of its own has
+    torch.set_num_threads(workers.cores())  # as a separate process has
     request.addfinalizer(lambda: torch.set_num_threads(before))
     files = pd.read_parquet("data/utterances/msp/utterances.parquet")["audio"].head(2).tolist()
     texts = ["i am so glad to see you", "leave me alone"]
 
-    def commanded(*arguments: str) -> list[dict]:
-        done = CliRunner().invoke(app, ["predict", *arguments, "--model", "data/heads/msp/small/model", "--json"])
-        return [row["probabilities"] for row in json.loads(done.stdout)["rows"]]
+    def predict(*arguments: str) -> list[dict]:
+        result = CliRunner().invoke(app, ["predict", *arguments, "--model", "data/models/msp/small", "--json"])
+        return [row["probabilities"] for row in json.loads(result.stdout)["rows"]]
 
-    expected = commanded(*files, "--text", texts[0], "--text", texts[1]) + commanded(files[0]) + commanded("--text", texts[1])
+    expected = predict(*files, "--text", texts[0], "--text", texts[1]) + predict(files[0]) + predict("--text", texts[1])
     first, second = (base64.b64encode((rebuilt.folder / file).read_bytes()).decode() for file in files)
     rows = [[first, texts[0]], [second, texts[1]], [first, None], [None, texts[1]]]
     soundfile.write("long.wav", np.full(31 * 8000, 0.1), 8000)
@@ -149,21 +149,21 @@ def test_a_real_server_answers_as_the_command_does(rebuilt, monkeypatch, request
             return httpx.post(address, json={"dataframe_split": {"columns": ["audio", "text"], "data": list(rows)}}, timeout=60)
 
         answers = ask(*rows).raise_for_status().json()["predictions"]
-        refused = {said: ask(row) for said, row in faults.items()}
+        refused = {message: ask(row) for message, row in faults.items()}
         (text_alone,) = httpx.post(address, json={"dataframe_records": [{"text": texts[1]}]}, timeout=60).json()["predictions"]
     assert [list(answer) for answer in answers] == [list(row) for row in expected]
     for answer, row in zip([*answers, text_alone], [*expected, expected[3]], strict=True):
         assert answer == pytest.approx(row, abs=1e-6)
     assert abs(answers[0]["happy"] - answers[2]["happy"]) > 1e-4  # the text is heard
-    for said, answer in refused.items():
-        assert answer.status_code == 400 and said in answer.text, answer.text
+    for message, answer in refused.items():
+        assert answer.status_code == 400 and message in answer.text, answer.text
 
 
-def test_a_model_that_is_not_there_is_named(rebuilt):
-    with pytest.raises(ValueError, match=r"models:/calm-nothing@champion is not in MLflow's registry .* the stage `evaluate`"):
+def test_a_missing_model_is_named(rebuilt):
+    with pytest.raises(ValueError, match=r"models:/calm-nothing@champion is not in MLflow's registry .* the stage `release`"):
         registry.fetch("models:/calm-nothing@champion", f"sqlite:///{rebuilt.folder}/mlflow.db")
 
 
-def test_a_folder_that_is_no_model_is_named(tmp_path):
+def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no released model"):
-        loading.load(tmp_path)
+        loading.load_classifier(tmp_path)

@@ -1,4 +1,4 @@
-"""MLflow tracking, on a real SQLite store in a temporary folder and once on a real server."""
+"""MLflow tracking on a SQLite store in a temporary folder, and once on a server."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", s
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One store for all tests of this file: setting one up takes seconds."""
+    """One store for all tests of this file, because setting one up takes seconds."""
     return tmp_path_factory.mktemp("tracked")
 
 
@@ -79,7 +79,7 @@ def test_stages_of_one_rebuild_share_a_parent(client):
             runs.append(run)
             assert parent_of(client, client.get_run(run.id)).info.status == "RUNNING"
     parents = [parent_of(client, client.get_run(run.id)).info.run_id for run in runs]
-    assert parents[0] == parents[1] != parents[2]  # one an experiment
+    assert parents[0] == parents[1] != parents[2]  # one per experiment
 
 
 def test_failed_stage(client):
@@ -92,7 +92,7 @@ def test_failed_stage(client):
     assert stored.data.metrics["loss"] == 1.0
     with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False):
         pass
-    assert parent_of(client, stored).info.status == "FINISHED"  # the stage's last try counts
+    assert parent_of(client, stored).info.status == "FINISHED"  # the stage's last attempt counts
 
 
 def test_a_store_that_fails_later_does_not_stop_the_stage(capsys, monkeypatch):
@@ -108,8 +108,8 @@ def test_a_store_that_fails_later_does_not_stop_the_stage(capsys, monkeypatch):
         run.flush()
         with run.child("part") as part:
             part.log({"loss": 1.0}, 1)
-    told = capsys.readouterr().err
-    assert told.count("database is locked") == 1 and "1 numbers" in told
+    warnings = capsys.readouterr().err
+    assert warnings.count("database is locked") == 1 and "1 numbers" in warnings
 
 
 def test_system_metrics(client):
@@ -183,7 +183,7 @@ def test_two_processes_share_a_fresh_store_and_one_parent(tmp_path):
     assert len(client.search_runs([runs[0].info.experiment_id])) == 3
 
 
-def test_killed_politely(tmp_path, folder, client):
+def test_sigterm_is_recorded_as_killed(tmp_path, folder, client):
     process = start(folder, 60)
     run = process.stdout.readline().strip()
     process.terminate()
@@ -193,37 +193,37 @@ def test_killed_politely(tmp_path, folder, client):
 
 def test_file_store_is_refused_in_one_sentence(tmp_path):
     process = start(tmp_path, MLFLOW_TRACKING_URI=f"file://{tmp_path}/mlruns")
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 1 and told.count("\n") == 1 and "sqlite:///mlflow.db" in told
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 1 and message.count("\n") == 1 and "sqlite:///mlflow.db" in message
 
 
-def test_store_that_is_no_database(tmp_path):
+def test_a_store_that_is_not_a_database(tmp_path):
     (tmp_path / "mlflow.db").write_text("something else entirely, " * 100)
     process = start(tmp_path)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 1 and "cannot be used" in told.splitlines()[-1] and "Traceback" not in told
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 1 and "cannot be used" in message.splitlines()[-1] and "Traceback" not in message
 
 
 def test_server(tmp_path, monkeypatch, folder, client):
     client.search_experiments()
-    shutil.copy(folder / "mlflow.db", tmp_path / "server.db")  # set up already: that takes seconds
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    shutil.copy(folder / "mlflow.db", tmp_path / "server.db")  # already set up, which takes seconds
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "kept")]
+    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "artifacts")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        for _ in range(240):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"{uri}/health", timeout=5)
                 break
             except OSError:
                 assert server.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.5)
+                time.sleep(0.2)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with tracker.stage_run(SETTINGS, "mosei", {"a": 1}, synthetic=True) as run:
             run.log({"loss": 0.5}, 3)
@@ -237,15 +237,15 @@ def test_server(tmp_path, monkeypatch, folder, client):
 
 
 def test_under_dvc(tmp_path, folder, client):
-    """A real `dvc repro` of two stages: one parent, found by the process above, and the hashes that DVC writes to `dvc.lock`."""
+    """A `dvc repro` of two stages gives one parent run, and the hashes that DVC writes to `dvc.lock`."""
     from mlflow.tracking.client import MlflowClient
     from yaml import safe_load
 
     client.search_experiments()
-    shutil.copy(folder / "mlflow.db", tmp_path)  # set up already: that takes seconds
+    shutil.copy(folder / "mlflow.db", tmp_path)  # already set up, which takes seconds
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.txt").write_text("speech")
-    (tmp_path / "stage.py").write_text(f"{STAGE}\nopen(sys.argv[2], 'w').write('made')\n")
+    (tmp_path / "stage.py").write_text(f"{STAGE}\nopen(sys.argv[2], 'w').write('written')\n")
     deps = "\n      ".join(["- stage.py", "- raw"])
     (tmp_path / "dvc.yaml").write_text(
         f"stages:\n  first:\n    matrix: {{corpus: [mosei]}}\n    cmd: {sys.executable} stage.py 0 ${{item.corpus}}.txt\n"
@@ -258,8 +258,8 @@ def test_under_dvc(tmp_path, folder, client):
     begin = int(time.time() * 1000)
     for arguments in (["init", "--no-scm", "-q"], ["repro"]):
         command = [sys.executable, "-m", "dvc", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stdout + done.stderr
+        process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert process.returncode == 0, process.stdout + process.stderr
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("calm/both").experiment_id
     runs = {run.info.run_name: run.data.tags for run in client.search_runs([experiment], f"attributes.start_time > {begin}")}
@@ -270,14 +270,21 @@ def test_under_dvc(tmp_path, folder, client):
     assert runs["first@mosei"]["mlflow.parentRunId"] == runs["second"]["mlflow.parentRunId"]
 
 
-def test_hash_of_a_file_and_of_outputs(tmp_path, monkeypatch):
+def test_hashes_of_a_file_and_of_outputs(tmp_path, monkeypatch):
     (tmp_path / "code.py").write_text("x = 1")
     (tmp_path / "dvc.yaml").write_text("stages: {}")
-    outs = "[{path: data/x, md5: abc.dir}, {path: data/texts/a, md5: a.dir}, {path: data/texts/b, md5: b.dir}]"
+    (tmp_path / "data/state").mkdir(parents=True)
+    (tmp_path / "data/state/head.json").write_text("{}")
+    outs = (
+        "[{path: data/x, md5: abc.dir}, {path: data/state, md5: s.dir}, {path: data/texts/a, md5: a.dir}, {path: data/texts/b, md5: b.dir}]"
+    )
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  a:\n    outs: {outs}\n")
-    monkeypatch.setattr(provenance, "_resolved", lambda folder: {"head": ["code.py", "data/x", "data/texts/."]})
-    made = {"data/x": "abc.dir", "data/texts/a": "a.dir", "data/texts/b": "b.dir"}
-    assert provenance.dependencies(tmp_path, "head") == {"code.py": hashlib.md5(b"x = 1").hexdigest(), **made}
+    monkeypatch.setattr(
+        provenance, "_dependency_paths", lambda folder: {"head": ["code.py", "data/state/head.json", "data/x", "data/texts/."]}
+    )
+    files = {"code.py": hashlib.md5(b"x = 1").hexdigest(), "data/state/head.json": hashlib.md5(b"{}").hexdigest()}
+    outputs = {"data/x": "abc.dir", "data/texts/a": "a.dir", "data/texts/b": "b.dir"}
+    assert provenance.dependencies(tmp_path, "head") == {**files, **outputs}
     assert provenance.dependencies(tmp_path, "unknown") == {}
 
 

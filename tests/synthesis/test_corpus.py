@@ -198,7 +198,7 @@ def test_mosei_reads_as_the_real_one(mosei):
     turns = plan("mosei", **SMALL)
     assert not corpus.dropped and not +corpus.corrections and not corpus.checks["videos of a fold without labels"]
     read = {row.text: (row.split, set(row.labels)) for row in corpus.utterances}
-    assert read == {turn.line.text.lower(): (turn.split, set(turn.label)) for turn in turns}
+    assert read == {turn.line.text: (turn.split, set(turn.label)) for turn in turns}
     assert any(not row.labels for row in corpus.utterances) and any(len(row.labels) == 2 for row in corpus.utterances)
     speakers = {row.speaker.rsplit("-", 1)[0]: row.split for row in corpus.utterances}
     assert len({(row.speaker.rsplit("-", 1)[0], row.split) for row in corpus.utterances}) == len(speakers) == 20

@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 from calm import cli
 from calm.audio import pauses
 from calm.audio.decoding import AudioError
-from calm.inference.recordings import Piece
+from calm.inference.recordings import Segment
 from calm.inference.torch_classifier import Predictor
-from calm.tools.app import Desk, Heard, answer_html, answered, fault, served, timeline_html
+from calm.tools.app import Analyser, Analysis, analysis_html, fault, results, served, timeline_html
 from calm.tools.timeline import draw, timeline
 
 THRESHOLDS = [0.3, 0.6, 0.2]
 
 
-def silently(share: float, what: str) -> None:
+def silently(fraction: float, step: str) -> None:
     """Nobody asks how far it is."""
 
 
@@ -45,47 +45,47 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def desk(folder):
-    return Desk(Predictor(folder / "model"))
+def analyser(folder):
+    return Analyser(Predictor(folder / "model"))
 
 
-def test_thresholds_are_those_of_the_model(desk, tmp_path):
-    assert desk.predictor.tuned and desk.predictor.thresholds.tolist() == [0.3, 0.6, 0.2] and CLASSES == ["angry", "happy", "sad"]
+def test_thresholds_are_those_of_the_model(analyser, tmp_path):
+    assert analyser.predictor.tuned and analyser.predictor.thresholds.tolist() == [0.3, 0.6, 0.2] and CLASSES == ["angry", "happy", "sad"]
     without = Predictor(release(tmp_path))
     assert not without.tuned and without.thresholds.tolist() == [0.5] * 3
 
 
-def test_three_answers(desk, folder):
+def test_three_answers(analyser, folder):
     """Audio alone, text alone and both are what the model says of just these."""
-    told = []
-    heard = desk.hear(folder / "clip.wav", "  Good morning ", False, lambda share, what: told.append((share, what)))
+    steps = []
+    analysis = analyser.analyse(folder / "clip.wav", "  Good morning ", False, lambda fraction, step: steps.append((fraction, step)))
     samples, _ = soundfile.read(folder / "clip.wav", dtype="float32")
-    (answers,) = heard.answers
+    (prediction,) = analysis.predictions
     expected = {"audio": ([samples], None), "text": (None, ["good morning"]), "both": ([samples], ["good morning"])}
-    assert list(answers) == list(expected) and told == [(0, "looking for pauses"), (1, "3 of 3 s")]
-    for modality, given in expected.items():
-        np.testing.assert_allclose(answers[modality], desk.predictor(*given)[0], atol=1e-6)
-    assert list(desk.hear(folder / "clip.wav", "", False, silently).answers[0]) == ["audio"]
-    assert list(desk.hear(None, "good morning", False, silently).answers[0]) == ["text"]
-    with pytest.raises(ValueError, match="nothing to listen to"):
-        desk.hear(None, " ", False, silently)
+    assert list(prediction) == list(expected) and steps == [(0, "looking for pauses"), (1, "3 of 3 s")]
+    for modality, inputs in expected.items():
+        np.testing.assert_allclose(prediction[modality], analyser.predictor(*inputs)[0], atol=1e-6)
+    assert list(analyser.analyse(folder / "clip.wav", "", False, silently).predictions[0]) == ["audio"]
+    assert list(analyser.analyse(None, "good morning", False, silently).predictions[0]) == ["text"]
+    with pytest.raises(ValueError, match="There is no input"):
+        analyser.analyse(None, " ", False, silently)
 
 
 @pytest.mark.parametrize(
-    ("modality", "given", "says"), [("audio", (None, "hello"), "audio alone"), ("text", ("a.wav", None), "text alone")]
+    ("modality", "inputs", "says"), [("audio", (None, "hello"), "audio alone"), ("text", ("a.wav", None), "text alone")]
 )
-def test_models_of_one_modality_ask_for_it(tmp_path, modality, given, says):
+def test_models_of_one_modality_ask_for_it(tmp_path, modality, inputs, says):
     with pytest.raises(ValueError, match=f"trained on {says}"):
-        Desk(Predictor(release(tmp_path, modality))).hear(given[0] and tmp_path / given[0], given[1], False, silently)
+        Analyser(Predictor(release(tmp_path, modality))).analyse(inputs[0] and tmp_path / inputs[0], inputs[1], False, silently)
 
 
-def test_what_is_shown_of_pieces(desk):
+def test_what_is_shown_of_pieces(analyser):
     """1 s of (0.9, 0.8, 0.1) and 3 s of (0.1, 0.4, 0.1) have the mean (0.3, 0.5, 0.1); the thresholds are 0.3, 0.6 and 0.2."""
-    pieces = [Piece(0, 1, np.empty(0), "<i>hush</i>", ["repeats itself"]), Piece(61, 64, np.empty(0), None)]
-    heard = Heard(pieces, [{"audio": np.array([0.9, 0.8, 0.1])}, {"audio": np.array([0.1, 0.4, 0.1])}])
-    assert heard.overall()["audio"] == pytest.approx([0.3, 0.5, 0.1])
-    heard.answers[1]["audio"] += 1e-9  # so that 0.3 is not missed by rounding
-    page = answer_html(desk, heard)
+    segments = [Segment(0, 1, np.empty(0), "<i>hush</i>", ["repeats itself"]), Segment(61, 64, np.empty(0), None)]
+    analysis = Analysis(segments, [{"audio": np.array([0.9, 0.8, 0.1])}, {"audio": np.array([0.1, 0.4, 0.1])}])
+    assert analysis.overall()["audio"] == pytest.approx([0.3, 0.5, 0.1])
+    analysis.predictions[1]["audio"] += 1e-9  # so that 0.3 is not missed by rounding
+    page = analysis_html(analyser, analysis)
     assert "From audio: <b>angry</b>" in page and page.count("✓") == 1 and "tuned on validation, for audio + text" in page
     shown = re.findall(r'<th scope="row">(\w+)</th><td>.*?>([\d.]+)[ ✓]*</span>.*?--t:([\d.]+)%.*?threshold">([\d.]+)<', page)
     assert shown == [("happy", "0.50", "60.0", "0.60"), ("angry", "0.30", "30.0", "0.30"), ("sad", "0.10", "20.0", "0.20")]
@@ -93,23 +93,23 @@ def test_what_is_shown_of_pieces(desk):
     assert re.findall(r"<td>([\w ,]+)</td>", page) == ["angry, happy", "no class"]
 
 
-def test_faults_name_the_file_and_not_its_place(desk, folder):
+def test_faults_name_the_file_and_not_its_place(analyser, folder):
     assert fault(AudioError("/tmp/x/<a>.wav is empty"), Path("/tmp/x/<a>.wav")).count("&lt;a&gt;.wav") == 2
-    ((said, over_time),) = answered(desk, str(folder / "wrong.wav"), None, False, silently)
-    assert "wrong.wav cannot be listened to" in said and str(folder) not in said and not over_time
-    ((said, over_time),) = answered(desk, str(folder / "silent.wav"), "hello", False, silently)
-    assert "no speech" in said and not over_time
+    ((message, over_time),) = results(analyser, str(folder / "wrong.wav"), None, False, silently)
+    assert "wrong.wav cannot be analysed" in message and str(folder) not in message and not over_time
+    ((message, over_time),) = results(analyser, str(folder / "silent.wav"), "hello", False, silently)
+    assert "no speech" in message and not over_time
 
 
-def test_the_line_stands_where_the_axis_of_time_is(desk, folder, tmp_path):
+def test_the_line_stands_where_the_axis_of_time_is(analyser, folder, tmp_path):
     """Across the waveform's box, the columns of the picture that are dark from top to bottom are the ends of the axis."""
-    found = timeline(folder / "clip.wav", desk.predictor)
+    result = timeline(folder / "clip.wav", analyser.predictor)
     for size in ((10, 6), (4.2, 5.6)):
-        left, right = draw(found, tmp_path / "a.png", size=size)
+        left, right = draw(result, tmp_path / "a.png", size=size)
         picture = imread(tmp_path / "a.png")[:, :, :3].mean(2)
         dark = np.flatnonzero((picture[int(0.2 * len(picture)) : int(0.4 * len(picture))] < 0.5).all(0)) / picture.shape[1]
         assert dark.min() == pytest.approx(left, abs=0.004) and dark.max() == pytest.approx(right, abs=0.004)
-    page = timeline_html(desk, folder / "clip.wav")
+    page = timeline_html(analyser, folder / "clip.wav")
     assert page.count("data:image/png") == 2 and 'data-seconds="3.0"' in page and "gradio_api/file=/" in page
 
 
@@ -119,18 +119,18 @@ def test_a_port_that_is_taken(folder):
         taken.listen()
         port = taken.getsockname()[1]
         done = CliRunner().invoke(cli.app, ["app", "--model", str(folder / "model"), "--port", str(port)])
-    assert done.exit_code == 2 and f"127.0.0.1:{port} cannot be listened on" in done.stderr and "--port" in done.stderr
+    assert done.exit_code == 2 and f"127.0.0.1:{port} is not available" in done.stderr and "--port" in done.stderr
 
 
 # In a browser
 
 
 @pytest.fixture(scope="module")
-def page(desk, tmp_path_factory):
+def page(analyser, tmp_path_factory):
     """The page, served from here, and a browser's tab that shows it."""
     if BROWSER is None:
         pytest.skip("no Chromium or Chrome is installed")
-    with served(desk, port=0) as (address, serve, stop):
+    with served(analyser, port=0) as (address, serve, stop):
         thread = threading.Thread(target=serve)
         thread.start()
         try:
@@ -146,24 +146,24 @@ def listened(tab, file: Path, width: int, text: str = "") -> str:
     """Load the page anew, give it a file and a text, and wait for what it says."""
     tab.width(width)
     tab.open(tab.address)
-    tab.until("document.querySelector('#file input[type=file]') && document.querySelector('#listen')")
+    tab.until("document.querySelector('#file input[type=file]') && document.querySelector('#analyse')")
     tab.upload("#file input[type=file]", file)
     tab.until(f"document.querySelector('#file').innerText.includes('{file.stem}')")
     tab.value("document.querySelector('#text textarea').focus()")
     tab.call("Input.insertText", text=text)
-    tab.value("document.querySelector('#listen').click()")
-    tab.until("document.querySelector('#answer :is(.said, .fault)')")
-    return tab.value("document.querySelector('#answer').innerText")
+    tab.value("document.querySelector('#analyse').click()")
+    tab.until("document.querySelector('#result :is(.result, .fault)')")
+    return tab.value("document.querySelector('#result').innerText")
 
 
 @pytest.mark.parametrize("width", [1300, 400])
-def test_a_recording_with_a_text(page, desk, folder, width):
+def test_a_recording_with_a_text(page, analyser, folder, width):
     """Numbers are the model's; the line follows the audio; the page fits its width; no other machine is asked for anything."""
-    said = listened(page, folder / "clip.wav", width, "good morning")
-    (answers,) = desk.hear(folder / "clip.wav", "good morning", False, silently).answers
-    assert f"From audio + text: {desk.decided(answers['both'])}" in said
-    numbers = [f"{answers[modality][row]:.2f}" for row in np.argsort(-answers["both"], kind="stable") for modality in answers]
-    cells = page.value("[...document.querySelectorAll('.answers td:not(.threshold) span')].map(cell => cell.innerText.split(' ')[0])")
+    message = listened(page, folder / "clip.wav", width, "good morning")
+    (prediction,) = analyser.analyse(folder / "clip.wav", "good morning", False, silently).predictions
+    assert f"From audio + text: {analyser.decided(prediction['both'])}" in message
+    numbers = [f"{prediction[modality][row]:.2f}" for row in np.argsort(-prediction["both"], kind="stable") for modality in prediction]
+    cells = page.value("[...document.querySelectorAll('.probabilities td:not(.threshold) span')].map(cell => cell.innerText.split(' ')[0])")
     assert cells == numbers
     page.until("document.querySelector('.calm-timeline audio')?.readyState > 0")
     visible = "[...document.querySelectorAll('.calm-picture')].find(picture => picture.offsetWidth)"
@@ -177,7 +177,7 @@ def test_a_recording_with_a_text(page, desk, folder, width):
     assert not page.faults()
 
 
-@pytest.mark.parametrize(("name", "says"), [("wrong.wav", "wrong.wav cannot be listened to"), ("silent.wav", "no speech")])
+@pytest.mark.parametrize(("name", "says"), [("wrong.wav", "wrong.wav cannot be analysed"), ("silent.wav", "no speech")])
 def test_recordings_that_tell_nothing(page, folder, name, says):
-    said = listened(page, folder / name, 400)
-    assert says in said and "gradio" not in said and not page.value("document.querySelector('.calm-timeline')")
+    message = listened(page, folder / name, 400)
+    assert says in message and "gradio" not in message and not page.value("document.querySelector('.calm-timeline')")

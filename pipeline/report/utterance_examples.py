@@ -1,4 +1,4 @@
-"""What the page shows of a corpus's utterances themselves: how long they are, which labels occur together, and a few to hear."""
+"""Utterances of a corpus on the page: which labels occur together, and a few examples to hear."""
 
 import base64
 import io
@@ -15,42 +15,49 @@ from pipeline.settings import Features
 EXAMPLE_SECONDS = (1.0, 6.0)  # shortest and longest utterance that is played
 
 
-def utterances(table: Path) -> pd.DataFrame | None:
+def read_utterances(table: Path) -> pd.DataFrame | None:
     """The table that `ingest` wrote, or None where there is none."""
     return read_table(table) if table.exists() else None
 
 
-def together(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """Counts of rows that have both classes, (classes, classes); on the diagonal those that have the class. None for one-hot labels."""
+def label_pairs(frame: pd.DataFrame) -> pd.DataFrame | None:
+    """Counts of utterances with both classes, (classes, classes); the diagonal counts those with the class. None for one-hot labels."""
     classes = list(frame.attrs["classes"])
-    labels = [list(row) for row in frame["labels"] if row is not None]
+    labels = [list(names) for names in frame["labels"] if names is not None]
     if frame.attrs["one_hot"] or not classes or not labels:
         return None
-    present = np.array([[name in row for name in classes] for row in labels], dtype=np.int64)
+    present = np.array([[name in names for name in classes] for names in labels], dtype=np.int64)
     return pd.DataFrame(present.T @ present, classes, classes)
 
 
-def chosen(frame: pd.DataFrame, texts: dict[str, str], count: int) -> pd.DataFrame:
-    """So many utterances to hear: labelled ones of a few seconds, with a text, each of another label as far as there are; by id."""
+def choose_examples(frame: pd.DataFrame, texts: dict[str, str], count: int) -> pd.DataFrame:
+    """At most `count` labelled utterances of a few seconds that have a text, with as many different labels as possible, by id."""
     low, high = EXAMPLE_SECONDS
     fits = frame[frame["duration"].between(low, high) & frame["labels"].notna() & frame["id"].isin(list(texts))].sort_values("id")
-    names = fits["labels"].map(lambda row: ", ".join(row) or "none of them")
+    names = fits["labels"].map(label_text)
     order = names.groupby(names).cumcount()
     return fits.loc[order.sort_values(kind="stable").index[:count]]
 
 
+def label_text(labels: list[str]) -> str:
+    """Labels of an utterance as a title."""
+    return ", ".join(labels) or "none of them"
+
+
 def clip(row, text: str, features: Features) -> dict:
-    """One utterance to hear: `label`, `text`, `audio` (an MP3 as a data URI) and `logmel` (frames, mels). Raises AudioError."""
+    """One utterance to hear: `label`, `text`, `audio` (an MP3 as a data URI) and `logmel` (frames, mels).
+
+    Raises AudioError if the audio cannot be read.
+    """
     import soundfile
 
     samples = read_audio(row.audio, row.start, row.end, features.sample_rate)
-    # Some corpora are very quiet: what is played is raised to a common peak.
-    played = samples * (0.8 / max(1e-4, float(np.abs(samples).max())))
+    played = samples * (0.8 / max(1e-4, float(np.abs(samples).max())))  # some corpora are very quiet: all clips get the same peak
     file = io.BytesIO()
     soundfile.write(file, played, features.sample_rate, format="MP3")
     logmel = LogMel(features.sample_rate, features.mels, features.window_ms, features.hop_ms, features.low_hz, features.high_hz)
     return {
-        "label": ", ".join(row.labels) or "none of them",
+        "label": label_text(row.labels),
         "text": text,
         "audio": f"data:audio/mpeg;base64,{base64.b64encode(file.getvalue()).decode()}",
         "logmel": logmel(samples),

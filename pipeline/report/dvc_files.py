@@ -1,0 +1,91 @@
+"""Small files for `dvc metrics` and `dvc plots`: key numbers, training curves, scores by class."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+
+from calm import storage
+from pipeline.report.result_tables import WEIGHTED_ACCURACY, names, scores, thresholds
+from pipeline.report.results_section import class_scores
+from pipeline.report.stage_outputs import StageOutputs
+from pipeline.settings import Settings
+
+
+def write_summary(rows: list[dict], path: Path) -> None:
+    """Write corpus -> variant -> input -> weighted accuracy on test, in percent, mean over seeds, at the first thresholds.
+
+    A corpus with several language models has their names in brackets after the variants'.
+    """
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    for corpus, lines in _first_scores(rows).items():
+        several_models = len({key.lm for key in lines if key.lm}) > 1
+        summary[corpus] = {}
+        for key, line in lines.items():
+            if WEIGHTED_ACCURACY in line:
+                name = f"{key.variant} ({key.lm})" if several_models and key.lm else key.variant
+                summary[corpus].setdefault(name, {})[key.modality] = round(100 * line[WEIGHTED_ACCURACY].mean, 2)
+    storage.write_json(summary, path)
+
+
+def write_classes(rows: list[dict], path: Path) -> None:
+    """Write CALM's weighted accuracy by class on test, in percent, mean over seeds: one row a corpus, model, input and class."""
+    lines = [
+        {"corpus": corpus, "model": item.lm, "input": modality, "class": name, WEIGHTED_ACCURACY: round(100 * mean, 2)}
+        for corpus, lines in _first_scores(rows).items()
+        for item in class_scores(lines)
+        for modality, by_class in item.by_modality.items()
+        for name, mean in by_class.items()
+    ]
+    for line in lines:
+        line["name"] = " ".join(line[column] for column in ("corpus", "model", "class", "input"))  # the axis of a plot
+    _write_csv(lines, ["name", "corpus", "model", "class", "input", WEIGHTED_ACCURACY], path)
+
+
+def _first_scores(rows: list[dict]) -> dict[str, dict]:
+    """Scores on test of every corpus at its first thresholds."""
+    by_corpus = {corpus: [row for row in rows if row["corpus"] == corpus] for corpus in names(rows, "corpus")}
+    return {corpus: scores(own, split="test", threshold=thresholds(own)[0]) for corpus, own in by_corpus.items()}
+
+
+def write_curves(settings: Settings, outputs: StageOutputs, folder: Path) -> None:
+    """Write a CSV for each training curve: `calp/<model>.csv`, `pretraining/<model>.csv` and `heads/<corpus>-<model>.csv`."""
+    for kind, by_model in (("calp", outputs.calp), ("pretraining", outputs.pretrained)):
+        for name, metrics in by_model.items():
+            if metrics["curve"]:
+                _write_csv(metrics["curve"], _columns(metrics["curve"]), folder / kind / f"{name}.csv")
+    for name, curves in outputs.heads.items():
+        heads = settings.heads[name]
+        _write_csv(head_losses(curves), ["epoch", "condition", "validation_loss"], folder / "heads" / f"{heads.corpus}-{heads.model}.csv")
+
+
+def _columns(curve: list[dict]) -> list[str]:
+    """`epoch`, then every loss that has a value."""
+    known = dict.fromkeys(key for entry in curve for key, value in entry.items() if value is not None)
+    return ["epoch", *(key for key in known if key != "epoch")]
+
+
+def head_losses(curves: list[dict]) -> list[dict]:
+    """Validation loss by condition and epoch, mean over seeds; only epochs that every seed has."""
+    losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    seeds: dict[str, int] = defaultdict(int)
+    for curve in curves:
+        condition = f"{curve['variant']} {curve['modality']}"
+        seeds[condition] += 1
+        for entry in curve["curve"]:
+            if entry.get("validation_loss") is not None:
+                losses[condition][entry["epoch"]].append(entry["validation_loss"])
+    return [
+        {"epoch": epoch, "condition": condition, "validation_loss": fmean(values)}
+        for condition, by_epoch in losses.items()
+        for epoch, values in sorted(by_epoch.items())
+        if len(values) == seeds[condition]
+    ]
+
+
+def _write_csv(rows: list[dict], columns: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,114 @@
+"""The page `reports/index.html`: what it shows, and its HTML. It is self-contained and needs no network."""
+
+import re
+from pathlib import Path
+
+from pipeline.report import figure_style, stage_graph
+from pipeline.report.data_section import data_section
+from pipeline.report.parameter_tables import paper_sizes, parameter_tables
+from pipeline.report.results_section import results_section
+from pipeline.report.run_table import run_table
+from pipeline.report.stage_outputs import StageOutputs
+from pipeline.report.study_section import REPORT_COMMAND, study_section
+from pipeline.report.training_section import retrieval_section, training_section
+from pipeline.report.wording import language_model_title, mlflow_command
+from pipeline.settings import Settings
+
+METRIC_MEANINGS = (  # metric, formula as HTML, meaning
+    (
+        "weighted_accuracy",
+        "1/(2C) Σ<sub>c</sub> (TP<sub>c</sub>/P<sub>c</sub> + TN<sub>c</sub>/N<sub>c</sub>)",
+        "The mean of the true positive rate and the true negative rate, over the classes (appendix B). A model that knows nothing gets 50.",
+    ),
+    (
+        "accuracy",
+        "1/C Σ<sub>c</sub> (TP<sub>c</sub> + TN<sub>c</sub>)/(P<sub>c</sub> + N<sub>c</sub>)",
+        "The share of correct yes-or-no decisions, over the classes. High for rare classes even if none is ever detected.",
+    ),
+    ("balanced_accuracy", "1/C Σ<sub>c</sub> TP<sub>c</sub>/P<sub>c</sub>", "The mean recall of the classes."),
+    (
+        "f1_paper",
+        "Σ<sub>c</sub> w<sub>c</sub> F1<sub>c</sub>, &nbsp;w<sub>c</sub> = (TP<sub>c</sub> + TN<sub>c</sub>)/Σ (TP + TN)",
+        "What appendix B calls micro F1: the F1 of each class, weighted by its share of the correct decisions.",
+    ),
+    ("f1_macro", "1/C Σ<sub>c</sub> F1<sub>c</sub>", "The unweighted mean of the classes' F1."),
+    ("f1_micro", "", "F1 of the counts summed over the classes."),
+    (
+        "auc_macro",
+        "",
+        "The area under the ROC curve, averaged over the classes. It needs no threshold. A model that knows nothing gets 50.",
+    ),
+    ("accuracy_argmax", "", "The share of utterances whose most likely class is the correct one."),
+)
+THRESHOLDS_MEANING = (
+    "thresholds",
+    "",
+    "Tuned: one for each class, chosen on the validation split for weighted accuracy. 0.5: the same for all classes. Argmax: only the most "
+    "likely class, where each utterance has exactly one. A class without a positive or a negative in the test split is left out of the mean.",
+)
+
+
+def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dict:
+    """What the template shows, with every table of the report in `tables`. Figures are written to the folder."""
+    evaluated = {row["corpus"] for row in outputs.rows}
+    metrics = {row["metric"] for row in outputs.rows}
+    synthetic = [name for name, corpus in settings.corpora.items() if corpus.synthetic]
+    results = [results_section(name, name in synthetic, outputs, folder) for name in settings.targets if name in evaluated]
+    study = study_section(settings, outputs, folder)
+    training = training_section(settings, outputs, folder)
+    retrieval = retrieval_section(settings, outputs, folder)
+    data = [data_section(name, settings, outputs, folder) for name in outputs.corpora]
+    parameters = parameter_tables(paper_sizes(), outputs.calp, outputs.pretrained)
+    graph = stage_graph.read_graph()
+    tables = [table for section in (*results, *data) for table in section["tables"]]
+    tables += [*parameters, *(study["tables"] if study else []), *([retrieval["table"]] if retrieval else [])]
+    return {
+        "title": settings.title,
+        "seeds": settings.seeds,
+        "corpora": list(settings.corpora),
+        "synthetic": synthetic,
+        "models": [model_text(name, settings) for name in settings.models],
+        "results": results,
+        "study": study,
+        "meanings": [line for line in METRIC_MEANINGS if line[0] in metrics] + [THRESHOLDS_MEANING],
+        "training": training,
+        "retrieval": retrieval,
+        "data": data,
+        "parameters": parameters,
+        "runs": run_table(settings, outputs),
+        "stages": graph.descriptions,
+        "graph": figure_style.save(stage_graph.graph_figure(graph), "dag", folder, "svg"),
+        "command": REPORT_COMMAND,
+        "ui": mlflow_command(settings.tracking.uri),
+        "tables": [table for table in tables if table.rows],
+    }
+
+
+def model_text(name: str, settings: Settings) -> str:
+    """A model in a few words."""
+    model = settings.models[name]
+    corpora = "all corpora" if model.pretrain_on == "." else model.pretrain_on
+    return f"model {name}: {language_model_title(model.language_model, model.layers)}, pretrained on {corpora}"
+
+
+def render(content: dict) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["unbroken"] = unbroken
+    environment.filters["commands"] = with_commands_as_code
+    return environment.get_template("report.html.j2").render(content)
+
+
+def unbroken(text: str) -> str:
+    """A text whose numbers do not break from their units."""
+    return re.sub(r"(?<=\d) (?=(±|%|(h|s|min)\b))|(?<=±) ", "\u00a0", text)
+
+
+def with_commands_as_code(text: str):
+    """A text as HTML, its DVC commands as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"dvc repro [^;.]*[^;. ]", lambda match: f"<code>{match[0]}</code>", str(escape(text))))

@@ -1,0 +1,39 @@
+"""Numbers and lists in words, as the sentences and tables of the page show them."""
+
+from pathlib import Path
+
+MISSING = "–"  # a cell whose value is not known
+
+
+def listed(parts: list[str]) -> str:
+    """Parts as an enumeration: "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def in_points(share: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in a readable unit."""
+    if seconds is None:
+        return MISSING
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def audio_hours(hours: float) -> str:
+    """An amount of audio, in minutes where it is less than an hour."""
+    return f"{hours:.1f} h" if hours >= 0.95 else f"{60 * hours:.0f} min"
+
+
+def language_model_title(language_model: str, layers: int | None) -> str:
+    """A language model's name, with the number of its layers where only the first ones are used."""
+    return Path(language_model).name + (f", first {layers} layers" if layers else "")
+
+
+def mlflow_command(uri: str) -> str:
+    """Command that opens the MLflow UI of a tracking store, or the address of its server."""
+    return f"MLflow UI: {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
