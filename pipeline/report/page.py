@@ -43,8 +43,9 @@ METRIC_MEANINGS = (  # metric, formula as HTML, meaning
 THRESHOLDS_MEANING = (
     "thresholds",
     "",
-    "Tuned: one for each class, chosen on the validation split for weighted accuracy. 0.5: the same for all classes. Argmax: only the most "
-    "likely class, where each utterance has exactly one. A class without a positive or a negative in the test split is left out of the mean.",
+    "Tuned: one for each class, chosen on the validation split for weighted accuracy. 0.5: the same for all classes. Argmax: only the "
+    "most likely class, where each utterance has exactly one. A class without a positive or a negative in the test split is left out of "
+    "the mean.",
 )
 
 

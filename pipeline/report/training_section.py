@@ -45,11 +45,11 @@ def training_sentences(settings: Settings, outputs: StageOutputs) -> list[str]:
     for name, metrics in outputs.pretrained.items():
         cut = metrics.get("cut", {}).get("utterances")
         truncated = f"{cut:,} utterances were truncated." if cut else "No utterance was truncated."
-        losses = metrics["validation"]
+        losses, time = metrics["validation"], _time(outputs.measured.get(f"pretrain@{name}", {}))
         sentences.append(
-            f"Masked words and masked audio, {name}: {len(metrics['curve'])} epochs{_time(outputs.measured.get(f'pretrain@{name}', {}))}; "
-            f"held-out losses: words {_loss(losses, 'mlm')}, audio {_loss(losses, 'mam')}, its middle blocks {_loss(losses, 'mam_middle')}. "
-            f"{truncated}"
+            f"Masked words and masked audio, {name}: {len(metrics['curve'])} epochs{time}; "
+            f"held-out losses: words {_loss(losses, 'mlm')}, audio {_loss(losses, 'mam')}, "
+            f"its middle blocks {_loss(losses, 'mam_middle')}. {truncated}"
         )
     for name, curves in outputs.heads.items():
         runs = outputs.measured.get(f"head@{name}", {}).get("heads", [])
