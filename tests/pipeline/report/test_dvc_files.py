@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 from pipeline.report import dvc_files
 
@@ -45,4 +46,14 @@ def test_head_losses_are_means_over_seeds_of_epochs_that_all_have():
         {"variant": "calm", "modality": "both", "curve": [{"epoch": 1, "validation_loss": 3.0}, {"epoch": 2, "validation_loss": None}]},
         {"variant": "calm", "modality": "audio", "curve": [{"epoch": 1, "validation_loss": 4.0}]},
     ]
-    assert dvc_files.head_losses(curves) == {"calm both": {1: 2.0}, "calm audio": {1: 4.0}}
+    assert dvc_files.head_losses(curves) == {"calm-both": {1: 2.0}, "calm-audio": {1: 4.0}}
+
+
+def test_a_curve_has_the_columns_of_its_kind(tmp_path):
+    curve = [{"epoch": 1, "loss": 5.0, "mam": 1.0, "other": 3.0}]
+    heads = {"h": [{"variant": "calm", "modality": "both", "curve": [{"epoch": 1, "validation_loss": 0.5}]}]}
+    outputs = SimpleNamespace(calp={"m": {"curve": []}}, pretrained={"m": {"curve": curve}}, heads=heads)
+    dvc_files.write_curves(SimpleNamespace(heads={"h": SimpleNamespace(corpus="c", model="m")}), outputs, tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv")} == {"pretraining/m.csv", "heads/c-m/calm-both.csv"}
+    assert lines(tmp_path / "pretraining/m.csv") == [{"epoch": "1", "loss": "5.0", "mlm": "", "mam": "1.0", "mam_middle": ""}]
+    assert lines(tmp_path / "heads/c-m/calm-both.csv") == [{"epoch": "1", "validation_loss": "0.5"}]

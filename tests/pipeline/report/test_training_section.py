@@ -21,9 +21,9 @@ def outputs(**measured: dict) -> SimpleNamespace:
 
 def test_sentences_without_measurements():
     assert training_sentences(SETTINGS, outputs()) == [
-        "CALP, small: 1 epochs on 30 min of a and b.",
+        "CALP, small: 1 epoch on 30 min of a and b.",
         "CALP, mm: not trained, by its settings.",
-        "Masked words and masked audio, small: 1 epochs; held-out losses: words 3.14, audio 0.5, its middle blocks –. "
+        "Masked words and masked audio, small: 1 epoch; held-out losses: words 3.14, audio 0.5, its middle blocks –. "
         "No utterance was truncated.",
         "Heads on c, small: 2.",
     ]
@@ -39,7 +39,7 @@ def test_sentences_with_measurements():
         "head@c-small": {"seconds": 99.0, "heads": heads},
     }
     calp, _, masked, trained = training_sentences(SETTINGS, outputs(**measured))
-    assert calp.endswith(" of a and b in 64 s (cpu).") and "1 epochs in 10 min;" in masked
+    assert calp.endswith(" of a and b in 64 s (cpu).") and "1 epoch in 10 min;" in masked
     assert trained == "Heads on c, small: 2; their runs add up to 2 min, several at once."
 
 
