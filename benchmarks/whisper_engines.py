@@ -43,9 +43,7 @@ class Transcripts:
 
 
 def main(
-    corpora: Annotated[
-        Path, typer.Option(envvar="CALM_CORPORA", help="Folder with LibriSpeech, or a part of it, as 'librispeech'.")
-    ],
+    corpora: Annotated[Path, typer.Option(envvar="CALM_CORPORA", help="Folder with LibriSpeech, or a part of it, as 'librispeech'.")],
     utterances: Annotated[int | None, typer.Option(help="Number of utterances, evenly spread; default: all that have a text.")] = None,
     window: Annotated[float, typer.Option(help="Least number of seconds that the encoder sees.")] = DEFAULTS.window_seconds,
     beam: Annotated[int, typer.Option(help="Number of beams of the decoder.")] = DEFAULTS.beam,

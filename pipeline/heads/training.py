@@ -60,8 +60,7 @@ def _unfrozen(
     if condition.row.network != "joint_transformer":
         network.calm.spectran.requires_grad_(networks.trains_front_end(condition))
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
-        # The body's rate is for what is pretrained. A front end that is drawn anew learns at the head's rate.
-        body = [network.calm.language_model if condition.random else network.calm]
+        body = [pretrained_part(condition, network)]
     collator = networks.collator(condition, network)
     start(networks, condition, seed, network, folder / "first")
     curve = train(
@@ -79,6 +78,11 @@ def _unfrozen(
     if keep:
         network.save_pretrained(keep)
     return {split: predict(network, networks.splits[split], collator, section.batch)[:, None] for split in HELD_OUT}, curve
+
+
+def pretrained_part(condition: Condition, network: CalmForSequenceClassification) -> torch.nn.Module:
+    """What learns at the body's rate. A front end that is drawn anew learns at the head's rate."""
+    return network.calm.language_model if condition.random else network.calm
 
 
 def _frozen(

@@ -16,9 +16,12 @@ from calm.corpora.splits import nested
 from calm.models.language_model import packaged_folder
 from pipeline import paths
 from pipeline.evaluation import groups
-from pipeline.heads.networks import Bench, Condition, conditions
+from pipeline.heads import training
+from pipeline.heads.conditions import Condition, conditions
+from pipeline.heads.networks import Networks
 from pipeline.settings import HeadRow
-from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, transfer
+from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, release, transfer
+from pipeline.state import visible
 
 CLASSES = {"one": ("happy", "sad", "anger"), "two": ("angry", "happy", "neutral")}
 ROWS = {
@@ -78,6 +81,8 @@ def study(tmp_path_factory):
         for name in settings.targets:
             baselines.run(settings, name)
             summaries[f"evaluate@{name}"] = evaluate.run(settings, name)
+        for name in settings.heads:
+            summaries[f"release@{name}"] = release.run(settings, name)
         summaries["transfer"] = transfer.run(settings, "one-to-two")
     return folder, settings, summaries
 
@@ -125,27 +130,28 @@ def test_models_differ_as_their_settings_say(study):
     assert not list((folder / paths.encoded("one-mm")).glob("*.parquet"))
     config = read(folder, paths.pretrained("two-20x8") / "config.json")
     assert (config["patch"], config["stride"]) == ([20, 8], [10, 4])
-    assert (folder / paths.heads("one", "one-tiny") / "model").exists() and not (folder / paths.heads("one", "one-mm") / "model").exists()
+    assert (folder / paths.model("one", "one-tiny") / "model.safetensors").exists()
+    assert [path.name for path in (folder / paths.model("one", "one-mm")).iterdir()] == ["README.txt"]
 
 
 def test_rows_start_from_what_they_say(study):
     folder, settings, _ = study
     with contextlib.chdir(folder):
-        bench = Bench(settings.for_model("one-tiny"), "one", "one-tiny", folder)
+        shared_networks = Networks(visible(settings, "head", "one-tiny"), "one", "one-tiny", folder)
         by_name = {
             condition.name: condition
             for condition in conditions(settings.heads["one-tiny"].rows, settings.head)
             if condition.modality == "both"
         }
-        networks = {name: bench.network(condition, 1) for name, condition in by_name.items() if condition.row.network == "calm"}
-        sizes = {name: len(bench.train_rows(condition)) for name, condition in by_name.items()}
+        networks = {name: shared_networks.network(condition, 1) for name, condition in by_name.items() if condition.row.network == "calm"}
+        sizes = {name: len(shared_networks.train_rows(condition)) for name, condition in by_name.items()}
     words = {name: network.calm.language_model.state_dict()["encoder.layer.0.output.dense.weight"] for name, network in networks.items()}
     cls = {name: network.calm.spectran.cls for name, network in networks.items()}
     assert torch.equal(words["calp_only"], words["no_pretraining"]) and not torch.equal(words["calp_only"], words["calm"])
     assert torch.equal(cls["calp_only"], cls["calm"]) and not torch.equal(cls["calp_only"], cls["no_pretraining"])
     for name, front_end_learns_slowly in {"calm": True, "calp_only": True, "no_pretraining": False, "bert_only": False}.items():
-        slow = head.pretrained(by_name[name], network := networks.get(name) or bench.network(by_name[name], 1))
-        slow = {id(parameter) for part in slow for parameter in part.parameters()}
+        slow = training.pretrained_part(by_name[name], network := networks.get(name) or shared_networks.network(by_name[name], 1))
+        slow = {id(parameter) for parameter in slow.parameters()}
         assert slow >= {id(parameter) for parameter in network.calm.language_model.parameters()}
         assert (slow >= {id(parameter) for parameter in network.calm.spectran.parameters()}) is front_end_learns_slowly
     assert sizes["labels_40"] == round(0.4 * sizes["calm"]) and sizes["calm"] == 48
@@ -160,20 +166,20 @@ def test_frozen_heads_learn_from_changed_copies(study, tmp_path_factory):
     )
     with contextlib.chdir(folder):
         folders = (tmp_path_factory.mktemp("vectors") for _ in range(3))
-        bench, again, plain = (
-            Bench(changes.for_model("one-tiny"), "one", "one-tiny", next(folders)) for changes in (changed, changed, settings)
+        shared_networks, again, plain = (
+            Networks(visible(changes, "head", "one-tiny"), "one", "one-tiny", next(folders)) for changes in (changed, changed, settings)
         )
         for row, copied in ((HeadRow(), 48), (HeadRow(labels=0.4), 19)):
             audio, text = (Condition("calm", row, "frozen", modality) for modality in ("audio", "text"))
-            vectors, row_numbers = head.represented(bench, audio, [1])
+            vectors, row_numbers = training.represented(shared_networks, audio, [1])
             assert vectors.shape[:2] == (60 + 2 * copied, 1)
-            assert row_numbers.tolist() == [*range(60), *[*bench.train_rows(audio)] * 2]
+            assert row_numbers.tolist() == [*range(60), *[*shared_networks.train_rows(audio)] * 2]
             itself, once, twice = vectors[row_numbers[60 : 60 + copied]], vectors[60 : 60 + copied], vectors[60 + copied :]
             assert all((a - b).abs().amax((1, 2)).min() > 1e-4 for a, b in ((itself, once), (itself, twice), (once, twice)))
-            assert torch.equal(head.represented(plain, audio, [1])[0], vectors[:60])
-            assert torch.equal(head.represented(again, audio, [1])[0], vectors)
-            assert len(head.represented(bench, text, [1])[1]) == 60
-        _, _, curve = head.on_vectors(bench, audio, vectors, row_numbers, [1], folder / "on-vectors")
+            assert torch.equal(training.represented(plain, audio, [1])[0], vectors[:60])
+            assert torch.equal(training.represented(again, audio, [1])[0], vectors)
+            assert len(training.represented(shared_networks, text, [1])[1]) == 60
+        _, _, curve = training.on_vectors(shared_networks, audio, vectors, row_numbers, [1], folder / "on-vectors")
     assert len(curve) == 2
 
 
@@ -186,7 +192,7 @@ def test_space_holds_vectors_before_and_after(study):
     assert not np.allclose(np.stack(table["audio_before"]), np.stack(table["audio_after"]))
 
 
-def test_buckets_add_up(study):
+def test_groups_add_up(study):
     folder, _, _ = study
     rows = read(folder, paths.evaluation("one") / "buckets.json")
     assert {row["variant"] for row in rows} == {"calm", "calm_frozen"}
