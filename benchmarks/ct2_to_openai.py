@@ -1,4 +1,4 @@
-"""A CTranslate2 Whisper file as a checkpoint of openai-whisper, so that this engine too is tested with real weights."""
+"""Converts a Whisper model from CTranslate2 to openai-whisper, so that both engines can be compared on the same weights."""
 
 import re
 import struct
@@ -27,7 +27,7 @@ NAMES = (  # CTranslate2's names to openai-whisper's, part by part
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Variables of a CTranslate2 `model.bin` by name."""
+    """Variables of a CTranslate2 `model.bin`, by name."""
     variables = {}
     with path.open("rb") as file:
 
@@ -49,37 +49,37 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return variables
 
 
-def state_of(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same variables under openai-whisper's names; stacked projections are taken apart, the key's bias (zero) is left out."""
+def state_dict(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same variables with openai-whisper's names. Stacked projections are split, and the key's bias, which is zero, is left out."""
     state = {}
     for name, value in variables.items():
         if value.dtype not in (np.float16, np.float32) or name == "decoder/projection/weight":
-            continue  # settings such as the number of heads; the projection is the embedding again
+            continue  # settings such as the number of heads; the projection equals the embedding
         value = value.astype(np.float32)
         if stacked := re.fullmatch(r"(.*)/(self_attention/linear_0|attention/linear_0|attention/linear_1)/(weight|bias)", name):
-            block, which, kind = stacked.groups()
-            parts = {"self_attention/linear_0": ["query", "key", "value"], "attention/linear_0": ["query"]}.get(which, ["key", "value"])
-            where = "attn" if which.startswith("self") else "cross_attn"
+            layer, attention, kind = stacked.groups()
+            parts = {"self_attention/linear_0": ["query", "key", "value"], "attention/linear_0": ["query"]}.get(attention, ["key", "value"])
+            module = "attn" if attention.startswith("self") else "cross_attn"
             for part, piece in zip(parts, np.split(value, len(parts)), strict=True):
                 if (part, kind) != ("key", "bias"):
-                    state[_renamed(f"{block}/{where}/{part}/{kind}")] = piece
+                    state[_rename(f"{layer}/{module}/{part}/{kind}")] = piece
         else:
-            state[_renamed(name)] = value
+            state[_rename(name)] = value
     return state
 
 
-def _renamed(name: str) -> str:
+def _rename(name: str) -> str:
     for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
     return name.replace("/", ".")
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write the checkpoint that `whisper.load_model` reads. Raises where a key is missing or too many."""
+    """Write a checkpoint for `whisper.load_model`. Raises RuntimeError if a weight is missing or unexpected."""
     import torch
     from whisper.model import ModelDimensions, Whisper
 
-    state = state_of(read(source))
+    state = state_dict(read(source))
     width = state["encoder.ln_post.weight"].shape[0]
     layers = {side: 1 + max(int(key.split(".")[2]) for key in state if key.startswith(f"{side}.blocks")) for side in ("encoder", "decoder")}
     dims = {
@@ -96,6 +96,6 @@ def convert(source: Path, target: Path) -> None:
     }
     tensors = {key: torch.from_numpy(value) for key, value in state.items()}
     model = Whisper(ModelDimensions(**dims))
-    tensors.setdefault("encoder.positional_embedding", model.encoder.positional_embedding)  # sinusoids, in some files
+    tensors.setdefault("encoder.positional_embedding", model.encoder.positional_embedding)  # sinusoids, which some files lack
     model.load_state_dict(tensors)
     torch.save({"dims": dims, "model_state_dict": model.state_dict()}, target)

@@ -1,7 +1,7 @@
-"""What the flow `rebuild` costs over plain `dvc repro`: `python benchmarks/flow_overhead.py`
+"""Overhead of the flow `rebuild` over plain `dvc repro`: `python benchmarks/flow_overhead.py`
 
-Rebuilds the committed state of this repository from nothing, both ways, in clean clones, and prints both times and their ratio. Servers
-are started before and not counted. On the embedded default on two cores it takes a quarter of an hour.
+Rebuilds the committed state of this repository from nothing in both ways, in clean clones, and prints both times and their ratio. The
+start of the servers does not count. The embedded default takes a quarter of an hour on two cores.
 """
 
 import argparse
@@ -30,13 +30,13 @@ def main() -> None:
 
 
 def rebuild(folder: Path, way: str) -> float:
-    """Seconds of a rebuild in a clean clone, without a lock file and so without anything that is kept."""
+    """Seconds of a rebuild in a clean clone without a lock file, so that nothing is reused."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     (folder / "dvc.lock").unlink(missing_ok=True)
-    given = yaml.safe_load((folder / "params.yaml").read_text())
+    params = yaml.safe_load((folder / "params.yaml").read_text())
     ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
-    given["flows"] = given.get("flows", {}) | ports | {"rebuild": None, "study": None, "score_new": None}
-    (folder / "params.yaml").write_text(yaml.safe_dump(given))
+    params["flows"] = params.get("flows", {}) | ports | {"rebuild": None, "study": None, "score_new": None}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
     flows = [sys.executable, "-m", "pipeline.flows"]
     if way == "dvc":
         return timed(["dvc", "repro"], folder)
@@ -48,7 +48,7 @@ def rebuild(folder: Path, way: str) -> float:
 
 
 def timed(command: list[str], folder: Path) -> float:
-    """Seconds of a command that must end well."""
+    """Seconds that a command takes. Raises CalledProcessError if it fails."""
     begin = time.perf_counter()
     run(command, folder)
     return time.perf_counter() - begin

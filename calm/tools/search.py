@@ -18,7 +18,7 @@ from tqdm import tqdm
 from calm.corpora.files import AUDIO, walk
 from calm.data.examples import each_frames, shards
 from calm.data.ragged import AcousticFrames
-from calm.inference.extractor import CONFIG, text_or_empty
+from calm.inference.extractor import CONFIG, kind_settings, text_or_empty
 from calm.inference.recordings import NO_SPEECH, Listener, Segment, over_files
 from calm.inference.torch_classifier import load_pretrained
 from calm.models.language_model import load_language_model, text_vectors
@@ -57,7 +57,7 @@ class CalpEncoder:
     @property
     def width(self) -> int:
         """Width of the vectors."""
-        return self.model.config.projection or self.model.config.hidden_size
+        return self.model.config.projection or self.model.config.embedding_width
 
     def digest(self) -> str:
         """SHA-256 of everything that the vectors of audio depend on."""
@@ -72,8 +72,9 @@ class CalpEncoder:
         text, tokenizer = text_or_empty(text).strip(), self.processor.tokenizer
         if not text:
             raise ValueError("there are no words to search for: give some, or a recording with --like")
-        if len(tokenizer(text)["input_ids"]) > 512:
-            raise ValueError("the words are more than the language model's 512 tokens: search for fewer")
+        most = self.extractor.max_tokens
+        if len(tokenizer(text)["input_ids"]) > most:
+            raise ValueError(f"the words are more than the language model's {most} tokens: search for fewer")
         own = self.folder / "language_model"  # exists if the language model was trained along
         name, layers = (str(own), None) if own.is_dir() else (self.training["language_model"], self.training["layers"])
         vectors = text_vectors(load_language_model(name, layers), tokenizer, [text], self.training["text_vector"])
@@ -176,7 +177,7 @@ def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
     """
     folder, extractor = DATA / "features" / corpus, encoder.extractor
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    expected = {key: getattr(extractor, key) for key in ("kind", "channels", "window_ms", "hop_ms")}
+    expected = {key: getattr(extractor, key) for key in ("kind", *kind_settings(extractor.kind))}
     expected["sample_rate"] = extractor.sampling_rate
     for key, value in expected.items():
         if stats[key] != value:

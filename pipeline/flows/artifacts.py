@@ -4,7 +4,7 @@ import os
 import shutil
 
 from pipeline import paths
-from pipeline.report import result_tables as results
+from pipeline.report import result_tables
 from pipeline.report.table import cell_text
 from pipeline.settings import Settings
 from pipeline.tracking import provenance, store
@@ -26,11 +26,11 @@ def create(settings: Settings, rebuild: str, states: dict, complete: bool, secon
     metrics = paths.REPORTS / "metrics.json"
     if not metrics.exists():
         return
-    rows = results.read_rows(metrics)
-    create_markdown_artifact(result_tables(rows), "results", f"Results: {settings.title}")
+    rows = result_tables.read_rows(metrics)
+    create_markdown_artifact(tables_markdown(rows), "results", f"Results: {settings.title}")
     last = paths.last_results()
     if last.exists():
-        create_markdown_artifact(difference(rows, results.read_rows(last)), "difference", "Difference to the last successful rebuild")
+        create_markdown_artifact(difference(rows, result_tables.read_rows(last)), "difference", "Difference to the last successful rebuild")
     if complete:
         last.parent.mkdir(parents=True, exist_ok=True)
         partial = last.with_suffix(".partial")
@@ -47,12 +47,12 @@ def stage_times(states: dict) -> list[dict]:
     return rows
 
 
-def result_tables(rows: list[dict]) -> str:
+def tables_markdown(rows: list[dict]) -> str:
     """The result table of every corpus, as Markdown."""
     parts = []
-    for corpus in results.names(rows, "corpus"):
+    for corpus in result_tables.names(rows, "corpus"):
         corpus_rows = [row for row in rows if row["corpus"] == corpus]
-        parts.append(results.result_table(corpus_rows, corpus, results.thresholds(corpus_rows)[0]).markdown())
+        parts.append(result_tables.result_table(corpus_rows, corpus, result_tables.thresholds(corpus_rows)[0]).markdown())
         if any(row["synthetic"] for row in corpus_rows):
             parts.append("Synthetic speech.\n")
     return "\n".join(parts)
@@ -61,9 +61,9 @@ def result_tables(rows: list[dict]) -> str:
 def difference(rows: list[dict], before: list[dict]) -> str:
     """Changes of weighted accuracy on the test split at tuned thresholds, mean over seeds, in percentage points, as Markdown."""
     lines = []
-    for corpus in results.names([*rows, *before], "corpus"):
+    for corpus in result_tables.names([*rows, *before], "corpus"):
         selection = {"corpus": corpus, "split": "test", "threshold": "tuned"}
-        current, previous = results.scores(rows, **selection), results.scores(before, **selection)
+        current, previous = result_tables.scores(rows, **selection), result_tables.scores(before, **selection)
         for key in dict.fromkeys([*current, *previous]):
             new, old = (scores.get(key, {}).get("weighted_accuracy") for scores in (current, previous))
             if (new and new.mean) != (old and old.mean):

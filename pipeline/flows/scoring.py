@@ -128,12 +128,12 @@ class Scorer:
         from calm.inference.recordings import NO_SPEECH, classify_segment
 
         try:
-            pieces = [classify_segment(self.classifier, segment) for segment in self.listener(inbox / file.file)]
+            results = [classify_segment(self.classifier, segment) for segment in self.listener(inbox / file.file)]
         except AudioError as error:
-            pieces = [{"fault": str(error)}]
+            results = [{"fault": str(error)}]
         columns = {**file._asdict(), "sha256": digest(inbox / file.file), "model": self.model, "scored": datetime.now(UTC)}
-        for piece in pieces or [{"fault": NO_SPEECH}]:
-            yield dict.fromkeys(SCHEMA.names) | {"flags": []} | columns | piece
+        for result in results or [{"fault": NO_SPEECH}]:
+            yield dict.fromkeys(SCHEMA.names) | {"flags": []} | columns | result
 
 
 def model_folder(model: str, tracking_uri: str) -> Path:

@@ -1,7 +1,7 @@
 """Small files for `dvc metrics` and `dvc plots`: key numbers, training curves, scores by class."""
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import fmean
 
@@ -10,6 +10,12 @@ from pipeline.report.result_tables import WEIGHTED_ACCURACY, names, scores, thre
 from pipeline.report.results_section import class_scores
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.settings import Settings
+
+CURVE_COLUMNS = {
+    "calp": ["epoch", "loss", "validation_loss"],
+    "pretraining": ["epoch", "loss", "mlm", "mam", "mam_middle"],  # held-out losses, except `loss`
+    "heads": ["epoch", "validation_loss"],
+}
 
 
 def write_summary(rows: list[dict], path: Path) -> None:
@@ -49,38 +55,37 @@ def _first_scores(rows: list[dict]) -> dict[str, dict]:
 
 
 def write_curves(settings: Settings, outputs: StageOutputs, folder: Path) -> None:
-    """Write a CSV for each training curve: `calp/<model>.csv`, `pretraining/<model>.csv` and `heads/<corpus>-<model>.csv`."""
+    """Write a CSV by epoch for each training curve: `calp/<model>`, `pretraining/<model>` and `heads/<corpus>-<model>/<condition>`.
+
+    The columns of a kind are always the same, as `dvc plots` expects them: a loss that a model does not have is empty.
+    """
     for kind, by_model in (("calp", outputs.calp), ("pretraining", outputs.pretrained)):
         for name, metrics in by_model.items():
             if metrics["curve"]:
-                _write_csv(metrics["curve"], _columns(metrics["curve"]), folder / kind / f"{name}.csv")
+                _write_csv(metrics["curve"], CURVE_COLUMNS[kind], folder / kind / f"{name}.csv")
     for name, curves in outputs.heads.items():
         heads = settings.heads[name]
-        _write_csv(head_losses(curves), ["epoch", "condition", "validation_loss"], folder / "heads" / f"{heads.corpus}-{heads.model}.csv")
+        for condition, losses in head_losses(curves).items():
+            lines = [{"epoch": epoch, "validation_loss": loss} for epoch, loss in losses.items()]
+            _write_csv(lines, CURVE_COLUMNS["heads"], folder / "heads" / f"{heads.corpus}-{heads.model}" / f"{condition}.csv")
 
 
-def _columns(curve: list[dict]) -> list[str]:
-    """`epoch`, then every loss that has a value."""
-    known = dict.fromkeys(key for entry in curve for key, value in entry.items() if value is not None)
-    return ["epoch", *(key for key in known if key != "epoch")]
-
-
-def head_losses(curves: list[dict]) -> list[dict]:
-    """Validation loss by condition and epoch, mean over seeds; only epochs that every seed has."""
+def head_losses(curves: list[dict]) -> dict[str, dict[int, float]]:
+    """Condition ("calm-both") -> epoch -> validation loss, mean over seeds; only epochs that every seed has."""
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    seeds: dict[str, int] = defaultdict(int)
+    seeds = Counter(_condition(curve) for curve in curves)
     for curve in curves:
-        condition = f"{curve['variant']} {curve['modality']}"
-        seeds[condition] += 1
         for entry in curve["curve"]:
             if entry.get("validation_loss") is not None:
-                losses[condition][entry["epoch"]].append(entry["validation_loss"])
-    return [
-        {"epoch": epoch, "condition": condition, "validation_loss": fmean(values)}
+                losses[_condition(curve)][entry["epoch"]].append(entry["validation_loss"])
+    return {
+        condition: {epoch: fmean(values) for epoch, values in sorted(by_epoch.items()) if len(values) == seeds[condition]}
         for condition, by_epoch in losses.items()
-        for epoch, values in sorted(by_epoch.items())
-        if len(values) == seeds[condition]
-    ]
+    }
+
+
+def _condition(curve: dict) -> str:
+    return f"{curve['variant']}-{curve['modality']}"
 
 
 def _write_csv(rows: list[dict], columns: list[str], path: Path) -> None:

@@ -8,7 +8,7 @@ from pipeline.report.figure_style import picture
 from pipeline.report.result_tables import names
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.table import Table, group_starts
-from pipeline.report.wording import MISSING, audio_hours, duration, listed
+from pipeline.report.wording import MISSING, audio_hours, counted, duration, listed
 from pipeline.settings import Settings
 
 
@@ -41,15 +41,15 @@ def training_sentences(settings: Settings, outputs: StageOutputs) -> list[str]:
             continue
         data = f"{audio_hours(metrics.get('hours', 0))} of {listed(metrics['corpora'])}"
         time = _time(outputs.measured.get(f"calp@{name}", {}), with_device=True)
-        sentences.append(f"CALP, {name}: {len(metrics['curve'])} epochs on {data}{time}.")
+        sentences.append(f"CALP, {name}: {counted(len(metrics['curve']), 'epoch')} on {data}{time}.")
     for name, metrics in outputs.pretrained.items():
         cut = metrics.get("cut", {}).get("utterances")
-        truncated = f"{cut:,} utterances were truncated." if cut else "No utterance was truncated."
-        losses = metrics["validation"]
+        truncated = f"{counted(cut, 'utterance')} {'was' if cut == 1 else 'were'} truncated." if cut else "No utterance was truncated."
+        losses, time = metrics["validation"], _time(outputs.measured.get(f"pretrain@{name}", {}))
         sentences.append(
-            f"Masked words and masked audio, {name}: {len(metrics['curve'])} epochs{_time(outputs.measured.get(f'pretrain@{name}', {}))}; "
-            f"held-out losses: words {_loss(losses, 'mlm')}, audio {_loss(losses, 'mam')}, its middle blocks "
-            f"{_loss(losses, 'mam_middle')}. {truncated}"
+            f"Masked words and masked audio, {name}: {counted(len(metrics['curve']), 'epoch')}{time}; "
+            f"held-out losses: words {_loss(losses, 'mlm')}, audio {_loss(losses, 'mam')}, "
+            f"its middle blocks {_loss(losses, 'mam_middle')}. {truncated}"
         )
     for name, curves in outputs.heads.items():
         runs = outputs.measured.get(f"head@{name}", {}).get("heads", [])

@@ -10,6 +10,11 @@ def listed(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: "1 epoch", "2 epochs"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def in_points(share: float) -> str:
     """A difference of two shares in percentage points, with its sign."""
     return f"{100 * share:+.1f}".replace("-", "−")

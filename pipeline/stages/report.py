@@ -5,7 +5,6 @@ The stage itself is started like the others.
 """
 
 import sys
-from pathlib import Path
 
 from calm.storage import replacing
 from pipeline import paths

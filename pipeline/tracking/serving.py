@@ -16,9 +16,9 @@ class ServingModel(mlflow.pyfunc.PythonModel):
     """A released model behind `predict`; loaded once, on the GPU if there is one."""
 
     def load_context(self, context) -> None:
-        from calm.inference import loading
+        from calm.inference.loading import load_classifier
 
-        self.classifier = loading.load_classifier(context.artifacts["model"])
+        self.classifier = load_classifier(context.artifacts["model"])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """Probabilities by class. Raises ValueError that names the first row that cannot be used."""

@@ -74,7 +74,7 @@ def test_both_engines_compute_the_same(read, tiny, theirs):
 
 
 def test_both_engines_hear_the_same(read, tiny, theirs):
-    """As the pipeline runs them, int8 against float32, and both in float32; three readers. All of them: benchmarks/whisper_engines.py.
+    """Three readers, with the defaults (int8 and float32) and with float32 in both. All readers: benchmarks/whisper_engines.py.
 
     How int8 rounds depends on the processor (AVX2 saturates where VNNI does not), so a few words may differ.
     """
@@ -93,7 +93,7 @@ def test_both_engines_hear_the_same(read, tiny, theirs):
 
 
 def test_a_loop_of_greedy_decoding_is_left_by_beams(read, tiny, monkeypatch):
-    """Of "but this was all knavery and collusion", int8 makes "naval naval naval ..." until the limit of tokens on some processors."""
+    """On some processors, int8 decodes "but this was all knavery and collusion" to "naval naval naval ..." up to the limit of tokens."""
     clips = heard([row for row in read if row.id == "26-495-0030"])
     engine = engines.load("faster-whisper", tiny, compute_type="float32")
     decode = engine._decode

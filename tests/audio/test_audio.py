@@ -64,7 +64,7 @@ def test_an_interval_is_what_the_whole_file_has_there(tmp_path):
         np.testing.assert_array_equal(file.read(0.5, 1.25), whole[8000:20000])
         np.testing.assert_array_equal(file.read(None, 0.001), whole[:16])
         np.testing.assert_array_equal(file.read(1.5), whole[24000:])
-        np.testing.assert_array_equal(file.read(1.5, 99), whole[24000:])  # an end beyond the file's is cut to it
+        np.testing.assert_array_equal(file.read(1.5, 99), whole[24000:])  # an end beyond the file is clamped
         assert len(file.read(0, 1, sample_rate=8000)) == 8000
 
 
@@ -80,7 +80,7 @@ def write_with_ffmpeg(path, codec: str, samples: np.ndarray, rate: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), [("a.m4a", "aac", 44100), ("a.webm", "libopus", 48000), ("a.mka", "flac", 22050)])
-def test_what_libsndfile_cannot_open_goes_to_ffmpeg(tmp_path, name, codec, rate):
+def test_files_that_libsndfile_cannot_open_are_read_with_ffmpeg(tmp_path, name, codec, rate):
     def rising(rate):
         return sine(440, 6.0, rate) * np.linspace(0.1, 1, 6 * rate, dtype=np.float32)
 
@@ -104,7 +104,7 @@ def test_what_libsndfile_cannot_open_goes_to_ffmpeg(tmp_path, name, codec, rate)
         (lambda path: soundfile.write(path, np.zeros(0), 16000), "holds no audio"),
     ],
 )
-def test_what_is_no_audio_is_named(tmp_path, make, says):
+def test_files_that_are_not_audio_are_named(tmp_path, make, says):
     path = tmp_path / "a.wav"
     make(path)
     with pytest.raises(AudioError, match=says) as error:
@@ -119,7 +119,7 @@ def test_intervals_without_audio(tmp_path, start, end, says):
         read_audio(tmp_path / "a.wav", start, end)
 
 
-def test_flac_cut_short_is_an_error_not_a_shorter_clip(tmp_path):
+def test_a_truncated_flac_is_an_error_and_not_a_shorter_clip(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 64000), 16000)
     whole = (tmp_path / "a.flac").read_bytes()
     (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
@@ -242,7 +242,7 @@ def test_trim_of_nothing_and_of_silence():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
+def test_samples_that_are_not_finite_are_refused(tmp_path, value):
     samples = np.zeros(16000, np.float32)
     samples[12000] = value
     soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")

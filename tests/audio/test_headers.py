@@ -1,4 +1,4 @@
-"""Audio headers: what is sound in any encoding, and each way in which a file cannot be used."""
+"""Audio headers: sound files of any encoding, and each fault that makes a file unusable."""
 
 import struct
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_sound_files(tmp_path, name, channels, rate, options):
     assert not header.fault and header.seconds == pytest.approx(0.5, abs=0.01)
 
 
-def test_what_libsndfile_does_not_know_is_read_with_pyav(tmp_path):
+def test_containers_that_libsndfile_does_not_know_are_read_with_pyav(tmp_path):
     path = tmp_path / "a.m4a"
     with av.open(str(path), "w", format="mp4") as file:
         stream = file.add_stream("aac", rate=16000, layout="mono")
@@ -61,7 +61,7 @@ def test_what_libsndfile_does_not_know_is_read_with_pyav(tmp_path):
     assert not header.fault and header.seconds == pytest.approx(1, abs=0.1)
 
 
-def test_a_recording_cut_in_its_packets(tmp_path):
+def test_a_recording_truncated_between_packets(tmp_path):
     path = tmp_path / "a.mka"
     with av.open(str(path), "w") as file:
         stream = file.add_stream("flac", rate=16000, layout="mono")
@@ -88,7 +88,7 @@ def test_a_flac_from_a_pipe_does_not_say_how_long_it_is(tmp_path):
         read_audio(path)
 
 
-def test_sizes_that_promise_nothing_are_believed_by_the_file(tmp_path):
+def test_a_size_of_unknown_is_ignored(tmp_path):
     assert read_header(patch(write(tmp_path / "a.wav"), 40, 0xFFFFFFFF, form="<I")).seconds == 0.5
 
 
@@ -118,8 +118,8 @@ def test_files_that_cannot_be_used(tmp_path, make, fault):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.sampled_from(["WAV", "FLAC"]))
-def test_no_damage_makes_it_fail_or_believe_in_more_than_there_is(tmp_path, data, form):
-    """A file cut anywhere and with any byte of its header changed is either sound and no longer than it was, or has a fault."""
+def test_damaged_files_are_sound_or_have_a_fault(tmp_path, data, form):
+    """A file that is cut anywhere and has any byte of its header changed has either a length or a fault, and never both."""
     path = write(tmp_path / "a.bin", format=form)
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, 43))] = data.draw(st.integers(0, 255))

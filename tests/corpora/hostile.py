@@ -1,7 +1,7 @@
-"""Trees of CMU-MOSEI and MSP-Podcast with everything wrong that a release or a copy of it can have, and what was put into them.
+"""Corpora in the layouts of CMU-MOSEI and MSP-Podcast with all faults that a release or a copy of it may have.
 
-Each strategy draws a plain description; each `write_*` lays it out on disk. What a reader should make of it is counted from the
-description, never read back from the files.
+Each strategy draws a description, and each `write_*` writes it to disk. Expected results are computed from the description, never from
+the files.
 """
 
 import csv

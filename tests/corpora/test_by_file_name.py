@@ -1,4 +1,4 @@
-"""RAVDESS and CREMA-D: corpora whose annotation is their file names."""
+"""RAVDESS and CREMA-D, whose annotation is in the file names."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Hostile trees of both real corpora: no crash but a clear error, no row lost without its reason, kept + dropped = what was there."""
+"""Damaged corpora in both real layouts: no crash but a clear error, a reason for every lost row, and kept + dropped = all rows."""
 
 import contextlib
 import csv
@@ -31,7 +31,7 @@ LIMITS = Limits(min_seconds=0.25, max_seconds=5, max_dropped=1)
 
 
 def checked(format: str, path: Path, **options) -> Corpus:
-    """A corpus read and held against its audio, with what is true of any: reasons, ids, times, sound that can be read."""
+    """A corpus read and checked against its audio, with properties that always hold: reasons, ids, times, audio that can be read."""
     corpus = read_corpus(format, path, **options)
     headers = read_headers({row.audio for row in corpus.utterances}, "hostile")
     check(corpus, headers, LIMITS)
@@ -110,7 +110,7 @@ damage = st.lists(st.tuples(st.integers(0, 43), st.integers(0, 255)), max_size=3
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(hostile.GOOD + hostile.BAD_SOUNDS), st.one_of(st.none(), st.integers(0, 40_000)), damage)
 def test_sound(sound, length, bytes_changed):
-    """Whole, cut anywhere, or with bytes of its header changed: what the header check lets through is read as long as it says."""
+    """Whole, cut anywhere, or with bytes of its header changed: if the header check passes, the file has that length."""
     content = bytearray(hostile.content(sound)[:length])
     for offset, value in bytes_changed:
         content[offset : offset + 1] = [value] if offset < len(content) else []

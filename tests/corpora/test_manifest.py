@@ -1,4 +1,4 @@
-"""One's own table of utterances: its three forms, odd cells, and splits that are made for it."""
+"""Tables of utterances: all file formats, odd cells, and generated splits."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def test_csv_with_mark_line_ends_and_quoted_commas(tmp_path):
     assert corpus.classes == ("happy", "sad") and not corpus.one_hot and corpus.checks["columns not read"] == ["mood"]
 
 
-def test_the_three_forms_agree(tmp_path):
+def test_all_file_formats_agree(tmp_path):
     rows = [
         {"audio": f"{n}.wav", "text": "So", "speaker": f"s{n}", "split": "train", "labels": ["b"] if n % 2 else ["a"]} for n in range(4)
     ]
@@ -97,7 +97,7 @@ def test_another_file_is_one_clear_sentence(tmp_path, name, text, says):
 
 
 def test_odd_values_in_json(tmp_path):
-    """Names that are no files, numbers beyond any float, text that no table can hold, brackets without end."""
+    """Names that are not files, numbers too large for a float, text that is not valid Unicode, endless brackets."""
     rows = [
         {"audio": "."},
         {"audio": "/"},

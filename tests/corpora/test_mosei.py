@@ -1,4 +1,4 @@
-"""CMU-MOSEI: transcripts and labels are joined by time, every known fault is mended or named, and the official figures come out."""
+"""CMU-MOSEI: transcripts and labels are joined by time, known faults are corrected or reported, and the official counts come out."""
 
 import csv
 import json
@@ -87,7 +87,7 @@ def test_one_line_in_latin_1_leaves_the_others_as_they_are(tmp_path):
     assert [row.text for row in corpus.utterances] == ["naïve", "café"]
 
 
-def test_what_cannot_be_used_is_dropped_and_named(tmp_path):
+def test_unusable_segments_are_dropped_and_named(tmp_path):
     nan, low, high = [np.nan] + NEUTRAL[1:], [0, -1, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0]
     labels = {
         "v": [((0, 2), nan), ((2, 4), low), ((4, 6), high), ((6, 8), NEUTRAL), ((50, 60), NEUTRAL), ((np.nan, 9), NEUTRAL)],

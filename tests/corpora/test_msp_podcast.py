@@ -1,4 +1,4 @@
-"""MSP-Podcast: every release's spellings and forms, the label tasks, and the consensus against the workers' votes."""
+"""MSP-Podcast: file names and formats of all releases, the kinds of labels, and the consensus compared with the votes."""
 
 import csv
 import json
@@ -139,7 +139,7 @@ def test_labels_txt_alone_with_partitions_and_speakers(tmp_path):
     assert len(corpus.utterances) + len(corpus.dropped) == len(ROWS) + 2
 
 
-def test_transcripts_only_where_asked_for(tmp_path):
+def test_transcripts_are_optional(tmp_path):
     texts = {
         "Transcripts/MSP-PODCAST_0001_0008.txt": "So  [inaudible 00:04:08] I\nSAID",
         "Transcripts/MSP-PODCAST_0003_0001.txt": "[noise]",
@@ -178,7 +178,7 @@ def test_a_file_in_two_partitions_is_in_none(tmp_path):
     assert corpus.checks["lines of Speaker_ids.txt that do not parse"] == ["Speaker_1 Male"]
 
 
-def test_a_row_is_lost_alone_and_once(tmp_path):
+def test_a_broken_row_loses_no_other_row(tmp_path):
     """An unclosed quote, and a file that is in the JSON twice; the partition list does not bring a broken row back."""
     text = HEAD + 'a.wav,"N,4,4,4,1,Male,Train\nb.wav,N,4,4,4,1,Male,Train\nc.wav,"N",4,4,4,1,Male,Train\n'
     root = write(tmp_path / "csv", {"labels_consensus.csv": text, "Partitions.txt": "Train; a.wav"})
@@ -192,7 +192,7 @@ def test_a_row_is_lost_alone_and_once(tmp_path):
     assert [row.id for row in corpus.dropped] == ["b", "c", "labels_consensus.json row 4"]
 
 
-def test_answers_below_a_torn_first_line_count_for_no_other_file(tmp_path):
+def test_answers_below_a_broken_first_line_count_for_no_other_file(tmp_path):
     """And a repeated block counts once."""
     text = labels_txt().replace("MSP-PODCAST_0001_0009_0001.wav; X; A:4.0", "MSP-PODCAST_0001_0009_0001.wav; X; \n")
     corpus = read_corpus("msp_podcast", write(tmp_path, {"labels_consensus.csv": consensus_csv(), "labels.txt": text + "\n" + text}))
@@ -283,7 +283,7 @@ def test_plurality_is_the_single_most_frequent_vote(names):
 
 @pytest.mark.parametrize("form", ["csv", "json", "txt"])
 def test_real_annotation_in_this_format(tmp_path, form):
-    """5427 annotated files of a sister corpus: the published counts, and not one consensus that the votes do not give."""
+    """5427 annotated files of a related corpus: the published counts, and every consensus agrees with the votes."""
     if not os.environ.get("CALM_CORPORA"):
         pytest.skip("CALM_CORPORA is not set: no real labels")
     real = Path(os.environ["CALM_CORPORA"]) / "labels/msp_format"

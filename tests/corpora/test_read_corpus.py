@@ -1,4 +1,4 @@
-"""The registry: every format is there, options are checked before the corpus is touched, faults are one sentence."""
+"""The registry of formats: options are checked before the corpus is touched, faults are one sentence, and layouts name missing parts."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The ingest stage: every row is kept or named with its reason, ends are mended, and a bad corpus stops with one sentence."""
+"""The stage `ingest`: every row is kept or reported with its reason, ends are corrected, and a bad corpus stops with one sentence."""
 
 import contextlib
 import json
@@ -127,7 +127,7 @@ def test_no_row_left(tmp_path):
         run(tmp_path, corpus(tmp_path, ["gone.wav,,,s,train,"]))
 
 
-def test_rows_not_asked_for_are_no_loss(tmp_path):
+def test_rows_that_options_exclude_do_not_count_as_lost(tmp_path):
     for name in ("03-01-05-01-01-01-01", "03-02-05-01-01-01-01", "03-01-05-01-01-01-24"):
         soundfile.write(tmp_path / f"{name}.wav", np.full(16000, 0.1), 16000)
     table, report = run(tmp_path, settings.CorpusSettings(format="ravdess", path=tmp_path), LIMITS.model_copy(update={"max_dropped": 0}))
@@ -152,7 +152,7 @@ def sounds(tmp_path_factory):
     )
 )
 def test_kept_and_dropped_add_to_what_was_read(sounds, rows):
-    """Whatever the intervals are: the counts add up, and what is kept lies within its file and the limits."""
+    """For any intervals, the counts add up, and kept rows are within their file and the limits."""
     with tempfile.TemporaryDirectory() as folder:
         lines = [f"{sounds / audio if audio else ''},{start},{end},s,train,{labels}" for audio, start, end, labels in rows]
         source = corpus(Path(folder), lines)
@@ -228,7 +228,7 @@ def test_pieces_are_joined_without_loss_or_overlap(gaps, shortest, longest):
 
 
 def test_a_recording_is_read_window_by_window(tmp_path, monkeypatch):
-    """Speech of 3 s every 4 s: windows that end within it give the same pieces as one window over all."""
+    """Speech of 3 s every 4 s: windows that end within speech give the same pieces as a single window."""
 
     def loud(samples, _):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], np.abs(samples) > 0.05, [0]])))

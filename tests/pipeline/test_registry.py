@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from calm.audio.decoding import read_audio
 from calm.cli import app
-from calm.inference import loading
+from calm.inference.loading import load_classifier
 from calm.inference.onnx_classifier import Compiled
 from pipeline.execution import workers
 from pipeline.tracking import registry
@@ -83,11 +83,11 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     probabilities = model.predict(pd.DataFrame(rows))
     expected = 1 / (1 + np.exp(-np.stack(logits["logits"].to_list())))
     np.testing.assert_allclose(probabilities.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
-    predictor = loading.load_classifier(released)
-    clips = [read_audio(file, sample_rate=predictor.sample_rate) for file in files]
-    assert isinstance(predictor, Compiled)  # as `calm predict` has it
-    np.testing.assert_allclose(predictor(clips, rows["text"]), probabilities.to_numpy(), atol=1e-6)
-    assert list(probabilities.columns) == list(predictor.classes)
+    classifier = load_classifier(released)
+    clips = [read_audio(file, sample_rate=classifier.sample_rate) for file in files]
+    assert isinstance(classifier, Compiled)  # as in `calm predict`
+    np.testing.assert_allclose(classifier(clips, rows["text"]), probabilities.to_numpy(), atol=1e-6)
+    assert list(probabilities.columns) == list(classifier.classes)
     assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
 
 
@@ -166,4 +166,4 @@ def test_a_missing_model_is_named(rebuilt):
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no released model"):
-        loading.load_classifier(tmp_path)
+        load_classifier(tmp_path)

@@ -16,9 +16,7 @@ from calm.corpora.splits import nested
 from calm.models.language_model import packaged_folder
 from pipeline import paths
 from pipeline.evaluation import groups
-from pipeline.evaluation.predictions import tables_of
 from pipeline.heads.networks import Bench, Condition, conditions
-from pipeline.report.study_tables import SHAPES
 from pipeline.settings import HeadRow
 from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, transfer
 
@@ -51,7 +49,7 @@ def study(tmp_path_factory):
             "two-20x8": {**shared, "pretrain_on": "two", "spectran": {"patch": [20, 8], "stride": [10, 4]}},
         }
         rows = {"no_calp_text": {"modalities": ["audio"]}}
-        made = make(
+        settings = make(
             60,
             CLASSES,
             seeds=[1, 2],
@@ -70,18 +68,18 @@ def study(tmp_path_factory):
             evaluate={"baselines": ["chance"], "bootstrap": 20},
             tracking={"uri": "sqlite:///mlflow.db", "system_metrics_seconds": 60},
         )
-        said = {}
+        summaries = {}
         for name in models:
-            said[f"calp@{name}"] = calp.run(made, name)
-            said[f"embed@{name}"] = embed.run(made, name)
-            said[f"pretrain@{name}"] = pretrain.run(made, name)
-        for name in made.heads:
-            said[f"head@{name}"] = head.run(made, name)
-        for name in made.targets:
-            baselines.run(made, name)
-            said[f"evaluate@{name}"] = evaluate.run(made, name)
-        said["transfer"] = transfer.run(made, "one-to-two")
-    return folder, made, said
+            summaries[f"calp@{name}"] = calp.run(settings, name)
+            summaries[f"embed@{name}"] = embed.run(settings, name)
+            summaries[f"pretrain@{name}"] = pretrain.run(settings, name)
+        for name in settings.heads:
+            summaries[f"head@{name}"] = head.run(settings, name)
+        for name in settings.targets:
+            baselines.run(settings, name)
+            summaries[f"evaluate@{name}"] = evaluate.run(settings, name)
+        summaries["transfer"] = transfer.run(settings, "one-to-two")
+    return folder, settings, summaries
 
 
 def read(folder, path):
@@ -91,10 +89,10 @@ def read(folder, path):
 def test_every_row_is_evaluated(study):
     folder, _, _ = study
     rows = read(folder, paths.evaluation("one") / "metrics.json")
-    found = {(row["variant"], row["modality"], row["seed"]) for row in rows if row["metric"] == "weighted_accuracy" and row["lm"] == "tiny"}
+    names = {(row["variant"], row["modality"], row["seed"]) for row in rows if row["metric"] == "weighted_accuracy" and row["lm"] == "tiny"}
     expected = {(name, "both") for name in ("calm", "calm_frozen", *list(ROWS)[1:], "mm_only")}
     expected |= {("calm", "audio"), ("calm_frozen", "audio"), ("no_calp_text", "audio")}
-    assert found == {(*row, seed) for row in expected for seed in (1, 2)}
+    assert names == {(*row, seed) for row in expected for seed in (1, 2)}
 
 
 def test_calm_is_compared_with_every_row(study):
@@ -116,13 +114,13 @@ def test_calm_is_compared_with_every_row(study):
 
 
 def test_models_differ_as_their_settings_say(study):
-    folder, made, said = study
-    metrics = {name: read(folder, paths.calp(name) / "metrics.json") for name in made.models}
+    folder, settings, summaries = study
+    metrics = {name: read(folder, paths.calp(name) / "metrics.json") for name in settings.models}
     assert metrics["one-mm"]["curve"] == [] == metrics["one-mm"]["retrieval"] and metrics["one-mm"]["flops"] == 0
     assert len(metrics["one-tiny"]["curve"]) == 1 and metrics["one-tiny"]["flops"] > 1e9
-    pretrained = {name: read(folder, paths.pretrained(name) / "metrics.json") for name in made.models}
+    pretrained = {name: read(folder, paths.pretrained(name) / "metrics.json") for name in settings.models}
     assert "mlm" in pretrained["one-tiny"]["validation"] and "mlm" not in pretrained["one-audio"]["validation"]
-    assert "words" not in said["pretrain@one-audio"] and "words" in said["pretrain@one-tiny"]
+    assert "words" not in summaries["pretrain@one-audio"] and "words" in summaries["pretrain@one-tiny"]
     assert pretrained["one-mm"]["flops"] > pretrained["one-tiny"]["flops"] > 1e8  # SpecTran is trained along
     assert not list((folder / paths.encoded("one-mm")).glob("*.parquet"))
     config = read(folder, paths.pretrained("two-20x8") / "config.json")
@@ -131,18 +129,22 @@ def test_models_differ_as_their_settings_say(study):
 
 
 def test_rows_start_from_what_they_say(study):
-    folder, made, _ = study
+    folder, settings, _ = study
     with contextlib.chdir(folder):
-        bench = Bench(made.for_model("one-tiny"), "one", "one-tiny", folder)
-        of = {condition.name: condition for condition in conditions(made.heads["one-tiny"].rows, made.head) if condition.modality == "both"}
-        networks = {name: bench.network(condition, 1) for name, condition in of.items() if condition.row.network == "calm"}
-        sizes = {name: len(bench.train_rows(condition)) for name, condition in of.items()}
+        bench = Bench(settings.for_model("one-tiny"), "one", "one-tiny", folder)
+        by_name = {
+            condition.name: condition
+            for condition in conditions(settings.heads["one-tiny"].rows, settings.head)
+            if condition.modality == "both"
+        }
+        networks = {name: bench.network(condition, 1) for name, condition in by_name.items() if condition.row.network == "calm"}
+        sizes = {name: len(bench.train_rows(condition)) for name, condition in by_name.items()}
     words = {name: network.calm.language_model.state_dict()["encoder.layer.0.output.dense.weight"] for name, network in networks.items()}
     cls = {name: network.calm.spectran.cls for name, network in networks.items()}
     assert torch.equal(words["calp_only"], words["no_pretraining"]) and not torch.equal(words["calp_only"], words["calm"])
     assert torch.equal(cls["calp_only"], cls["calm"]) and not torch.equal(cls["calp_only"], cls["no_pretraining"])
     for name, front_end_learns_slowly in {"calm": True, "calp_only": True, "no_pretraining": False, "bert_only": False}.items():
-        slow = head.pretrained(of[name], network := networks.get(name) or bench.network(of[name], 1))
+        slow = head.pretrained(by_name[name], network := networks.get(name) or bench.network(by_name[name], 1))
         slow = {id(parameter) for part in slow for parameter in part.parameters()}
         assert slow >= {id(parameter) for parameter in network.calm.language_model.parameters()}
         assert (slow >= {id(parameter) for parameter in network.calm.spectran.parameters()}) is front_end_learns_slowly
@@ -151,25 +153,27 @@ def test_rows_start_from_what_they_say(study):
 
 def test_frozen_heads_learn_from_changed_copies(study, tmp_path_factory):
     """Of the training rows that a condition may see, so many copies, each by its own draw; the rows themselves stay as they are."""
-    folder, made, _ = study
+    folder, settings, _ = study
     augment = {"time_masks": 1, "time_mask_frames": 40}
-    changed = made.model_copy(update={"head": type(made.head)(**made.head.model_dump() | {"frozen_copies": 2, "augment": augment})})
+    changed = settings.model_copy(
+        update={"head": type(settings.head)(**settings.head.model_dump() | {"frozen_copies": 2, "augment": augment})}
+    )
     with contextlib.chdir(folder):
         folders = (tmp_path_factory.mktemp("vectors") for _ in range(3))
         bench, again, plain = (
-            Bench(settings.for_model("one-tiny"), "one", "one-tiny", next(folders)) for settings in (changed, changed, made)
+            Bench(changes.for_model("one-tiny"), "one", "one-tiny", next(folders)) for changes in (changed, changed, settings)
         )
         for row, copied in ((HeadRow(), 48), (HeadRow(labels=0.4), 19)):
             audio, text = (Condition("calm", row, "frozen", modality) for modality in ("audio", "text"))
-            vectors, of = head.represented(bench, audio, [1])
+            vectors, row_numbers = head.represented(bench, audio, [1])
             assert vectors.shape[:2] == (60 + 2 * copied, 1)
-            assert of.tolist() == [*range(60), *[*bench.train_rows(audio)] * 2]
-            itself, once, twice = vectors[of[60 : 60 + copied]], vectors[60 : 60 + copied], vectors[60 + copied :]
+            assert row_numbers.tolist() == [*range(60), *[*bench.train_rows(audio)] * 2]
+            itself, once, twice = vectors[row_numbers[60 : 60 + copied]], vectors[60 : 60 + copied], vectors[60 + copied :]
             assert all((a - b).abs().amax((1, 2)).min() > 1e-4 for a, b in ((itself, once), (itself, twice), (once, twice)))
             assert torch.equal(head.represented(plain, audio, [1])[0], vectors[:60])
             assert torch.equal(head.represented(again, audio, [1])[0], vectors)
             assert len(head.represented(bench, text, [1])[1]) == 60
-        _, _, curve = head.on_vectors(bench, audio, vectors, of, [1], folder / "on-vectors")
+        _, _, curve = head.on_vectors(bench, audio, vectors, row_numbers, [1], folder / "on-vectors")
     assert len(curve) == 2
 
 
@@ -209,12 +213,12 @@ def test_word_errors_by_utterance(tmp_path):
 
 
 def test_transfer_is_over_the_shared_emotions(study):
-    folder, _, said = study
+    folder, _, summaries = study
     rows = read(folder, paths.transfer("one-to-two") / "metrics.json")["rows"]
     assert {row["threshold"] for row in rows} == {"tuned", "0.5"} and rows[0]["classes"] == ["angry", "happy"]
     assert all((row["trained_on"], row["tested_on"], row["n"]) == ("one", "two", 6) for row in rows)
     assert all(row["low"] <= row["value"] <= row["high"] and row["own"] is not None for row in rows)
-    assert "over 2 emotions" in said["transfer"]
+    assert "over 2 emotions" in summaries["transfer"]
 
 
 def test_shared_emotions():
@@ -229,19 +233,6 @@ def test_label_shares_are_nested_and_stratified():
     assert [int(targets[sorted(shares[0.2])][:, kind].sum()) for kind in range(3)] == [10, 6, 4]
     assert set(nested(targets, 0.2, 8)) != shares[0.2] and set(nested(targets, 0.2, 7)) == shares[0.2]
     assert len(nested(targets[:2], 0.01, 1)) == 1
-
-
-def test_tables_of_the_paper():
-    assert tables_of("calm", "both") == "1 3 2 7 8 9 10 11 12" and tables_of("calm_frozen", "audio") == "5 6 7 8"
-    assert tables_of("labels_20", "both") == "9 10" and tables_of("egemaps", "audio") == ""
-
-
-def test_runs_are_tagged_with_the_tables_of_the_page():
-    for shape in SHAPES:
-        for line in shape.lines:
-            if line.variant not in ("egemaps", "logmel_functionals"):  # beside the paper's rows, not of them
-                assert str(shape.mosei) in tables_of(line.variant, line.inputs[0]).split()
-                assert str(shape.msp) in tables_of(line.variant, line.inputs[0]).split()
 
 
 def test_a_peer_has_one_condition():

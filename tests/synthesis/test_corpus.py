@@ -1,4 +1,4 @@
-"""The corpora of synthetic speech: in the real layouts, the same bytes for a seed, disjoint speakers, every class in every split."""
+"""Corpora of synthetic speech: real layouts, equal bytes for equal seeds, disjoint speakers, and every class in every split."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ SMALL = {"utterances": 60, "speakers": 20, "label_noise": 0.1, "seed": 5}
 
 @pytest.fixture(scope="module")
 def msp(tmp_path_factory) -> Path:
-    """The real thing: spoken, by two processes."""
+    """A corpus with real synthesis, by two processes."""
     folder = tmp_path_factory.mktemp("raw") / "msp"
     corpus.make(folder, "msp_podcast", **SMALL, workers=2)
     return folder
@@ -27,7 +27,7 @@ def msp(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def hum(monkeypatch):
-    """Takes the synthesis out: every line becomes a hum of its own length."""
+    """Replaces the synthesis: every line becomes a hum as long as its text."""
 
     def waves(lines, workers=None):
         for line in lines:
@@ -60,8 +60,8 @@ def test_every_class_in_every_split_and_no_speaker_in_two(format, size):
         classes = Counter(labels if format == "msp_podcast" else (name for label in labels for name in label))
         wanted = set("ASHUFDCN") if format == "msp_podcast" else {name for label in MOSEI_SHARES for name in label}
         assert all(classes[name] >= (2 if size[0] < 100 else 3) for name in wanted), (split, classes)
-    splits_of = {(turn.speaker.number, turn.split) for turn in turns}
-    assert len(splits_of) == len({number for number, _ in splits_of}) == size[1]
+    pairs = {(turn.speaker.number, turn.split) for turn in turns}
+    assert len(pairs) == len({number for number, _ in pairs}) == size[1]
 
 
 def test_the_most_common_codes_and_the_share_of_wrong_labels():
@@ -230,7 +230,7 @@ def test_the_same_seed_gives_the_same_corpus_and_another_one_another(mosei, tmp_
     assert contents(tmp_path / "other")["CMU_MOSEI_Labels.csd"] != contents(mosei)["CMU_MOSEI_Labels.csd"]
 
 
-# --- what must not happen ---
+# --- faults ---
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
@@ -246,7 +246,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, wrong, message):
         corpus.make(tmp_path / "mosei", "mosei", **SMALL | wrong)
 
 
-def test_no_half_made_corpus_stays_and_an_old_one_is_kept(mosei, monkeypatch):
+def test_a_failure_leaves_no_partial_corpus_and_keeps_the_old_one(mosei, monkeypatch):
     before = contents(mosei)
 
     def broken(lines, workers=None):

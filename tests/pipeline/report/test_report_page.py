@@ -1,4 +1,4 @@
-"""The report page and its tables, from small made inputs; in a browser where one is installed."""
+"""The report from invented outputs of the other stages; the page in a browser where one is installed."""
 
 import json
 import re
@@ -9,27 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_report import made_inputs, made_rows
 from made_window import BROWSER, measured
+from sample_report import sample_rows, write_stage_outputs
 
 from pipeline import paths
-from pipeline.report import dag, figures, results, tables
+from pipeline.paper import VARIANTS
+from pipeline.report import data_section, figures, page, result_tables
 from pipeline.settings import Settings, load
 from pipeline.stages import report
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with everything made and the report written; the settings beside it."""
-    folder = tmp_path_factory.mktemp("made")
+def reported(tmp_path_factory):
+    """A folder with the report on the outputs of all stages, and the settings."""
+    folder = tmp_path_factory.mktemp("reported")
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(REPOSITORY / "recipes" / "demo.yaml" if name == "params.yaml" else REPOSITORY / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         settings = load()
-        made_inputs(folder, settings)
+        write_stage_outputs(folder, settings)
         report.run(settings)
     return folder, settings
 
@@ -46,50 +47,50 @@ def cells_of(table: str) -> list[list[str]]:
     return [[strip.sub("", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
 
 
-def test_page_needs_no_network_and_is_small(made):
-    page = page_of(made[0])
-    assert len(page.encode()) < 3 * 2**20 and 'id="study"' not in page
-    loads = re.findall(r"""(?:src|href|action|data|poster)\s*=\s*["']?([^"'\s>]+)|url\(([^)]+)\)|@import\s+(\S+)""", page)
-    assert all(re.match(r"#|data:", next(filter(None, found))) for found in loads), loads
-    assert "<script" not in page
+def test_page_needs_no_network_and_is_small(reported):
+    html = page_of(reported[0])
+    assert len(html.encode()) < 3 * 2**20 and 'id="study"' not in html
+    loads = re.findall(r"""(?:src|href|action|data|poster)\s*=\s*["']?([^"'\s>]+)|url\(([^)]+)\)|@import\s+(\S+)""", html)
+    assert all(re.match(r"#|data:", next(filter(None, match))) for match in loads), loads
+    assert "<script" not in html
 
 
-def test_metrics_are_those_of_the_evaluations(made):
-    folder, settings = made
+def test_metrics_are_those_of_the_evaluations(reported):
+    folder, settings = reported
     text = (folder / "reports/metrics.json").read_text()
     written = json.loads(text)
-    assert text.count("\n") == len(written) + 2 and tuple(written[0]) == results.KEYS
-    given = [row for corpus in settings.targets for row in json.loads((folder / paths.evaluation(corpus) / "metrics.json").read_text())]
-    as_set = [{json.dumps(row, sort_keys=True) for row in rows} for rows in (written, given)]
-    assert as_set[0] == as_set[1] and len(written) == len(given)
-    assert results.sort_rows(reversed(written)) == written
+    assert text.count("\n") == len(written) + 2 and tuple(written[0]) == result_tables.COLUMNS
+    evaluated = [row for corpus in settings.targets for row in json.loads((folder / paths.evaluation(corpus) / "metrics.json").read_text())]
+    as_set = [{json.dumps(row, sort_keys=True) for row in rows} for rows in (written, evaluated)]
+    assert as_set[0] == as_set[1] and len(written) == len(evaluated)
+    assert result_tables.sort_rows(reversed(written)) == written
 
 
 @pytest.mark.parametrize("threshold", ["0.5", "tuned", "argmax"])
-def test_table_shows_the_means_of_metrics_json(made, threshold):
-    folder, _ = made
+def test_table_shows_the_means_of_metrics_json(reported, threshold):
+    folder, _ = reported
     rows = json.loads((folder / "reports/metrics.json").read_text())
-    page = page_of(folder)
-    names = {title: name for name, title in results.VARIANTS.items()}
+    html = page_of(folder)
+    names = {title: name for name, title in VARIANTS.items()}
     inputs = {"audio": "audio", "text": "text", "audio + text": "both", "–": "none"}
-    section = page[page.index('id="results-msp"') :]
+    section = html[html.index('id="results-msp"') :]
     number = ["tuned", "0.5", "argmax"].index(threshold)
     shown = cells_of(section.split('<figure class="table">')[1 + number])
     assert len(shown) == 15
-    for title, given, *values in shown:
-        for metric, cell in zip((*results.METRICS, *results.EXTRA.get(threshold, ())), values, strict=True):
+    for title, modality, *values in shown:
+        for metric, cell in zip((*result_tables.METRICS, *result_tables.EXTRA_METRICS.get(threshold, ())), values, strict=True):
             wanted = {"corpus": "msp", "split": "test", "threshold": threshold, "metric": metric}
-            wanted |= {"variant": names[title], "modality": inputs[given]}
-            found = [row["value"] for row in rows if wanted.items() <= row.items()]
-            spread = f" ± {100 * np.std(found, ddof=1):.1f}" if len(found) > 1 else ""
-            assert cell == f"{100 * np.mean(found):.1f}{spread}"
+            wanted |= {"variant": names[title], "modality": inputs[modality]}
+            seeds = [row["value"] for row in rows if wanted.items() <= row.items()]
+            spread = f" ± {100 * np.std(seeds, ddof=1):.1f}" if len(seeds) > 1 else ""
+            assert cell == f"{100 * np.mean(seeds):.1f}{spread}"
 
 
-def test_best_of_a_column_is_bold(made):
-    folder, _ = made
+def test_best_of_a_column_is_bold(reported):
+    folder, _ = reported
     rows = json.loads((folder / "reports/metrics.json").read_text())
-    table = results.result_table(rows, "mosei", "tuned")
-    for column in range(2, 2 + len(results.METRICS)):
+    table = result_tables.result_table(rows, "mosei", "tuned")
+    for column in range(2, 2 + len(result_tables.METRICS)):
         marked = [row for row, c in table.bold if c == column]
         means = [row[column].mean for row in table.rows]
         assert [round(means[row], 9) for row in marked] == [round(max(means), 9)] * len(marked) != []
@@ -97,25 +98,25 @@ def test_best_of_a_column_is_bold(made):
     assert sum("**" in line for line in lines) >= 1 and all(line.count("|") == lines[2].count("|") for line in lines[2:])
 
 
-def test_csv_has_full_precision(made):
-    folder, _ = made
+def test_csv_has_full_precision(reported):
+    folder, _ = reported
     rows = json.loads((folder / "reports/metrics.json").read_text())
     lines = [line.split(",") for line in (folder / "reports/tables/mosei-test-0.5.csv").read_text().splitlines()]
     assert lines[0][2:4] == ["weighted_accuracy", "weighted_accuracy std"]
     wanted = {"corpus": "mosei", "split": "test", "threshold": "0.5", "variant": "calm", "modality": "both", "metric": "weighted_accuracy"}
-    found = [row["value"] for row in rows if wanted.items() <= row.items()]
+    seeds = [row["value"] for row in rows if wanted.items() <= row.items()]
     line = next(line for line in lines if line[:2] == ["CALM", "audio + text"])
-    assert float(line[2]) == pytest.approx(np.mean(found), abs=1e-12) and float(line[3]) == pytest.approx(np.std(found, ddof=1), abs=1e-12)
+    assert float(line[2]) == pytest.approx(np.mean(seeds), abs=1e-12) and float(line[3]) == pytest.approx(np.std(seeds, ddof=1), abs=1e-12)
 
 
-def test_synthetic_speech_says_so(made):
-    page = page_of(made[0])
-    assert "these figures show that the pipeline works, not how good the method is" in page
-    assert page.count('<span class="tag">synthetic speech</span>') == 4
+def test_synthetic_speech_says_so(reported):
+    html = page_of(reported[0])
+    assert "these figures show that the pipeline works, not how good the method is" in html
+    assert html.count('<span class="tag">synthetic speech</span>') == 4
 
 
-def test_figures_and_tables_are_written(made):
-    folder, _ = made
+def test_figures_and_tables_are_written(reported):
+    folder, _ = reported
     figures = {path.name for path in (folder / "reports/figures").iterdir()}
     assert {"dag.svg", "mosei-variants.png", "small-calp.png", "small-pretraining.png", "msp-small-heads.png", "retrieval.png"} <= figures
     tables = {path.name for path in (folder / "reports/tables").iterdir()}
@@ -126,21 +127,22 @@ def test_figures_and_tables_are_written(made):
 def test_only_what_is_there_is_shown(tmp_path, monkeypatch):
     """Real speech, one corpus evaluated, nothing else written: no section stands empty, no banner is shown."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "paper_sizes", list)
+    monkeypatch.setattr(page, "paper_sizes", list)
     shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
-    given = load(REPOSITORY / "recipes" / "demo.yaml").model_dump()
-    for corpus in given["corpora"].values():
+    shutil.copy(REPOSITORY / "recipes" / "demo.yaml", tmp_path / "params.yaml")
+    sections = load().model_dump()
+    for corpus in sections["corpora"].values():
         corpus["synthetic"] = False
-    settings = Settings.model_validate(given)
-    rows = [{**row, "synthetic": False} for row in made_rows("msp", [1])]
+    settings = Settings.model_validate(sections)
+    rows = [{**row, "synthetic": False} for row in sample_rows("msp", [1])]
     (tmp_path / paths.evaluation("msp")).mkdir(parents=True)
     (tmp_path / paths.evaluation("msp") / "metrics.json").write_text(json.dumps(rows))
     report.run(settings)
-    page = page_of(tmp_path)
-    assert 'id="results-msp"' in page and 'id="results-mosei"' not in page
-    assert "ynthetic speech" not in re.sub(r"<dl>.*?</dl>", "", page.replace(settings.title, ""), flags=re.DOTALL)
-    assert all(f'id="{name}"' not in page for name in ("retrieval", "parameters", "training", "data"))
-    assert not any("±" in cell for row in cells_of(page) for cell in row) and "one seed, 1." in page
+    html = page_of(tmp_path)
+    assert 'id="results-msp"' in html and 'id="results-mosei"' not in html
+    assert "ynthetic speech" not in re.sub(r"<dl>.*?</dl>", "", html.replace(settings.title, ""), flags=re.DOTALL)
+    assert all(f'id="{name}"' not in html for name in ("retrieval", "parameters", "training", "data"))
+    assert not any("±" in cell for row in cells_of(html) for cell in row) and "one seed, 1." in html
 
 
 def test_nothing_evaluated_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
@@ -149,63 +151,54 @@ def test_nothing_evaluated_is_an_error_that_says_what_to_do(tmp_path, monkeypatc
         report.run(load(REPOSITORY / "recipes" / "demo.yaml"))
 
 
-def test_print(made):
-    folder, _ = made
+def test_print(reported):
+    folder, _ = reported
     heavy = "import sys, runpy; sys.argv = ['report', '--print']; runpy.run_module('pipeline.stages.report', run_name='__main__'); "
     heavy += "assert not {'torch', 'transformers', 'matplotlib', 'mlflow', 'jinja2'} & set(sys.modules)"
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", heavy], cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     rows = json.loads((folder / "reports/metrics.json").read_text())
-    both = results.scores(rows, corpus="mosei", split="test", threshold="tuned")[results.Key("calm", "small", "both")]
+    both = result_tables.scores(rows, corpus="mosei", split="test", threshold="tuned")[result_tables.Key("calm", "small", "both")]
     line = next(line for line in done.stdout.splitlines() if re.match(r"CALM +audio \+ text", line))
     assert str(both["weighted_accuracy"]) in line
     assert max(map(len, done.stdout.splitlines())) <= 140
     assert "reports/index.html" in done.stdout and "mlflow ui --backend-store-uri sqlite:///mlflow.db" in done.stdout
 
 
-def test_dag_has_every_stage_and_no_arrow_backwards():
-    of = dag.stages(REPOSITORY / "dvc.yaml")
-    place = {name: number for number, row in enumerate(dag.rows(of)) for name in row}
-    assert set(place) == set(of) and "report" in of
-    assert all(place[need] < place[name] for name in of for need in of[name]["needs"])
-    assert of["pretrain"]["needs"] == {"embed"}  # calp is reached through embed: one arrow is enough
-    picture = dag.svg(REPOSITORY / "dvc.yaml")
-    assert all(f">{name}</text>" in picture for name in of)
-
-
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser(made, tmp_path, width):
+def test_in_a_browser(reported, tmp_path, width):
     """No error on the console, no sideways scrolling of the page, and every table and figure has a size."""
-    scroll, inner, invisible, sizes = measured(page_of(made[0]), tmp_path, width)
+    scroll, inner, invisible, sizes = measured(page_of(reported[0]), tmp_path, width)
     assert inner == width and scroll <= width
     assert sizes > 10 and invisible == 0
 
 
-def test_comparisons_are_marked(made):
-    folder, _ = made
-    page = page_of(folder)
-    assert "CALM (small) lies" in page and "95\u00a0% interval −1.0 to +9.0: not significant" in page
-    assert "log-mel functionals from audio gives" in page and "eGeMAPS from audio gives" in page
+def test_comparisons_are_marked(reported):
+    folder, _ = reported
+    html = page_of(folder)
+    assert "CALM (small) lies" in html and "95\u00a0% interval −1.0 to +9.0: not significant" in html
+    assert "log-mel functionals from audio gives" in html and "eGeMAPS from audio gives" in html
     rows = [line.split(",") for line in (folder / "reports/tables/mosei-comparisons.csv").read_text().splitlines()]
     assert len(rows) == 8 and [row[-1] for row in rows[1:]].count("not significant") == 3
     assert len((folder / "reports/tables/mosei-comparisons-all.csv").read_text().splitlines()) == 29
-    assert "CALM: audio + text" in page
-    assert "Deciding for no class at all gives accuracy 77.5 and weighted_accuracy 50.0." in page
-    assert "left out of weighted accuracy: fear" in page and "eGeMAPS, audio, has no answer to 2 utterances" in page
+    assert "CALM: audio + text" in html
+    assert "Predicting no class at all gives accuracy 77.5 and weighted_accuracy 50.0." in html
+    assert "Left out of weighted accuracy, as they have no positive or no negative here: fear." in html
+    assert "eGeMAPS, audio, has no answer for 2 utterances" in html
 
 
-def test_word_errors_by_speaker(made):
-    """40 speakers with 1 to 40 errors in 100 words: median 20.5, the 36th of 40 is nine tenths; and a corpus of one speaker."""
-    folder, _ = made
-    page = page_of(folder).replace("\u00a0", " ")
-    assert "word error rate 20.5 % over 200 utterances" in page
-    assert "by speaker (40): median 20.5 %, nine of ten up to 36.0 %, worst 40.0 %" in page
-    assert "likely hallucinations, kept and flagged: 1 with a phrase said four times in a row" in page
-    msp = page[page.index("word error rate 1.0 % over 5 utterances") :]
-    assert "<li>of one speaker</li>" in msp and "by speaker" not in msp and page.count("Word error rate by speaker: the worst 10") == 1
-    shown = cells_of(page[page.index("Word error rate by speaker: the worst 10") :])
+def test_word_errors_by_speaker(reported):
+    """40 speakers with 1 to 40 errors in 100 words: median 20.5, the 36th of 40 is nine tenths; and a corpus from one speaker."""
+    folder, _ = reported
+    html = page_of(folder).replace("\u00a0", " ")
+    assert "word error rate 20.5 % over 200 utterances" in html
+    assert "by speaker (40): median 20.5 %, nine of ten up to 36.0 %, worst 40.0 %" in html
+    assert "likely hallucinations, kept and flagged: 1 with a phrase said four times in a row" in html
+    msp = html[html.index("word error rate 1.0 % over 5 utterances") :]
+    assert "<li>from one speaker</li>" in msp and "by speaker" not in msp and html.count("Word error rate by speaker: the worst 10") == 1
+    shown = cells_of(html[html.index("Word error rate by speaker: the worst 10") :])
     assert shown[0] == ["s0040", "40.0", "5", "100", "40", "0", "0"] and len(shown) == 10
     lines = (folder / "reports/tables/mosei-speakers.csv").read_text().splitlines()
     assert len(lines) == 41 and not any("mute" in line for line in lines)
@@ -213,11 +206,11 @@ def test_word_errors_by_speaker(made):
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
-    [([], []), ([3], ["of one speaker"]), ([1, 4], ["by speaker (2): median 2.5 %, worst 4.0 %"])],
+    [([], []), ([3], ["from one speaker"]), ([1, 4], ["by speaker (2): median 2.5 %, worst 4.0 %"])],
 )
 def test_few_speakers(counts, expected):
     by_speaker = {f"s{number}": {"words": 100, "wer": count / 100} for number, count in enumerate(counts)}
-    assert tables.speaker_facts({"by_speaker": by_speaker}) == expected
+    assert data_section.speaker_facts({"by_speaker": by_speaker}) == expected
 
 
 def test_curve_of_speakers_rises_to_all_of_them():

@@ -1,15 +1,15 @@
-"""Made outputs of a study, in the formats of the stages before `report`: numbers of a seeded generator, for tests of the page only."""
+"""Outputs of a study in the formats of the stages before `report`, with random numbers of a fixed seed, for tests of the page."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from made_report import CLASSES
+from sample_report import CLASSES
 
 from calm.corpora.utterances import Corpus, Utterance, write_table
 from pipeline import paths
-from pipeline.report import results
+from pipeline.report import result_tables
 from pipeline.settings import Settings
 
 GAINS = {
@@ -22,19 +22,19 @@ MODELS = ("small", "large")
 
 
 def gains(corpus: str) -> dict[tuple[str, str, str], float]:
-    """Variant, language model and modality -> how far it lies above 0.5; of the second model, only the main rows, and frozen ones."""
-    found = {}
+    """Variant, language model and modality -> distance above 0.5. The second model has the main rows only, and frozen ones."""
+    values = {}
     for variant, gain in GAINS.items():
         for modality, more in INPUTS.items():
             peer = variant in ("bert_only", "mm_bert_cnn", "joint_transformer")
             if (variant == "no_calp_text" and modality != "audio") or (peer and modality != "both"):
                 continue
-            found[variant, "small", modality] = gain + more
+            values[variant, "small", modality] = gain + more
             if variant in ("calm", "no_pretraining", "labels_20"):
-                found[variant + "_frozen", "large", modality] = gain + more + 0.01
+                values[variant + "_frozen", "large", modality] = gain + more + 0.01
                 if variant != "labels_20":
-                    found[variant, "large", modality] = gain + more + 0.02
-    return found
+                    values[variant, "large", modality] = gain + more + 0.02
+    return values
 
 
 def study_rows(corpus: str, seeds: list[int]) -> list[dict]:
@@ -43,43 +43,45 @@ def study_rows(corpus: str, seeds: list[int]) -> list[dict]:
     lines = {key: (gain, seeds) for key, gain in gains(corpus).items()}
     lines |= {("chance", "-", "none"): (0.0, [1]), ("egemaps", "-", "audio"): (0.1, [1]), ("logmel_functionals", "-", "audio"): (0.12, [1])}
     rows = []
-    for (variant, lm, modality), (gain, of) in lines.items():
+    for (variant, lm, modality), (gain, line_seeds) in lines.items():
         for split in ("validation", "test"):
             for threshold in ("0.5", "tuned"):
-                for seed in of:
+                for seed in line_seeds:
                     value = 0.5 + gain + 0.01 * random.standard_normal() * (variant != "chance") - 0.03 * (threshold == "0.5")
                     shared = {"corpus": corpus, "synthetic": True, "variant": variant, "lm": lm, "modality": modality, "split": split}
-                    of_it = {name: value - 0.03 * number for number, name in enumerate(results.METRICS)}
-                    of_it |= {f"weighted_accuracy/{name}": value + 0.04 * random.standard_normal() for name in CLASSES[corpus]}
-                    of_it |= {"ece": abs(0.05 + 0.02 * random.standard_normal())} if threshold == "0.5" and variant != "chance" else {}
-                    rows += [{**shared, "threshold": threshold, "seed": seed, "metric": m, "value": float(v)} for m, v in of_it.items()]
+                    metrics = {name: value - 0.03 * number for number, name in enumerate(result_tables.METRICS)}
+                    metrics |= {f"weighted_accuracy/{name}": value + 0.04 * random.standard_normal() for name in CLASSES[corpus]}
+                    metrics |= {"ece": abs(0.05 + 0.02 * random.standard_normal())} if threshold == "0.5" and variant != "chance" else {}
+                    rows += [{**shared, "threshold": threshold, "seed": seed, "metric": m, "value": float(v)} for m, v in metrics.items()]
     return rows
 
 
 def study_comparisons(corpus: str) -> list[dict]:
     """CALM less every variant of the same model, input and tuning; both inputs less each; audio less the baselines."""
-    of, rows = gains(corpus), []
-    for a in (key for key in of if key[0] in ("calm", "calm_frozen")):
+    values, rows = gains(corpus), []
+    for a in (key for key in values if key[0] in ("calm", "calm_frozen")):
         end = "_frozen" if a[0].endswith("_frozen") else ""
-        others = [b for b in of if b != a and b[1:] == a[1:] and b[0].endswith("_frozen") == bool(end)]
-        others += [b for b in of if b[:2] == a[:2] and a[2] == "both" and b[2] != "both"]
+        others = [b for b in values if b != a and b[1:] == a[1:] and b[0].endswith("_frozen") == bool(end)]
+        others += [b for b in values if b[:2] == a[:2] and a[2] == "both" and b[2] != "both"]
         others += [(name, "-", "audio") for name in ("egemaps", "logmel_functionals") if a[2] == "audio"]
         for b in others:
-            difference = of[a] - of.get(b, 0.1)
+            difference = values[a] - values.get(b, 0.1)
             low, high = difference - 0.018, difference + 0.018
             systems = [dict(zip(("variant", "lm", "modality"), key, strict=True)) for key in (a, b)]
             shared = {"a": systems[0], "b": systems[1], "corpus": corpus, "synthetic": True, "split": "test", "n": 72, "speakers": 6}
-            found = {"difference": difference, "low": low, "high": high, "significant": low > 0 or high < 0, "seeds_a": 3, "seeds_b": 3}
-            rows += [{**shared, "threshold": t, "metric": m, **found} for t in ("0.5", "tuned") for m in ("weighted_accuracy", "accuracy")]
+            interval = {"difference": difference, "low": low, "high": high, "significant": low > 0 or high < 0, "seeds_a": 3, "seeds_b": 3}
+            rows += [
+                {**shared, "threshold": t, "metric": m, **interval} for t in ("0.5", "tuned") for m in ("weighted_accuracy", "accuracy")
+            ]
     return rows
 
 
 def study_intervals(corpus: str) -> list[dict]:
     rows = []
     for (variant, lm, modality), gain in gains(corpus).items():
-        found = {"mean": 0.5 + gain, "low": 0.47 + gain, "high": 0.53 + gain, "n": 72, "speakers": 6}
+        interval = {"mean": 0.5 + gain, "low": 0.47 + gain, "high": 0.53 + gain, "n": 72, "speakers": 6}
         key = {"variant": variant, "lm": lm, "modality": modality, "metric": "weighted_accuracy"}
-        rows += [{**key, "threshold": threshold, **found} for threshold in ("0.5", "tuned")]
+        rows += [{**key, "threshold": threshold, **interval} for threshold in ("0.5", "tuned")]
     return rows
 
 
@@ -115,7 +117,7 @@ def study_transfer(corpus: str, seeds: list[int]) -> dict:
     about = {"trained_on": "msp" if corpus == "mosei" else "mosei", "tested_on": corpus, "classes": ["happy", "sad"]}
     ends = {"low": 0.55, "high": 0.65, "own": 0.7}
     rows = [{**key, **about, "seed": seed, "threshold": t, "value": 0.6 + seed / 100, **ends} for seed in seeds for t in ("0.5", "tuned")]
-    return {"rows": rows, "mlflow_run": "e" * 32}
+    return {"rows": rows}
 
 
 def study_space(corpora: dict[str, list[str]], width: int = 32) -> pd.DataFrame:
@@ -133,8 +135,8 @@ def study_space(corpora: dict[str, list[str]], width: int = 32) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def made_study(folder: Path, settings: Settings, corpora: list[str]) -> None:
-    """In place of a plain rebuild's evaluation, that of a study on some corpora; `made_inputs` is called before."""
+def write_study(folder: Path, settings: Settings, corpora: list[str]) -> None:
+    """Replace the evaluation of some corpora by that of a study. `write_stage_outputs` must be called before."""
     for corpus in corpora:
         files = {
             "metrics": study_rows(corpus, settings.seeds),
@@ -143,14 +145,14 @@ def made_study(folder: Path, settings: Settings, corpora: list[str]) -> None:
             "calibration": study_calibration(settings.seeds),
             "buckets": study_buckets(corpus, settings.seeds),
         }
-        for name, of in files.items():
-            (folder / paths.evaluation(corpus) / f"{name}.json").write_text(json.dumps(of), encoding="utf-8")
-        made = Corpus(classes=tuple(CLASSES[corpus]))
+        for name, content in files.items():
+            (folder / paths.evaluation(corpus) / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        utterances = Corpus(classes=tuple(CLASSES[corpus]))
         for number in range(120):
             labels = [] if number % 17 == 16 else [CLASSES[corpus][number % len(CLASSES[corpus])]]
-            one = Utterance(f"{corpus}{number:03}", folder / "none.wav", 0.0, 2.0 + number / 60, labels=labels, split="test")
-            made.utterances.append(one)
-        write_table(made, folder / paths.utterances(corpus))
+            times = 0.0, 2.0 + number / 60
+            utterances.utterances.append(Utterance(f"{corpus}{number:03}", folder / "none.wav", *times, labels=labels, split="test"))
+        write_table(utterances, folder / paths.utterances(corpus))
         curves = json.loads((folder / paths.heads(corpus, "small") / "curves.json").read_text())
         curves = [{**curve, "variant": variant} for variant in GAINS for curve in curves if curve["variant"] == "calm"]
         (folder / paths.heads(corpus, "small") / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
