@@ -10,7 +10,7 @@ from transformers import BertConfig
 from calm.inference import onnx_export
 from calm.inference.processing import CalmFeatureExtractor, CalmProcessor
 from calm.models.configuration import CalmConfig
-from calm.models.language_model import load_language_model, load_tokenizer
+from calm.models.language_model import load_language_model, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
 
 CLASSES = ["angry", "happy", "sad"]
@@ -22,12 +22,14 @@ def release(folder: Path, modality: str = "both", with_graph: bool = False, conf
     torch.manual_seed(5)
     text = BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     sizes = {"projection": 16, "heads": {"emotion": CLASSES}, "head_pooling": "cls_mean_std", "modality": modality}
+    tokenizer = load_tokenizer("minilm")
+    sizes |= special_ids(tokenizer)
     model = CalmForSequenceClassification(CalmConfig(text, **sizes | (config or {}))).eval()
     for parameter in model.heads.parameters():
         parameter.data.mul_(8)  # so that answers differ
     model.save_pretrained(folder)
     extractor = CalmFeatureExtractor(**{"normalise": "corpus", "mean": MEAN, "std": STD, **settings})
-    CalmProcessor(extractor, load_tokenizer("minilm")).save_pretrained(folder)
+    CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     if with_graph:
         onnx_export.write(model, folder)
     return folder
