@@ -18,7 +18,7 @@ def cost_table(calp: dict[str, dict], pretrained: dict[str, dict], measured: dic
     names = list(dict.fromkeys([*calp, *pretrained]))
     if not names:
         return None
-    columns = ["pretraining", "language model", "hours of audio", "its parameters", "CALM's own parameters", "device", "time"]
+    columns = ["pretraining", "language model", "hours of audio", "language model's parameters", "CALM's own parameters", "device", "time"]
     columns += ["of which CALP", "FLOPs"]
     cells = [_cells(name, calp.get(name), pretrained.get(name), measured, lm) for name in names]
     for row in paper.COSTS:

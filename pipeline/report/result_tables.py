@@ -24,7 +24,7 @@ class Key(NamedTuple):
     modality: str
 
     @classmethod
-    def of(cls, row: dict) -> "Key":
+    def from_row(cls, row: dict) -> "Key":
         """Key of a row of `metrics.json`."""
         return cls(row["variant"], "" if row["lm"] in (None, "-") else row["lm"], row["modality"] or "none")
 
@@ -79,7 +79,7 @@ def scores(rows: Iterable[dict], **wanted: str) -> dict[Key, dict[str, Score]]:
     values = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["value"] is not None and all(str(row[name]) == value for name, value in wanted.items()):
-            values[Key.of(row)][row["metric"]].append(row["value"])
+            values[Key.from_row(row)][row["metric"]].append(row["value"])
     return {key: {metric: Score.over(seeds) for metric, seeds in values[key].items()} for key in sorted(values, key=_position)}
 
 

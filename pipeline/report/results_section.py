@@ -29,7 +29,7 @@ def results_section(corpus: str, synthetic: bool, outputs: StageOutputs, folder:
     lines = scores(rows, corpus=corpus, split="test", threshold=kinds[0])
     every_comparison = outputs.comparisons.get(corpus, [])
     comparisons = [row for row in every_comparison if (row["metric"], row["threshold"]) == (WEIGHTED_ACCURACY, kinds[0])]
-    shown = [row for row in comparisons if Key.of(row["b"]).group not in SEPARATE_GROUPS]
+    shown = [row for row in comparisons if Key.from_row(row["b"]).group not in SEPARATE_GROUPS]
     more = [comparison_table(corpus, shown)] if shown else []
     everything = comparison_table(corpus, every_comparison, everything=True)
     return {
@@ -69,7 +69,7 @@ def seed_values(rows: list[dict], threshold: str, metric: str) -> dict[Key, list
     values: dict[Key, list[float]] = {}
     for row in rows:
         if (row["split"], str(row["threshold"]), row["metric"]) == ("test", threshold, metric) and row["value"] is not None:
-            values.setdefault(Key.of(row), []).append(row["value"])
+            values.setdefault(Key.from_row(row), []).append(row["value"])
     return values
 
 
@@ -94,7 +94,7 @@ def sentences(lines: dict[Key, dict[str, Score]], comparisons: list[dict]) -> li
 def _comparison_sentence(ours: Key, other: Key, means: dict[Key, Score], comparisons: list[dict]) -> str:
     points = 100 * (means[ours].mean - means[other].mean)
     position = "level with it" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'} it"
-    row = next((row for row in comparisons if (Key.of(row["a"]), Key.of(row["b"])) == (ours, other)), None)
+    row = next((row for row in comparisons if (Key.from_row(row["a"]), Key.from_row(row["b"])) == (ours, other)), None)
     interval = ""
     if row and row["low"] is not None:
         outcome = "" if row["significant"] else ": not significant"
@@ -107,7 +107,9 @@ def comparison_table(corpus: str, rows: list[dict], everything: bool = False) ->
     """Differences with their intervals. `everything` adds columns of threshold and metric, for a file."""
     cells, several_models = [], len({row["a"]["lm"] for row in rows}) > 1
     for row in rows:
-        pair = [f"{key.full_title if several_models else key.title}: {key.input}" for key in (Key.of(row["a"]), Key.of(row["b"]))]
+        pair = [
+            f"{key.full_title if several_models else key.title}: {key.input}" for key in (Key.from_row(row["a"]), Key.from_row(row["b"]))
+        ]
         known = row["low"] is not None
         interval = f"{in_points(row['low'])} to {in_points(row['high'])}" if known else MISSING
         remark = "" if row["significant"] else "not significant" if known else "too few speakers"
@@ -132,7 +134,7 @@ def notes(evaluation: dict) -> list[str]:
     left_out = [row["classes"] for row in evaluation.get("left_out", []) if (row["split"], row["metric"]) == ("test", WEIGHTED_ACCURACY)]
     if classes := list(dict.fromkeys(name for names in left_out for name in names)):
         texts.append(f"Left out of weighted accuracy, as they have no positive or no negative here: {', '.join(classes)}.")
-    missing = {Key.of(row): row["utterances"] for row in evaluation.get("missing", []) if row["split"] == "test"}
+    missing = {Key.from_row(row): row["utterances"] for row in evaluation.get("missing", []) if row["split"] == "test"}
     texts += [f"{key.full_title}, {key.input}, has no answer for {count:,} utterances." for key, count in missing.items()]
     reasons = list(dict.fromkeys(row["reason"] for row in evaluation.get("not_evaluated", [])))
     return texts + ([f"Not everything was evaluated: {'; '.join(reasons)}."] if reasons else [])

@@ -44,7 +44,7 @@ class Study:
 
     def models(self) -> list[str]:
         """Language models of the rows: first those that stand for BERT-tiny, then for BERT-base, then others."""
-        names = {Key.of(row).lm for row in self.rows} - {""}
+        names = {Key.from_row(row).lm for row in self.rows} - {""}
         order = [*LANGUAGE_MODELS, None]
         return sorted(names, key=lambda lm: (order.index(self.sizes.get(lm)), lm))
 
@@ -72,7 +72,7 @@ class Study:
         matches = [
             row
             for row in self.comparisons
-            if (row["threshold"], row["metric"], Key.of(row["b"])) == (threshold, WEIGHTED_ACCURACY, key)
+            if (row["threshold"], row["metric"], Key.from_row(row["b"])) == (threshold, WEIGHTED_ACCURACY, key)
             and (row["a"]["variant"], row["a"]["modality"]) == (calm, modality)
             and key.lm in ("", row["a"]["lm"])
         ]

@@ -13,7 +13,7 @@ def ablation_bars(
     study: Study, intervals: list[dict], lm: str, threshold: str
 ) -> dict[str, dict[str, tuple[float, float | None, float | None]]]:
     """Modality -> the variant's title -> mean and interval of weighted accuracy, for peers, ablations and CALM."""
-    by_key = {Key.of(row): row for row in intervals if (row["threshold"], row["metric"]) == (threshold, WEIGHTED_ACCURACY)}
+    by_key = {Key.from_row(row): row for row in intervals if (row["threshold"], row["metric"]) == (threshold, WEIGHTED_ACCURACY)}
     bars: dict[str, dict] = {}
     for modality in MODALITIES:
         for name in (name for group in ("peers", "ablations", "calm") for name in GROUPS[group]):
@@ -38,7 +38,7 @@ def label_share_values(study: Study, lm: str, threshold: str) -> dict[str, dict[
 
 def _seed_values(study: Study, key: Key, threshold: str) -> list[float]:
     wanted = ("test", threshold, WEIGHTED_ACCURACY)
-    rows = [row for row in study.rows if (row["split"], row["threshold"], row["metric"]) == wanted and Key.of(row) == key]
+    rows = [row for row in study.rows if (row["split"], row["threshold"], row["metric"]) == wanted and Key.from_row(row) == key]
     return [row["value"] for row in rows if row["value"] is not None]
 
 
@@ -54,7 +54,7 @@ def reliability_bins(study: Study, calibration: list[dict], lm: str) -> dict[str
     curves = {}
     for modality in MODALITIES:
         for variant in reversed(CALM_VARIANTS):  # unfrozen heads take the place of frozen ones
-            rows = [row for row in calibration if Key.of(row) == Key(variant, lm, modality) and row["split"] == "test"]
+            rows = [row for row in calibration if Key.from_row(row) == Key(variant, lm, modality) and row["split"] == "test"]
             if rows:
                 curves[modality] = _pooled([item for row in rows for item in row["bins"]])
     return curves

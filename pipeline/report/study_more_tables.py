@@ -92,7 +92,7 @@ def transfer_table(study: Study, rows: list[dict], threshold: str) -> Table | No
     groups = defaultdict(list)
     for row in rows:
         if (row["threshold"], row["metric"]) == (threshold, WEIGHTED_ACCURACY) and row["value"] is not None:
-            groups[row["trained_on"], row["tested_on"], Key.of(row), tuple(row["classes"])].append(row)
+            groups[row["trained_on"], row["tested_on"], Key.from_row(row), tuple(row["classes"])].append(row)
     if not groups:
         return None
     cells = []

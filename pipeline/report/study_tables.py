@@ -131,7 +131,7 @@ def _seeds(study: Study, rows: list[StudyRow]) -> str:
     labels: dict[tuple, list[str]] = {}
     for row in rows:
         if row.key.lm:
-            seeds = {result["seed"] for result in study.rows if Key.of(result) == row.key and result["split"] == "test"}
+            seeds = {result["seed"] for result in study.rows if Key.from_row(result) == row.key and result["split"] == "test"}
             labels.setdefault(tuple(sorted(seeds)), []).append(row.label)
     most, *others = sorted(labels, key=lambda seeds: -len(labels[seeds]))
     parts = [f"{listed(list(dict.fromkeys(labels[seeds])))}: {', '.join(map(str, seeds))}" for seeds in others]

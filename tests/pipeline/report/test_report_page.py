@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sample_report import sample_rows, write_stage_outputs
 
 from pipeline import paths
 from pipeline.paper import VARIANTS
-from pipeline.report import data_section, figures, page, result_tables
+from pipeline.report import data_section, figures, page, result_tables, stage_graph
 from pipeline.settings import Settings, load
 from pipeline.stages import report
 
@@ -217,3 +218,26 @@ def test_curve_of_speakers_rises_to_all_of_them():
     (axes,) = figures.speakers([10.0, 0.0, 30.0, 20.0], 15.0).axes
     curve, line = axes.lines
     assert curve.get_xydata().tolist() == [[0, 0], [0, 25], [10, 50], [20, 75], [30, 100]] and list(line.get_xdata()) == [15, 15]
+
+
+def test_stages_are_described_as_in_dvc_yaml(reported):
+    folder, _ = reported
+    html = page_of(folder)
+    section = html[html.index('id="remake"') :]
+    descriptions = stage_graph.read_graph(folder).descriptions
+    assert all(f"<dt><code>{name}</code></dt><dd>{escape(text)}</dd>" in section for name, text in descriptions.items())
+    assert section.count("<dt>") == len(descriptions) and ">evaluate × 2</text>" in section
+
+
+def test_files_for_dvc(reported):
+    """Weighted accuracy in percent agrees with the page; every training curve has its file."""
+    folder, _ = reported
+    rows = json.loads((folder / "reports/metrics.json").read_text())
+    summary = json.loads((folder / "reports/summary.json").read_text())
+    tuned = result_tables.scores(rows, corpus="msp", split="test", threshold="tuned")
+    assert summary["msp"]["calm"]["both"] == round(100 * tuned[result_tables.Key("calm", "small", "both")]["weighted_accuracy"].mean, 2)
+    assert set(summary) == {"mosei", "msp"} and summary["mosei"]["chance"] == {"none": 50.0}
+    curves = {path.relative_to(folder / "reports/curves").as_posix() for path in (folder / "reports/curves").rglob("*.csv")}
+    heads = {f"heads/{corpus}-small/{name}-both.csv" for corpus in ("mosei", "msp") for name in ("calm", "no_pretraining_frozen")}
+    assert {"calp/small.csv", "pretraining/small.csv"} | heads <= curves and len(curves) == 2 + 2 * 12
+    assert len((folder / "reports/classes.csv").read_text().splitlines()) == 1 + 3 * (6 + 4)
