@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from calm.evaluation.resampling import Resamples, difference
+from calm.storage import read_json
 
 METRICS = ("weighted_accuracy", "accuracy", "f1_macro")  # on the card, and of a transfer
 
@@ -35,19 +36,19 @@ def read(folder: Path, columns: dict) -> Released:
         ValueError: the head was not evaluated, or has no tuned thresholds.
     """
     table = pq.read_table(folder / "predictions.parquet", filters=[(name, "==", value) for name, value in columns.items()])
-    thresholds = pd.read_json(folder / "thresholds.json", orient="records", dtype=False)
+    thresholds = read_json(folder / "thresholds.json")
     names = ", ".join(map(str, columns.values()))
     if not len(table):
         raise ValueError(f"{folder} has no predictions of {names}: run the stage evaluate again")
     classes = table.schema.metadata[b"classes"].decode().split("\n")
-    tuned = [row for row in thresholds.to_dict("records") if all(row[name] == value for name, value in columns.items())]
+    tuned = [row for row in thresholds if all(row[name] == value for name, value in columns.items())]
     if not tuned:
         raise ValueError(f"{names} has no tuned thresholds, as the corpus has no labelled validation split: set release: false")
     frame, tables = table.to_pandas(), {}
     for split, rows in frame.groupby("split", sort=False):
         part = rows[["id", "speaker", "probabilities"]].reset_index(drop=True)
         for target, source in (("targets", "labels"), ("decided_0.5", "decided_0.5"), ("decided_tuned", "decided_tuned")):
-            part[target] = [np.isin(classes, names) for names in rows[source]]
+            part[target] = [np.isin(classes, chosen) for chosen in rows[source]]
         tables[split] = part
     return Released(classes, np.array([tuned[0]["thresholds"][name] for name in classes]), tables)
 
