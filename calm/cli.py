@@ -21,7 +21,7 @@ Files = Annotated[
     list[Path],
     typer.Argument(metavar="FILES...", help="Audio of any sampling rate, number of channels and format.", show_default=False),
 ]
-Model = Annotated[Path, typer.Option(help="Folder of a released model: data/heads/<corpus>/<model>/model.")]
+Model = Annotated[Path, typer.Option(help="Folder of a released model: data/models/<corpus>/<model>.")]
 Texts = Annotated[
     list[str] | None, typer.Option(help="Transcript. Repeat it once per file, in the order of the files.", show_default=False)
 ]
@@ -90,11 +90,11 @@ def predict(
 
     Exit code 0: success. 1: a file could not be read. 2: nothing was done.
 
-        calm predict clip.wav --model data/heads/msp/small/model --text "i am so glad to see you"
+        calm predict clip.wav --model data/models/msp/small --text "i am so glad to see you"
 
-        calm predict *.flac --model data/heads/msp/small/model --transcribe --json
+        calm predict *.flac --model data/models/msp/small --transcribe --json
 
-        calm predict --model data/heads/msp/small/model --text "leave me alone"
+        calm predict --model data/models/msp/small --text "leave me alone"
     """
     with console.user_errors():
         classifier, listener = console.prepare(console.load_classifier, model, device, files, text, transcribe, whisper)
@@ -132,7 +132,7 @@ def timeline(
     Each row is predicted from the audio of the blocks in a window around the block. A window of 3 s holds 9 blocks of 0.5 s, one every
     0.3 s; at the ends of the recording it holds fewer. Probabilities are empty where nobody speaks. Exit code 2: nothing was done.
 
-        calm timeline talk.mp3 --model data/heads/msp/small/model -o talk.csv --picture talk.png
+        calm timeline talk.mp3 --model data/models/msp/small -o talk.csv --picture talk.png
     """
     with console.user_errors():
         for path in (output, *([picture] if picture else [])):
@@ -170,7 +170,7 @@ def embed(
     Recordings longer than 30 s are cut at their pauses, with one row per segment: file, start, end, text, blocks (a vector every 0.3 s),
     utterance, text_vector (with --text or --transcribe), and fault if there are no vectors. Exit codes are those of `calm predict`.
 
-        calm embed *.wav --model data/heads/msp/small/model -o vectors.parquet
+        calm embed *.wav --model data/models/msp/small -o vectors.parquet
     """
     faults: list[str] = []
 
@@ -265,7 +265,7 @@ def serve_app(
     without a network. Recordings never leave this machine and are removed when the page ends. Stop it with Ctrl-C. Exit code 2: the page
     could not be served.
 
-        calm app --model data/heads/msp/small/model --port 8000
+        calm app --model data/models/msp/small --port 8000
     """
     with console.user_errors():
         predictor = console.load_predictor(model, device)

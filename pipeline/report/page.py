@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from calm.evaluation.metrics import METRICS
 from pipeline.report import figure_style, stage_graph
 from pipeline.report.data_section import data_section
 from pipeline.report.parameter_tables import paper_sizes, parameter_tables
@@ -14,32 +15,6 @@ from pipeline.report.training_section import retrieval_section, training_section
 from pipeline.report.wording import language_model_title, mlflow_command
 from pipeline.settings import Settings
 
-METRIC_MEANINGS = (  # metric, formula as HTML, meaning
-    (
-        "weighted_accuracy",
-        "1/(2C) Σ<sub>c</sub> (TP<sub>c</sub>/P<sub>c</sub> + TN<sub>c</sub>/N<sub>c</sub>)",
-        "The mean of the true positive rate and the true negative rate, over the classes (appendix B). A model that knows nothing gets 50.",
-    ),
-    (
-        "accuracy",
-        "1/C Σ<sub>c</sub> (TP<sub>c</sub> + TN<sub>c</sub>)/(P<sub>c</sub> + N<sub>c</sub>)",
-        "The share of correct yes-or-no decisions, over the classes. High for rare classes even if none is ever detected.",
-    ),
-    ("balanced_accuracy", "1/C Σ<sub>c</sub> TP<sub>c</sub>/P<sub>c</sub>", "The mean recall of the classes."),
-    (
-        "f1_paper",
-        "Σ<sub>c</sub> w<sub>c</sub> F1<sub>c</sub>, &nbsp;w<sub>c</sub> = (TP<sub>c</sub> + TN<sub>c</sub>)/Σ (TP + TN)",
-        "What appendix B calls micro F1: the F1 of each class, weighted by its share of the correct decisions.",
-    ),
-    ("f1_macro", "1/C Σ<sub>c</sub> F1<sub>c</sub>", "The unweighted mean of the classes' F1."),
-    ("f1_micro", "", "F1 of the counts summed over the classes."),
-    (
-        "auc_macro",
-        "",
-        "The area under the ROC curve, averaged over the classes. It needs no threshold. A model that knows nothing gets 50.",
-    ),
-    ("accuracy_argmax", "", "The share of utterances whose most likely class is the correct one."),
-)
 THRESHOLDS_MEANING = (
     "thresholds",
     "",
@@ -47,6 +22,11 @@ THRESHOLDS_MEANING = (
     "most likely class, where each utterance has exactly one. A class without a positive or a negative in the test split is left out of "
     "the mean.",
 )
+
+
+def metric_meanings(names: set[str]) -> list[tuple[str, str, str]]:
+    """Name, formula as HTML, and meaning of some metrics, in the order of the registry."""
+    return [(name, metric.formula, metric.description) for name, metric in METRICS.items() if name in names]
 
 
 def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dict:
@@ -71,7 +51,7 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
         "models": [model_text(name, settings) for name in settings.models],
         "results": results,
         "study": study,
-        "meanings": [line for line in METRIC_MEANINGS if line[0] in metrics] + [THRESHOLDS_MEANING],
+        "meanings": [*metric_meanings(metrics), THRESHOLDS_MEANING],
         "training": training,
         "retrieval": retrieval,
         "data": data,

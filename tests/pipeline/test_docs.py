@@ -37,7 +37,7 @@ NOT_HERE = {
     "make up": SERVERS,
     "make down": SERVERS,
     "cp recipes/ravdess.yaml params.yaml && dvc repro": CORPORA,
-    "python benchmarks/side_by_side.py --model data/heads/msp/small/model --clip clip.wav": "test_side_by_side does, with fewer turns",
+    "python benchmarks/side_by_side.py --model data/models/msp/small --clip clip.wav": "test_side_by_side does, with fewer turns",
     "dvc repro": "tests/pipeline/conftest.py does, for the project that the commands here are run in",
 }
 
@@ -73,7 +73,7 @@ def project(rebuilt, tmp_path_factory):
         file.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(file, talk, rate)
     (mine / "table.csv").write_text(page)
-    (made.folder / "data/heads/mine").symlink_to("msp")  # what `dvc repro` would make of them
+    (made.folder / "data/models/mine").symlink_to("msp")  # what `dvc repro` would make of them
     return made
 
 
@@ -105,7 +105,7 @@ def test_commands_run(page, inside):
 
 def test_side_by_side(inside, capsys, request):
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
-    side_by_side.main(Path("data/heads/msp/small/model"), Path("clip.wav"), loops=1, starts=0)
+    side_by_side.main(Path("data/models/msp/small"), Path("clip.wav"), loops=1, starts=0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" x")]
     names = ["openSMILE eGeMAPSv02", "openSMILE ComParE_2016", *(f"calm {of}" for of in ("predict, audio", "predict, audio + text"))]
     assert [re.split(r"\s{2,}", line.strip())[0] for line in lines] == [*names, "calm embed, audio + text"] and lines[0].endswith(" 1.00 x")
