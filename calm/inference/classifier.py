@@ -95,7 +95,7 @@ def check_folder(folder: Path) -> Path:
     """Return the folder of a released model. Raises ValueError if the folder has no model."""
     for name in ("config.json", "model.safetensors", CONFIG):
         if not (Path(folder) / name).is_file():
-            raise ValueError(f"{folder} is not a released model: it has no {name} (the stage `head` writes such a folder)")
+            raise ValueError(f"{folder} is not a released model: it has no {name} (the stage `release` writes such a folder)")
     return Path(folder)
 
 

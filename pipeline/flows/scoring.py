@@ -145,7 +145,7 @@ def model_folder(model: str, tracking_uri: str) -> Path:
     uri = store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri, provenance.root())
     with store.clear_errors(uri):
         store.connect(uri)
-    return registry.fetch(model, uri) / "artifacts" / "model"
+    return registry.released_model(model, uri)
 
 
 def _columns(scores: Path, names: tuple[str, ...]) -> list[tuple]:

@@ -99,6 +99,14 @@ def example() -> pd.DataFrame:
     return pd.DataFrame({"audio": [base64.b64encode(file.getvalue()).decode()], "text": ["hello"]})
 
 
+def released_model(model: str, uri: str) -> Path:
+    """Download a registered model; returns the folder that `release` wrote, inside what MLflow keeps. Raises ValueError as `fetch`."""
+    from mlflow.models import Model
+
+    folder = fetch(model, uri)
+    return folder / Model.load(folder).flavors["python_function"]["artifacts"]["model"]["path"]
+
+
 def fetch(model: str, uri: str) -> Path:
     """Download `models:/name/version` or `models:/name@alias`; returns the folder. Raises ValueError if there is no such model."""
     import mlflow

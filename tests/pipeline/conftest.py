@@ -21,3 +21,9 @@ def rebuilt(tmp_path_factory):
             assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-4000:]
             done.touch()
     return Project.of(shared).copy(tmp_path_factory.mktemp("rebuilt") / "project")
+
+
+@pytest.fixture
+def project(rebuilt, tmp_path):
+    """A copy of the rebuilt project for a test that edits it."""
+    return rebuilt.copy(tmp_path / "project")

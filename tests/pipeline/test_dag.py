@@ -147,13 +147,13 @@ def test_another_seed_is_no_matter_of_pretraining():
 # A project that was rebuilt
 
 
-def test_nothing_changed_where_nothing_was_edited(rebuilt):
-    assert rebuilt.changed() == set()
+def test_nothing_changed_where_nothing_was_edited(project):
+    assert project.changed() == set()
 
 
-def test_a_changed_default_reruns_the_stages_that_use_it(rebuilt):
-    rebuilt.edit("pipeline/settings/models.py", ("warmup: Share = 0.1", "warmup: Share = 0.2"))
-    assert rebuilt.changed() == TRAINING | {"report"}
+def test_a_changed_default_reruns_the_stages_that_use_it(project):
+    project.edit("pipeline/settings/models.py", ("warmup: Share = 0.1", "warmup: Share = 0.2"))
+    assert project.changed() == TRAINING | {"report"}
 
 
 @pytest.mark.parametrize(
@@ -171,62 +171,62 @@ def test_a_changed_default_reruns_the_stages_that_use_it(rebuilt):
         ("pipeline/heads/training.py", "512", "511", {"head@msp-small"}),
     ],
 )
-def test_changed_code_reruns_the_stages_that_use_it(rebuilt, file, old, new, stages):
-    rebuilt.edit(file, (old, new))
-    assert rebuilt.changed() == stages
+def test_changed_code_reruns_the_stages_that_use_it(project, file, old, new, stages):
+    project.edit(file, (old, new))
+    assert project.changed() == stages
 
 
-def test_comments_docstrings_reports_and_cards_retrain_nothing(rebuilt):
-    rebuilt.edit("calm/training/trainer.py", ('"""', '"""Other words. '), ("\nimport ", "\n# a comment\nimport "))
-    assert rebuilt.changed() == set()
-    with (rebuilt.folder / "pipeline/report/figures.py").open("a") as file:
+def test_comments_docstrings_reports_and_cards_retrain_nothing(project):
+    project.edit("calm/training/trainer.py", ('"""', '"""Other words. '), ("\nimport ", "\n# a comment\nimport "))
+    assert project.changed() == set()
+    with (project.folder / "pipeline/report/figures.py").open("a") as file:
         file.write("\n\nEXTRA = 1\n")
-    assert rebuilt.changed() == {"report"}
-    with (rebuilt.folder / "pipeline/model_card.py").open("a") as file:
+    assert project.changed() == {"report"}
+    with (project.folder / "pipeline/model_card.py").open("a") as file:
         file.write("\n\nEXTRA = 1\n")
-    assert rebuilt.changed() == {"report", "release@msp-small"}
+    assert project.changed() == {"report", "release@msp-small"}
 
 
-def test_settings_that_never_change_a_result_rerun_nothing(rebuilt):
-    params = yaml.safe_load((rebuilt.folder / "params.yaml").read_text())
+def test_settings_that_never_change_a_result_rerun_nothing(project):
+    params = yaml.safe_load((project.folder / "params.yaml").read_text())
     params["features"]["workers"] = 1
     params["calp"]["checkpoint_minutes"] = 3
     params["flows"] = {"retries": 0}
-    rebuilt.write(params)
-    assert rebuilt.changed() == set()
+    project.write(params)
+    assert project.changed() == set()
 
 
-def test_a_changed_file_behind_a_link_reruns_the_stages_that_read_it(rebuilt, tmp_path):
+def test_a_changed_file_behind_a_link_reruns_the_stages_that_read_it(project, tmp_path):
     """A corpus whose folder is a link, beside the synthetic one: its texts concern `ingest` and `transcribe`, its audio `features` too."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (rebuilt.folder / "data/raw/msp-synthetic/Audios").rename(elsewhere / "Audios")
-    (rebuilt.folder / "data/raw/msp-synthetic").rename(rebuilt.folder / "data/raw/real")
-    (rebuilt.folder / "data/raw/real/Audios").symlink_to(elsewhere / "Audios")
-    (rebuilt.folder / "data/raw/real/Labels").rename(elsewhere / "Labels")
-    (rebuilt.folder / "data/raw/real/Labels").symlink_to(elsewhere / "Labels")
-    params = yaml.safe_load((rebuilt.folder / "params.yaml").read_text())
+    (project.folder / "data/raw/msp-synthetic/Audios").rename(elsewhere / "Audios")
+    (project.folder / "data/raw/msp-synthetic").rename(project.folder / "data/raw/real")
+    (project.folder / "data/raw/real/Audios").symlink_to(elsewhere / "Audios")
+    (project.folder / "data/raw/real/Labels").rename(elsewhere / "Labels")
+    (project.folder / "data/raw/real/Labels").symlink_to(elsewhere / "Labels")
+    params = yaml.safe_load((project.folder / "params.yaml").read_text())
     params["synthetic"] = {}
     params["corpora"]["msp"] = {"format": "msp_podcast", "path": "data/raw/real", "synthetic": True}
-    rebuilt.write(params)
-    done = rebuilt.run("dvc", "repro", "ingest@msp", "transcribe@msp", "features@msp")
+    project.write(params)
+    done = project.run("dvc", "repro", "ingest@msp", "transcribe@msp", "features@msp")
     assert done.returncode == 0, done.stderr
     ours = {"ingest@msp", "transcribe@msp", "features@msp", "baselines@msp"}
-    before = rebuilt.changed() & ours - {"baselines@msp"}
+    before = project.changed() & ours - {"baselines@msp"}
     assert before == set()
     labels = next(path for path in sorted((elsewhere / "Labels").iterdir()) if path.is_file())
     labels.write_bytes(labels.read_bytes() + b"\n")
-    assert rebuilt.changed() & ours - {"baselines@msp"} == {"ingest@msp", "transcribe@msp"}
+    assert project.changed() & ours - {"baselines@msp"} == {"ingest@msp", "transcribe@msp"}
     audio = next(path for path in sorted((elsewhere / "Audios").iterdir()) if path.is_file())
     os.utime(audio, (1, 1))
-    assert rebuilt.changed() & ours == ours
+    assert project.changed() & ours == ours
 
 
-def test_a_stage_refuses_code_that_changed_since_the_check(rebuilt):
+def test_a_stage_refuses_code_that_changed_since_the_check(project):
     """An edit while `dvc repro` runs must not be filed under the code of before."""
-    rebuilt.edit("pipeline/heads/training.py", ("512", "511"))
-    rebuilt.environment["DVC_STAGE"] = "head@msp-small"
-    stopped = rebuilt.run("python", "-m", "pipeline.stages", "head", "msp-small")
+    project.edit("pipeline/heads/training.py", ("512", "511"))
+    project.environment["DVC_STAGE"] = "head@msp-small"
+    stopped = project.run("python", "-m", "pipeline.stages", "head", "msp-small")
     assert stopped.returncode == 1 and "head@msp-small: its settings or its code changed after the stage `check`" in stopped.stderr
 
 

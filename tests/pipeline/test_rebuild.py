@@ -134,46 +134,46 @@ def finished_heads(project) -> list[dict]:
     return json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
 
 
-def test_heads_go_on_after_a_polite_kill(rebuilt):
-    before = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
-    kept = stopped_heads(rebuilt)
+def test_heads_go_on_after_a_polite_kill(project):
+    before = json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
+    kept = stopped_heads(project)
     assert 0 < len(kept) < len(before)
-    after = finished_heads(rebuilt)
+    after = finished_heads(project)
     assert all(entry in after for entry in kept) and after == before
 
 
-def test_heads_of_two_codes_are_never_mixed(rebuilt):
+def test_heads_of_two_codes_are_never_mixed(project):
     """The stage is stopped, the code edited, the stage started again: the result is that of the new code alone."""
-    before = json.loads((rebuilt.folder / "data/heads/msp/small/curves.json").read_text())
-    kept = stopped_heads(rebuilt)
-    trainer = rebuilt.folder / "calm/training/trainer.py"
+    before = json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
+    kept = stopped_heads(project)
+    trainer = project.folder / "calm/training/trainer.py"
     edited = trainer.read_text().replace("learning_rate=schedule.learning_rate,", "learning_rate=schedule.learning_rate / 2,")
     edited = edited.replace('"lr": schedule.learning_rate *', '"lr": schedule.learning_rate / 2 *')
     assert edited != trainer.read_text()
     trainer.write_text(edited)
-    after = finished_heads(rebuilt)
+    after = finished_heads(project)
     assert len(after) == len(before) and not any(entry in after for entry in kept)
 
 
-def test_a_second_rebuild_does_nothing(rebuilt):
-    again = rebuilt.repro()
+def test_a_second_rebuild_does_nothing(project):
+    again = project.repro()
     ran = [line.split("'")[1] for line in again.stdout.splitlines() if line.startswith("Running stage")]
     assert again.returncode == 0 and ran == ["check"], again.stdout
 
 
-def test_a_wrong_setting_stops_before_any_work(rebuilt):
-    rebuilt.write(small() | {"seeds": [1, "two"]})
-    stopped = rebuilt.repro()
-    rebuilt.write(small())
+def test_a_wrong_setting_stops_before_any_work(project):
+    project.write(small() | {"seeds": [1, "two"]})
+    stopped = project.repro()
+    project.write(small())
     assert stopped.returncode != 0
     assert "seeds.1 is 'two'" in stopped.stderr + stopped.stdout
     assert "stages.head" not in stopped.stdout and "Running stage 'head" not in stopped.stdout
 
 
-def test_a_changed_setting_reruns_only_what_depends_on_it(rebuilt):
+def test_a_changed_setting_reruns_only_what_depends_on_it(project):
     given = small()
     given["evaluate"]["bootstrap"] = 60
-    rebuilt.write(given)
-    again = rebuilt.repro()
+    project.write(given)
+    again = project.repro()
     ran = [line.split("'")[1] for line in again.stdout.splitlines() if line.startswith("Running stage")]
     assert again.returncode == 0 and ran == ["check", "evaluate@msp", "release@msp-small", "report"], ran

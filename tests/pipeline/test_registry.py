@@ -69,6 +69,8 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     """Probabilities of the registered model, from files and texts, against the logits that the stage `head` wrote."""
     folder, model = champion
     assert np.isfinite(model.predict(registry.example())).all(axis=None)
+    inside = registry.released_model("models:/calm-msp@champion", f"sqlite:///{rebuilt.folder}/mlflow.db")
+    assert (inside / "config.json").is_file()
     released = rebuilt.folder / "data/models/msp/small"
     head = json.loads((released / "release.json").read_text())
     logits = pd.read_parquet(rebuilt.folder / "data/heads/msp/small/logits.parquet")
@@ -165,5 +167,5 @@ def test_a_missing_model_is_named(rebuilt):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(ValueError, match="is no released model"):
+    with pytest.raises(ValueError, match="is not a released model"):
         load_classifier(tmp_path)

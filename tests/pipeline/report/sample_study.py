@@ -156,7 +156,7 @@ def write_study(folder: Path, settings: Settings, corpora: list[str]) -> None:
         curves = json.loads((folder / paths.heads(corpus, "small") / "curves.json").read_text())
         curves = [{**curve, "variant": variant} for variant in GAINS for curve in curves if curve["variant"] == "calm"]
         (folder / paths.heads(corpus, "small") / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
-    file = folder / paths.evaluation("_transfer") / "there" / "metrics.json"
+    file = folder / paths.transfer("there") / "metrics.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(study_transfer(corpora[0], settings.seeds)), encoding="utf-8")
     study_space({name: CLASSES[name] for name in corpora}).to_parquet(folder / paths.calp("small") / "space.parquet")

@@ -58,6 +58,6 @@ def test_picture_names_every_stage_and_follows_the_scheme(project, tmp_path):
 def test_stages_of_this_project():
     graph = stage_graph.read_graph(REPOSITORY)
     row = {name: number for number, names in enumerate(graph.rows) for name in names}
-    assert set(row) == set(graph.needs) >= {"ingest", "calp", "head", "evaluate", "report"} and graph.rows[-1] == ["report"]
+    assert set(row) == set(graph.needs) >= {"ingest", "calp", "head", "evaluate", "report"} and "report" in graph.rows[-1]
     assert all(row[need] < row[name] for name, needs in graph.needs.items() for need in needs)
     assert graph.needs["pretrain"] == ["embed"]  # calp is reached through embed
