@@ -16,7 +16,7 @@ from calm.models.multimodal import ordinary_permissions
 from calm.models.text_encoders import places
 from calm.storage import write_json, write_parquet
 from calm.training.trainer import train
-from pipeline import factory, inputs, paths
+from pipeline import factory, feature_extractors, paths
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
@@ -81,7 +81,9 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
         "retrieval": retrieved,
     }
     save(model, folder)
-    CalmProcessor(inputs.extractor(settings.spectran, corpora, min(MOST_TOKENS, places(language_model))), tokenizer).save_pretrained(folder)
+    CalmProcessor(
+        feature_extractors.extractor(settings.spectran, corpora, min(MOST_TOKENS, places(language_model))), tokenizer
+    ).save_pretrained(folder)
     return metrics
 
 

@@ -8,7 +8,7 @@ from calm.models.language_model import load_tokenizer
 from calm.models.modeling import CalmForSequenceClassification
 from calm.models.text_encoders import places
 from calm.storage import read_json, write_json
-from pipeline import factory, inputs, model_card, paths
+from pipeline import factory, feature_extractors, model_card, paths
 from pipeline.evaluation import released as evaluated
 from pipeline.evaluation.released import Released
 from pipeline.heads.conditions import released
@@ -54,7 +54,7 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[heads.model].language_model)
     most = min(settings.head.max_tokens, places(network.calm.language_model))
-    extractor = inputs.extractor(settings.spectran, [heads.corpus], most)
+    extractor = feature_extractors.extractor(settings.spectran, [heads.corpus], most)
     CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     onnx_export.write(network.eval(), folder)
     head = {key: columns[key] for key in ("variant", "modality", "seed")}

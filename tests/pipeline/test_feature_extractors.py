@@ -7,13 +7,13 @@ from made_model import calp
 
 from calm.audio.decoding import read_audio
 from calm.tools import search
-from pipeline import inputs
+from pipeline import feature_extractors
 
 
 def test_statistics_of_two_corpora_by_hand():
     """1 frame at 0 and 3 frames of mean 4 and deviation 2: mean 3; squares 0 and 3 x (4 + 16) = 60, so 60 / 4 - 9 = 6."""
     stats = [{"mean": [0.0], "std": [0.0], "frames": 1}, {"mean": [4.0], "std": [2.0], "frames": 3}]
-    statistics = inputs.pooled(stats)
+    statistics = feature_extractors.pooled(stats)
     assert statistics["mean"] == [3.0] and statistics["std"] == pytest.approx([6**0.5])
 
 
@@ -21,7 +21,7 @@ def test_a_corpus_is_searched_as_its_audio(tmp_path, monkeypatch):
     """The vectors of the log-mel that `features` wrote are those of the audio files under the extractor that `calp` saves."""
     monkeypatch.chdir(tmp_path)
     settings = make(6, features={"workers": 1})
-    stats = inputs.extractor(settings.spectran, ["made"])
+    stats = feature_extractors.extractor(settings.spectran, ["made"])
     encoder = search.CalpEncoder(calp(tmp_path / "data/calp/small", mean=stats.mean, std=stats.std))
     assert search.models() == [search.DATA / "calp/small"]
     sources = search.Sources.from_names(["made", "./audio-made/0.wav"])
