@@ -163,7 +163,7 @@ def test_a_changed_default_reruns_the_stages_that_use_it(project):
             "calm/evaluation/metrics.py",
             "return _mean(counts.recall)",
             "return _mean(counts.recall) + 0",
-            {"evaluate@msp", "release@msp-small"},
+            {"evaluate@msp", "release@msp-small", "report"},
         ),
         ("calm/data/masking.py", ".round()", ".ceil()", {"calp@small", "pretrain@small", "head@msp-small", "release@msp-small"}),
         ("calm/evaluation/retrieval.py", "<= 1e-6", "<= 1e-5", {"calp@small"}),
