@@ -33,12 +33,6 @@ class HeadRow(Section):
             raise ValueError(f"network '{self.network}' is trained whole and on both modalities: remove {', '.join(sorted(keys))}")
         return self
 
-    def conditions(self, head: "Head") -> list[tuple[Tuning, Modality]]:
-        """Each tuning and modality that the row's heads are trained with."""
-        if self.network != "calm":
-            return [("unfrozen", "both")]
-        return [(tuning, modality) for tuning in self.tuning or head.tuning for modality in self.modalities or head.modalities]
-
 
 class Heads(Section):
     """The heads: a corpus, a model, and the rows of the tables to train."""

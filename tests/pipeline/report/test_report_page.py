@@ -5,12 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_window import BROWSER, measured
+from markupsafe import escape
 from sample_report import sample_rows, write_stage_outputs
 
 from pipeline import paths
