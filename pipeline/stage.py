@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from calm.storage import read_json, write_json
+from calm.storage import read_json, replacing, write_json
 from pipeline import paths, state
 from pipeline.execution import torchrun
 from pipeline.settings import Settings, load_or_exit
@@ -88,15 +88,9 @@ def whole(folder: Path) -> Iterator[Path]:
             yield Path(elsewhere)
         torchrun.wait()
         return
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing(folder) as partial:
+        partial.mkdir()
         yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     torchrun.wait()
 
 

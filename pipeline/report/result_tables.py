@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from calm.storage import replacing
 from pipeline.paper import BASELINES, FROZEN, GROUPS, MODALITIES, SEPARATE_GROUPS, VARIANTS
 from pipeline.report.table import Score, Table, best_cells, group_starts
 
@@ -68,10 +69,8 @@ def _sortable(value) -> tuple:
 def write_rows(rows: list[dict], path: Path) -> None:
     """Write JSON with one row a line, so that a diff shows which numbers changed."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(f"[\n{lines}\n]\n" if rows else "[]\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(f"[\n{lines}\n]\n" if rows else "[]\n", encoding="utf-8")
 
 
 def scores(rows: Iterable[dict], **wanted: str) -> dict[Key, dict[str, Score]]:
