@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from calm.storage import replacing
 from pipeline import paths
 from pipeline.report import result_tables
 from pipeline.report.table import cell_text
@@ -32,10 +33,8 @@ def create(settings: Settings, rebuild: str, states: dict, complete: bool, secon
     if last.exists():
         create_markdown_artifact(difference(rows, result_tables.read_rows(last)), "difference", "Difference to the last successful rebuild")
     if complete:
-        last.parent.mkdir(parents=True, exist_ok=True)
-        partial = last.with_suffix(".partial")
-        shutil.copyfile(metrics, partial)
-        partial.replace(last)
+        with replacing(last) as partial:
+            shutil.copyfile(metrics, partial)
 
 
 def stage_times(states: dict) -> list[dict]:

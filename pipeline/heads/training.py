@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 
 from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
+from calm.storage import replacing
 from calm.training.forward import predict
 from calm.training.trainer import mix, train
 from pipeline import factory
@@ -176,8 +177,8 @@ def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarra
                 chosen = order[first : first + 128]
                 batch = collator(rows[chosen], changes)
                 vectors[chosen] = network.pooled(**{key: value.to(network.device) for key, value in batch.items()}).float().cpu()
-            np.save(partial := file.with_suffix(".partial.npy"), vectors)
-            partial.replace(file)
+            with replacing(file) as partial, partial.open("wb") as out:
+                np.save(out, vectors)
     return torch.from_numpy(np.load(file))
 
 
