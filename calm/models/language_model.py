@@ -114,7 +114,12 @@ def load_mlm_head(name: str) -> dict[str, torch.Tensor]:
     """Weights of a checkpoint's masked-word head under the names of `PredictionHead` (dense, norm, decoder bias); {} if it has none."""
     if name == PACKAGED:
         return {}
-    model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
-    prefix = f"{model.base_model_prefix}."
-    absent = (key for key in info["missing_keys"] if not key.startswith(prefix))
-    return {} if any(key.endswith("weight") for key in absent) else prediction_weights(model)
+    # Checkpoints of DeBERTa have one of two layouts of the head. Those of version 3 have the newer one, which their config does not say.
+    layouts = [{"legacy": True}, {"legacy": False}] if hasattr(AutoConfig.from_pretrained(name), "legacy") else [{}]
+    for layout in layouts:
+        model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, **layout)
+        prefix = f"{model.base_model_prefix}."
+        absent = (key for key in info["missing_keys"] if not key.startswith(prefix))
+        if not any(key.endswith("weight") for key in absent):
+            return prediction_weights(model)
+    return {}

@@ -271,7 +271,23 @@ def test_activation_and_epsilon_of_the_head(tmp_path, changes):
     torch.testing.assert_close(model.mlm_head.norm(model.mlm_head.activation(model.mlm_head.dense(states))), head(states))
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("family", ["deberta", "deberta-v2"])
+def test_the_newer_head_of_deberta_is_found_where_the_config_does_not_name_it(family, tmp_path):
+    """As in the published checkpoints of version 3: same logits as Transformers' model of that layout."""
+    families.folder(tmp_path, family, legacy=False)
+    whole = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    assert config.pop("legacy") is False
+    file.write_text(json.dumps(config))
+    model = CalmForMaskedPretraining(CalmConfig(AutoConfig.from_pretrained(tmp_path), spectran_layers=0)).eval()
+    model.mlm_head.load_state_dict(load_mlm_head(str(tmp_path)), strict=False)
+    table, states = whole.get_input_embeddings(), torch.randn(3, 64)
+    model.mlm_head.decoder.weight.data.copy_(table.weight.data)
+    torch.testing.assert_close(model.mlm_head(states), whole.lm_predictions.lm_head(states, table))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "deberta", "deberta-v2"])
 def test_an_encoder_alone_has_no_masked_word_head(family, tmp_path):
     assert load_mlm_head(str(families.folder(tmp_path, family, masked=False))) == {}
 
