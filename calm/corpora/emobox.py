@@ -37,7 +37,7 @@ class Person(NamedTuple):
     text: str | None = None
 
 
-def read(path: Path, *, metadata: Path) -> Corpus:
+def read(path: Path, *, metadata: Path = Path("metadata")) -> Corpus:
     """Read a data set by EmoBox's metadata. Speakers of RAVDESS, EmoDB and IEMOCAP are known from the file names.
 
     metadata: folder with the label map and the folds, relative to the corpus's folder (`..` goes up in the path as written).
