@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
+from calm.data.normalisation import outside
 from calm.data.ragged import AcousticFrames, Ragged
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary f
 class Examples:
     """Utterances of one or several corpora with their acoustic frames: row i of `table` is row i of `frames`."""
 
-    table: "pd.DataFrame"  # corpus, id, split, speaker, text, labels, and soft labels where a corpus has them
+    table: "pd.DataFrame"  # corpus, id, split (in the fold), speaker, text, labels, and soft labels where a corpus has them
     frames: AcousticFrames
     classes: tuple[str, ...] = ()
     one_hot: bool = False
@@ -48,19 +50,23 @@ class Examples:
         return targets
 
 
-def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus") -> Examples:
+def load_examples(
+    corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus", fold: int = 0
+) -> Examples:
     """Read utterances, texts and features of the named corpora.
 
     Args:
         corpora: name -> (table of utterances, folder of texts, folder of feature shards).
         block, hop: frames of a block, and from one block to the next.
         normalise: "corpus", by the statistics of the training split; "utterance", by those of the utterance.
+        fold: whose splits the utterances have; its tested utterances are in no statistics of the corpus. 0: the splits of the table.
     """
     import pandas as pd
 
     tables, classes, one_hot = [], (), False
     for name, (utterances, texts, features) in corpora.items():
         table = read_table(utterances)
+        table["split"] = split_in(table, fold)
         classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
         spoken = pd.read_parquet(Path(texts) / "texts.parquet", columns=["id", "text"])
         counted = pd.concat([pd.read_parquet(shard, columns=["id", "frames"]) for shard in shards(features)])
@@ -72,7 +78,7 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
     utterances, scale = Ragged(np.empty(0), lengths), np.empty(len(table), dtype=np.float32)
     row = 0
     for _, _, features in corpora.values():
-        for frames, deviation in _all_normalised(Path(features), normalise):
+        for frames, deviation in _all_normalised(Path(features), normalise, fold):
             if not row:
                 utterances.values = _empty((int(lengths.sum()), frames.shape[1]))
             utterances.values[utterances.offsets[row] : utterances.offsets[row] + len(frames)] = frames
@@ -121,15 +127,18 @@ def _piece(
     return batch.column("id").to_pylist(), AcousticFrames(utterances, scale, block, hop)
 
 
-def _statistics(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every channel over the training split, (channels,) each."""
+def _statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    if fold:
+        mean, deviation = outside(stats["folds"], fold)
+        return mean.astype(np.float32), deviation.astype(np.float32)
     return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
 
 
-def _all_normalised(folder: Path, normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+def _all_normalised(folder: Path, normalise: str, fold: int) -> Iterator[tuple[np.ndarray, np.floating]]:
     """`_normalised` of every utterance, shard by shard."""
-    stats = _statistics(folder)
+    stats = _statistics(folder, fold)
     for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
             yield from _normalised(batch.column("features"), stats, normalise)

@@ -17,6 +17,7 @@ from calm.audio import decoding
 from calm.audio.features import LOG_MEL
 from calm.audio.logmel import LogMel, trim
 from calm.corpora.utterances import Dropped
+from calm.data.normalisation import mean_and_deviation
 from calm.storage import read_json, write_json, write_parquet
 from pipeline import paths
 from pipeline.execution.pool import pool
@@ -57,9 +58,17 @@ class Statistics:
 
     def summary(self) -> dict:
         """Mean and standard deviation of every band; a band that never changes is divided by 0.001."""
-        mean = self.total / self.frames
-        deviation = np.sqrt(np.maximum(self.squares / self.frames - mean**2, 0))
-        return {"mean": mean.tolist(), "std": np.maximum(deviation, 1e-3).tolist(), "frames": self.frames, "utterances": self.utterances}
+        mean, deviation = mean_and_deviation(self.frames, self.total, self.squares)
+        return {"mean": mean.tolist(), "std": deviation.tolist(), "frames": self.frames, "utterances": self.utterances}
+
+    def plain(self) -> dict:
+        """The sums as JSON has them."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, sums: dict) -> "Statistics":
+        """From what `plain` gave."""
+        return cls(**{key: np.array(value) if isinstance(value, list) else value for key, value in sums.items()})
 
 
 @dataclass
@@ -67,6 +76,7 @@ class Shard:
     """What came of the rows of one shard."""
 
     statistics: Statistics = field(default_factory=Statistics)  # of its training utterances
+    folds: dict[str, Statistics] = field(default_factory=dict)  # of all utterances by their fold, "" for none; {} without folds
     frames: int = 0
     dropped: list[Dropped] = field(default_factory=list)
 
@@ -126,7 +136,7 @@ def _shards(frame: pd.DataFrame, section: Features, logmel: LogMel, work: Path, 
                 for part in islice(results, len(items[number])):
                     rows |= part
                     bar.update(len(part))
-                _write(work, number, table, rows)
+                _write(work, number, table, rows, bool(frame["fold"].notna().any()))
             else:
                 bar.update(len(table))
             yield _read_note(work, number)
@@ -186,10 +196,10 @@ class FeatureWorker(Worker):
         return (frames if self.trim_db is None else trim(frames, self.trim_db)).astype(np.float16)
 
 
-def _write(work: Path, number: int, table: pd.DataFrame, rows: dict) -> None:
+def _write(work: Path, number: int, table: pd.DataFrame, rows: dict, has_folds: bool) -> None:
     """One shard, in the table's order, and after it the note that says it is finished."""
     shard, ids, kept = Shard(), [], []
-    for row, id, split in zip(table.index, table["id"], table["split"], strict=True):
+    for row, id, split, fold in zip(table.index, table["id"], table["split"], table["fold"], strict=True):
         logmel = rows[row]
         if isinstance(logmel, tuple):
             shard.dropped.append(Dropped(id, *logmel))
@@ -199,6 +209,8 @@ def _write(work: Path, number: int, table: pd.DataFrame, rows: dict) -> None:
         shard.frames += len(logmel)
         if split == "train":
             shard.statistics.add(logmel)
+        if has_folds:
+            shard.folds.setdefault(str(int(fold)) if pd.notna(fold) else "", Statistics()).add(logmel)
     write_parquet(_parquet(ids, kept), work / f"part-{number:05d}.parquet", **STORAGE)
     _write_note(work, number, shard)
 
@@ -222,8 +234,9 @@ def _note(work: Path, number: int) -> Path:
 
 
 def _write_note(work: Path, number: int, shard: Shard) -> None:
-    sums = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(shard.statistics).items()}
-    note = {"statistics": sums, "frames": shard.frames, "dropped": [asdict(row) for row in shard.dropped]}
+    folds = {fold: statistics.plain() for fold, statistics in shard.folds.items()}
+    note = {"statistics": shard.statistics.plain(), "folds": folds, "frames": shard.frames}
+    note["dropped"] = [asdict(row) for row in shard.dropped]
     write_json(note, _note(work, number))
 
 
@@ -234,8 +247,8 @@ def _finished(work: Path, number: int) -> bool:
 
 def _read_note(work: Path, number: int) -> Shard:
     note = read_json(_note(work, number))
-    sums = {key: np.array(value) if isinstance(value, list) else value for key, value in note["statistics"].items()}
-    return Shard(Statistics(**sums), note["frames"], [Dropped(**row) for row in note["dropped"]])
+    folds = {fold: Statistics.of(sums) for fold, sums in note["folds"].items()}
+    return Shard(Statistics.of(note["statistics"]), folds, note["frames"], [Dropped(**row) for row in note["dropped"]])
 
 
 def _report(frame: pd.DataFrame, shards: list[Shard], max_dropped: float) -> dict:
@@ -263,4 +276,9 @@ def _stats(shards: list[Shard], section: Features) -> dict:
     if not total.frames:
         raise ValueError("no utterance of the training split has features, and the log-mel is normalised by that split's statistics")
     used = section.model_dump(include={"sample_rate", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db"})
-    return {**total.summary(), "split": "train", "kind": LOG_MEL, "channels": section.mels, **used}
+    folds: dict[str, Statistics] = {}
+    for shard in shards:
+        for fold, statistics in shard.folds.items():
+            folds[fold] = folds.get(fold, Statistics()) + statistics
+    by_fold = {"folds": {fold: folds[fold].plain() for fold in sorted(folds)}} if folds else {}
+    return {**total.summary(), "split": "train", "kind": LOG_MEL, "channels": section.mels, **used, **by_fold}
