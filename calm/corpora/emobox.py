@@ -25,6 +25,7 @@ from calm.corpora.utterances import Corpus, Utterance
 
 LAYOUT: tuple[Part, ...] = ()  # `read` says what of the metadata and of the audio is missing
 LIST = re.compile(r"(?P<dataset>.+)_(?P<part>train|valid|test)_fold_(?P<fold>\d+)\.jsonl")
+WITHOUT_AUDIO = "rows without audio, of speakers or folders that have none"  # a check of the corpus, with their numbers
 SPEAKER = ("speaker", "spk", "speaker_id")  # the keys under which rows may name one
 IEMOCAP = re.compile(r"(Ses\d\d)[FM]_.*_([FM])\d+")
 
@@ -55,6 +56,7 @@ def read(path: Path, *, metadata: Path = Path("metadata")) -> Corpus:
     rows = list({row["key"]: row for row in rows}.values())
     emotions = {_label(row, names) for row in rows}
     corpus.classes = tuple(name for name in dict.fromkeys(names.values()) if name in emotions)
+    corpus.checks["data set"] = dataset
     places = _places(listed, rows, corpus)
     _add(corpus, rows, dataset, names, places, Audio(path))
     return corpus
@@ -153,7 +155,7 @@ def _add(corpus: Corpus, rows: list[dict], dataset: str, names: dict[str, str], 
     present = {groups[key] for key, files in found.items() if files}
     absent = Counter(group for group in groups.values() if group not in present)
     if absent:
-        corpus.checks["rows without audio, of speakers or folders that have none"] = dict(sorted(absent.items()))
+        corpus.checks[WITHOUT_AUDIO] = dict(sorted(absent.items()))
     for row in rows:
         key, files, person = row["key"], found[row["key"]], people[row["key"]]
         fold, split = places.get(key, (None, "train"))

@@ -16,6 +16,7 @@ from calm.corpora.utterances import Corpus, Utterance
 if TYPE_CHECKING:
     import pandas as pd  # otherwise imported by the functions
 
+IN_SEVERAL = "speakers tested in several folds, who are heard in training too"  # a check of the corpus, with their names
 VALIDATION = 0.15  # share of the training speakers that a fold keeps for validation, one at least
 
 
@@ -47,7 +48,7 @@ def set_folds(corpus: Corpus, folds: int | Literal["given"] | None, seed: int = 
         row.validates = [number for number in numbers if who(row) in chosen[number] and row.fold != number]
     tested = {(row.speaker, row.fold) for row in rows if row.speaker and row.fold is not None}
     if several := sorted(speaker for speaker, count in Counter(speaker for speaker, _ in tested).items() if count > 1):
-        corpus.checks["speakers tested in several folds, who are heard in training too"] = several
+        corpus.checks[IN_SEVERAL] = several
 
 
 def _make(rows: list[Utterance], folds: int, seed: int) -> None:

@@ -7,10 +7,12 @@ from statistics import median
 import pandas as pd
 
 from calm.audio.decoding import AudioError
+from calm.corpora.folds import IN_SEVERAL
 from calm.corpora.utterances import SPLITS
 from pipeline import paths
 from pipeline.report import figures, utterance_examples
 from pipeline.report.figure_style import picture
+from pipeline.report.folds_table import missing
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.table import Table
 from pipeline.report.wording import listed
@@ -114,11 +116,30 @@ def data_facts(report: dict, features: dict | None, texts: dict | None) -> list[
         facts.append((f"Without features: {sum(features['dropped'].values()):,}", reasons))
     if report.get("corrections"):
         facts.append(("Corrected", [f"{count:,} {what}" for what, count in report["corrections"].items()]))
+    if report.get("folds"):
+        facts.append(("Folds", fold_facts(report)))
     if report.get("speakers_in_two_splits"):
         facts.append(("Speakers in two splits", [", ".join(report["speakers_in_two_splits"][:12])]))
     if texts:
         facts.append(("Texts", text_facts(texts)))
     return facts
+
+
+def fold_facts(report: dict) -> list[str]:
+    """Who is tested and who validates in each fold, and what is missing."""
+    facts = []
+    for fold, parts in report["folds"].items():
+        tested, validated = (_people(parts[split]["speakers"]) for split in ("test", "validation"))
+        facts.append(f"{fold}: {parts['test']['rows']:,} rows of {tested} are tested, {validated} validate")
+    several = report.get("checks", {}).get(IN_SEVERAL)
+    if several:
+        facts.append(f"heard in training and tested, by the given folds: {_people(several)}")
+    return facts + ([absent] if (absent := missing(report)) else [])
+
+
+def _people(speakers: list[str]) -> str:
+    """Names of a few speakers, or the number of many."""
+    return ", ".join(speakers) if len(speakers) <= 8 and all(speakers) else f"{len(speakers):,} speakers"
 
 
 def text_facts(texts: dict) -> list[str]:

@@ -79,10 +79,11 @@ def scores(rows: Iterable[dict], **wanted: str) -> dict[Key, dict[str, Score]]:
     for row in rows:
         if row["value"] is not None and all(str(row[name]) == value for name, value in wanted.items()):
             values[Key.from_row(row)][row["metric"]].append(row["value"])
-    return {key: {metric: Score.over(seeds) for metric, seeds in values[key].items()} for key in sorted(values, key=_position)}
+    return {key: {metric: Score.over(seeds) for metric, seeds in values[key].items()} for key in sorted(values, key=position)}
 
 
-def _position(key: Key) -> tuple:
+def position(key: Key) -> tuple:
+    """Place of a line in all tables."""
     variant = list(VARIANTS).index(key.variant) if key.variant in VARIANTS else len(BASELINES) - 0.5
     modality = list(MODALITIES).index(key.modality) if key.modality in MODALITIES else -1
     return variant, key.variant, key.lm, modality, key.modality
@@ -99,7 +100,7 @@ def overview(variants: Iterable[str]) -> list[str]:
     trained = [name for name in shown if name not in BASELINES]
     if len(trained) > 6:
         shown = [name for name in shown if not (name.endswith(FROZEN) and name.removesuffix(FROZEN) in shown)]
-    return sorted(shown, key=lambda name: _position(Key(name, "", "")))
+    return sorted(shown, key=lambda name: position(Key(name, "", "")))
 
 
 def names(rows: Iterable[dict], key: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pipeline.paper import BASELINES, CALM_VARIANTS, SEPARATE_GROUPS, VARIANTS
 from pipeline.report import figures
 from pipeline.report.figure_style import picture
+from pipeline.report.folds_table import folds_table
 from pipeline.report.result_tables import THRESHOLDS, WEIGHTED_ACCURACY, Key, result_table, scores, thresholds
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.table import Score, Table
@@ -30,7 +31,8 @@ def results_section(corpus: str, synthetic: bool, outputs: StageOutputs, folder:
     every_comparison = outputs.comparisons.get(corpus, [])
     comparisons = [row for row in every_comparison if (row["metric"], row["threshold"]) == (WEIGHTED_ACCURACY, kinds[0])]
     shown = [row for row in comparisons if Key.from_row(row["b"]).group not in SEPARATE_GROUPS]
-    more = [comparison_table(corpus, shown)] if shown else []
+    in_folds = folds_table(corpus, outputs.folds.get(corpus, []), outputs.corpora.get(corpus, {}))
+    more = [*([in_folds] if in_folds else []), *([comparison_table(corpus, shown)] if shown else [])]
     everything = comparison_table(corpus, every_comparison, everything=True)
     return {
         "name": corpus,
@@ -128,6 +130,10 @@ def notes(evaluation: dict) -> list[str]:
     texts, test = [], evaluation.get("utterances", {}).get("test", {})
     if test:
         texts.append(f"{test['labelled']:,} labelled utterances of {test['speakers']:,} speakers.")
+    if folds := evaluation.get("folds"):
+        texts.append(
+            f"Cross-validation: each is tested in one of {len(folds)} folds, by networks and thresholds that its speaker had no part in."
+        )
     if never := test.get("never_anything"):
         parts = [f"{name} {100 * never[name]:.1f}" for name in ("accuracy", WEIGHTED_ACCURACY) if name in never]
         texts.append(f"Predicting no class at all gives {listed(parts)}.")

@@ -25,6 +25,7 @@ class StageOutputs:
         evaluations = _present({name: paths.evaluation(name) / "metrics.json" for name in targets})
         self.rows = result_tables.sort_rows(row for rows in evaluations.values() for row in rows)
         self.comparisons = _present({name: paths.evaluation(name) / "comparisons.json" for name in targets})
+        self.folds = _present({name: paths.evaluation(name) / "folds.json" for name in targets})
         self.notes = _present({name: paths.evaluation(name) / "notes.json" for name in targets})
         stages = [f"{stage}@{name}" for stage in ("calp", "pretrain") for name in models]
         stages += [f"head@{name}" for name in settings.heads]

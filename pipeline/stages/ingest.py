@@ -62,6 +62,7 @@ def ingest(settings: Settings, name: str) -> dict:
         "dropped": dict(Counter(row.reason for row in corpus.dropped).most_common()),
         "dropped_by_choice": sum(not row.fault for row in corpus.dropped),
         "corrections": {what: count for what, count in corpus.corrections.most_common() if count},
+        "folds_by": source.folds,
         "folds": folds.counts(frame),
         "splits": by_split(frame, corpus.classes),
         "speakers_in_two_splits": speakers_in_two_splits(frame),

@@ -52,7 +52,7 @@ def test_rows_are_tested_in_their_folds(tmp_path):
     assert {key: one.labels for key, one in by_id.items()} == {"a": ["Happy"], "b": ["Angry"], "c": None, "d": ["Angry"]}
     assert {key: one.speaker for key, one in by_id.items()} == {"a": "ann", "b": "7", "c": "", "d": ""}
     assert corpus.classes == ("Happy", "Angry") and corpus.one_hot and {one.split for one in corpus.utterances} == {"train"}
-    assert corpus.checks == {"tested, by fold": {"1": 1, "2": 2}} and not corpus.dropped
+    assert corpus.checks == {"data set": "made", "tested, by fold": {"1": 1, "2": 2}} and not corpus.dropped
 
 
 def test_a_single_fold_is_a_split_too(tmp_path):

@@ -73,6 +73,18 @@ def load_error(tmp_path, *keys, value):
         (("models", "small", "spectran"), {"patch": [60, 16]}, ["models.small.spectran", "spectran.block, 50"]),
         (("models", "small", "pretrain_on"), "all", ["models.small.pretrain_on: 'all' is not one of corpora"]),
         (
+            ("models", "small", "pretrain_on"),
+            "none",
+            ["heads.mosei-small.rows.calm: model 'small' is not pretrained (pretrain_on: none)", "start: language_model"],
+        ),
+        (
+            ("corpora", "msp", "folds"),
+            5,
+            ["heads.msp-small: model 'small' is pretrained on msp, whose speakers are tested in folds", "models.small.pretrain_on", "none"],
+        ),
+        (("corpora", "msp", "folds"), 1, ["corpora.msp.folds", "is 1"]),
+        (("corpora", "none"), DEMO["corpora"]["msp"], ["corpora: 'none' stands for no corpus"]),
+        (
             ("corpora", "msp", "format"),
             "iemocap",
             ["corpora.msp.format is 'iemocap': there is no corpus format 'iemocap': choose one of mosei, "],
@@ -93,6 +105,19 @@ def test_errors_name_the_key_and_what_is_allowed(tmp_path, keys, value, parts):
     message = load_error(tmp_path, *keys, value=value)
     for part in parts:
         assert part in message, message
+
+
+def test_folds_go_with_pretraining_on_others_and_are_no_test_split_for_a_transfer(tmp_path):
+    given = yaml.safe_load(yaml.safe_dump(DEMO))
+    given["corpora"]["msp"]["folds"] = "given"
+    given["models"]["other"] = {"language_model": "minilm", "pretrain_on": "mosei"}
+    given["heads"]["msp-small"]["model"] = "other"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given))
+    assert settings.load(tmp_path / "params.yaml").pretraining_corpora("other") == ["mosei"]
+    given["transfer"] = {"x": {"trained": "mosei-small", "tested": "msp-small"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(settings.SettingsError, match="transfer.x: the corpus of 'msp-small' has folds"):
+        settings.load(tmp_path / "params.yaml")
 
 
 def test_missing_section_and_file(tmp_path):
