@@ -27,9 +27,17 @@ def run(settings: Settings) -> None:
         for part, content in fingerprint(corpus.format, corpus.path, corpus.options).items():
             _write(content, paths.fingerprint(name) / f"{part}.json")
     _remove(paths.FINGERPRINTS, {paths.fingerprint(name) for name in settings.corpora})
-    for path in (paths.features(NO_CORPUS), paths.texts(NO_CORPUS), paths.utterances(NO_CORPUS).parent):
-        path.mkdir(parents=True, exist_ok=True)  # what a model without pretraining depends on, as dvc.yaml writes it
+    if not all(map(settings.pretraining_corpora, settings.models)):
+        for folder in (paths.features(NO_CORPUS), paths.texts(NO_CORPUS), paths.utterances(NO_CORPUS).parent):
+            _note(folder / "README.txt")
     paths.transfer("").mkdir(parents=True, exist_ok=True)  # the report depends on it, also where nothing is transferred
+
+
+def _note(file: Path) -> None:
+    """What stands in dvc.yaml for the corpora of a model without pretraining: DVC warns of empty folders."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("No corpus: what a model with pretrain_on: none depends on.\n", encoding="utf-8")
 
 
 def _write(content: dict, path: Path) -> None:
