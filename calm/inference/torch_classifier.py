@@ -55,6 +55,7 @@ class Predictor(Classifier):
             actual, expected = getattr(self.extractor, name), getattr(config, name)
             if actual != expected:
                 raise ValueError(f"{name} is {actual} in the model's {CONFIG} and {expected} in its config.json: release the model again")
+        self.extractor.uses(str(model.device), self.extractor.folder)
         self._describe(config.heads, config.thresholds, config.modality, config.synthetic)
 
     @torch.inference_mode()

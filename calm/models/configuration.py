@@ -29,6 +29,7 @@ class CalmConfig(PreTrainedConfig):
         head_hidden, head_dropout: the two-layer MLP of a head (5.2).
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
             blocks that the front end projects to tokens.
+        head_functionals: how many functionals of an utterance's frames (`calm.audio.functionals`) a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.
@@ -64,6 +65,7 @@ class CalmConfig(PreTrainedConfig):
         head_hidden: int = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
+        head_functionals: int = 0,
         head_standardise: bool = False,
         modality: str = "both",
         synthetic: bool = False,
@@ -79,7 +81,7 @@ class CalmConfig(PreTrainedConfig):
         self.projection, self.text_pooling = projection, text_pooling
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
-        self.head_standardise = head_standardise
+        self.head_functionals, self.head_standardise = head_functionals, head_standardise
         self.modality, self.synthetic = modality, synthetic
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
         super().__init__(**{"tie_word_embeddings": True, **kwargs, **_labels(self.heads)})

@@ -71,6 +71,8 @@ class Head(Optimiser):
     """Dropout in training."""
     pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
     """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks."""
+    functionals: bool = False
+    """The heads also see mean, deviation and quantiles of every channel of the acoustic frames over the utterance."""
     standardise: bool = False
     """Scale the inputs of a head to zero mean and unit deviation on the training split."""
     modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
