@@ -43,9 +43,9 @@ def features(corpus: str) -> Path:
     return DATA / "features" / corpus
 
 
-def frames(corpus: str, kind: str) -> Path:
-    """Folder of the shards and statistics of one kind of frames, see `calm.audio.features.KINDS`."""
-    return features(corpus) if kind == "log-mel" else features(corpus) / kind
+def frames(corpus: str, kind: str | None) -> Path:
+    """Folder of the shards and statistics of one kind of frames, see `calm.audio.features.KINDS`; log-mel if None."""
+    return features(corpus) / kind if kind == "encoder" else features(corpus)
 
 
 def at_speed(speed: float) -> str:

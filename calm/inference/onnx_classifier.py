@@ -52,7 +52,7 @@ class Compiled(Classifier):
         utterances, (text,) = self.select_modality(None if frames is None else [frames], [text])
         ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
         blocks = np.zeros((0, self.extractor.block_frames, self.extractor.channels), np.float32)
-        functionals = np.zeros((1, PER_CHANNEL * self.extractor.channels), np.float32)
+        functionals = np.zeros((1, PER_CHANNEL * self.extractor.channels), np.float32)  # of an utterance without audio
         if utterances:
             acoustic = self.extractor.normalised(utterances)
             blocks, functionals = acoustic.blocks_of(0), acoustic.functionals(np.array([0]))

@@ -105,12 +105,11 @@ def _one_utterance(model: "CalmForSequenceClassification"):
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: torch.Tensor, blocks: torch.Tensor, functionals: torch.Tensor) -> torch.Tensor:
+        def forward(self, input_ids: torch.Tensor, blocks: torch.Tensor, functionals: torch.Tensor | None = None) -> torch.Tensor:
             if model.config.modality == "text":
                 return self.model(input_ids=input_ids).logits
             encoded = self.model.calm.spectran.encode(blocks)[None]
-            beside = {"functionals": functionals} if model.config.head_functionals else {}
-            return self.model(input_ids=input_ids, encoded_blocks=encoded, **beside).logits
+            return self.model(input_ids=input_ids, encoded_blocks=encoded, functionals=functionals).logits
 
     return OneUtterance().eval()
 
@@ -118,11 +117,13 @@ def _one_utterance(model: "CalmForSequenceClassification"):
 def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> dict[str, np.ndarray]:
     """Random token ids of the model's own vocabulary, random blocks and functionals."""
     draw = np.random.default_rng(0)
-    return {
+    inputs = {
         "input_ids": draw.integers(config.text_config.vocab_size, size=(1, tokens)),
         "blocks": draw.standard_normal((blocks, config.block_frames, config.channels), dtype=np.float32),
-        "functionals": draw.standard_normal((1, config.head_functionals or 1), dtype=np.float32),
     }
+    if config.head_functionals:
+        inputs["functionals"] = draw.standard_normal((1, config.head_functionals), dtype=np.float32)
+    return inputs
 
 
 def _export(network, config: "CalmConfig"):
@@ -130,13 +131,14 @@ def _export(network, config: "CalmConfig"):
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators that are not needed
+    inputs = _inputs(config, tokens=4, blocks=5)
     with warnings.catch_warnings(action="ignore"), torch.inference_mode():
         program = torch.onnx.export(
             network,
-            tuple(map(torch.from_numpy, _inputs(config, tokens=4, blocks=5).values())),
-            input_names=["input_ids", "blocks", "functionals"],
+            tuple(map(torch.from_numpy, inputs.values())),
+            input_names=list(inputs),
             output_names=["logits"],
-            dynamic_shapes=({1: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC}, None),
+            dynamic_shapes=({1: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC}, None)[: len(inputs)],
             verbose=False,
             optimize=False,  # ONNX Runtime does that when it loads the graph
         )

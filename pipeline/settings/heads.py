@@ -121,7 +121,7 @@ class Transfer(Section):
 class Evaluate(Section):
     """Baselines and metrics (B)."""
 
-    baselines: list[Literal["chance", "egemaps", "logmel_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
-    """Baselines to compare with."""
+    baselines: list[Literal["chance", "egemaps", "logmel_functionals", "encoder_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
+    """Baselines to compare with. `encoder_functionals` are those of the states of `features.encoder`."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples of the test speakers for the confidence intervals."""

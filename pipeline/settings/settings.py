@@ -102,6 +102,13 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def encoder_is_there(self):
+        """Functionals of an encoder's states need an encoder."""
+        if "encoder_functionals" in self.evaluate.baselines and not self.features.encoder:
+            raise ValueError("evaluate.baselines has encoder_functionals, but features.encoder names no encoder: set it to whisper-tiny.en")
+        return self
+
+    @model_validator(mode="after")
     def overrides_of_models_are_valid(self):
         """A section with a model's own values passes the checks of the section."""
         for name in self.models:
