@@ -108,6 +108,9 @@ def _one_utterance(model: "CalmForSequenceClassification"):
         def forward(self, input_ids: torch.Tensor, blocks: torch.Tensor, functionals: torch.Tensor | None = None) -> torch.Tensor:
             if model.config.modality == "text":
                 return self.model(input_ids=input_ids).logits
+            if model.encoder is not None:
+                changed, functionals = self.model.reencoded(blocks[None], None)
+                blocks = changed[0]
             encoded = self.model.calm.spectran.encode(blocks)[None]
             return self.model(input_ids=input_ids, encoded_blocks=encoded, functionals=functionals).logits
 

@@ -31,6 +31,8 @@ class CalmConfig(PreTrainedConfig):
             blocks that the front end projects to tokens.
         head_functionals: how many functionals of an utterance's frames (`calm.audio.functionals`) a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
+        encoder: of which the upper blocks are part of the model and recompute the frames: `{"layers": [1, 2, 3], "config": {...}}`, the
+            layers of a frame and the encoder's own configuration. None: frames stay as they are.
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.
         cls_token_id, sep_token_id: first and last special token of the tokenizer; audio alone is this pair and the acoustic tokens.
@@ -67,6 +69,7 @@ class CalmConfig(PreTrainedConfig):
         head_pooling: str = "cls",
         head_functionals: int = 0,
         head_standardise: bool = False,
+        encoder: dict | None = None,
         modality: str = "both",
         synthetic: bool = False,
         cls_token_id: int | None = None,
@@ -82,7 +85,7 @@ class CalmConfig(PreTrainedConfig):
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
         self.head_functionals, self.head_standardise = head_functionals, head_standardise
-        self.modality, self.synthetic = modality, synthetic
+        self.encoder, self.modality, self.synthetic = encoder, modality, synthetic
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
         super().__init__(**{"tie_word_embeddings": True, **kwargs, **_labels(self.heads)})
         self._check()

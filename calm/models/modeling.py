@@ -11,6 +11,8 @@ from transformers.utils import ModelOutput
 
 from calm.models import distributed, losses
 from calm.models.configuration import CalmConfig
+from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks
+from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
 from calm.models.heads import Head, pool, pooled_width
 from calm.models.language_model import pool_text
@@ -214,15 +216,31 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give names and classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
+        self.encoder = EncoderBlocks(config) if config.encoder else None
         width = pooled_width(config, self.calm.spectran.encoded_width)
         self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
 
     def pooled(self, input_ids, attention_mask, functionals: torch.Tensor | None = None, **inputs) -> torch.Tensor:
         """Input of the heads, (batch, width of `Head`). Functionals are zero for an utterance without audio."""
-        if functionals is None and self.config.head_functionals:
+        if self.encoder is not None and inputs.get("input_features") is not None:
+            inputs["input_features"], functionals = self.reencoded(inputs["input_features"], inputs.get("acoustic_mask"))
+        if not self.config.head_functionals:
+            functionals = None
+        elif functionals is None:
             functionals = torch.zeros(len(input_ids), self.config.head_functionals, device=input_ids.device)
         return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
+
+    def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blocks (batch, blocks, frames, channels) as the model's own encoder blocks give them, and the functionals of their frames.
+
+        Frames after the last whole block are left out.
+        """
+        mask = torch.ones(blocks.shape[:2], dtype=torch.bool, device=blocks.device) if mask is None else mask.bool()
+        frames, present = frames_of_blocks(blocks, mask, self.config.block_hop)
+        frames = self.encoder(frames, present)
+        changed = blocks_of_frames(frames, blocks.shape[1], self.config.block_frames, self.config.block_hop)
+        return changed, functionals_of(frames, present)
 
     def forward(
         self,
