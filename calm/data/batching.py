@@ -88,6 +88,7 @@ class SequenceCollator:
         modality: "audio" replaces the text by its first and last special token; "text" leaves the audio out; or "both".
         targets: (rows, classes); None: no labels in the batch.
         most: places that tokens and blocks share.
+        copies: of the utterances at other speeds; one of them or the utterance itself is drawn each time, where there is a generator.
         functionals: whether the batch has the functionals of each row's frames.
     """
 
@@ -98,6 +99,7 @@ class SequenceCollator:
     targets: np.ndarray | None = None
     most: int = 512
     augment: Augmentation | None = None
+    copies: Sequence[AcousticFrames] = ()
     functionals: bool = False
 
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +109,7 @@ class SequenceCollator:
         return fit(tokens, blocks, self.most)
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
-        """A batch; `generator` draws the augmentation of blocks, None leaves them unchanged."""
+        """A batch; `generator` draws the changes of blocks, None leaves them unchanged."""
         rows = np.asarray(rows)
         tokens, blocks = self.lengths(rows)
         ids, mask = tensors(*self.tokens.pad(rows, tokens))
@@ -118,19 +120,26 @@ class SequenceCollator:
                 values, mask = tensors(*self.encoded.pad(rows, blocks))
                 batch |= {"encoded_blocks": values.float(), "acoustic_mask": mask}
             else:
-                values, mask = self._blocks(rows, blocks, generator)
+                frames, own, limit = self._changed(rows, blocks, generator)
+                values, mask = tensors(*frames.all_blocks(own, limit))
+                values = self.augment.blocks(values, generator) if frames is not self.frames and self.augment else values
                 batch |= {"input_features": values, "acoustic_mask": mask}
-            if self.functionals:
+                if self.functionals:
+                    batch["functionals"] = torch.from_numpy(frames.functionals(own))
+            if self.functionals and self.encoded is not None:
                 batch["functionals"] = torch.from_numpy(self.frames.functionals(rows))
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
         return batch
 
-    def _blocks(self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if generator is None or not self.augment:
-            return tensors(*self.frames.all_blocks(rows, limit))
-        blocks, mask = tensors(*self.frames.augmented(rows, self.augment, generator).all_blocks(np.arange(len(rows))))
-        return self.augment.blocks(blocks[:, : self.most // 2], generator), mask[:, : self.most // 2]
+    def _changed(
+        self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None
+    ) -> tuple[AcousticFrames, np.ndarray, np.ndarray]:
+        """Frames that a batch is cut from, which of their rows it takes, and how many blocks of each at most."""
+        if generator is None or not (self.augment or self.copies):
+            return self.frames, rows, limit
+        frames = self.frames.augmented(rows, self.augment, generator, self.copies)
+        return frames, np.arange(len(rows)), np.full(len(rows), self.most // 2)
 
     def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
         """Put the last special token back at the end of texts that were cut."""

@@ -58,6 +58,8 @@ class Augment(Section):
     """Number of frequency masks per block."""
     mel_mask_bands: Positive = 8
     """Widest frequency mask, in mel bands."""
+    crop: float = Field(0, ge=0, lt=1)
+    """Up to this share of the frames is cut from the ends."""
     speed: float = Field(0, ge=0, lt=0.5)
     """The tempo changes by up to this share."""
     warp: float = Field(0, ge=0, lt=0.5)
