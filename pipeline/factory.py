@@ -70,10 +70,10 @@ def synthetic(settings: Visible, corpora: list[str]) -> bool:
     return any(settings.corpora[name].synthetic for name in corpora)
 
 
-def examples(settings: Visible, corpora: list[str]) -> Examples:
-    """Utterances and acoustic frames of the named corpora."""
+def examples(settings: Visible, corpora: list[str], fold: int = 0) -> Examples:
+    """Utterances and acoustic frames of the named corpora, with the splits and the normalisation of a fold (0: those of the tables)."""
     files = {name: (paths.utterances(name), paths.texts(name), paths.frames(name, settings.spectran.frames)) for name in corpora}
-    return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise)
+    return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise, fold)
 
 
 def channels(examples: Examples) -> int:

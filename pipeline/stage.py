@@ -94,6 +94,13 @@ def whole(folder: Path) -> Iterator[Path]:
     torchrun.wait()
 
 
+def not_pretrained(folder: Path, model: str) -> str:
+    """Write a note in place of the result of a stage of pretraining, for a model without corpora to pretrain on; returns the summary."""
+    with whole(folder) as partial:
+        (partial / "README.txt").write_text(f"models.{model}.pretrain_on is none: nothing is pretrained.\n", encoding="utf-8")
+    return f"{model}: nothing to do, pretrain_on is none"
+
+
 @contextlib.contextmanager
 def checkpoints(settings: Settings, stage: str, name: str, *data: Path) -> Iterator[Path]:
     """Folder for a stage's checkpoints and finished parts, kept if the body fails and removed if it succeeds.

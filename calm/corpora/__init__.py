@@ -22,6 +22,7 @@ FORMATS = {  # name of a format -> its module, imported when it is used
     "ravdess": "calm.corpora.ravdess",
     "crema_d": "calm.corpora.crema_d",
     "librispeech": "calm.corpora.librispeech",
+    "emobox": "calm.corpora.emobox",
     "manifest": "calm.corpora.manifest",
 }
 

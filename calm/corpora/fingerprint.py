@@ -43,7 +43,7 @@ def fingerprint(format: str, path: Path, options: dict) -> dict[str, dict]:
 def _folders(format: str, path: Path, options: dict) -> dict[str, Path]:
     """Folders of a corpus by the prefix of their files' names: its own, and those outside it that options name."""
     values = option_values(format, check_options(format, options))
-    named = {f"{name}:": path / value for name, value in values.items() if isinstance(value, Path)}
+    named = {f"{name}:": Path(os.path.normpath(path / value)) for name, value in values.items() if isinstance(value, Path)}
     return {"": path} | {name: folder for name, folder in named.items() if not _absolute(folder).is_relative_to(_absolute(path))}
 
 

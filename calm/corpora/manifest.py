@@ -7,6 +7,7 @@ Columns, of which only `audio` is required:
     text        default: to be transcribed
     speaker, gender (female, male, f, m)
     split       train, validation, test (also valid, val, dev, development); default: dealt by speaker, with balanced classes
+    fold        number of the fold in which the row is tested, from 1, where the corpus's folds are `given`; empty: in none
     labels      classes that are present, separated by ";" or "|" (or a list); empty: not labelled; ";" (or an empty list): none of them
 """
 
@@ -27,7 +28,7 @@ from calm.corpora.splits import assign, check_shares, who
 from calm.corpora.utterances import Corpus, Utterance
 
 LAYOUT: tuple[Part, ...] = ()  # a single file; rows without what they need are reported by `read`
-COLUMNS = ("audio", "start", "end", "id", "text", "speaker", "gender", "split", "labels")
+COLUMNS = ("audio", "start", "end", "id", "text", "speaker", "gender", "split", "fold", "labels")
 SPLITS = dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation") | {"train": "train", "test": "test"}
 GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -83,6 +84,8 @@ def _fault(row: dict, cells: dict, classes: tuple[str, ...]) -> tuple[str, str] 
         return "no audio named", str(row)[:200]
     if str(cells["split"] or "train").lower() not in SPLITS:
         return "unknown split", str(cells["split"])
+    if cells["fold"] is not None and not (number(cells["fold"]) >= 1 and number(cells["fold"]) % 1 == 0):
+        return "fold is not a number from 1", str(cells["fold"])
     wrong = sorted(set(_labels(cells["labels"]) or ()) - set(classes)) if classes else ()
     return ("label outside its range", f"{', '.join(wrong)}: not among the classes") if wrong else None
 
@@ -103,6 +106,7 @@ def _utterance(cells: dict, folder: Path) -> Utterance:
         split=SPLITS.get(str(cells["split"]).lower(), ""),
         text=tidy(str(cells["text"] or "")),
         labels=_labels(cells["labels"]),
+        fold=None if cells["fold"] is None else int(number(cells["fold"])),
     )
 
 

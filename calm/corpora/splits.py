@@ -10,7 +10,7 @@ from calm.corpora.errors import CorpusError
 from calm.corpora.utterances import Utterance
 
 
-def shuffled(names: Iterable[str], seed: int) -> list[str]:
+def shuffled(names: Iterable[str], seed: int | str) -> list[str]:
     """Distinct names, in an order that depends only on the seed and the names, not on their original order or on a library's generator."""
     return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
 
@@ -22,20 +22,30 @@ def assign(utterances: list[Utterance], validation: float, test: float, seed: in
     Speakers in `fixed` keep their split. An utterance without a speaker counts as a speaker named by its file.
     """
     check_shares(validation, test)
-    shares = np.array([1 - validation - test, validation, test])
-    counts = _counts(utterances)  # speaker -> (classes,)
-    total = np.maximum(sum(counts.values(), np.zeros(1)), 1)
-    dealt = np.zeros((3, len(total)))  # splits x classes
-    chosen = {}
     names = ("train", "validation", "test")
-    for speaker in sorted(shuffled(counts, seed), key=lambda name: (name not in (fixed or {}), -counts[name].sum())):
-        options = [names.index(fixed[speaker])] if fixed and speaker in fixed else np.flatnonzero(shares).tolist()
-        cost = [np.square((dealt + np.eye(3)[[index]].T * counts[speaker]) / total - shares[:, None]).sum() for index in options]
-        index = options[int(np.argmin(cost))]
-        dealt[index] += counts[speaker]
-        chosen[speaker] = names[index]
+    placed = {speaker: names.index(split) for speaker, split in (fixed or {}).items()}
+    chosen = deal(counts_by_speaker(utterances), np.array([1 - validation - test, validation, test]), seed, placed)
     for utterance in utterances:
-        utterance.split = chosen[who(utterance)]
+        utterance.split = names[chosen[who(utterance)]]
+
+
+def deal(counts: Mapping[str, np.ndarray], shares: np.ndarray, seed: int, fixed: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Part of every speaker, from 0: in turn, those with the most utterances first, each where all classes come nearest to their shares.
+
+    Args:
+        counts: by speaker, see `counts_by_speaker`.
+        shares: (parts,), that add to 1. Nobody is dealt to a share of 0.
+        fixed: parts of speakers that are not dealt.
+    """
+    total = np.maximum(sum(counts.values(), np.zeros(1)), 1)
+    dealt = np.zeros((len(shares), len(total)))  # parts x classes
+    chosen = {}
+    for speaker in sorted(shuffled(counts, seed), key=lambda name: (name not in (fixed or {}), -counts[name].sum())):
+        options = [fixed[speaker]] if fixed and speaker in fixed else np.flatnonzero(shares).tolist()
+        cost = [np.square((dealt + np.eye(len(shares))[[index]].T * counts[speaker]) / total - shares[:, None]).sum() for index in options]
+        chosen[speaker] = options[int(np.argmin(cost))]
+        dealt[chosen[speaker]] += counts[speaker]
+    return chosen
 
 
 def who(utterance: Utterance) -> str:
@@ -49,7 +59,7 @@ def check_shares(validation: float, test: float = 0.0) -> None:
         raise CorpusError(f"validation_share {validation} and test_share {test} must be at least 0 and add to less than 1")
 
 
-def _counts(utterances: list[Utterance]) -> dict[str, np.ndarray]:
+def counts_by_speaker(utterances: list[Utterance]) -> dict[str, np.ndarray]:
     """Counts by speaker, (1 + classes,): all utterances, then those of each class."""
     classes = sorted({name for utterance in utterances for name in utterance.labels or ()})
     column = {name: index + 1 for index, name in enumerate(classes)}

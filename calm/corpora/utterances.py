@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
         ("split", pa.string()),  # one of SPLITS
         ("text", pa.string()),  # with the corpus's casing; null: to be transcribed
         ("labels", pa.list_(pa.string())),  # classes that are present; []: none of the classes; null: not labelled
+        ("fold", pa.int32()),  # in which it is tested, from 1; null: in none
+        ("validates", pa.list_(pa.int32())),  # folds in which it is validation; null: there are no folds
     ]
 )
 
@@ -50,6 +52,8 @@ class Utterance:
     text: str | None = None
     labels: list[str] | None = None
     extra: dict = field(default_factory=dict)  # further columns: raw scores, attributes, votes
+    fold: int | None = None  # in which it is tested
+    validates: list[int] | None = None  # folds in which it is validation
 
 
 @dataclass
@@ -112,6 +116,7 @@ def frame_of(corpus: Corpus) -> "pd.DataFrame":
     rows = [{**{k: v for k, v in vars(u).items() if k != "extra"}, "audio": str(u.audio), **u.extra} for u in corpus.utterances]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*SCHEMA.names, *(key for row in rows for key in row)])))
     frame["duration"] = frame["end"] - frame["start"]
+    frame["fold"] = frame["fold"].astype(float)  # as a column of integers with nulls is read
     return frame
 
 

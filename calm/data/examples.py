@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
+from calm.data.normalisation import outside
 from calm.data.ragged import AcousticFrames, Ragged
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary f
 class Examples:
     """Utterances of one or several corpora with their acoustic frames: row i of `table` is row i of `frames`."""
 
-    table: "pd.DataFrame"  # corpus, id, split, speaker, text, labels, and soft labels where a corpus has them
+    table: "pd.DataFrame"  # corpus, id, split (in the fold), speaker, text, labels, and soft labels where a corpus has them
     frames: AcousticFrames
     classes: tuple[str, ...] = ()
     one_hot: bool = False
@@ -49,19 +51,23 @@ class Examples:
         return targets
 
 
-def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus") -> Examples:
+def load_examples(
+    corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus", fold: int = 0
+) -> Examples:
     """Read utterances, texts and features of the named corpora.
 
     Args:
         corpora: name -> (table of utterances, folder of texts, folder of feature shards).
         block, hop: frames of a block, and from one block to the next.
         normalise: "corpus", by the statistics of the training split; "utterance", by those of the utterance.
+        fold: whose splits the utterances have; its tested utterances are in no statistics of the corpus. 0: the splits of the table.
     """
     import pandas as pd
 
     tables, classes, one_hot = [], (), False
     for name, (utterances, texts, features) in corpora.items():
         table = read_table(utterances)
+        table["split"] = split_in(table, fold)
         classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
         spoken = pd.read_parquet(Path(texts) / "texts.parquet", columns=["id", "text"])
         counted = pd.concat([pd.read_parquet(shard, columns=["id", "frames"]) for shard in shards(features)])
@@ -72,14 +78,14 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
     table = table.drop(columns="frames")
     folders = [Path(features) for *_, features in corpora.values()]
     ids = [list(table.loc[table["corpus"] == name, "id"]) for name in corpora]
-    frames = _frames(ids, [(folder, folder) for folder in folders], block, hop, normalise)
+    frames = _frames(ids, [(folder, folder) for folder in folders], block, hop, normalise, fold)
     speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")})
-    copies = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], block, hop, normalise) for speed in speeds}
+    copies = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], block, hop, normalise, fold) for speed in speeds}
     columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
     return Examples(table[columns], frames, classes, one_hot, copies)
 
 
-def _frames(ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, hop: int, normalise: str) -> AcousticFrames:
+def _frames(ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, hop: int, normalise: str, fold: int) -> AcousticFrames:
     """Normalised frames of all rows, in their order; a row without frames has none, and a shorter one than a block is padded to it.
 
     Args:
@@ -97,7 +103,7 @@ def _frames(ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, 
     utterances, scale, row = Ragged(np.empty(0), lengths), np.zeros(len(lengths), np.float32), 0
     present = np.flatnonzero(lengths)
     for folder, statistics in folders:
-        for frames, deviation in _all_normalised(folder, statistics, normalise):
+        for frames, deviation in _all_normalised(folder, statistics, normalise, fold):
             if not row:
                 utterances.values = _empty((int(lengths.sum()), frames.shape[1]))
             first = utterances.offsets[present[row]]
@@ -146,15 +152,18 @@ def _piece(
     return batch.column("id").to_pylist(), AcousticFrames(utterances, scale, block, hop)
 
 
-def _statistics(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every channel over the training split, (channels,) each."""
+def _statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    if fold:
+        mean, deviation = outside(stats["folds"], fold)
+        return mean.astype(np.float32), deviation.astype(np.float32)
     return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
 
 
-def _all_normalised(folder: Path, statistics: Path, normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+def _all_normalised(folder: Path, statistics: Path, normalise: str, fold: int) -> Iterator[tuple[np.ndarray, np.floating]]:
     """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
-    stats = _statistics(statistics)
+    stats = _statistics(statistics, fold)
     for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
             yield from _normalised(batch.column("features"), stats, normalise)

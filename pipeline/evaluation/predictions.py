@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from calm.corpora.folds import folds_of, split_in
 from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import metrics
 
@@ -29,7 +30,7 @@ class System(NamedTuple):
 class Truth:
     """Labelled utterances of one split."""
 
-    table: pd.DataFrame  # id, speaker, labels, gender, duration
+    table: pd.DataFrame  # id, speaker, labels, gender, duration, fold (0: there are none)
     targets: np.ndarray  # bool (utterances, classes)
 
 
@@ -41,7 +42,8 @@ class Predictions:
     seed: int
     logits: dict[str, np.ndarray]  # split -> (utterances, classes), finite
     probabilities: dict[str, np.ndarray]  # split -> (utterances, classes); a row of NaN where there is no prediction
-    thresholds: np.ndarray | None = None
+    everybody: tuple[np.ndarray, np.ndarray] | None = None  # validation of the released network: targets, probabilities
+    thresholds: dict[int, np.ndarray] = field(default_factory=dict)  # tuned ones by fold (0: no folds, or the network that is released)
     decisions: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # (split, threshold) -> bool (utterances, classes)
 
     def present(self, split: str) -> np.ndarray:
@@ -62,7 +64,9 @@ class CorpusEvaluation:
     synthetic: bool
     classes: tuple[str, ...]
     one_hot: bool
-    truth: dict[str, Truth]
+    truth: dict[str, Truth]  # with folds: an utterance once a fold in which it is validated, or tested
+    folds: list[int] = field(default_factory=list)
+    everybody: Truth | None = None  # with folds: validation of the network that is trained on everybody
     rows: list[dict] = field(default_factory=list)
     notes: dict = field(default_factory=dict)
     left_out: dict = field(default_factory=lambda: defaultdict(list))
@@ -70,12 +74,12 @@ class CorpusEvaluation:
 
 def read_truth(path: Path, corpus: str, synthetic: bool) -> CorpusEvaluation:
     """Labelled utterances of validation and test; raises ValueError if there are none."""
-    table = read_table(path, ["id", "speaker", "split", "labels", "gender", "duration"])
-    classes, truth, counts = table.attrs["classes"], {}, {}
+    table = read_table(path, ["id", "speaker", "split", "labels", "gender", "duration", "fold", "validates"])
+    classes, one_hot, folds, truth, counts = table.attrs["classes"], table.attrs["one_hot"], folds_of(table), {}, {}
     for split in SPLITS:
-        part = table[table["split"] == split]
+        part = pd.concat([_of_split(table, split, fold) for fold in folds or [0]], ignore_index=True)
         rows = part[part["labels"].notna()].reset_index(drop=True)
-        targets = multi_hot(rows["labels"], classes, table.attrs["one_hot"])
+        targets = multi_hot(rows["labels"], classes, one_hot)
         positives = dict(zip(classes, targets.sum(axis=0).tolist(), strict=True))
         counts[split] = {"labelled": len(rows), "unlabelled": len(part) - len(rows), "speakers": rows["speaker"].nunique()}
         counts[split]["positives"] = positives
@@ -85,7 +89,10 @@ def read_truth(path: Path, corpus: str, synthetic: bool) -> CorpusEvaluation:
             counts[split]["never_anything"] = {name: never[name] for name in metrics.OF_COUNTS if name in never}
     if not truth:
         raise ValueError(f"{path} has no labelled utterance in validation or test: there is nothing to evaluate on")
-    evaluation = CorpusEvaluation(corpus, synthetic, classes, table.attrs["one_hot"], truth)
+    evaluation = CorpusEvaluation(corpus, synthetic, classes, one_hot, truth, folds)
+    if folds:
+        rows = _of_split(table[table["labels"].notna()], "validation", 0).reset_index(drop=True)
+        evaluation.everybody = Truth(rows, multi_hot(rows["labels"], classes, one_hot))
     evaluation.notes = {
         "corpus": corpus,
         "synthetic": synthetic,
@@ -94,7 +101,14 @@ def read_truth(path: Path, corpus: str, synthetic: bool) -> CorpusEvaluation:
         "utterances": counts,
         "missing": [],
     }
+    if folds:
+        evaluation.notes["folds"] = folds
     return evaluation
+
+
+def _of_split(table: pd.DataFrame, split: str, fold: int) -> pd.DataFrame:
+    """Utterances of a split in a fold."""
+    return table[split_in(table, fold) == split].drop(columns="validates").assign(fold=fold)
 
 
 def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Iterator[Predictions]:
@@ -104,7 +118,10 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
 
     Raises ValueError for logits of another number of classes and for an utterance that stands twice.
     """
-    table = pq.read_table(file, columns=["id", "split", "variant", "modality", "seed", "logits"])
+    names, has_folds = ["id", "split", "variant", "modality", "seed", "logits"], "fold" in pq.read_schema(file).names
+    if has_folds != bool(evaluation.folds):
+        raise ValueError(f"{file} and the corpus do not agree on whether there are folds: run its stage again")
+    table = pq.read_table(file, columns=[*names, *(["fold"] if has_folds else [])])
     lists = table.column("logits").combine_chunks()
     logits, lengths = lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy(zero_copy_only=False)
     classes = len(evaluation.classes)
@@ -115,9 +132,12 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
     frame = table.drop_columns("logits").to_pandas()
     for (variant, modality, seed), rows in frame.groupby(["variant", "modality", "seed"], sort=True).indices.items():
         predictions, part = Predictions(System(variant, lm, modality), int(seed), {}, {}), frame.iloc[rows]
+        if has_folds and (chosen := (part["fold"] == 0).to_numpy()).any():
+            place = pd.Index(part["id"][chosen]).get_indexer(evaluation.everybody.table["id"])
+            predictions.everybody = evaluation.everybody.targets[place >= 0], _sigmoid(logits[rows[chosen]][place[place >= 0]])
         for split, truth in evaluation.truth.items():
             chosen = (part["split"] == split).to_numpy()
-            place = pd.Index(truth.table["id"]).get_indexer(part["id"][chosen])
+            place = _keys(truth.table, has_folds).get_indexer(_keys(part[chosen], has_folds))
             known = place >= 0  # others are not labelled
             if len(np.unique(place[known])) < known.sum():
                 raise ValueError(f"{file} has two rows for one utterance of {variant}, {modality}, seed {seed}: run its stage again")
@@ -131,6 +151,11 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
                 note = {"split": split, "utterances": len(lacking), "ids": lacking[:NAMED].tolist()}
                 evaluation.notes["missing"].append(predictions.columns | note)
         yield predictions
+
+
+def _keys(table: pd.DataFrame, has_folds: bool) -> pd.Index:
+    """What tells the rows of a split apart: the id, and the fold where there are some."""
+    return pd.MultiIndex.from_frame(table[["id", "fold"]]) if has_folds else pd.Index(table["id"])
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

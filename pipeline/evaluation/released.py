@@ -18,7 +18,7 @@ class Released:
     """Labelled utterances of each split with what the head says of them."""
 
     classes: list[str]
-    thresholds: np.ndarray  # (classes,), tuned on validation
+    thresholds: np.ndarray  # (classes,), tuned on validation; with folds on that of the network that is released
     tables: dict[str, pd.DataFrame]  # split -> id, speaker; targets, probabilities, decided_0.5, decided_tuned: (classes,) a row
 
     def column(self, split: str, name: str) -> np.ndarray:
@@ -27,7 +27,7 @@ class Released:
 
 
 def read(folder: Path, columns: dict) -> Released:
-    """From a folder that `evaluate` wrote.
+    """From a folder that `evaluate` wrote. On a corpus with folds the predictions are those of the folds' networks.
 
     Args:
         columns: variant, lm, modality and seed of the head.
@@ -41,7 +41,7 @@ def read(folder: Path, columns: dict) -> Released:
     if not len(table):
         raise ValueError(f"{folder} has no predictions of {names}: run the stage evaluate again")
     classes = table.schema.metadata[b"classes"].decode().split("\n")
-    tuned = [row for row in thresholds if all(row[name] == value for name, value in columns.items())]
+    tuned = [row for row in thresholds if all(row[name] == value for name, value in columns.items()) and not row.get("fold")]
     if not tuned:
         raise ValueError(f"{names} has no tuned thresholds, as the corpus has no labelled validation split: set release: false")
     frame, tables = table.to_pandas(), {}

@@ -33,20 +33,23 @@ class Networks:
         settings: what the stage sees of them.
         corpus, model: of the entry of `heads`.
         folder: for what is computed once for all runs.
+        fold: of a corpus with folds, 0 for a training on everybody; None: the corpus has none.
     """
 
-    def __init__(self, settings: Visible, corpus: str, model: str, folder: Path):
-        self.settings, self.corpus, self.model, self.folder = settings, corpus, model, folder
-        self.examples = factory.examples(settings, [corpus])
+    def __init__(self, settings: Visible, corpus: str, model: str, folder: Path, fold: int | None = None):
+        self.settings, self.corpus, self.model, self.folder, self.fold = settings, corpus, model, folder, fold
+        self.examples = factory.examples(settings, [corpus], fold or 0)
         model_settings = settings.models[model]
         self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
         self.tokenizer = load_tokenizer(model_settings.language_model)
         self.tokens = tokenise(self.tokenizer, self.examples.table["text"])
         self.targets = self.examples.targets()
         self.splits = {split: self.examples.rows(split, labelled=True) for split in ("train", "validation", "test")}
-        empty = [split for split, rows in self.splits.items() if not len(rows)]
+        self.held_out = ("validation",) if fold == 0 else ("validation", "test")
+        empty = [split for split in ("train", *self.held_out) if not len(self.splits[split])]
         if empty:
-            raise ValueError(f"corpus {corpus} has no labelled utterance in {', '.join(empty)}: heads need all three splits")
+            where = f"fold {fold} of corpus {corpus}" if fold else f"corpus {corpus}"
+            raise ValueError(f"{where} has no labelled utterance in {', '.join(empty)}: heads need all three splits")
 
     def network(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
         """A model with fresh heads, and the weights that its condition starts from."""

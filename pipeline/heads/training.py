@@ -19,16 +19,14 @@ from pipeline.heads.conditions import Condition
 from pipeline.heads.networks import TASK, Networks, digest
 from pipeline.tracking.tracker import TrackedRun
 
-HELD_OUT = ("validation", "test")
-
 
 @dataclass
 class Trained:
     """What training of a condition gave, for one seed or several."""
 
-    logits: pd.DataFrame  # id, split, logits, variant, modality, seed
-    curves: list[dict]  # variant, modality, seed, curve
-    measured: list[dict]  # variant, modality, seed, seconds, mlflow_run
+    logits: pd.DataFrame  # id, split, logits, variant, modality, seed, and fold where the corpus has folds
+    curves: list[dict]  # variant, modality, seed, curve, and fold
+    measured: list[dict]  # variant, modality, seed, seconds, mlflow_run, and fold
 
 
 def train_heads(
@@ -42,9 +40,12 @@ def train_heads(
     """
     begin = time.monotonic()
     train_them = _unfrozen if condition.tuning == "unfrozen" else _frozen
-    with tracked.child(condition.title(*seeds), tags=condition.tags(*seeds)) as run:
+    fold = {} if networks.fold is None else {"fold": networks.fold}
+    tags = condition.tags(*seeds) | {name: str(value) for name, value in fold.items()}
+    title = ", ".join([condition.title(*seeds), *(f"fold {value}" for value in fold.values())])
+    with tracked.child(title, tags=tags) as run:
         logits, curve = train_them(networks, condition, seeds, folder, run, keep)
-    about = [{"variant": condition.name, "modality": condition.modality, "seed": seed} for seed in seeds]
+    about = [{"variant": condition.name, "modality": condition.modality, "seed": seed, **fold} for seed in seeds]
     tables = [_table(networks, names, {split: values[:, index] for split, values in logits.items()}) for index, names in enumerate(about)]
     seconds = {"seconds": time.monotonic() - begin, "mlflow_run": run.id}
     return Trained(
@@ -78,7 +79,7 @@ def _unfrozen(
     )
     if keep:
         network.save_pretrained(keep)
-    return {split: predict(network, networks.splits[split], collator, section.batch)[:, None] for split in HELD_OUT}, curve
+    return {split: predict(network, networks.splits[split], collator, section.batch)[:, None] for split in networks.held_out}, curve
 
 
 def pretrained_part(condition: Condition, network: CalmForSequenceClassification) -> torch.nn.Module:
@@ -98,7 +99,7 @@ def _frozen(
         network.save_pretrained(keep)
     # The heads' losses were summed: an entry of the curve is their mean.
     curve = [{key: value / (1 if key == "epoch" else len(seeds)) for key, value in entry.items()} for entry in curve]
-    return {split: predict(heads, networks.splits[split], collator, 512) for split in HELD_OUT}, curve
+    return {split: predict(heads, networks.splits[split], collator, 512) for split in networks.held_out}, curve
 
 
 def on_vectors(
@@ -192,7 +193,7 @@ def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarra
 
 
 def _table(networks: Networks, names: dict, logits: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Logits of one head: id, split, logits, and its names (variant, modality, seed)."""
+    """Logits of one head: id, split, logits, and its names (variant, modality, seed, fold)."""
     ids = networks.examples.table["id"].to_numpy()
     parts = [
         pd.DataFrame({"id": ids[networks.splits[split]], "split": split, "logits": list(values.astype(np.float32))})

@@ -27,24 +27,36 @@ class HeadWorker(Worker):
     folder: Path  # of the stage's checkpoints
     tracked: TrackedRun
     threads: int
-    kept: tuple[Condition, int] | None  # condition and seed whose network is kept
+    kept: tuple[Condition, int, int | None] | None  # condition, seed and fold whose network is kept
 
     def set_up(self, number: int) -> None:
         if gpus := torch.cuda.device_count():
             os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)  # heeded, as CUDA has not been used yet
         torch.set_num_threads(self.threads)
-        self.networks, self.stopped = Networks(self.settings, self.heads.corpus, self.heads.model, self.folder), False
+        self.networks, self.stopped = None, False
 
-    def __call__(self, item: tuple[Condition, list[int]]) -> tuple[Path, str]:
+    def folder_of(self, fold: int | None) -> Path:
+        """Where the runs of a fold, and what they share, are kept."""
+        return self.folder if fold is None else self.folder / f"fold-{fold}"
+
+    def networks_of(self, fold: int | None) -> Networks:
+        """Those of a fold; only one fold's are held."""
+        if self.networks is None or self.networks.fold != fold:
+            folder = self.folder_of(fold)
+            folder.mkdir(exist_ok=True)
+            self.networks = Networks(self.settings, self.heads.corpus, self.heads.model, folder, fold)
+        return self.networks
+
+    def __call__(self, item: tuple[Condition, list[int], int | None]) -> tuple[Path, str]:
         """The run's folder, with `logits.parquet`, `curves.json` and `measured.json`, and its name."""
         if self.stopped:  # this run waited in the queue when the stage was stopped
             raise Interrupted(143)
-        condition, seeds = item
-        folder = self.folder / f"{condition.name}-{condition.modality}-{seeds[0]}"
+        condition, seeds, fold = item
+        folder = self.folder_of(fold) / f"{condition.name}-{condition.modality}-{seeds[0]}"
         if not (folder / "measured.json").exists():
-            keep = folder / "network" if (condition, seeds[0]) == self.kept else None
+            keep = folder / "network" if (condition, seeds[0], fold) == self.kept else None
             try:
-                trained = train_heads(self.networks, condition, seeds, folder, self.tracked, keep)
+                trained = train_heads(self.networks_of(fold), condition, seeds, folder, self.tracked, keep)
             except Interrupted:
                 self.stopped = True
                 raise

@@ -69,7 +69,8 @@ def model_text(name: str, settings: Settings) -> str:
     """A model in a few words."""
     model = settings.models[name]
     corpora = "all corpora" if model.pretrain_on == "." else model.pretrain_on
-    return f"model {name}: {language_model_title(model.language_model, model.layers)}, pretrained on {corpora}"
+    pretrained = f"pretrained on {corpora}" if settings.pretraining_corpora(name) else "not pretrained"
+    return f"model {name}: {language_model_title(model.language_model, model.layers)}, {pretrained}"
 
 
 def render(content: dict) -> str:

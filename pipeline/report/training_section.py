@@ -34,7 +34,8 @@ def training_section(settings: Settings, outputs: StageOutputs, folder: Path) ->
 
 def training_sentences(settings: Settings, outputs: StageOutputs) -> list[str]:
     """What was trained on what, and for how long on which device where that was measured."""
-    sentences = []
+    without = [name for name in settings.models if not settings.pretraining_corpora(name)]
+    sentences = [f"Model {name} is not pretrained, by its settings (pretrain_on: none)." for name in without]
     for name, metrics in outputs.calp.items():
         if not metrics["curve"]:
             sentences.append(f"CALP, {name}: not trained, by its settings.")

@@ -37,6 +37,8 @@ class CorpusSettings(Section):
     """Folder of the corpus; for `manifest`, the file of the table."""
     synthetic: bool = False
     """Whether the speech is synthetic. All figures from such a corpus are labelled as synthetic."""
+    folds: Annotated[int, Field(ge=2)] | Literal["given"] | None = None
+    """Cross-validation instead of one split: the number of folds, made so that no speaker is in two, or the folds that are `given`."""
     options: dict = {}
     """Options of the format's reader, listed below."""
 

@@ -134,6 +134,9 @@ class Pretrain(Optimiser):
     """Most tokens of text and audio together. The share that is cut off is reported."""
 
 
+NO_CORPUS = "none"  # `pretrain_on` of a model without pretraining
+
+
 class Model(Section):
     """The CALM models: language model, pretraining corpora, and how each differs from the sections `spectran`, `calp` and `pretrain`."""
 
@@ -142,7 +145,7 @@ class Model(Section):
     layers: Positive | None = None
     """Number of layers of the language model to use, from the first. null: all layers."""
     pretrain_on: str = "."
-    """Name of a corpus, or `.` for all corpora (tables 1, 2: in-domain, out-of-domain)."""
+    """Name of a corpus, `.` for all corpora (tables 1, 2: in-domain, out-of-domain), or `none` for no pretraining."""
     lm: Name | None = None
     """Name of the language model in the tables, equal for models that are compared. null: the model's own name."""
     stands_for: Literal["tiny", "base"] | None = None

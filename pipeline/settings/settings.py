@@ -10,7 +10,7 @@ from pipeline.settings.base import Name, Overrides, Section
 from pipeline.settings.corpora import CorpusSettings, Features, Ingest, Synthetic, Transcribe
 from pipeline.settings.execution import Compute, Flows, Report, Tracking
 from pipeline.settings.heads import Evaluate, Head, Heads, Transfer
-from pipeline.settings.models import Calp, Model, Pretrain, SpecTranSettings
+from pipeline.settings.models import NO_CORPUS, Calp, Model, Pretrain, SpecTranSettings
 
 
 class Settings(Section):
@@ -61,12 +61,14 @@ class Settings(Section):
     @model_validator(mode="after")
     def corpora_exist(self):
         """Targets and models name corpora."""
+        if NO_CORPUS in self.corpora:
+            raise ValueError(f"corpora: '{NO_CORPUS}' stands for no corpus in models.<name>.pretrain_on, choose another name")
         for target in self.targets:
             _check_name(target, self.corpora, "targets", "corpora")
         for name, model in self.models.items():
             if name == "baselines":
                 raise ValueError("models: 'baselines' is the folder of the baselines, choose another name for the model")
-            if model.pretrain_on != ".":
+            if model.pretrain_on not in (".", NO_CORPUS):
                 _check_name(model.pretrain_on, self.corpora, f"models.{name}.pretrain_on", "corpora")
         return self
 
@@ -90,6 +92,29 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def pretraining_never_hears_who_is_tested(self):
+        """A model whose heads are trained in folds is not pretrained on their corpus, all of whose speakers are tested in some fold."""
+        for name, heads in self.heads.items():
+            if self.corpora[heads.corpus].folds is not None and heads.corpus in self.pretraining_corpora(heads.model):
+                raise ValueError(
+                    f"heads.{name}: model '{heads.model}' is pretrained on {heads.corpus}, whose speakers are tested in folds: set "
+                    f"models.{heads.model}.pretrain_on to another corpus, or to {NO_CORPUS} with rows that have start: language_model"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def rows_have_a_start(self):
+        """Without pretraining there are no pretrained weights to start from."""
+        for name, heads in self.heads.items():
+            for row_name, row in heads.rows.items():
+                if not self.pretraining_corpora(heads.model) and row.network == "calm" and row.start != "language_model":
+                    raise ValueError(
+                        f"heads.{name}.rows.{row_name}: model '{heads.model}' is not pretrained (pretrain_on: {NO_CORPUS}): "
+                        "set the row's start: language_model"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def transfers_are_possible(self):
         """A transfer is from one released model to another, of different corpora."""
         for name, transfer in self.transfer.items():
@@ -99,6 +124,8 @@ class Settings(Section):
                     raise ValueError(f"transfer.{name}.{key}: '{heads}' has release: false, so its model is not kept")
             if self.heads[transfer.trained].corpus == self.heads[transfer.tested].corpus:
                 raise ValueError(f"transfer.{name}: '{transfer.trained}' and '{transfer.tested}' are of the same corpus")
+            if self.corpora[self.heads[transfer.tested].corpus].folds is not None:
+                raise ValueError(f"transfer.{name}: the corpus of '{transfer.tested}' has folds, and no test split to transfer to")
         return self
 
     @model_validator(mode="after")
@@ -155,8 +182,10 @@ class Settings(Section):
         return self.models[model].lm or model
 
     def pretraining_corpora(self, model: str) -> list[str]:
-        """Names of the corpora that a model is pretrained on."""
+        """Names of the corpora that a model is pretrained on; [] without pretraining."""
         corpus = self.models[model].pretrain_on
+        if corpus == NO_CORPUS:
+            return []
         return list(self.corpora) if corpus == "." else [corpus]
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from calm.audio.features import ENCODER
+from calm.corpora.folds import folds_of, split_in
 from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import baselines
 from calm.storage import write_json, write_parquet
@@ -18,11 +19,12 @@ from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
 from pipeline.tracking.tracker import stage_run
 
+HELD_OUT = ("validation", "test")
 NAMED = 50  # ids of utterances without features that a report names for each baseline; it counts all
 
 
 def run(settings: Settings, corpus: str) -> str:
-    """Write `logits.parquet` of the validation and test split, and `metrics.json` with the choices and the failures."""
+    """Write `logits.parquet` of the validation and test split, or of those of each fold, and `metrics.json` with choices and failures."""
     seen = visible(settings, "baselines", corpus)
     names, synthetic = seen.evaluate.baselines, seen.corpora[corpus].synthetic
     with (
@@ -44,7 +46,8 @@ def run(settings: Settings, corpus: str) -> str:
 def answer(settings: Visible, utterances: Path, features: Path, folder: Path, work: Path | None = None) -> tuple[dict, dict[str, float]]:
     """Fit every baseline of the settings and write `logits.parquet` to `folder`.
 
-    Columns: id, split, variant, modality, seed, logits (log-odds of each class). In `work` a stopped extraction keeps what it has.
+    Columns: id, split, variant, modality, seed, fold where the corpus has folds, logits (log-odds of each class). In `work` a stopped
+    extraction keeps what it has.
 
     Returns:
         The report, and by baseline the seconds that its features took.
@@ -53,31 +56,39 @@ def answer(settings: Visible, utterances: Path, features: Path, folder: Path, wo
     classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
     table = table[table["labels"].notna()].reset_index(drop=True)
     targets = multi_hot(table["labels"], classes, one_hot)
-    train, held_out = (table["split"] == "train").to_numpy(), table["split"].isin(("validation", "test")).to_numpy()
-    if not train.any() or not held_out.any():
-        raise ValueError(
-            f"{utterances} has {train.sum()} labelled utterances in train and {held_out.sum()} in validation and test: baselines need both"
-        )
-    report, seconds, parts = {"classes": classes, "train": int(train.sum()), "baselines": {}}, {}, []
+    folds = folds_of(table)
+    places = {fold: split_in(table, fold or 0) for fold in folds or [None]}  # fold -> split of every utterance
+    for fold, split in places.items():
+        train, held_out = (split == "train").sum(), split.isin(HELD_OUT).sum()
+        if not train or not held_out:
+            raise ValueError(
+                f"{utterances} has {train} labelled utterances in train and {held_out} in validation and test"
+                f"{f' of fold {fold}' if fold else ''}: baselines need both"
+            )
+    trained_on = int((next(iter(places.values())) == "train").sum())
+    report, seconds, parts = {"classes": classes, "train": trained_on, "baselines": {}}, {}, []
     for name in settings.evaluate.baselines:
-        probabilities, report["baselines"][name], seconds[name] = _fit(name, settings, table, targets, one_hot, features, work)
-        columns = {"variant": name, "modality": "none" if name == "chance" else "audio", "seed": settings.seeds[0]}
-        rows = table.loc[held_out, ["id", "split"]].assign(**columns)
-        parts.append(_logits(rows, baselines.log_odds(probabilities[held_out])))
+        extracted, seconds[name] = _extract(name, settings, table, features, work)
+        figures = {}
+        for fold, split in places.items():
+            probabilities, figures[fold] = _fit(name, extracted, split.to_numpy(), targets, one_hot, table["id"])
+            held_out = split.isin(HELD_OUT).to_numpy()
+            columns = {"variant": name, "modality": "none" if name == "chance" else "audio", "seed": settings.seeds[0]}
+            rows = table.loc[held_out, ["id"]].assign(split=split[held_out], **columns, **({"fold": fold} if fold else {}))
+            parts.append(_logits(rows, baselines.log_odds(probabilities[held_out])))
+        report["baselines"][name] = figures[None] if None in figures else _of_folds(figures)
     empty = _logits(table.loc[[], ["id", "split"]].assign(variant="", modality="", seed=0), np.empty((0, len(classes)), np.float32))
     write_parquet(pa.concat_tables(parts or [empty]), folder / "logits.parquet")
     return report, seconds
 
 
-def _fit(
-    name: str, settings: Visible, table: pd.DataFrame, targets: np.ndarray, one_hot: bool, features: Path, work: Path | None
-) -> tuple[np.ndarray, dict, float]:
-    """Probabilities (utterances, classes) of one baseline, figures about it, and the seconds that its features took."""
+def _extract(
+    name: str, settings: Visible, table: pd.DataFrame, features: Path, work: Path | None
+) -> tuple[baselines.Extracted | None, float]:
+    """Functionals of one baseline, None if it needs none, and the seconds that they took."""
     begin = time.monotonic()
-    train, validation = ((table["split"] == split).to_numpy() for split in ("train", "validation"))
     if name == "chance":
-        prior = baselines.prior(targets[train])
-        return np.tile(prior, (len(targets), 1)), {"prior": prior.tolist(), "without_features": 0}, 0.0
+        return None, 0.0
     if name == "egemaps":
         segments = list(table[["audio", "start", "end"]].itertuples(index=False, name=None))
         extracted = baselines.egemaps(segments, settings.features.workers, work)
@@ -85,7 +96,17 @@ def _fit(
         extracted = baselines.encoder_functionals(features / ENCODER, table["id"])
     else:
         extracted = baselines.logmel_functionals(features, table["id"])
-    seconds = time.monotonic() - begin
+    return extracted, time.monotonic() - begin
+
+
+def _fit(
+    name: str, extracted: baselines.Extracted | None, split: np.ndarray, targets: np.ndarray, one_hot: bool, ids: pd.Series
+) -> tuple[np.ndarray, dict]:
+    """Probabilities (utterances, classes) of one baseline, and figures about it."""
+    train, validation = split == "train", split == "validation"
+    if extracted is None:
+        prior = baselines.prior(targets[train])
+        return np.tile(prior, (len(targets), 1)), {"prior": prior.tolist(), "without_features": 0}
     if not (extracted.good & train).any():
         reason = next(iter(extracted.failed.values()), "")
         raise ValueError(f"{name}: none of the {train.sum()} training utterances has features; the first: {reason}")
@@ -97,9 +118,15 @@ def _fit(
         "unconverged": fitted.unconverged,
         "constant_classes": fitted.constant,
         "without_features": fitted.without_features,
-        "failed": {table["id"][row]: reason for row, reason in list(extracted.failed.items())[:NAMED]},
+        "failed": {ids[row]: reason for row, reason in list(extracted.failed.items())[:NAMED]},
     }
-    return fitted.probabilities, figures, seconds
+    return fitted.probabilities, figures
+
+
+def _of_folds(figures: dict[int, dict]) -> dict:
+    """Figures of each fold, and the utterances without features, which are the same in all."""
+    without = next(iter(figures.values()))["without_features"]
+    return {"without_features": without, "folds": {str(fold): one for fold, one in figures.items()}}
 
 
 def _logits(rows: pd.DataFrame, logits: np.ndarray) -> pa.Table:

@@ -12,6 +12,7 @@ from calm.corpora.fingerprint import fingerprint
 from calm.storage import read_json, write_json
 from pipeline import paths, state
 from pipeline.settings import Settings, load_or_exit
+from pipeline.settings.models import NO_CORPUS
 
 
 def run(settings: Settings) -> None:
@@ -26,6 +27,8 @@ def run(settings: Settings) -> None:
         for part, content in fingerprint(corpus.format, corpus.path, corpus.options).items():
             _write(content, paths.fingerprint(name) / f"{part}.json")
     _remove(paths.FINGERPRINTS, {paths.fingerprint(name) for name in settings.corpora})
+    for path in (paths.features(NO_CORPUS), paths.texts(NO_CORPUS), paths.utterances(NO_CORPUS).parent):
+        path.mkdir(parents=True, exist_ok=True)  # what a model without pretraining depends on, as dvc.yaml writes it
     paths.transfer("").mkdir(parents=True, exist_ok=True)  # the report depends on it, also where nothing is transferred
 
 

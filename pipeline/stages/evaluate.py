@@ -2,6 +2,9 @@
 
 Thresholds: "0.5" for every class; "tuned", one a class, on the validation split of the same run; "argmax", the likeliest class
 alone, where every utterance has exactly one. What needs no threshold (auc_macro, average_precision_macro, ece) stands with "0.5".
+
+On a corpus with folds an utterance has the logits of the fold in which it is tested, and the thresholds tuned on that fold's validation.
+Figures are over the utterances of all folds; `folds.json` has those by fold, with their mean and spread.
 """
 
 from collections import defaultdict
@@ -14,7 +17,7 @@ import pyarrow as pa
 from calm.evaluation import calibration, metrics, thresholds
 from calm.storage import write_json, write_parquet
 from pipeline import paths
-from pipeline.evaluation import groups
+from pipeline.evaluation import folds, groups
 from pipeline.evaluation.comparisons import compare
 from pipeline.evaluation.predictions import CorpusEvaluation, Predictions, System, read_predictions, read_truth
 from pipeline.paper import tables_of
@@ -71,6 +74,8 @@ def evaluate(settings: Visible, corpus: str, files: list[tuple[str, Path]], fold
     write_parquet(_table(all_predictions, evaluation), folder / "predictions.parquet", compression="zstd")
     write_json(comparisons, folder / "comparisons.json")
     write_json(intervals, folder / "intervals.json")
+    if evaluation.folds:
+        write_json(folds.rows(all_predictions, evaluation, settings.evaluate.bootstrap, settings.seeds[0]), folder / "folds.json")
     write_json(groups.rows(all_predictions, evaluation, paths.texts(corpus), language), folder / "buckets.json")
     write_json(_calibration(all_predictions, evaluation), folder / "calibration.json")
     evaluation.notes["left_out"] = [{**dict(what), "runs": names} for what, names in evaluation.left_out.items()]
@@ -95,20 +100,26 @@ def track(evaluation: CorpusEvaluation, all_predictions: list[Predictions], trac
 
 
 def decide(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
-    """Tune thresholds on validation and decide at all thresholds; without a validation split, not at tuned ones."""
+    """Tune thresholds on each fold's validation, and decide at all thresholds; without a validation split, not at tuned ones."""
     notes = evaluation.notes["not_evaluated"]
-    if "validation" in evaluation.truth and (present := predictions.present("validation")).any():
-        targets = evaluation.truth["validation"].targets[present]
-        predictions.thresholds = thresholds.tune_thresholds(targets, predictions.probabilities["validation"][present])
+    if "validation" in evaluation.truth:
+        truth, present = evaluation.truth["validation"], predictions.present("validation")
+        for fold in evaluation.folds or [0]:
+            if (rows := present & (truth.table["fold"] == fold).to_numpy()).any():
+                tuned = thresholds.tune_thresholds(truth.targets[rows], predictions.probabilities["validation"][rows])
+                predictions.thresholds[fold] = tuned
+    if predictions.everybody is not None:
+        predictions.thresholds[0] = thresholds.tune_thresholds(*predictions.everybody)
     for split, probabilities in predictions.probabilities.items():
         if not predictions.present(split).any():
             notes.append({**predictions.columns, "split": split, "reason": "no prediction for any utterance"})
             continue
         predictions.decisions[split, "0.5"] = probabilities >= 0.5
-        if predictions.thresholds is None:
+        of_rows = evaluation.truth[split].table["fold"]
+        if not set(of_rows) <= set(predictions.thresholds):
             notes.append({**predictions.columns, "split": split, "threshold": "tuned", "reason": "no validation to tune on"})
         else:
-            predictions.decisions[split, "tuned"] = probabilities >= predictions.thresholds
+            predictions.decisions[split, "tuned"] = probabilities >= np.stack([predictions.thresholds[fold] for fold in of_rows])
         if evaluation.one_hot:
             predictions.decisions[split, "argmax"] = thresholds.likeliest(predictions.logits[split])
 
@@ -132,11 +143,15 @@ def score(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
 
 
 def _thresholds(all_predictions: list[Predictions], evaluation: CorpusEvaluation) -> list[dict]:
-    """Tuned thresholds of every head and baseline by class."""
+    """Tuned thresholds of every head and baseline by class, and by fold; fold 0 is the network that is released."""
     return [
-        {**predictions.columns, "thresholds": dict(zip(evaluation.classes, predictions.thresholds.tolist(), strict=True))}
+        {
+            **predictions.columns,
+            **({"fold": fold} if evaluation.folds else {}),
+            "thresholds": dict(zip(evaluation.classes, tuned.tolist(), strict=True)),
+        }
         for predictions in all_predictions
-        if predictions.thresholds is not None
+        for fold, tuned in predictions.thresholds.items()
     ]
 
 
@@ -161,6 +176,7 @@ def _table(all_predictions: list[Predictions], evaluation: CorpusEvaluation) -> 
             "id": pa.array(table["id"], pa.string()),
             "split": pa.array([split] * size, pa.string()),
             "speaker": pa.array(table["speaker"], pa.string()),
+            **({"fold": pa.array(table["fold"], pa.int32())} if evaluation.folds else {}),
             "labels": _lists(evaluation.truth[split].targets[present], evaluation.classes),
             **{key: pa.array([value] * size, pa.int64() if key == "seed" else pa.string()) for key, value in predictions.columns.items()},
             "probabilities": pa.ListArray.from_arrays(

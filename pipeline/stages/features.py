@@ -19,6 +19,7 @@ from calm.audio.encoder_states import EncoderStates, at_speed
 from calm.audio.features import ENCODER, LOG_MEL, FrameExtractor, extract
 from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Dropped
+from calm.data.normalisation import mean_and_deviation
 from calm.storage import read_json, write_json, write_parquet
 from pipeline import paths
 from pipeline.execution.pool import pool
@@ -54,10 +55,18 @@ class Statistics:
         return Statistics(*(ours + theirs for ours, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def summary(self) -> dict:
-        """Mean and standard deviation of every channel; one that never changes is divided by 0.001."""
-        mean = self.total / self.frames
-        deviation = np.sqrt(np.maximum(self.squares / self.frames - mean**2, 0))
-        return {"mean": mean.tolist(), "std": np.maximum(deviation, 1e-3).tolist(), "frames": self.frames, "utterances": self.utterances}
+        """Mean and standard deviation of every band; a band that never changes is divided by 0.001."""
+        mean, deviation = mean_and_deviation(self.frames, self.total, self.squares)
+        return {"mean": mean.tolist(), "std": deviation.tolist(), "frames": self.frames, "utterances": self.utterances}
+
+    def plain(self) -> dict:
+        """The sums as JSON has them."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, sums: dict) -> "Statistics":
+        """From what `plain` gave."""
+        return cls(**{key: np.array(value) if isinstance(value, list) else value for key, value in sums.items()})
 
 
 @dataclass
@@ -65,6 +74,7 @@ class Shard:
     """What came of the rows of one shard."""
 
     statistics: Statistics = field(default_factory=Statistics)  # of its training utterances
+    folds: dict[str, Statistics] = field(default_factory=dict)  # of all utterances by their fold, "" for none; {} without folds
     frames: int = 0
     dropped: list[Dropped] = field(default_factory=list)
 
@@ -155,7 +165,7 @@ def _shards(frame: pd.DataFrame, section: Features, frames: Frames, work: Path, 
                 for part in islice(results, len(items[number])):
                     rows |= part
                     bar.update(len(part))
-                _write(work, number, table, rows)
+                _write(work, number, table, rows, bool(frame["fold"].notna().any()))
             else:
                 bar.update(len(table))
             yield _read_note(work, number)
@@ -233,10 +243,10 @@ class FeatureWorker(Worker):
         return frames.astype(np.float16)
 
 
-def _write(work: Path, number: int, table: pd.DataFrame, rows: dict) -> None:
+def _write(work: Path, number: int, table: pd.DataFrame, rows: dict, has_folds: bool) -> None:
     """One shard, in the table's order, and after it the note that says it is finished."""
     shard, ids, kept = Shard(), [], []
-    for row, id, split in zip(table.index, table["id"], table["split"], strict=True):
+    for row, id, split, fold in zip(table.index, table["id"], table["split"], table["fold"], strict=True):
         frames = rows[row]
         if isinstance(frames, tuple):
             shard.dropped.append(Dropped(id, *frames))
@@ -246,6 +256,8 @@ def _write(work: Path, number: int, table: pd.DataFrame, rows: dict) -> None:
         shard.frames += len(frames)
         if split == "train":
             shard.statistics.add(frames)
+        if has_folds:
+            shard.folds.setdefault(str(int(fold)) if pd.notna(fold) else "", Statistics()).add(frames)
     write_parquet(_parquet(ids, kept), work / f"part-{number:05d}.parquet", **STORAGE)
     _write_note(work, number, shard)
 
@@ -269,8 +281,9 @@ def _note(work: Path, number: int) -> Path:
 
 
 def _write_note(work: Path, number: int, shard: Shard) -> None:
-    sums = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(shard.statistics).items()}
-    note = {"statistics": sums, "frames": shard.frames, "dropped": [asdict(row) for row in shard.dropped]}
+    folds = {fold: statistics.plain() for fold, statistics in shard.folds.items()}
+    note = {"statistics": shard.statistics.plain(), "folds": folds, "frames": shard.frames}
+    note["dropped"] = [asdict(row) for row in shard.dropped]
     write_json(note, _note(work, number))
 
 
@@ -281,8 +294,8 @@ def _finished(work: Path, number: int) -> bool:
 
 def _read_note(work: Path, number: int) -> Shard:
     note = read_json(_note(work, number))
-    sums = {key: np.array(value) if isinstance(value, list) else value for key, value in note["statistics"].items()}
-    return Shard(Statistics(**sums), note["frames"], [Dropped(**row) for row in note["dropped"]])
+    folds = {fold: Statistics.of(sums) for fold, sums in note["folds"].items()}
+    return Shard(Statistics.of(note["statistics"]), folds, note["frames"], [Dropped(**row) for row in note["dropped"]])
 
 
 def _report(frame: pd.DataFrame, shards: list[Shard], max_dropped: float) -> dict:
@@ -310,4 +323,9 @@ def _stats(shards: list[Shard], section: Features, frames: Frames) -> dict:
     total = sum((shard.statistics for shard in shards), Statistics())
     if not total.frames:
         raise ValueError("no utterance of the training split has features, and they are normalised by that split's statistics")
-    return {**total.summary(), "split": "train", "kind": frames.kind, **asdict(frames.extractor), "trim_db": section.trim_db}
+    folds: dict[str, Statistics] = {}
+    for shard in shards:
+        for fold, statistics in shard.folds.items():
+            folds[fold] = folds.get(fold, Statistics()) + statistics
+    by_fold = {"folds": {fold: folds[fold].plain() for fold in sorted(folds)}} if folds else {}
+    return {**total.summary(), "split": "train", "kind": frames.kind, **asdict(frames.extractor), "trim_db": section.trim_db, **by_fold}

@@ -1,4 +1,7 @@
-"""Stage `head`: supervised heads (4.6, 5.2, 5.3) on one corpus and one model, in every condition of its rows and for every seed."""
+"""Stage `head`: supervised heads (4.6, 5.2, 5.3) on one corpus and one model, in every condition of its rows and for every seed.
+
+On a corpus with folds all of them are trained in every fold, and what is released in a last run on everybody, "fold 0".
+"""
 
 import shutil
 from pathlib import Path
@@ -8,6 +11,8 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
+from calm.corpora.folds import folds_of
+from calm.corpora.utterances import read_table
 from calm.storage import read_json, write_json, write_parquet
 from pipeline import factory, paths
 from pipeline.execution.pool import pool
@@ -53,13 +58,18 @@ def run(settings: Settings, name: str) -> str:
 
 
 def train_all(settings: Visible, name: str, work: Path, tracked: TrackedRun) -> list[Path]:
-    """Train every condition and seed, several at once; returns the folders of the runs."""
+    """Train every condition and seed in every fold, several at once; returns the folders of the runs."""
     heads, items = settings.heads[name], []
-    for condition in conditions(heads.rows, settings.head):
-        items += [(condition, settings.seeds)] if condition.tuning == "frozen" else [(condition, [seed]) for seed in settings.seeds]
+    folds = folds_of(read_table(paths.utterances(heads.corpus), ["fold"]))
+    for fold in folds or [None]:
+        for condition in conditions(heads.rows, settings.head):
+            together = [settings.seeds] if condition.tuning == "frozen" else [[seed] for seed in settings.seeds]
+            items += [(condition, seeds, fold) for seeds in together]
+    kept = (released(heads, settings.head), settings.seeds[0], 0 if folds else None) if heads.release else None
+    if kept and folds:
+        items.append((kept[0], [kept[1]], 0))
     processes = min(settings.head.workers or torch.cuda.device_count() or min(cores(), MOST_WORKERS), len(items))
     threads = max(1, cores() // processes)
-    kept = (released(heads, settings.head), settings.seeds[0]) if heads.release else None
     worker = HeadWorker(settings, heads, work, tracked, threads, kept)
     folders = []
     with (

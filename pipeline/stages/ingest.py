@@ -11,7 +11,7 @@ from calm.audio import pauses
 from calm.audio.decoding import AudioError
 from calm.audio.headers import Header
 from calm.audio.pauses import Pauses
-from calm.corpora import read_corpus
+from calm.corpora import folds, read_corpus
 from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, write_table
@@ -22,7 +22,7 @@ from pipeline.execution.workers import Worker, cores
 from pipeline.settings import Cut, Settings
 from pipeline.state import visible
 
-SEGMENT = ["id", "audio", "start", "end", "duration", "split"]  # all that `features` needs to know of an utterance
+SEGMENT = ["id", "audio", "start", "end", "duration", "split", "fold"]  # all that `features` needs to know of an utterance
 
 
 def run(settings: Settings, corpus: str) -> str:
@@ -48,6 +48,7 @@ def ingest(settings: Settings, name: str) -> dict:
     limits = Limits(**section.model_dump(exclude={"cut"}))
     check(corpus, headers, limits)
     refuse(corpus, limits)
+    folds.set_folds(corpus, source.folds)
     frame = write_table(corpus, paths.utterances(name))
     write_parquet(pa.Table.from_pandas(frame[SEGMENT], preserve_index=False), paths.segments(name))
     report = {
@@ -61,6 +62,7 @@ def ingest(settings: Settings, name: str) -> dict:
         "dropped": dict(Counter(row.reason for row in corpus.dropped).most_common()),
         "dropped_by_choice": sum(not row.fault for row in corpus.dropped),
         "corrections": {what: count for what, count in corpus.corrections.most_common() if count},
+        "folds": folds.counts(frame),
         "splits": by_split(frame, corpus.classes),
         "speakers_in_two_splits": speakers_in_two_splits(frame),
         "checks": corpus.checks,

@@ -40,7 +40,7 @@ def run(settings: Settings, name: str) -> str:
             write(seen, name, columns, predictions, figures, partial)
         tags = {**{key: str(value) for key, value in columns.items()}, "calm.synthetic": str(synthetic).lower()}
         validation = predictions.tables["validation"].rename(columns={"decided_tuned": "decided"})
-        validation = validation[["id", "speaker", "targets", "decided"]]
+        validation = validation[["id", "speaker", "targets", "decided"]].drop_duplicates("id")  # which several folds may validate
         registered = registry.register(tracked, heads.corpus, folder, validation, tags, seen.evaluate.bootstrap, seed)
         measure(address("release", name), mlflow_run=tracked.id)
     return f"{folder}: {registered}"
@@ -62,5 +62,5 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
     onnx_export.write(network.eval(), folder)
     head = {key: columns[key] for key in ("variant", "modality", "seed")}
     write_json(head, folder / "release.json")
-    curve = next(entry for entry in read_json(trained / "curves.json") if head.items() <= entry.items())
+    curve = next(entry for entry in read_json(trained / "curves.json") if head.items() <= entry.items() and not entry.get("fold"))
     model_card.write(settings, name, network.config, curve, figures, folder)
