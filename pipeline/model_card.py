@@ -12,8 +12,8 @@ from pipeline.state import Visible
 INPUTS = {"audio": "audio alone", "text": "text alone", "both": "audio and text"}
 SYNTHETIC = "\n**Trained on synthetic speech.** Its answers to people's speech mean nothing; it shows that the pipeline works.\n"
 OF_THIS = "In percent, for this one model (seed {seed}), with the 95 % interval of a bootstrap over speakers."
-OF_FOLDS = """**These are the figures of the networks of {count} folds, not of this one,** which was trained afterwards on all speakers but its
-own validation ones, so that nobody is left to test it. In percent, seed {seed}, with the 95 % interval of a bootstrap over
+OF_FOLDS = """**These are the figures of the networks of {count} folds, not of this one,** which was trained afterwards on all speakers but
+its own validation ones, so that nobody is left to test it. In percent, seed {seed}, with the 95 % interval of a bootstrap over
 speakers."""
 CARD = """---
 library_name: transformers

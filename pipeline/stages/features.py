@@ -122,7 +122,7 @@ def compute(settings: Settings, corpus: str) -> dict:
         shards = {}
         for frames in every:
             (work / frames.folder).mkdir(parents=True, exist_ok=True)
-            rows = frame if frames.speed == 1 else frame[frame["split"] == "train"]
+            rows = frame if frames.speed == 1 else frame[(frame["split"] == "train") | frame["fold"].notna()]
             shards[frames] = list(_shards(rows, section, frames, work / frames.folder, seen.compute.dask))
         with whole(paths.features(corpus)) as folder:
             report = _report(frame, shards[every[0]], seen.ingest.max_dropped) | {"kinds": [own.kind for own in every if own.speed == 1]}
