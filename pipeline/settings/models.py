@@ -73,14 +73,27 @@ class Optimiser(Section):
     """Utterances per step."""
     learning_rate: Rate
     """Highest learning rate."""
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    """`adam`: without weight decay, as section 5 prints it for the heads."""
     weight_decay: float = Field(0.01, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay of AdamW. With `adam`: 0."""
     warmup: Share = 0.1
     """Share of the steps in which the learning rate rises."""
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up. `constant`: the same rate in every step; set `warmup: 0`."""
+    clip: float = Field(1.0, ge=0)
+    """Largest norm of all gradients together, to which larger ones are scaled. 0: no clipping, as always for frozen heads."""
     checkpoint_minutes: Annotated[float, Field(gt=0), RunTime()] = 10
     """Minutes between checkpoints. A stopped stage resumes from its last one, with the same result."""
+
+    @model_validator(mode="after")
+    def parts_agree(self):
+        """Adam has no weight decay, and a constant rate no warm-up."""
+        if self.optimiser == "adam" and self.weight_decay:
+            raise ValueError(f"optimiser is adam, but weight_decay is {self.weight_decay:g}: set weight_decay: 0, or optimiser: adamw")
+        if self.schedule == "constant" and self.warmup:
+            raise ValueError(f"schedule is constant, but warmup is {self.warmup:g}: set warmup: 0, or schedule: constant_with_warmup")
+        return self
 
 
 class Calp(Optimiser):

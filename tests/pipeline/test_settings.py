@@ -86,6 +86,8 @@ def load_error(tmp_path, *keys, value):
         (("head", "pooling"), "mean", ["head.pooling is 'mean'", "'cls_blocks'"]),
         (("head", "frozen_copies"), 2, ["frozen_copies needs an augmentation, but augment changes nothing"]),
         (("head", "first"), "body", ["head.first is 'body'", "'head'"]),
+        (("head", "optimiser"), "adam", ["optimiser is adam, but weight_decay is 0.01: set weight_decay: 0"]),
+        (("pretrain", "schedule"), "constant", ["schedule is constant, but warmup is 0.1: set warmup: 0"]),
         (("features", "high_hz"), 9000, ["high_hz", "8000"]),
     ],
 )
@@ -130,6 +132,14 @@ def test_settings_of_the_data_page_are_valid():
         values = DEMO | {"synthetic": {}, "corpora": DEMO["corpora"] | snippet["corpora"]}
         corpora = settings.Settings.model_validate(values).corpora
         assert corpora["msp"].options["labels"] == "all" and corpora["msp"].path == Path("data/raw/msp")
+
+
+def test_heads_of_the_papers_recipe_are_trained_as_section_5_prints_it():
+    whole = settings.load(Path(__file__).parents[2] / "recipes/paper.yaml")
+    for corpus, printed in (("mosei", (50, 64, 5e-5)), ("msp", (20, 128, 1e-4))):
+        head = whole.for_target(corpus).head
+        assert (head.epochs, head.batch, head.learning_rate) == printed
+        assert (head.optimiser, head.schedule, head.warmup, head.weight_decay, head.clip) == ("adam", "constant", 0, 0, 0)
 
 
 def test_a_model_has_sections_of_its_own():

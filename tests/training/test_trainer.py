@@ -132,3 +132,51 @@ def test_step_flops_of_a_linear_layer():
     model = Layer()
     assert step_flops(model, {"x": torch.ones(4, 8)}) == 2 * (2 * 4 * 8 * 16)
     assert model.layer.weight.grad is None and model.training
+
+
+def test_training_as_section_5_prints_it_is_adam_at_a_constant_rate(tmp_path):
+    """Three steps of torch's Adam by hand, on gradients far above the norm that clipping would leave."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.layer = nn.Linear(6, 2)
+
+        def forward(self, x, y):
+            return {"loss": 1000 * (self.layer(x) - y).square().mean()}
+
+    class Batches(TrainerCallback):
+        rows, rates = [], []
+
+        def on_step_end(self, args, state, control, optimizer=None, **kwargs):
+            self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def recorded(rows, generator=None):
+        Batches.rows.append(list(rows))
+        return {"x": INPUTS[rows], "y": TARGETS[rows]}
+
+    printed = Schedule(epochs=1, batch=10, learning_rate=0.01, optimiser="adam", warmup=0, schedule="constant", clip=0)
+    model, by_hand = Linear(), Linear()
+    train(model, range(30), recorded, printed, tmp_path, seed=5, callbacks=[Batches()])
+    assert len(Batches.rows) == 3 and Batches.rates == [0.01] * 3
+    adam = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    for rows in Batches.rows:
+        adam.zero_grad()
+        by_hand(INPUTS[rows], TARGETS[rows])["loss"].backward()
+        adam.step()
+    for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("changes", [{"optimiser": "adamw", "weight_decay": 0.5}, {"warmup": 0.5}, {"schedule": "cosine"}, {"clip": 1e-6}])
+def test_each_part_of_the_optimiser_changes_the_weights(tmp_path, changes):
+    printed = {"optimiser": "adam", "weight_decay": 0.0, "warmup": 0, "schedule": "constant", "clip": 0}
+    if "warmup" in changes:
+        changes = changes | {"schedule": "constant_with_warmup"}
+    shared = {"epochs": 1, "batch": 10, "learning_rate": 0.01}
+    first, _ = trained(tmp_path / "a", Schedule(**shared, **printed))
+    again, _ = trained(tmp_path / "again", Schedule(**shared, **printed))
+    second, _ = trained(tmp_path / "b", Schedule(**shared, **printed | changes))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
