@@ -133,6 +133,9 @@ class Pretrain(Optimiser):
     """Share of the acoustic tokens that are masked (4.5)."""
     mask_audio_of: Literal["starts", "all"] = "starts"
     """`starts`: this share of the tokens starts a masked span, so about 27 % are masked. `all`: this share is masked in total."""
+    mask_audio_draw: Literal["each", "count"] = "each"
+    """`each`: every token is drawn with this probability, so the share is that of 4.5 for every length. `count`: the rounded share of each
+    utterance, at least one token, which masks half of an utterance of 3 to 6 blocks."""
     mask_audio_span: Positive = 3
     """Length of a masked span in tokens: one and the following 2 (4.5)."""
     train_spectran: bool = False
