@@ -111,6 +111,7 @@ def train(
     trainer.train(resume_from_checkpoint=distributed.of_first(last_checkpoint(folder)))
     if checkpoints.stopped:
         raise Interrupted(STOPPED)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else `forward` stays under autocast
     model.eval()
     return [
         {"epoch": round(entry["epoch"]), **{k: v for k, v in entry.items() if k == "loss" or k.startswith("validation_")}}

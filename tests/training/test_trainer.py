@@ -2,10 +2,11 @@
 
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import ModelOutput
 
 from calm.training.callbacks import last_checkpoint
@@ -83,6 +84,39 @@ def test_training_learns_and_logs_held_out_losses(tmp_path):
     model, curve = trained(tmp_path, Schedule(epochs=8, batch=8, learning_rate=0.03))
     assert curve[-1]["loss"] < curve[0]["loss"] / 2
     assert curve[-1]["validation_loss"] == pytest.approx(losses(model, range(30, 40), collator, 8)["loss"])
+
+
+class Classifier(Small):
+    """Logits as `predict` wants them."""
+
+    def forward(self, x, y=None, return_loss: bool = True):
+        return ModelOutput(super().forward(x, y))
+
+
+def test_logits_after_mixed_precision_are_those_of_the_saved_weights(tmp_path, monkeypatch):
+    """Thresholds are tuned on what `predict` gives after training; the released model loads the weights anew, in float32."""
+    mixed = {"bf16": True, "use_cpu": True}
+    monkeypatch.setattr("calm.training.trainer.TrainingArguments", lambda **others: TrainingArguments(**others | mixed))
+    distances = []
+
+    class Distances(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            model.eval()
+            distances.append((model(**collator([0]))["logits"] - Small.forward(model, **collator([0]))["logits"]).abs().max().item())
+            model.train()
+
+    model = Classifier()
+    rows, held_out = range(30), range(30, 40)
+    schedule = Schedule(epochs=2, batch=8, learning_rate=0.01)
+    curve = train(model, rows, collator, schedule, tmp_path, seed=5, held_out=held_out, callbacks=[Distances()])
+    assert min(distances) > 1e-4  # training was in bfloat16
+    fresh = Classifier()
+    fresh.load_state_dict(model.state_dict())
+    fresh.eval()
+    expected = fresh(**collator(range(40)))
+    np.testing.assert_allclose(predict(model, range(40), collator, 40), expected["logits"].detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(**collator(range(40)))["logits"], expected["logits"], rtol=0, atol=1e-6)
+    assert curve[-1]["validation_loss"] == pytest.approx(fresh(**collator(held_out))["loss"].item(), abs=1e-6)
 
 
 def test_losses_are_weighted_by_the_batch():
