@@ -153,6 +153,8 @@ class Model(Section):
     """Name on the hub, a folder, or `minilm` for the packaged all-MiniLM-L6-v2."""
     layers: Positive | None = None
     """Number of layers of the language model to use, from the first. null: all layers."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of its pretraining. null: the first of `seeds`. For a spread over pretrainings: models of one `lm` with different seeds."""
     pretrain_on: str = "."
     """Name of a corpus, or `.` for all corpora (tables 1, 2: in-domain, out-of-domain)."""
     lm: Name | None = None
