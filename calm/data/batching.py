@@ -164,6 +164,7 @@ class MaskingCollator:
     audio: float = 0.10
     span: int = 3
     audio_share_of: str = "starts"
+    audio_draw: str = "each"
     style: str = "mask"
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
@@ -172,7 +173,7 @@ class MaskingCollator:
         generator = generator or torch.Generator().manual_seed(int(rows[0]))
         ids, present = batch["input_ids"], batch["acoustic_mask"]
         word_mask = masking.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
-        audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, generator)
+        audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, self.audio_draw, generator)
         if self.sequences.encoded is not None:
             row, block = (index.numpy() for index in audio_mask.nonzero(as_tuple=True))
             audio_labels = torch.from_numpy(self.sequences.frames.cut(np.asarray(rows)[row], block * self.sequences.frames.hop))

@@ -133,8 +133,8 @@ class Features(Section):
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [2]
     """Layers of the encoder, side by side in a frame. 1 is the output of the first transformer block, 0 its input."""
     speeds: list[Annotated[float, Field(gt=0.5, lt=2)]] = []
-    """Copies of the training split, or of all folds, for the encoder, played at these speeds, pitch included: [0.9, 1.1]. Frozen heads and baselines of the
-    encoder learn from them too."""
+    """Copies for the encoder, played at these speeds, pitch included: [0.9, 1.1]. They are of the training split, or of all folds. Heads
+    and baselines of the encoder learn from them too."""
     shard: Positive = 512
     """Utterances per Parquet shard."""
     workers: Annotated[Positive | None, RunTime()] = None

@@ -41,6 +41,8 @@ class Heads(Section):
     """One of `targets`."""
     model: Name
     """One of `models`."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Seeds of these heads. null: `seeds`. Entries with the same rows, other seeds, and models of one `lm` fill the rows together."""
     rows: Annotated[dict[RowName, HeadRow], Field(min_length=1)] = {"calm": HeadRow(), "no_pretraining": HeadRow(start="language_model")}
     """Rows of the tables, by the name of the variant. By default CALM, and the same without pretraining."""
     release: bool = True

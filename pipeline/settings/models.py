@@ -77,14 +77,27 @@ class Optimiser(Section):
     """Utterances per step."""
     learning_rate: Rate
     """Highest learning rate."""
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    """`adam`: without weight decay, as section 5 prints it for the heads."""
     weight_decay: float = Field(0.01, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay of AdamW. With `adam`: 0."""
     warmup: Share = 0.1
     """Share of the steps in which the learning rate rises."""
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up. `constant`: the same rate in every step; set `warmup: 0`."""
+    clip: float = Field(1.0, ge=0)
+    """Largest norm of all gradients together, to which larger ones are scaled. 0: no clipping, as always for frozen heads."""
     checkpoint_minutes: Annotated[float, Field(gt=0), RunTime()] = 10
     """Minutes between checkpoints. A stopped stage resumes from its last one, with the same result."""
+
+    @model_validator(mode="after")
+    def parts_agree(self):
+        """Adam has no weight decay, and a constant rate no warm-up."""
+        if self.optimiser == "adam" and self.weight_decay:
+            raise ValueError(f"optimiser is adam, but weight_decay is {self.weight_decay:g}: set weight_decay: 0, or optimiser: adamw")
+        if self.schedule == "constant" and self.warmup:
+            raise ValueError(f"schedule is constant, but warmup is {self.warmup:g}: set warmup: 0, or schedule: constant_with_warmup")
+        return self
 
 
 class Calp(Optimiser):
@@ -124,6 +137,9 @@ class Pretrain(Optimiser):
     """Share of the acoustic tokens that are masked (4.5)."""
     mask_audio_of: Literal["starts", "all"] = "starts"
     """`starts`: this share of the tokens starts a masked span, so about 27 % are masked. `all`: this share is masked in total."""
+    mask_audio_draw: Literal["each", "count"] = "each"
+    """`each`: every token is drawn with this probability, so the share is that of 4.5 for every length. `count`: the rounded share of each
+    utterance, at least one token, which masks half of an utterance of 3 to 6 blocks."""
     mask_audio_span: Positive = 3
     """Length of a masked span in tokens: one and the following 2 (4.5)."""
     train_spectran: bool = False
@@ -144,6 +160,8 @@ class Model(Section):
     """Name on the hub, a folder, or `minilm` for the packaged all-MiniLM-L6-v2."""
     layers: Positive | None = None
     """Number of layers of the language model to use, from the first. null: all layers."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of its pretraining. null: the first of `seeds`. For a spread over pretrainings: models of one `lm` with different seeds."""
     pretrain_on: str = "."
     """Name of a corpus, `.` for all corpora (tables 1, 2: in-domain, out-of-domain), or `none` for no pretraining."""
     lm: Name | None = None

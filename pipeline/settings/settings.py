@@ -19,7 +19,7 @@ class Settings(Section):
     title: str
     """Title of the page of results."""
     seeds: Annotated[list[int], Field(min_length=1)]
-    """Seeds of the heads, one training per seed. The first one is also the seed of pretraining."""
+    """Seeds of the heads, one training per seed. The first one is also the seed of pretraining, where a model sets no `seed`."""
     synthetic: dict[Name, Synthetic] = {}
     corpora: Annotated[dict[Name, CorpusSettings], Field(min_length=1)]
     targets: Annotated[list[Name], Field(min_length=1)]
@@ -74,16 +74,21 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def heads_exist_once(self):
-        """Heads name targets and models; each row of the tables, and each pair of corpus and model, occurs once; every target has heads."""
+        """Heads name targets and models; each seed of a row, and each pair of corpus and model, occurs once; every target has heads."""
         rows, pairs = Counter(), Counter()
         for name, heads in self.heads.items():
             _check_name(heads.corpus, self.targets, f"heads.{name}.corpus", "targets")
             _check_name(heads.model, self.models, f"heads.{name}.model", "models")
-            rows.update((heads.corpus, self.lm(heads.model), row) for row in heads.rows)
+            seeds = self.seeds_of(name)
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"heads.{name}.seeds must be different")
+            rows.update((heads.corpus, self.lm(heads.model), row, seed) for row in heads.rows for seed in seeds)
             pairs.update([(heads.corpus, heads.model)])
-        for (corpus, lm, row), count in rows.items():
+        for (corpus, lm, row, seed), count in rows.items():
             if count > 1:
-                raise ValueError(f"heads: the row '{row}' of {lm} on {corpus} occurs {count} times: give each its own name")
+                raise ValueError(
+                    f"heads: the row '{row}' of {lm} on {corpus} occurs {count} times with seed {seed}: give each its own name, or seeds"
+                )
         for (corpus, model), count in pairs.items():
             if count > 1:
                 raise ValueError(f"heads: {count} entries have corpus {corpus} and model {model}: put their rows into one")
@@ -176,6 +181,15 @@ class Settings(Section):
         if section == "spectran" and values["frames"] is None:
             values["frames"] = "encoder" if self.features.encoder else "log-mel"
         return type(shared).model_validate(values)
+
+    def pretraining_seed(self, model: str) -> int:
+        """Seed of a model's pretraining."""
+        own = self.models[model].seed
+        return self.seeds[0] if own is None else own
+
+    def seeds_of(self, heads: str) -> list[int]:
+        """Seeds of an entry of `heads`."""
+        return self.heads[heads].seeds or self.seeds
 
     def lm(self, model: str) -> str:
         """Name of a model's language model in the tables."""
