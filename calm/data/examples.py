@@ -123,14 +123,14 @@ def load_frames(
 ) -> tuple[list, AcousticFrames]:
     """Ids and frames of one piece of a shard, counted from 0 in pieces of `rows` rows. Only the piece is held in memory."""
     batch = next(islice(_batches(shard, rows), number, None))
-    return _piece(batch, _statistics(shard.parent), block, hop, normalise)
+    return _piece(batch, statistics(shard.parent), block, hop, normalise)
 
 
 def each_frames(
     folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus"
 ) -> Iterator[tuple[list, AcousticFrames]]:
     """Ids and frames of all shards, `rows` rows at a time. Only these are held in memory."""
-    stats = _statistics(Path(folder))
+    stats = statistics(Path(folder))
     for shard in shards(folder):
         for batch in _batches(shard, rows):
             yield _piece(batch, stats, block, hop, normalise)
@@ -152,7 +152,7 @@ def _piece(
     return batch.column("id").to_pylist(), AcousticFrames(utterances, scale, block, hop)
 
 
-def _statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
     if fold:
@@ -163,7 +163,7 @@ def _statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def _all_normalised(folder: Path, statistics: Path, normalise: str, fold: int) -> Iterator[tuple[np.ndarray, np.floating]]:
     """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
-    stats = _statistics(statistics, fold)
+    stats = statistics(statistics, fold)
     for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
             yield from _normalised(batch.column("features"), stats, normalise)

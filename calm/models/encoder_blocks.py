@@ -1,10 +1,12 @@
 """The upper blocks of a speech encoder as part of a model, so that they are trained with it, from stored states of the block below them."""
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from calm.audio.speech_encoders import SpeechEncoder
 from calm.models.configuration import CalmConfig
 
 QUANTILES = (0.1, 0.5, 0.9)  # as in `calm.audio.functionals`
@@ -29,6 +31,14 @@ class EncoderBlocks(nn.Module):
         self.blocks = nn.ModuleList(WhisperEncoderLayer(encoder) for _ in range(self.number - 1))
         self.register_buffer("mean", torch.zeros(self.number * self.width))
         self.register_buffer("deviation", torch.ones(self.number * self.width))
+
+    def load(self, encoder: SpeechEncoder, mean: np.ndarray, deviation: np.ndarray) -> None:
+        """Take the blocks of a speech encoder of the same layers, and the statistics that frames are normalised by, (channels,) each."""
+        first, *_ = encoder.layers
+        for block, theirs in zip(self.blocks, encoder.model.layers[first:], strict=True):
+            block.load_state_dict(theirs.state_dict())
+        self.mean.copy_(torch.from_numpy(mean))
+        self.deviation.copy_(torch.from_numpy(deviation))
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(batch, frames, layers x width) -> the same shape; the mask (batch, frames) is False where padded."""

@@ -10,14 +10,18 @@ import torch
 from filelock import FileLock
 from transformers import PreTrainedModel
 
+from calm.audio.features import ENCODER
 from calm.audio.functionals import PER_CHANNEL
+from calm.audio.speech_encoders import SpeechEncoder, load_speech_encoder
 from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
+from calm.data.examples import statistics
 from calm.data.ragged import Ragged
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
 from calm.models.language_model import load_language_model, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
 from calm.models.text_encoders import places
+from calm.storage import read_json
 from calm.training.forward import encode_blocks
 from pipeline import factory, paths
 from pipeline.heads.conditions import Condition
@@ -68,6 +72,7 @@ class Networks:
             head_dropout=section.dropout,
             head_pooling=section.pooling,
             head_functionals=self.functionals(condition),
+            encoder=self.encoder[0] if self.trains_encoder(condition) else None,
             head_standardise=section.standardise,
             **special_ids(self.tokenizer),
         )
@@ -76,6 +81,9 @@ class Networks:
             return JointTransformerForSequenceClassification(config, words).to(factory.device())
         network = CalmForSequenceClassification(config)
         self.load(network.calm, condition)
+        if network.encoder is not None:
+            _, encoder, mean, deviation = self.encoder
+            network.encoder.load(encoder, mean, deviation)
         return network.to(factory.device())
 
     def functionals(self, condition: Condition) -> int:
@@ -109,6 +117,28 @@ class Networks:
         rows = self.splits["train"]
         return rows[nested(self.targets[rows], condition.row.labels, self.settings.seeds[0])]
 
+    @cached_property
+    def encoder(self) -> tuple[dict, SpeechEncoder, np.ndarray, np.ndarray]:
+        """The speech encoder of the frames: what `CalmConfig.encoder` says of it, its network, and the frames' mean and deviation.
+
+        Raises ValueError if the layers of a frame do not follow one another.
+        """
+        folder = paths.frames(self.corpus, ENCODER)
+        about = read_json(folder / "stats.json")
+        layers = about["layers"]
+        if len(layers) < 2 or layers != list(range(layers[0], layers[0] + len(layers))):
+            raise ValueError(
+                f"params.yaml: head.train_encoder needs layers that follow one another, as [1, 2, 3]; features.layers is {layers}"
+            )
+        network = load_speech_encoder(about["encoder"], layers)
+        return {"layers": layers, "config": network.model.config.to_dict()}, network, *statistics(folder, self.fold or 0)
+
+    def trains_encoder(self, condition: Condition) -> bool:
+        """Whether the upper blocks of the speech encoder are trained with the head."""
+        if not self.settings.head.train_encoder or self.settings.spectran.frames != ENCODER or condition.row.network != "calm":
+            return False
+        return condition.tuning == "unfrozen" and condition.modality != "text"
+
     def trains_front_end(self, condition: Condition) -> bool:
         """Whether the front end is trained with the head."""
         if condition.row.network != "calm":
@@ -130,8 +160,10 @@ class Networks:
         whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most, functionals=beside)
         if speed is not None:
             return replace(whole, frames=self.examples.copies[speed])
-        if changed or self.trains_front_end(condition):
+        if changed:
             return replace(whole, augment=factory.augmentation(section.augment))
+        if self.trains_front_end(condition) or self.trains_encoder(condition):
+            return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(self.examples.copies.values()))
         return whole if condition.modality == "text" else replace(whole, encoded=self.encoded(condition, network))
 
     def encoded(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:

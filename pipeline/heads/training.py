@@ -62,7 +62,7 @@ def _unfrozen(
     if condition.row.network != "joint_transformer":
         network.calm.spectran.requires_grad_(networks.trains_front_end(condition))
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
-        body = [pretrained_part(condition, network)]
+        body = [pretrained_part(condition, network), *([] if network.encoder is None else [network.encoder])]
     collator = networks.collator(condition, network)
     start(networks, condition, seed, network, folder / "first")
     curve = train(

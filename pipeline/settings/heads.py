@@ -85,6 +85,9 @@ class Head(Optimiser):
     """Unfrozen: train everything at once, or first the head alone on the frozen network (arXiv 2202.10054)."""
     train_spectran: bool = False
     """Unfrozen: whether SpecTran is trained too."""
+    train_encoder: bool = False
+    """Unfrozen: whether the blocks of the speech encoder above the first of `features.layers` are trained too, from that layer's states.
+    The layers must follow one another, as in [1, 2, 3], and the encoder must be a Whisper."""
     train_words: bool = True
     """Unfrozen: whether the word embeddings are trained too, most of the parameters of a small model."""
     body_rate: float = Field(1.0, gt=0, le=1)
