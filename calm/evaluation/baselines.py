@@ -15,6 +15,7 @@ import numpy as np
 from calm.audio.decoding import read_audio
 from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
+from calm.evaluation.regression import Linear, fit_logistic
 
 SAMPLE_RATE = 16000  # Hz, for eGeMAPS
 PART = 1024  # utterances whose functionals are saved together, so that a stopped extraction can continue
@@ -216,6 +217,7 @@ def regress(
     one_hot: bool,
     class_weight: str | None = "balanced",
     strengths: Sequence[float] = STRENGTHS,
+    refit: bool = False,
 ) -> Fitted:
     """Logistic regression on standardised functionals: multinomial for one-hot classes, else one regression per class.
 
@@ -229,31 +231,41 @@ def regress(
         one_hot: every utterance has exactly one class.
         class_weight: "balanced" weights classes by their rarity, which favours weighted accuracy; None does not.
         strengths: values of C to try.
+        refit: utterances in neither split are answered by a regression with the chosen C that is fitted on both.
     """
     base, good = prior(targets[train]), features.good
     fitted = Fitted(np.tile(base, (len(targets), 1)), without_features=int((~good).sum()))
     fitted.constant = np.flatnonzero(targets[train & good].all(axis=0) | ~targets[train & good].any(axis=0)).tolist()
-    learned = [column for column in range(targets.shape[1]) if column not in fitted.constant]
-    if not learned:
+    if len(fitted.constant) == targets.shape[1]:
         return fitted
     inputs, heard, sources = _standardised(features, train)
-    # One multinomial regression covers all classes; separate ones cover one class each.
-    tasks = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], [column]) for column in learned]
-    models = [(_regression(class_weight), labels, columns) for labels, columns in tasks]
-    usable = _with_both(targets[validation])
+    usable, order = _with_both(targets[validation]), sorted(strengths)
     if not usable.any():
-        strengths = sorted(strengths)[len(strengths) // 2 :][:1]
-    best, with_features = -np.inf, np.flatnonzero(good)
-    for strength in sorted(strengths):
-        probabilities = np.tile(base, (len(targets), 1))
-        for model, labels, columns in models:
-            fitted.unconverged += _fit(model.set_params(C=strength), heard, labels[sources])
-            probabilities[np.ix_(with_features, columns)] = model.predict_proba(inputs[good])[:, -len(columns) :]
+        order = order[len(order) // 2 :][:1]
+    best, with_features, linear = -np.inf, np.flatnonzero(good), None
+    for strength in order:  # in ascending order, each starts from the weights before
+        linear = fit_logistic(heard, targets[sources], one_hot, strength, class_weight, linear)
+        fitted.unconverged += linear.unconverged
+        probabilities = _probabilities(linear, inputs, with_features, base, fitted.constant)
         auc = _mean_auc(targets[validation][:, usable], probabilities[validation][:, usable])
         fitted.validation_auc[strength] = auc
         if fitted.strength is None or auc > best:
             best, fitted.strength, fitted.probabilities = auc, strength, probabilities
+    if refit:
+        _, heard, sources = _standardised(features, train | validation, scale=train)
+        linear = fit_logistic(heard, targets[sources], one_hot, fitted.strength, class_weight)
+        elsewhere = ~(train | validation)
+        again = _probabilities(linear, inputs, with_features, base, fitted.constant)
+        fitted.probabilities = np.where(elsewhere[:, None], again, fitted.probabilities)
     return fitted
+
+
+def _probabilities(linear: Linear, inputs: np.ndarray, good: np.ndarray, base: np.ndarray, constant: list[int]) -> np.ndarray:
+    """Probabilities of all utterances; rows without features, and constant classes, keep the prior."""
+    probabilities = np.tile(base, (len(inputs), 1))
+    learned = [column for column in range(len(base)) if column not in constant]
+    probabilities[np.ix_(good, learned)] = linear.probabilities(inputs[good])[:, learned]
+    return probabilities
 
 
 def _with_both(targets: np.ndarray) -> np.ndarray:
@@ -268,15 +280,16 @@ def _mean_auc(targets: np.ndarray, probabilities: np.ndarray) -> float:
     return float(roc_auc_score(targets, probabilities, average="macro")) if targets.size else float("nan")
 
 
-def _standardised(features: Extracted, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Functionals, scaled to zero mean and unit variance on the training utterances.
+def _standardised(features: Extracted, train: np.ndarray, scale: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Functionals, scaled to zero mean and unit variance on the training utterances, or on those of `scale`.
 
     Returns the values of all utterances, those to train on with the copies after them, and the utterance that each of these is of.
     """
     from sklearn.preprocessing import StandardScaler
 
     rows = np.flatnonzero(train & features.good)
-    scaler = StandardScaler().fit(features.values[rows].astype(np.float64))
+    fitted_on = rows if scale is None else np.flatnonzero(scale & features.good)
+    scaler = StandardScaler().fit(features.values[fitted_on].astype(np.float64))
     inputs = scaler.transform(features.values.astype(np.float64))
     heard, sources = [inputs[rows]], [rows]
     for copies in features.copies:
@@ -284,20 +297,3 @@ def _standardised(features: Extracted, train: np.ndarray) -> tuple[np.ndarray, n
         heard.append(scaler.transform(copies[there].astype(np.float64)))
         sources.append(there)
     return inputs, np.concatenate(heard), np.concatenate(sources)
-
-
-def _regression(class_weight: str | None):
-    from sklearn.linear_model import LogisticRegression
-
-    # Values of C are tried in ascending order, each starting from the weights of the previous one.
-    return LogisticRegression(class_weight=class_weight, max_iter=300, tol=1e-3, warm_start=True)
-
-
-def _fit(model, inputs: np.ndarray, labels: np.ndarray) -> bool:
-    """Fit the model; returns whether it stopped at the limit of iterations."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(inputs, labels)
-    return int(np.max(model.n_iter_)) >= model.max_iter
