@@ -105,8 +105,10 @@ def _loaded(encoder: str, layers: tuple[int, ...], device: str):
 
     from calm.audio.speech_encoders import load_speech_encoder
 
-    network = load_speech_encoder(encoder, layers)
-    return network if device == "cpu" else network.to(device, torch.float16)
+    network = load_speech_encoder(encoder, layers).to(device)
+    if device != "cpu":
+        network.model.to(torch.float16)  # what comes before the model, such as Whisper's log-mel, stays in float32
+    return network
 
 
 @cache
