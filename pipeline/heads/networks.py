@@ -37,7 +37,7 @@ class Networks:
 
     def __init__(self, settings: Visible, corpus: str, model: str, folder: Path):
         self.settings, self.corpus, self.model, self.folder = settings, corpus, model, folder
-        self.examples = factory.examples(settings, [corpus])
+        self.examples = factory.examples(settings, [corpus], copies=True)
         model_settings = settings.models[model]
         self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
         self.tokenizer = load_tokenizer(model_settings.language_model)
