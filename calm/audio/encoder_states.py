@@ -1,5 +1,6 @@
 """Hidden states of a pretrained speech encoder as acoustic frames. PyTorch is imported when the first frames are computed by it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,8 @@ LONGEST = 30.0  # seconds of a window of a longer clip, to which Whisper's posit
 CONTEXT = 1.0  # seconds on either side of what is kept of a window
 GRAPH = "encoder.onnx"  # the encoder of a released model, from samples (1, samples) to states (1, frames, channels)
 WEIGHTS = "encoder"  # folder of its weights
+
+logger = logging.getLogger(__name__)
 
 Compute = Callable[[Sequence[np.ndarray]], list[np.ndarray]]  # clips of at most LONGEST -> (frames, channels) float32 each
 
@@ -89,8 +92,8 @@ class EncoderStates:
         return windows
 
     def _compute(self, device: str, folder: Path | None) -> Compute:
-        if folder and device == "cpu" and (folder / GRAPH).is_file():
-            return _graph(folder / GRAPH)
+        if folder and device == "cpu" and (compute := _graph(folder / GRAPH)):
+            return compute
         from calm.audio.speech_encoders import batch_states
 
         name = str(folder / WEIGHTS) if folder and (folder / WEIGHTS).is_dir() else self.encoder
@@ -105,24 +108,41 @@ def _loaded(encoder: str, layers: tuple[int, ...], device: str):
 
     from calm.audio.speech_encoders import load_speech_encoder
 
-    network = load_speech_encoder(encoder, layers)
-    return network if device == "cpu" else network.to(device, torch.float16)
+    network = load_speech_encoder(encoder, layers).to(device)
+    if device != "cpu":
+        network.model.to(torch.float16)  # what comes before the model, such as Whisper's log-mel, stays in float32
+    return network
+
+
+def _graph(file: Path) -> Compute | None:
+    """An exported encoder; None if there is none, or if it is damaged."""
+    return _session(file, file.stat().st_mtime_ns) if file.is_file() else None
 
 
 @cache
-def _graph(file: Path) -> Compute:
-    """An exported encoder."""
+def _session(file: Path, changed: int) -> Compute | None:
+    """The graph of a file as it was `changed`, in nanoseconds."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base class
+        logger.warning(f"{file} is damaged, torch is used instead: release the model again ({error})")
+        return None
     return lambda clips: [session.run(["states"], {"samples": clip[None]})[0][0] for clip in clips]
+
+
+@cache  # with its filters
+def pictured(sample_rate: int) -> LogMel:
+    """Log-mel in place of an encoder's states, where loudness is asked for, or something to look at."""
+    return LogMel(sample_rate, high_hz=min(7600, sample_rate / 2))
 
 
 def trim_samples(samples: np.ndarray, sample_rate: int, trim_db: float) -> np.ndarray:
     """Cut the quiet ends of a signal (samples,): as `calm.audio.logmel.trim` does, on log-mel frames that are computed for this alone."""
-    logmel = LogMel(sample_rate, high_hz=min(7600, sample_rate / 2))
+    logmel = pictured(sample_rate)
     first, last = loud_frames(logmel(samples), trim_db)
     return samples[first * logmel.hop : max(last - 1, 0) * logmel.hop + logmel.window] if last else samples
 

@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.audio_utils import mel_filter_bank
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from calm.audio.packaged import packaged
 from calm.audio.whisper_weights import whisper_encoder
@@ -20,6 +24,8 @@ from calm.audio.whisper_weights import whisper_encoder
 SAMPLE_RATE = 16000  # Hz, of every family
 PACKAGED = {"whisper-tiny.en": "tiny.en"}  # names of encoders whose weights come with a package
 WAVEFORM = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")  # families that hear the waveform itself
+FAMILIES = ("whisper", *WAVEFORM, "moonshine", "wav2vec2-bert")  # Transformers' names
+ALONE = {"WhisperEncoder": WhisperEncoder, "MoonshineEncoder": MoonshineEncoder}  # encoders that are saved without their decoder
 FFT, HOP = 400, 160  # samples of Whisper's analysis window and from one to the next
 
 
@@ -35,12 +41,14 @@ class SpeechEncoder(nn.Module):
         hop: samples from frame to frame.
         window: samples that the first frame needs.
         exact_in_batches: padded clips give the states that they give alone.
+        preprocessor: Transformers' feature extractor, where the family needs one.
     """
 
     width: int
     hop: int
     window: int
     exact_in_batches = False
+    preprocessor: FeatureExtractionMixin | None = None
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]):
         super().__init__()
@@ -86,11 +94,13 @@ class SpeechEncoder(nn.Module):
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write the model, without the blocks above the highest layer, for `load_speech_encoder`."""
-        for name in ("encoder_layers", "num_hidden_layers"):
+        """Write the model, without the blocks above the highest layer, and its preprocessor's settings, for `load_speech_encoder`."""
+        for name in ("encoder_layers", "encoder_num_hidden_layers", "num_hidden_layers"):
             if hasattr(self.model.config, name):
                 setattr(self.model.config, name, len(_blocks(self.model)))
         self.model.save_pretrained(folder)
+        if self.preprocessor is not None:
+            self.preprocessor.save_pretrained(folder)
 
 
 class WhisperStates(SpeechEncoder):
@@ -101,6 +111,8 @@ class WhisperStates(SpeechEncoder):
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]):
         super().__init__(model, layers)
+        if model.config.max_source_positions < 30 * SAMPLE_RATE // self.hop:
+            raise ValueError(f"encoder has {model.config.max_source_positions} positions: a Whisper of windows of 30 s, 1500, is needed")
         angles = 2 * torch.pi * torch.arange(FFT, dtype=torch.float64)[:, None] * torch.arange(FFT // 2 + 1) / FFT
         window = torch.hann_window(FFT, dtype=torch.float64)[:, None]
         self.register_buffer("fourier", torch.cat([angles.cos(), -angles.sin()], 1).mul(window).float(), persistent=False)
@@ -157,13 +169,14 @@ class WaveformStates(SpeechEncoder):
     """wav2vec 2.0, HuBERT, WavLM, data2vec-audio: convolutions over the waveform, then a transformer.
 
     Args:
-        normalise: whether each clip is standardised, as the model's preprocessor says.
+        preprocessor: says whether each clip is standardised; None: it is, as wav2vec 2.0's preprocessor does by default.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[int], normalise: bool = True):
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int], preprocessor: FeatureExtractionMixin | None = None):
         super().__init__(model, layers)
-        self.normalise = normalise
-        self.exact_in_batches = getattr(model.config, "feat_extract_norm", None) == "layer"  # else statistics run over the padding
+        self.preprocessor, self.normalise = preprocessor, bool(getattr(preprocessor, "do_normalize", True))
+        config = model.config  # group normalisation runs over the padding, and batch normalisation changes its zeros
+        self.exact_in_batches = getattr(config, "feat_extract_norm", None) == "layer" and not getattr(config, "conv_pos_batch_norm", False)
         self.hop, self.window = 1, 1
         for kernel, stride in zip(reversed(model.config.conv_kernel), reversed(model.config.conv_stride), strict=True):
             self.hop, self.window = self.hop * stride, (self.window - 1) * stride + kernel
@@ -189,13 +202,13 @@ class FilterbankStates(SpeechEncoder):
 
     hop, window = 320, 560  # two frames of 25 ms, 10 ms apart
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[int], extractor):
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int], preprocessor: FeatureExtractionMixin):
         super().__init__(model, layers)
-        self.extractor = extractor
+        self.preprocessor = preprocessor
 
     def _run(self, waveforms: torch.Tensor, lengths: torch.Tensor | None) -> None:
         clips = [waveform.float().cpu().numpy() for waveform in waveforms]
-        inputs = self.extractor(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
+        inputs = self.preprocessor(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
         self.model(inputs[:, : self.frames(waveforms.shape[1])].to(self.model.device, self.model.dtype))
 
 
@@ -232,42 +245,51 @@ def load_speech_encoder(name: str, layers: Sequence[int]) -> SpeechEncoder:
     options = {"revision": revision} if revision else {}
     try:
         config = AutoConfig.from_pretrained(path, **options)
-        return _of_family(config.model_type, path, layers, options).eval()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"encoder '{name}' is neither a folder with a model nor can it be downloaded: {str(error).splitlines()[0]}"
+            f"encoder '{name}' is neither a folder with a model of Transformers nor can it be downloaded: {_first(error)}"
         ) from None
-
-
-def _of_family(family: str, path: str, layers: Sequence[int], options: dict) -> SpeechEncoder:
-    if family == "whisper":
-        return WhisperStates(_whisper(path, options), layers)
-    if family not in (*WAVEFORM, "moonshine", "wav2vec2-bert"):
-        known = ", ".join(("whisper", *WAVEFORM, "moonshine", "wav2vec2-bert"))
-        raise ValueError(f"encoder '{path}' is a model of the family {family}: families that work are {known}")
-    model = AutoModel.from_pretrained(path, **options)
-    if family == "moonshine":
-        return MoonshineStates(model.encoder, layers)
-    if family == "wav2vec2-bert":
-        return FilterbankStates(model, layers, AutoFeatureExtractor.from_pretrained(path, **options))
-    return WaveformStates(model, layers, _standardises(path, options))
-
-
-def _whisper(path: str, options: dict) -> PreTrainedModel:
-    """The encoder of a saved Whisper, or an encoder that was saved by itself."""
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    if AutoConfig.from_pretrained(path, **options).architectures == ["WhisperEncoder"]:
-        return WhisperEncoder.from_pretrained(path, **options)
-    return AutoModel.from_pretrained(path, **options).encoder
-
-
-def _standardises(path: str, options: dict) -> bool:
-    """Whether a model's preprocessor standardises each clip; wav2vec 2.0's default where it has none."""
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"encoder '{name}' is a model of the family {config.model_type}: families that work are {', '.join(FAMILIES)}")
     try:
-        return bool(getattr(AutoFeatureExtractor.from_pretrained(path, **options), "do_normalize", True))
+        model, preprocessor = _model(config, path, options), _preprocessor(path, options)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"encoder '{name}' has weights that cannot be read: {_first(error)}") from None
+    if config.model_type == "wav2vec2-bert" and preprocessor is None:
+        raise ValueError(f"encoder '{name}' has no preprocessor_config.json, which its filter banks need: copy it beside the weights")
+    return _of_family(config.model_type, model, layers, preprocessor).eval()
+
+
+def _first(error: Exception) -> str:
+    """First line of an error's message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _model(config: PreTrainedConfig, path: str, options: dict) -> PreTrainedModel:
+    """The encoder of a saved model, or an encoder that was saved by itself (`SpeechEncoder.save`)."""
+    alone = ALONE.get((config.architectures or [""])[0])
+    model, loaded = (alone or AutoModel).from_pretrained(path, output_loading_info=True, **options)
+    if missing := sorted(name for name in loaded["missing_keys"] if "layers." in name):
+        raise OSError(f"{len(missing)} are missing, the first is {missing[0]}")
+    return model.encoder if not alone and config.model_type in ("whisper", "moonshine") else model
+
+
+def _preprocessor(path: str, options: dict) -> FeatureExtractionMixin | None:
+    """The model's feature extractor, or None if its folder has none."""
+    try:
+        return AutoFeatureExtractor.from_pretrained(path, **options)
     except (OSError, ValueError):
-        return True
+        return None
+
+
+def _of_family(family: str, model: PreTrainedModel, layers: Sequence[int], preprocessor: FeatureExtractionMixin | None) -> SpeechEncoder:
+    if family == "whisper":
+        return WhisperStates(model, layers)
+    if family == "moonshine":
+        return MoonshineStates(model, layers)
+    if family == "wav2vec2-bert":
+        return FilterbankStates(model, layers, preprocessor)
+    return WaveformStates(model, layers, preprocessor)
 
 
 def batch_states(encoder: SpeechEncoder, clips: Sequence[np.ndarray], most: int = 60 * SAMPLE_RATE) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ def read_variables(file: Path) -> dict[str, np.ndarray]:
             _text(stream)  # name of the model's kind
             stream.seek(4, 1)  # its revision
             return dict(_variable(stream) for _ in range(_number(stream, "I")))
-    except (struct.error, UnicodeDecodeError, KeyError) as error:
+    except (struct.error, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{file} is no CTranslate2 model with weights in float32 or float16: convert the model again ({error})") from None
 
 
@@ -29,9 +29,11 @@ def _variable(stream: BinaryIO) -> tuple[str, np.ndarray]:
     shape = [_number(stream, "I") for _ in range(rank)]
     kind, size = _number(stream, "B"), _number(stream, "I")
     content = stream.read(size)
+    if len(content) < size:
+        raise ValueError(f"the file ends within {name}")
     values = np.frombuffer(content, DTYPES[kind]).astype(np.float32) if kind in DTYPES else np.zeros(shape, np.float32)
     if kind not in DTYPES and name.startswith("encoder/") and rank > 1:
-        raise KeyError(f"{name} is quantised")
+        raise ValueError(f"{name} is quantised")
     return name, values.reshape(shape)
 
 

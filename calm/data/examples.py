@@ -52,7 +52,12 @@ class Examples:
 
 
 def load_examples(
-    corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, hop: int = 30, normalise: str = "corpus", fold: int = 0
+    corpora: dict[str, tuple[Path, Path, Path]],
+    block: int = 50,
+    hop: int = 30,
+    normalise: str = "corpus",
+    fold: int = 0,
+    copies: bool = False,
 ) -> Examples:
     """Read utterances, texts and features of the named corpora.
 
@@ -61,6 +66,7 @@ def load_examples(
         block, hop: frames of a block, and from one block to the next.
         normalise: "corpus", by the statistics of the training split; "utterance", by those of the utterance.
         fold: whose splits the utterances have; its tested utterances are in no statistics of the corpus. 0: the splits of the table.
+        copies: whether to read the copies at other speeds, which take as much memory again each.
     """
     import pandas as pd
 
@@ -79,10 +85,10 @@ def load_examples(
     folders = [Path(features) for *_, features in corpora.values()]
     ids = [list(table.loc[table["corpus"] == name, "id"]) for name in corpora]
     frames = _frames(ids, [(folder, folder) for folder in folders], block, hop, normalise, fold)
-    speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")})
-    copies = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], block, hop, normalise, fold) for speed in speeds}
+    speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")}) if copies else []
+    changed = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], block, hop, normalise, fold) for speed in speeds}
     columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
-    return Examples(table[columns], frames, classes, one_hot, copies)
+    return Examples(table[columns], frames, classes, one_hot, changed)
 
 
 def _frames(ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, hop: int, normalise: str, fold: int) -> AcousticFrames:

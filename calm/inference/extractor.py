@@ -122,6 +122,11 @@ class AcousticExtractor:
         (frames,) = extract(self.frame_extractor, [samples], self.trim_db, self._device, self._folder)
         return frames.astype(np.float16)
 
+    def untrimmed(self, samples: np.ndarray) -> np.ndarray:
+        """As `frames`, with the quiet ends; no frame of too short an audio."""
+        (frames,) = extract(self.frame_extractor, [samples], None, self._device, self._folder)
+        return frames.astype(np.float16)
+
     def uses(self, device: str, folder: Path | None) -> None:
         """Where a speech encoder computes, and the folder of the released model that holds it; None: it is found by its name."""
         self._device, self._folder = device, folder

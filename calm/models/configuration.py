@@ -14,6 +14,8 @@ class CalmConfig(PreTrainedConfig):
         text_config: configuration of the text encoder that the multimodal transformer starts from (4.4). A dict is read by its
             `model_type`; without one it is BERT's.
         block_frames, block_hop, channels: an acoustic block is (block_frames, channels), one every block_hop frames (5.1).
+        averaged_layers: how many layers of a speech encoder lie side by side in the channels, if SpecTran takes their mean with weights
+            that it learns; 1: it takes the channels as they are.
         front_end: name in `calm.models.front_ends.FRONT_ENDS` of what turns a block into a token: "spectran", or that of a peer
             method, "linear" or "cnn" (tables 1, 3).
         patch, stride: (frames, channels) of a patch and of the shift between patches (5.1; tables 11, 12).
@@ -52,6 +54,7 @@ class CalmConfig(PreTrainedConfig):
         block_frames: int = 50,
         block_hop: int = 30,
         channels: int = 64,
+        averaged_layers: int = 1,
         front_end: str = "spectran",
         patch: tuple[int, int] = (10, 16),
         stride: tuple[int, int] = (5, 8),
@@ -78,6 +81,7 @@ class CalmConfig(PreTrainedConfig):
     ):
         self.text_config = _text_config(text_config)
         self.block_frames, self.block_hop, self.channels = block_frames, block_hop, channels
+        self.averaged_layers = averaged_layers
         self.front_end, self.patch, self.stride = front_end, list(patch), list(stride)
         self.spectran_layers, self.spectran_width = spectran_layers, spectran_width
         self.spectran_pooling, self.spectran_dropout = spectran_pooling, spectran_dropout
@@ -108,9 +112,9 @@ class CalmConfig(PreTrainedConfig):
     @property
     def patches(self) -> tuple[int, int]:
         """How many patches fit in a block, (in time, in frequency)."""
+        width = self.channels // self.averaged_layers
         frames, channels = (
-            (size - patch) // stride + 1
-            for size, patch, stride in zip((self.block_frames, self.channels), self.patch, self.stride, strict=True)
+            (size - patch) // stride + 1 for size, patch, stride in zip((self.block_frames, width), self.patch, self.stride, strict=True)
         )
         return frames, channels
 
@@ -122,8 +126,11 @@ class CalmConfig(PreTrainedConfig):
         return settings
 
     def _check(self) -> None:
-        if self.front_end == "spectran" and (self.patch[0] > self.block_frames or self.patch[1] > self.channels):
-            raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {self.channels})")
+        if self.channels % self.averaged_layers:
+            raise ValueError(f"{self.channels} channels cannot be {self.averaged_layers} layers of equal width")
+        width = self.channels // self.averaged_layers
+        if self.front_end == "spectran" and (self.patch[0] > self.block_frames or self.patch[1] > width):
+            raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {width})")
         choices = (("spectran_pooling", SPECTRAN_POOLINGS), ("head_pooling", HEAD_POOLINGS), ("text_pooling", TEXT_POOLINGS))
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:

@@ -42,7 +42,7 @@ class Networks:
 
     def __init__(self, settings: Visible, corpus: str, model: str, folder: Path, fold: int | None = None):
         self.settings, self.corpus, self.model, self.folder, self.fold = settings, corpus, model, folder, fold
-        self.examples = factory.examples(settings, [corpus], fold or 0)
+        self.examples = factory.examples(settings, [corpus], fold or 0, copies=True)
         model_settings = settings.models[model]
         self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
         self.tokenizer = load_tokenizer(model_settings.language_model)

@@ -29,6 +29,7 @@ class StageOutputs:
         self.spread = {name: spread(settings, name) for name in targets}
         self.notes = _present({name: paths.evaluation(name) / "notes.json" for name in targets})
         stages = [f"{stage}@{name}" for stage in ("calp", "pretrain") for name in models]
+        stages += [f"features@{name}" for name in corpora]
         stages += [f"head@{name}" for name in settings.heads]
         stages += [f"{stage}@{name}" for stage in ("baselines", "evaluate") for name in targets]
         self.measured = _present({stage: paths.measured(stage) for stage in stages})

@@ -20,6 +20,9 @@ class SpecTranSettings(Section):
     """Size of a patch, frames x channels (5.1; tables 11, 12)."""
     stride: tuple[Positive, Positive] = (5, 8)
     """Shift from patch to patch, frames x channels (5.1)."""
+    encoder_layers: Literal["side_by_side", "learned_mean"] = "side_by_side"
+    """Several `features.layers`: as they lie in a frame, or their mean with weights that SpecTran learns; a patch then covers channels of
+    one layer."""
     layers: Positive = 2
     """Number of transformer layers."""
     width: Positive | None = 128

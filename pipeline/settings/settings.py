@@ -10,7 +10,7 @@ from pipeline.settings.base import Name, Overrides, Section
 from pipeline.settings.corpora import CorpusSettings, Features, Ingest, Synthetic, Transcribe
 from pipeline.settings.execution import Compute, Flows, Report, Tracking
 from pipeline.settings.heads import Evaluate, Head, Heads, Transfer
-from pipeline.settings.models import NO_CORPUS, Calp, Model, Pretrain, SpecTranSettings
+from pipeline.settings.models import NO_CORPUS, Augment, Calp, Model, Pretrain, SpecTranSettings
 
 
 class Settings(Section):
@@ -166,6 +166,16 @@ class Settings(Section):
             _check_section(f"head_of.{target}", lambda target=target: self.for_target(target))
         return self
 
+    @model_validator(mode="after")
+    def augmentation_fits_the_frames(self):
+        """Gain and vocal tract length are changes of log-mel, and mean nothing on the states of an encoder."""
+        for name in self.models:
+            _check_augment(self._of_model(name, "calp").augment, self._of_model(name, "spectran"), f"calp.augment of the model {name}")
+        for heads in self.heads.values():
+            spectran, target = self._of_model(heads.model, "spectran"), self.for_target(heads.corpus).head
+            _check_augment(target.augment, spectran, f"head.augment of {heads.corpus}")
+        return self
+
     def for_target(self, corpus: str) -> "Settings":
         """The settings with a target's own values in `head`."""
         head = Head.model_validate(self.head.model_dump() | self.head_of.get(corpus, {}))
@@ -218,10 +228,20 @@ def _check_section(key: str, build: Callable[[], object]) -> None:
         raise ValueError(f"{key} is {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from None
 
 
+def _check_augment(augment: Augment, section: SpecTranSettings, key: str) -> None:
+    if section.frames == "encoder" and (wrong := [name for name in ("gain_db", "warp") if getattr(augment, name)]):
+        raise ValueError(
+            f"{key}: {' and '.join(wrong)} would change the states of features.encoder as if they were log-mel: set 0 (features.speeds "
+            "makes copies of the audio itself)"
+        )
+
+
 def _check_frames(section: SpecTranSettings, features: Features, key: str) -> None:
     if section.frames == "encoder" and not features.encoder:
         raise ValueError(
             f"{key}.frames is encoder, but features.encoder names none: set it to whisper-tiny.en, a folder or a name on the hub"
         )
+    if section.encoder_layers == "learned_mean" and (section.frames != "encoder" or len(features.layers) < 2):
+        raise ValueError(f"{key}.encoder_layers is learned_mean, which needs an encoder's frames with several features.layers")
     if section.frames == "log-mel" and section.patch[1] > features.mels:
         raise ValueError(f"{key}.patch is {list(section.patch)}: its channels must be no more than features.mels, {features.mels}")

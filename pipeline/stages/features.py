@@ -25,8 +25,8 @@ from pipeline import paths
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import Worker, cores
 from pipeline.settings import Features, Settings
-from pipeline.stage import checkpoints, whole
-from pipeline.state import visible
+from pipeline.stage import checkpoints, measure, whole
+from pipeline.state import address, visible
 
 GROUP = 16  # utterances of an item at least, unless a shard has fewer
 SILENCE = 2**-23  # peak to peak: one step of 24 bits
@@ -119,13 +119,18 @@ def compute(settings: Settings, corpus: str) -> dict:
     section = seen.features
     every, frame = kinds(section), pd.read_parquet(table)
     with checkpoints(settings, "features", corpus, table, paths.fingerprint(corpus)) as work:
-        shards = {}
+        shards, seconds = {}, {}
         for frames in every:
+            begin = time.perf_counter()
             (work / frames.folder).mkdir(parents=True, exist_ok=True)
             rows = frame if frames.speed == 1 else frame[(frame["split"] == "train") | frame["fold"].notna()]
             shards[frames] = list(_shards(rows, section, frames, work / frames.folder, seen.compute.dask))
+            seconds[frames.folder or LOG_MEL] = time.perf_counter() - begin
         with whole(paths.features(corpus)) as folder:
-            report = _report(frame, shards[every[0]], seen.ingest.max_dropped) | {"kinds": [own.kind for own in every if own.speed == 1]}
+            reports = {own.kind: _report(frame, shards[own], seen.ingest.max_dropped) for own in every if own.speed == 1}
+            report = reports[LOG_MEL] | {"kinds": [*reports]}
+            if ENCODER in reports:
+                report[ENCODER] = reports[ENCODER] | {"name": section.encoder, **asdict(every[1].extractor), "speeds": section.speeds}
             write_json(report, folder / "report.json")
             for frames, own in shards.items():
                 (folder / frames.folder).mkdir(parents=True, exist_ok=True)
@@ -133,6 +138,7 @@ def compute(settings: Settings, corpus: str) -> dict:
                     write_json(_stats(own, section, frames), folder / frames.folder / "stats.json")
                 for part in sorted((work / frames.folder).glob("part-*.parquet")):
                     shutil.move(part, folder / frames.folder / part.name)
+    measure(address("features", corpus), seconds_of=seconds)
     return report
 
 
@@ -213,11 +219,11 @@ class FeatureWorker(Worker):
             except decoding.AudioError as error:
                 heard |= {row: ("unreadable audio", str(error)) for *_, row in rows}
         usable = {row: samples for row, samples in heard.items() if isinstance(samples, np.ndarray)}
+        where = {row: f"{path}, {start:.3f} to {end:.3f} s" for path, start, end, row in item}
         with np.errstate(over="ignore", invalid="ignore"):  # checked in `_float16`
             frames = dict(zip(usable, extract(self.extractor, list(usable.values()), self.trim_db, self.device), strict=True))
-        where = {row: f"{path}, {start:.3f} to {end:.3f} s" for path, start, end, row in item}
-        for row, samples in heard.items():
-            results[row] = self._float16(frames[row], samples, where[row]) if row in frames else samples
+            for row, samples in heard.items():
+                results[row] = self._float16(frames[row], samples, where[row]) if row in frames else samples
         return results
 
     def _samples(self, file: decoding.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
@@ -231,16 +237,19 @@ class FeatureWorker(Worker):
             return "unreadable audio", str(error)
         if np.ptp(samples) < SILENCE:
             return "digital silence", where
-        samples = samples if self.speed == 1 else at_speed(samples, self.extractor.sample_rate, self.speed)
         if not self.extractor.frames(len(samples)):
             return "shorter than a frame", f"{len(samples)} samples, a frame has {self.extractor.window}: {where}"
-        return samples
+        if self.speed == 1:
+            return samples
+        copy = at_speed(samples, self.extractor.sample_rate, self.speed)
+        return copy if self.extractor.frames(len(copy)) else ("shorter than a frame", f"played at speed {self.speed:g}: {where}")
 
     def _float16(self, frames: np.ndarray, samples: np.ndarray, where: str) -> np.ndarray | tuple[str, str]:
         """Frames as they are stored, or why they cannot be used."""
-        if not np.isfinite(frames).all():
+        stored = frames.astype(np.float16)  # infinite from 65,520 on
+        if not np.isfinite(stored).all():
             return "NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}"
-        return frames.astype(np.float16)
+        return stored
 
 
 def _write(work: Path, number: int, table: pd.DataFrame, rows: dict, has_folds: bool) -> None:
