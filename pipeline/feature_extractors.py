@@ -9,12 +9,14 @@ from pipeline import paths
 from pipeline.settings import SpecTranSettings
 
 
-def extractor(spectran: SpecTranSettings, corpora: list[str], max_tokens: int = 512, functionals: bool = False) -> CalmFeatureExtractor:
+def extractor(
+    spectran: SpecTranSettings, corpora: list[str], max_tokens: int = 512, functionals: str | None = None
+) -> CalmFeatureExtractor:
     """The feature extractor of a model trained on these corpora; the statistics of several are those of all their training frames.
 
     Args:
         max_tokens: places of the transformer, which text and audio share.
-        functionals: whether heads see the functionals of the frames.
+        functionals: kind that heads see, see `calm.audio.functionals`.
     """
     stats = [read_json(paths.frames(corpus, spectran.frames) / "stats.json") for corpus in corpora]
     settings = {name: stats[0][name] for name in ("kind", "trim_db", *kind_settings(stats[0]["kind"]))}

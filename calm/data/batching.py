@@ -89,7 +89,7 @@ class SequenceCollator:
         targets: (rows, classes); None: no labels in the batch.
         most: places that tokens and blocks share.
         copies: of the utterances at other speeds; one of them or the utterance itself is drawn each time, where there is a generator.
-        functionals: whether the batch has the functionals of each row's frames.
+        functionals: kind of the functionals of each row's frames that the batch has; None: none.
     """
 
     frames: AcousticFrames
@@ -100,7 +100,7 @@ class SequenceCollator:
     most: int = 512
     augment: Augmentation | None = None
     copies: Sequence[AcousticFrames] = ()
-    functionals: bool = False
+    functionals: str | None = None
 
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of tokens and of blocks that each row gets."""
@@ -125,9 +125,9 @@ class SequenceCollator:
                 values = self.augment.blocks(values, generator) if frames is not self.frames and self.augment else values
                 batch |= {"input_features": values, "acoustic_mask": mask}
                 if self.functionals:
-                    batch["functionals"] = torch.from_numpy(frames.functionals(own))
+                    batch["functionals"] = torch.from_numpy(frames.functionals(own, self.functionals))
             if self.functionals and self.encoded is not None:
-                batch["functionals"] = torch.from_numpy(self.frames.functionals(rows))
+                batch["functionals"] = torch.from_numpy(self.frames.functionals(rows, self.functionals))
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
         return batch

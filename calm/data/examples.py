@@ -167,9 +167,9 @@ def statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
 
 
-def _all_normalised(folder: Path, statistics: Path, normalise: str, fold: int) -> Iterator[tuple[np.ndarray, np.floating]]:
+def _all_normalised(folder: Path, beside: Path, normalise: str, fold: int) -> Iterator[tuple[np.ndarray, np.floating]]:
     """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
-    stats = statistics(statistics, fold)
+    stats = statistics(beside, fold)
     for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
             yield from _normalised(batch.column("features"), stats, normalise)

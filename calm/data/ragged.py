@@ -106,9 +106,9 @@ class AcousticFrames:
         """Number of blocks of every row: 1 + (frames - block) // hop."""
         return 1 + (self.utterances.lengths - self.block) // self.hop
 
-    def functionals(self, rows: np.ndarray) -> np.ndarray:
+    def functionals(self, rows: np.ndarray, kind: str) -> np.ndarray:
         """`calm.audio.functionals` of each row, (rows, width) float32."""
-        return np.stack([functionals(self.utterances[row]) for row in rows])
+        return np.stack([functionals(self.utterances[row], kind) for row in rows])
 
     def cut(self, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """One window of each row, (rows, block, channels) float32, from frame `starts` (rows,) on."""

@@ -35,7 +35,7 @@ class AcousticExtractor:
         normalise: "corpus", by `mean` and `std` of the training split, (channels,) each; "utterance", by those of the utterance.
         block_frames, block_hop: see `CalmConfig`.
         max_tokens: places of the transformer, which text and audio share.
-        functionals: whether the model's heads see the functionals of an utterance's frames.
+        functionals: kind of functionals of an utterance's frames that the model's heads see, see `calm.audio.functionals`.
 
     Raises:
         ValueError: settings that do not go together.
@@ -52,7 +52,7 @@ class AcousticExtractor:
         block_frames: int = 50,
         block_hop: int = 30,
         max_tokens: int = 512,
-        functionals: bool = False,
+        functionals: str | None = None,
         **others,
     ):
         if kind not in KINDS:

@@ -52,10 +52,12 @@ class Compiled(Classifier):
         utterances, (text,) = self.select_modality(None if frames is None else [frames], [text])
         ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
         blocks = np.zeros((0, self.extractor.block_frames, self.extractor.channels), np.float32)
-        functionals = np.zeros((1, PER_CHANNEL * self.extractor.channels), np.float32)  # of an utterance without audio
+        kind = self.extractor.functionals
+        functionals = np.zeros((1, PER_CHANNEL.get(kind, 0) * self.extractor.channels), np.float32)  # of an utterance without audio
         if utterances:
             acoustic = self.extractor.normalised(utterances)
-            blocks, functionals = acoustic.blocks_of(0), acoustic.functionals(np.array([0]))
+            blocks = acoustic.blocks_of(0)
+            functionals = acoustic.functionals(np.array([0]), kind) if kind else functionals
         (tokens,), (places,) = fit(np.array([len(ids)]), np.array([len(blocks)]), self.extractor.max_tokens)
         warn_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
         ids, blocks = np.append(ids[: tokens - 1], ids[-1]), blocks[:places]

@@ -119,13 +119,15 @@ def _one_utterance(model: "CalmForSequenceClassification"):
 
 def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> dict[str, np.ndarray]:
     """Random token ids of the model's own vocabulary, random blocks and functionals."""
+    from calm.models.heads import functionals_width
+
     draw = np.random.default_rng(0)
     inputs = {
         "input_ids": draw.integers(config.text_config.vocab_size, size=(1, tokens)),
         "blocks": draw.standard_normal((blocks, config.block_frames, config.channels), dtype=np.float32),
     }
     if config.head_functionals:
-        inputs["functionals"] = draw.standard_normal((1, config.head_functionals), dtype=np.float32)
+        inputs["functionals"] = draw.standard_normal((1, functionals_width(config)), dtype=np.float32)
     return inputs
 
 

@@ -74,7 +74,7 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
         blocks, mask = tensors(*acoustic.all_blocks(np.arange(len(clips))))
         batch = self.padded({"input_features": blocks, "acoustic_mask": mask}, padding, max_length)
         if self.functionals:
-            batch["functionals"] = torch.from_numpy(acoustic.functionals(np.arange(len(clips))))
+            batch["functionals"] = torch.from_numpy(acoustic.functionals(np.arange(len(clips)), self.functionals))
         if return_attention_mask is False:
             del batch["acoustic_mask"]
         return BatchFeature(as_tensors(batch, return_tensors))

@@ -31,7 +31,7 @@ class CalmConfig(PreTrainedConfig):
         head_hidden, head_dropout: the two-layer MLP of a head (5.2).
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
             blocks that the front end projects to tokens.
-        head_functionals: how many functionals of an utterance's frames (`calm.audio.functionals`) a head sees beside what is pooled.
+        head_functionals: kind of functionals of an utterance's frames (`calm.audio.functionals`) that a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
         encoder: of which the upper blocks are part of the model and recompute the frames: `{"layers": [1, 2, 3], "config": {...}}`, the
             layers of a frame and the encoder's own configuration. None: frames stay as they are.
@@ -70,7 +70,7 @@ class CalmConfig(PreTrainedConfig):
         head_hidden: int = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
-        head_functionals: int = 0,
+        head_functionals: str | None = None,
         head_standardise: bool = False,
         encoder: dict | None = None,
         modality: str = "both",

@@ -6,10 +6,9 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from calm.audio.functionals import PARTS, QUANTILES
 from calm.audio.speech_encoders import SpeechEncoder
 from calm.models.configuration import CalmConfig
-
-QUANTILES = (0.1, 0.5, 0.9)  # as in `calm.audio.functionals`
 
 
 class EncoderBlocks(nn.Module):
@@ -75,8 +74,8 @@ def blocks_of_frames(frames: torch.Tensor, blocks: int, size: int, hop: int) -> 
     return frames[:, torch.arange(blocks, device=frames.device)[:, None] * hop + torch.arange(size, device=frames.device)]
 
 
-def functionals(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`calm.audio.functionals` with a gradient: (batch, frames, channels) -> (batch, 5 x channels); zeros without a frame."""
+def functionals(frames: torch.Tensor, mask: torch.Tensor, kind: str = "whole") -> torch.Tensor:
+    """`calm.audio.functionals` with a gradient: (batch, frames, channels) -> (batch, functionals); zeros without a frame."""
     count = mask.sum(1)[:, None]
     weights = mask.to(frames.dtype)[..., None] / count.clamp(min=1)[..., None]
     mean = (frames * weights).sum(1)
@@ -84,4 +83,15 @@ def functionals(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     ordered = frames.masked_fill(~mask[..., None], torch.inf).sort(1).values
     ranks = (torch.tensor(QUANTILES, device=frames.device) * (count - 1).clamp(min=0)).round().long()  # (batch, quantiles)
     rows = torch.arange(len(frames), device=frames.device)[:, None]
-    return torch.cat([mean, deviation, ordered[rows, ranks].flatten(1)], -1) * (count > 0)
+    parts = _means_of_thirds(frames, count) if kind == "thirds" else []
+    return torch.cat([mean, deviation, ordered[rows, ranks].flatten(1), *parts], -1) * (count > 0)
+
+
+def _means_of_thirds(frames: torch.Tensor, count: torch.Tensor) -> list[torch.Tensor]:
+    """Mean over each third of the first `count` (batch, 1) frames: three of (batch, channels)."""
+    steps, means = torch.arange(frames.shape[1], device=frames.device), []
+    for part in range(PARTS):
+        first, last = part * count // PARTS, (part + 1) * count // PARTS
+        inside = (steps >= first) & (steps < torch.maximum(last, first + 1))  # (batch, frames)
+        means.append((frames * inside[..., None]).sum(1) / inside.sum(1, keepdim=True).clamp(min=1))
+    return means

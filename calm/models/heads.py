@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from calm.audio.functionals import PER_CHANNEL
 from calm.models.configuration import CalmConfig
 
 
@@ -52,7 +53,12 @@ class Head(nn.Sequential):
 def pooled_width(config: CalmConfig, encoded_width: int) -> int:
     """Width of the output of `pool`, for a front end with this width of encoded blocks."""
     added = {"cls": 0, "cls_mean_std": 4 * config.hidden_size, "cls_blocks": 2 * encoded_width}
-    return config.hidden_size + added[config.head_pooling] + config.head_functionals
+    return config.hidden_size + added[config.head_pooling] + functionals_width(config)
+
+
+def functionals_width(config: CalmConfig) -> int:
+    """Number of functionals that a head sees, which `pool` puts last."""
+    return PER_CHANNEL.get(config.head_functionals, 0) * config.channels
 
 
 def pool(output, attention_mask: torch.Tensor, pooling: str, functionals: torch.Tensor | None = None) -> torch.Tensor:

@@ -14,7 +14,7 @@ from calm.models.configuration import CalmConfig
 from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks
 from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
-from calm.models.heads import Head, pool, pooled_width
+from calm.models.heads import Head, functionals_width, pool, pooled_width
 from calm.models.language_model import pool_text
 from calm.models.losses import ContrastiveSettings
 from calm.models.multimodal import CalmModel, CalmPreTrainedModel
@@ -228,7 +228,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not self.config.head_functionals:
             functionals = None
         elif functionals is None:
-            functionals = torch.zeros(len(input_ids), self.config.head_functionals, device=input_ids.device)
+            functionals = torch.zeros(len(input_ids), functionals_width(self.config), device=input_ids.device)
         return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
 
     def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,7 +240,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         frames, present = frames_of_blocks(blocks, mask, self.config.block_hop)
         frames = self.encoder(frames, present)
         changed = blocks_of_frames(frames, blocks.shape[1], self.config.block_frames, self.config.block_hop)
-        return changed, functionals_of(frames, present)
+        return changed, functionals_of(frames, present, self.config.head_functionals or "whole")
 
     def forward(
         self,
@@ -256,7 +256,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
 
         Args:
             input_ids ... acoustic_mask: see `CalmModel`.
-            functionals: (batch, `CalmConfig.head_functionals`) of the utterances' frames, where the heads see them.
+            functionals: (batch, functionals) of the utterances' frames, where the heads see them.
             labels: (batch, classes) in [0, 1], or by head name; soft labels are allowed.
         """
         blocks = encoded_blocks if encoded_blocks is not None else input_features

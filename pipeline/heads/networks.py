@@ -11,7 +11,6 @@ from filelock import FileLock
 from transformers import PreTrainedModel
 
 from calm.audio.features import ENCODER
-from calm.audio.functionals import PER_CHANNEL
 from calm.audio.speech_encoders import SpeechEncoder, load_speech_encoder
 from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
@@ -86,10 +85,10 @@ class Networks:
             network.encoder.load(encoder, mean, deviation)
         return network.to(factory.device())
 
-    def functionals(self, condition: Condition) -> int:
-        """Number of functionals of the frames that the heads see; 0 without audio, and for networks for comparison."""
-        sees = self.settings.head.functionals and condition.modality != "text" and condition.row.network == "calm"
-        return PER_CHANNEL * factory.channels(self.examples) if sees else 0
+    def functionals(self, condition: Condition) -> str | None:
+        """Kind of functionals of the frames that the heads see; None without audio, and for networks for comparison."""
+        sees = condition.modality != "text" and condition.row.network == "calm"
+        return self.settings.head.functionals if sees else None
 
     def load(self, calm: CalmModel, condition: Condition) -> None:
         """Put the weights in place that the condition starts from; the rest stays as it was drawn."""
@@ -156,7 +155,7 @@ class Networks:
         """
         section = self.settings.head
         most = min(section.max_tokens, places(self.language_model))
-        beside = bool(self.functionals(condition))
+        beside = self.functionals(condition)
         whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most, functionals=beside)
         if speed is not None:
             return replace(whole, frames=self.examples.copies[speed])

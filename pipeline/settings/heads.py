@@ -73,8 +73,9 @@ class Head(Optimiser):
     """Dropout in training."""
     pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
     """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks."""
-    functionals: bool = False
-    """The heads also see mean, deviation and quantiles of every channel of the acoustic frames over the utterance."""
+    functionals: Literal["whole", "thirds"] | None = None
+    """What the heads also see of every channel of the acoustic frames. `whole`: mean, deviation and three quantiles over the utterance.
+    `thirds`: and the mean of each third of it."""
     standardise: bool = False
     """Scale the inputs of a head to zero mean and unit deviation on the training split."""
     modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]

@@ -77,7 +77,7 @@ def transferred(settings: Visible, network: CalmForSequenceClassification, model
     tokens = tokenise(load_tokenizer(settings.models[model].language_model), examples.table["text"])
     most = min(settings.head.max_tokens, places(network.calm.language_model))
     collator = SequenceCollator(
-        examples.frames, tokens, None, network.config.modality, most=most, functionals=bool(network.config.head_functionals)
+        examples.frames, tokens, None, network.config.modality, most=most, functionals=network.config.head_functionals
     )
     index = pd.Index(ids)
     rows = np.flatnonzero(examples.table["id"].isin(index))
