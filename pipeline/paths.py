@@ -53,6 +53,11 @@ def at_speed(speed: float) -> str:
     return f"speed-{speed:g}"
 
 
+def speeds(corpus: str) -> list[float]:
+    """Speeds of the copies of a corpus."""
+    return sorted(float(folder.name.removeprefix("speed-")) for folder in frames(corpus, "encoder").glob("speed-*"))
+
+
 def calp(model: str) -> Path:
     """SpecTran and its projections after CALP, with the processor of their inputs and `metrics.json`."""
     return DATA / "calp" / model

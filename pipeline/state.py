@@ -168,7 +168,7 @@ def _release(settings: Settings, heads: str) -> dict:
     return {
         **sections,
         "seeds": sections["seeds"][:1],
-        "head": _only(sections["head"], "modalities", "tuning", "max_tokens"),
+        "head": _only(sections["head"], "modalities", "tuning", "max_tokens", "average_speeds"),
         "lm": {model: settings.lm(model)},
         "evaluate": _only(settings.evaluate, "bootstrap"),
     }

@@ -35,6 +35,7 @@ class AcousticExtractor:
         normalise: "corpus", by `mean` and `std` of the training split, (channels,) each; "utterance", by those of the utterance.
         block_frames, block_hop: see `CalmConfig`.
         max_tokens: places of the transformer, which text and audio share.
+        speeds: at which new audio is heard too, and the logits averaged; pitch included.
         functionals: kind of functionals of an utterance's frames that the model's heads see, see `calm.audio.functionals`.
 
     Raises:
@@ -53,6 +54,7 @@ class AcousticExtractor:
         block_hop: int = 30,
         max_tokens: int = 512,
         functionals: str | None = None,
+        speeds: Sequence[float] = (),
         **others,
     ):
         if kind not in KINDS:
@@ -63,7 +65,7 @@ class AcousticExtractor:
         self.trim_db, self.normalise = trim_db, normalise
         self.mean, self.std = (None if values is None else [float(value) for value in values] for values in (mean, std))
         self.block_frames, self.block_hop, self.max_tokens = block_frames, block_hop, max_tokens
-        self.functionals = functionals
+        self.functionals, self.speeds = functionals, list(speeds)
         self._device, self._folder = "cpu", None
         super().__init__(**others)
         self.frame_extractor  # noqa: B018, raises ValueError if the settings of the kind do not go together

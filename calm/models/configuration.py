@@ -28,7 +28,7 @@ class CalmConfig(PreTrainedConfig):
         heads: class names by head name, `{"emotion": ["happy", "sad"]}` (4.6).
         one_hot: names of the heads whose utterances have exactly one class.
         thresholds: by head name, the probability from which each class counts as present; tuned on validation.
-        head_hidden, head_dropout: the two-layer MLP of a head (5.2).
+        head_hidden, head_dropout: the two-layer MLP of a head (5.2); without a hidden layer, a head is linear.
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
             blocks that the front end projects to tokens.
         head_functionals: kind of functionals of an utterance's frames (`calm.audio.functionals`) that a head sees beside what is pooled.
@@ -67,7 +67,7 @@ class CalmConfig(PreTrainedConfig):
         heads: dict[str, list[str]] | None = None,
         one_hot: list[str] | None = None,
         thresholds: dict[str, list[float]] | None = None,
-        head_hidden: int = 64,
+        head_hidden: int | None = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
         head_functionals: str | None = None,

@@ -30,19 +30,18 @@ class Standardise(nn.Module):
 
 
 class Head(nn.Sequential):
-    """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits."""
+    """Two-layer MLP on the pooled representation (5.2), or a linear layer: (batch, width) -> (batch, classes) logits."""
 
     def __init__(self, config: CalmConfig, classes: int, width: int):
         """`width`: of the pooled representation."""
         self.width = width
-        super().__init__(
-            *([Standardise(self.width)] if config.head_standardise else []),
-            nn.Dropout(config.head_dropout),
-            HeadLayer(self.width, config.head_hidden),
-            nn.ReLU(),
-            nn.Dropout(config.head_dropout),
-            HeadLayer(config.head_hidden, classes),
-        )
+        hidden, inner = config.head_hidden, self.width
+        layers = [Standardise(self.width)] if config.head_standardise else []
+        layers.append(nn.Dropout(config.head_dropout))
+        if hidden is not None:
+            layers += [HeadLayer(self.width, hidden), nn.ReLU(), nn.Dropout(config.head_dropout)]
+            inner = hidden
+        super().__init__(*layers, HeadLayer(inner, classes))
 
     def fit(self, vectors: torch.Tensor) -> None:
         """Take the statistics of the training split's vectors, (rows, width), if the configuration asks for standardised inputs."""

@@ -39,6 +39,9 @@ class CorpusSettings(Section):
     """Whether the speech is synthetic. All figures from such a corpus are labelled as synthetic."""
     folds: Annotated[int, Field(ge=2)] | Literal["given"] | None = None
     """Cross-validation instead of one split: the number of folds, made so that no speaker is in two, or the folds that are `given`."""
+    refit: bool = False
+    """Baselines and logistic heads are fitted once more, on training and validation split together, before they answer the test split.
+    For corpora of few speakers. Thresholds are still tuned on answers that have not heard validation."""
     options: dict = {}
     """Options of the format's reader, listed below."""
 
@@ -133,8 +136,8 @@ class Features(Section):
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [2]
     """Layers of the encoder, side by side in a frame. 1 is the output of the first transformer block, 0 its input."""
     speeds: list[Annotated[float, Field(gt=0.5, lt=2)]] = []
-    """Copies for the encoder, played at these speeds, pitch included: [0.9, 1.1]. They are of the training split, or of all folds. Heads
-    and baselines of the encoder learn from them too."""
+    """Copies of all utterances for the encoder, played at these speeds, pitch included: [0.9, 1.1]. Heads and baselines of the encoder
+    learn from them too, and `head.average_speeds` listens to them."""
     shard: Positive = 512
     """Utterances per Parquet shard."""
     workers: Annotated[Positive | None, RunTime()] = None

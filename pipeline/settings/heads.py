@@ -67,8 +67,8 @@ class Heads(Section):
 class Head(Optimiser):
     """Classification heads (4.6, 5.2, 5.3). "Unfrozen" settings apply where the network is trained with the head."""
 
-    hidden: Positive = 64
-    """Width of the hidden layer (5.2)."""
+    hidden: Positive | None = 64
+    """Width of the hidden layer (5.2). null: none, the head is linear."""
     dropout: Share = 0.1
     """Dropout in training."""
     pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
@@ -97,6 +97,13 @@ class Head(Optimiser):
     """Epochs on the frozen network, where they are cheap."""
     frozen_learning_rate: Rate = 1e-3
     """Highest learning rate on the frozen network."""
+    frozen_fit: Literal["descent", "logistic"] = "descent"
+    """How heads on the frozen network are trained: step by step as all others, or as a logistic regression, for few utterances. The
+    latter needs `hidden: null` and `standardise: true`."""
+    strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [0.0003, 0.001, 0.003, 0.01]
+    """`frozen_fit: logistic`: inverse weights of the squared weights to try. The one that ranks validation best is taken."""
+    average_speeds: bool = False
+    """Held-out utterances, and new audio, are also heard at the speeds of `features.speeds`, and the logits are averaged."""
     frozen_copies: int = Field(0, ge=0)
     """Augmented copies of each training utterance (see `augment`) that heads on the frozen network learn from too."""
     average: Share = 0.0
@@ -106,6 +113,13 @@ class Head(Optimiser):
     augment: Augment = Augment()
     workers: Annotated[Positive | None, RunTime()] = None
     """Heads trained at the same time; results do not depend on it. null: one per GPU, or one per core but 8 at most."""
+
+    @model_validator(mode="after")
+    def regressions_are_linear(self):
+        """A logistic regression has no hidden layer."""
+        if self.frozen_fit == "logistic" and (self.hidden is not None or not self.standardise):
+            raise ValueError("frozen_fit: logistic fits a linear head on standardised inputs: set hidden: null and standardise: true")
+        return self
 
     @model_validator(mode="after")
     def copies_differ(self):

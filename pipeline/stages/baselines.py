@@ -32,7 +32,7 @@ def run(settings: Settings, corpus: str) -> str:
         checkpoints(settings, "baselines", corpus, paths.utterances(corpus), paths.fingerprint(corpus)) as work,
         whole(paths.baselines(corpus)) as folder,
     ):
-        report, seconds = answer(seen, paths.utterances(corpus), paths.features(corpus), folder, work)
+        report, seconds = answer(seen, paths.utterances(corpus), paths.features(corpus), folder, work, seen.corpora[corpus].refit)
         write_json({**report, "synthetic": synthetic}, folder / "metrics.json")
         for name, figures in report["baselines"].items():
             tracked.log({f"{name}/{key}": value for key, value in figures.items() if isinstance(value, int | float)})
@@ -43,7 +43,9 @@ def run(settings: Settings, corpus: str) -> str:
     return f"{corpus}: {', '.join(names) or 'no baseline'}{failures}"
 
 
-def answer(settings: Visible, utterances: Path, features: Path, folder: Path, work: Path | None = None) -> tuple[dict, dict[str, float]]:
+def answer(
+    settings: Visible, utterances: Path, features: Path, folder: Path, work: Path | None = None, refit: bool = False
+) -> tuple[dict, dict[str, float]]:
     """Fit every baseline of the settings and write `logits.parquet` to `folder`.
 
     Columns: id, split, variant, modality, seed, fold where the corpus has folds, logits (log-odds of each class). In `work` a stopped
@@ -71,7 +73,7 @@ def answer(settings: Visible, utterances: Path, features: Path, folder: Path, wo
         extracted, seconds[name] = _extract(name, settings, table, features, work)
         figures = {}
         for fold, split in places.items():
-            probabilities, figures[fold] = _fit(name, extracted, split.to_numpy(), targets, one_hot, table["id"])
+            probabilities, figures[fold] = _fit(name, extracted, split.to_numpy(), targets, one_hot, table["id"], refit)
             held_out = split.isin(HELD_OUT).to_numpy()
             columns = {"variant": name, "modality": "none" if name == "chance" else "audio", "seed": settings.seeds[0]}
             rows = table.loc[held_out, ["id"]].assign(split=split[held_out], **columns, **({"fold": fold} if fold else {}))
@@ -100,7 +102,7 @@ def _extract(
 
 
 def _fit(
-    name: str, extracted: baselines.Extracted | None, split: np.ndarray, targets: np.ndarray, one_hot: bool, ids: pd.Series
+    name: str, extracted: baselines.Extracted | None, split: np.ndarray, targets: np.ndarray, one_hot: bool, ids: pd.Series, refit: bool
 ) -> tuple[np.ndarray, dict]:
     """Probabilities (utterances, classes) of one baseline, and figures about it."""
     train, validation = split == "train", split == "validation"
@@ -110,7 +112,7 @@ def _fit(
     if not (extracted.good & train).any():
         reason = next(iter(extracted.failed.values()), "")
         raise ValueError(f"{name}: none of the {train.sum()} training utterances has features; the first: {reason}")
-    fitted = baselines.regress(extracted, targets, train, validation, one_hot)
+    fitted = baselines.regress(extracted, targets, train, validation, one_hot, refit=refit)
     figures = {
         "functionals": extracted.values.shape[1],
         "c": fitted.strength,

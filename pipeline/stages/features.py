@@ -123,8 +123,7 @@ def compute(settings: Settings, corpus: str) -> dict:
         for frames in every:
             begin = time.perf_counter()
             (work / frames.folder).mkdir(parents=True, exist_ok=True)
-            rows = frame if frames.speed == 1 else frame[(frame["split"] == "train") | frame["fold"].notna()]
-            shards[frames] = list(_shards(rows, section, frames, work / frames.folder, seen.compute.dask))
+            shards[frames] = list(_shards(frame, section, frames, work / frames.folder, seen.compute.dask))
             seconds[frames.folder or LOG_MEL] = time.perf_counter() - begin
         with whole(paths.features(corpus)) as folder:
             reports = {own.kind: _report(frame, shards[own], seen.ingest.max_dropped) for own in every if own.speed == 1}

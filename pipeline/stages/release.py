@@ -55,7 +55,9 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[heads.model].language_model)
     most = min(settings.head.max_tokens, places(network.calm.language_model))
-    extractor = feature_extractors.extractor(settings.spectran, [heads.corpus], most, network.config.head_functionals)
+    extractor = feature_extractors.extractor(
+        settings.spectran, [heads.corpus], most, network.config.head_functionals, settings.head.average_speeds
+    )
     CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     if settings.spectran.frames == ENCODER:
         onnx_export.write_encoder(extractor.frame_extractor, folder)
