@@ -89,6 +89,7 @@ class SequenceCollator:
         targets: (rows, classes); None: no labels in the batch.
         most: places that tokens and blocks share.
         copies: of the utterances at other speeds; one of them or the utterance itself is drawn each time, where there is a generator.
+        mixup: parameter of the Beta distribution of `mixed`, where there is a generator; 0: nothing is mixed.
         functionals: kind of the functionals of each row's frames that the batch has; None: none.
     """
 
@@ -101,6 +102,7 @@ class SequenceCollator:
     augment: Augmentation | None = None
     copies: Sequence[AcousticFrames] = ()
     functionals: str | None = None
+    mixup: float = 0.0
 
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of tokens and of blocks that each row gets."""
@@ -130,6 +132,8 @@ class SequenceCollator:
                 batch["functionals"] = torch.from_numpy(self.frames.functionals(rows, self.functionals))
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
+            if self.mixup and generator is not None:
+                batch |= mixed(batch["labels"], self.mixup, generator)
         return batch
 
     def _changed(
@@ -145,6 +149,22 @@ class SequenceCollator:
         """Put the last special token back at the end of texts that were cut."""
         last = self.tokens.values[self.tokens.offsets[rows] + self.tokens.lengths[rows] - 1]
         ids[np.arange(len(rows)), kept - 1] = torch.from_numpy(last)
+
+
+def mixed(labels: torch.Tensor, concentration: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Mixup (arXiv 1710.09412) of what heads see: every row gets a share of another row of the batch, in its labels too.
+
+    Args:
+        labels: (batch, classes).
+        concentration: both parameters of the Beta distribution that the shares are drawn from.
+
+    Returns:
+        `share` (batch, 1) of the row itself, `mixed_with` (batch,), the other row, and the mixed `labels`.
+    """
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    share = np.random.default_rng(seed).beta(concentration, concentration, (len(labels), 1)).astype(np.float32)
+    share, others = torch.from_numpy(share), torch.randperm(len(labels), generator=generator)
+    return {"share": share, "mixed_with": others, "labels": share * labels + (1 - share) * labels[others]}
 
 
 @dataclass

@@ -250,6 +250,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
         functionals: torch.Tensor | None = None,
+        share: torch.Tensor | None = None,
+        mixed_with: torch.Tensor | None = None,
         labels: torch.Tensor | dict[str, torch.Tensor] | None = None,
     ) -> ClassificationOutput:
         """Logits of every head.
@@ -257,6 +259,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         Args:
             input_ids ... acoustic_mask: see `CalmModel`.
             functionals: (batch, functionals) of the utterances' frames, where the heads see them.
+            share, mixed_with: of `calm.data.batching.mixed`; None: nothing is mixed.
             labels: (batch, classes) in [0, 1], or by head name; soft labels are allowed.
         """
         blocks = encoded_blocks if encoded_blocks is not None else input_features
@@ -264,6 +267,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         audio = {"input_features": input_features, "encoded_blocks": encoded_blocks, "acoustic_mask": acoustic_mask}
         audio["functionals"] = functionals
         pooled = self.pooled(input_ids, attention_mask, **audio)
+        if share is not None:
+            pooled = share * pooled + (1 - share) * pooled[mixed_with]
         logits = {name: head(pooled) for name, head in self.heads.items()}
         loss = None
         if labels is not None:

@@ -65,7 +65,7 @@ def _unfrozen(
         network.calm.spectran.requires_grad_(networks.trains_front_end(condition))
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
         body = [pretrained_part(condition, network), *([] if network.encoder is None else [network.encoder])]
-    collator = networks.collator(condition, network)
+    collator = replace(networks.collator(condition, network), mixup=section.mixup)
     start(networks, condition, seed, network, folder / "first")
     curve = train(
         network,

@@ -102,6 +102,9 @@ class Head(Optimiser):
     latter needs `hidden: null` and `standardise: true`."""
     strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [0.0003, 0.001, 0.003, 0.01]
     """`frozen_fit: logistic`: inverse weights of the squared weights to try. The one that ranks validation best is taken."""
+    mixup: float = Field(0, ge=0)
+    """Unfrozen: what heads see of two utterances, and their labels, are mixed by shares of a Beta distribution with this parameter
+    (arXiv 1710.09412). 0: not."""
     average_speeds: bool = False
     """Held-out utterances, and new audio, are also heard at the speeds of `features.speeds`, and the logits are averaged."""
     frozen_copies: int = Field(0, ge=0)
