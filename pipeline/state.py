@@ -98,8 +98,8 @@ def _raw(settings: Settings, corpus: str) -> dict:
 
 
 def _models(settings: Settings, *names: str) -> dict:
-    """Models by name, without what differs from other sections (those are resolved) and without their names in tables."""
-    apart = {"lm": None, "stands_for": None, "spectran": {}, "calp": {}, "pretrain": {}}
+    """Models by name, without what differs from other sections (those are resolved), their seeds and their names in tables."""
+    apart = {"lm": None, "seed": None, "stands_for": None, "spectran": {}, "calp": {}, "pretrain": {}}
     return {"models": {name: settings.models[name].model_copy(update=apart) for name in names}}
 
 
@@ -119,6 +119,10 @@ def _first_seed(settings: Settings) -> dict:
     return {"seeds": settings.seeds[:1]}
 
 
+def _pretraining_seed(settings: Settings, model: str) -> dict:
+    return {"seeds": [settings.pretraining_seed(model)]}
+
+
 def _only(section: object, *fields: str) -> SimpleNamespace:
     return SimpleNamespace(**{field: getattr(section, field) for field in fields})
 
@@ -128,7 +132,7 @@ def _features(settings: Settings, corpus: str) -> dict:
 
 
 def _calp(settings: Settings, model: str) -> dict:
-    return _pretraining(settings, model) | _own(settings, model, "calp") | _first_seed(settings)
+    return _pretraining(settings, model) | _own(settings, model, "calp") | _pretraining_seed(settings, model)
 
 
 def _embed(settings: Settings, model: str) -> dict:
@@ -136,7 +140,7 @@ def _embed(settings: Settings, model: str) -> dict:
 
 
 def _pretrain(settings: Settings, model: str) -> dict:
-    return _pretraining(settings, model) | _own(settings, model, "pretrain") | _first_seed(settings)
+    return _pretraining(settings, model) | _own(settings, model, "pretrain") | _pretraining_seed(settings, model)
 
 
 def _head(settings: Settings, heads: str) -> dict:
@@ -144,7 +148,7 @@ def _head(settings: Settings, heads: str) -> dict:
     sections = _pretraining(settings, entry.model)
     corpora = _corpora(settings, entry.corpus, *sections["corpora"])
     head = settings.for_target(entry.corpus).head
-    return sections | corpora | {"heads": {heads: entry}, "head": head, "seeds": settings.seeds}
+    return sections | corpora | {"heads": {heads: entry}, "head": head, "seeds": settings.seeds_of(heads)}
 
 
 def _baselines(settings: Settings, corpus: str) -> dict:
@@ -163,8 +167,8 @@ def _release(settings: Settings, heads: str) -> dict:
     model, sections = settings.heads[heads].model, _head(settings, heads)
     return {
         **sections,
-        **_first_seed(settings),
-        "head": _only(sections["head"], "modalities", "tuning", "max_tokens"),
+        "seeds": sections["seeds"][:1],
+        "head": _only(sections["head"], "modalities", "tuning", "max_tokens", "average_speeds"),
         "lm": {model: settings.lm(model)},
         "evaluate": _only(settings.evaluate, "bootstrap"),
     }

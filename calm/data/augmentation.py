@@ -16,6 +16,7 @@ class Augmentation:
         speed: tempo changed by up to this share, drawn for each utterance.
         warp: channel axis stretched by up to this share.
         gain_db: level of log-mel changed by up to so many dB.
+        crop: share of the frames that may be cut from the ends, as much as chance says.
         time_masks, time_mask_frames: number and longest length of the masks in time, per block.
         channel_masks, channel_mask_width: number and largest width of the masks over neighbouring channels, per block.
     """
@@ -23,16 +24,17 @@ class Augmentation:
     speed: float = 0.0
     warp: float = 0.0
     gain_db: float = 0.0
+    crop: float = 0.0
     time_masks: int = 0
     time_mask_frames: int = 10
     channel_masks: int = 0
     channel_mask_width: int = 8
 
     def __bool__(self) -> bool:
-        return any((self.speed, self.warp, self.gain_db, self.time_masks, self.channel_masks))
+        return any((self.speed, self.warp, self.gain_db, self.crop, self.time_masks, self.channel_masks))
 
     def frames(self, frames: np.ndarray, scale: float, least: int, generator: torch.Generator) -> np.ndarray:
-        """An utterance, (frames, channels) float32, with tempo, channel axis and gain changed; never shorter than `least` frames.
+        """An utterance, (frames, channels) float32, with tempo, channel axis, gain and ends changed; never shorter than `least` frames.
 
         Args:
             scale: deviation that log-mel in nepers of power was divided by, so that a gain in dB keeps its size.
@@ -44,6 +46,10 @@ class Augmentation:
         if self.warp:
             channels = frames.shape[1]
             frames = _stretch(frames, np.clip(np.arange(channels) * (1 + self.warp * warp), 0, channels - 1), 1)
+        if self.crop:
+            kept, first = torch.rand(2, generator=generator).tolist()
+            length = max(least, round(len(frames) * (1 - self.crop * kept)))
+            frames = frames[round(first * max(len(frames) - length, 0)) :][:length]
         return frames + np.float32(gain * self.gain_db * NEPERS_PER_DB / scale)
 
     def blocks(self, blocks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -88,6 +88,9 @@ class SequenceCollator:
         modality: "audio" replaces the text by its first and last special token; "text" leaves the audio out; or "both".
         targets: (rows, classes); None: no labels in the batch.
         most: places that tokens and blocks share.
+        copies: of the utterances at other speeds; one of them or the utterance itself is drawn each time, where there is a generator.
+        mixup: parameter of the Beta distribution of `mixed`, where there is a generator; 0: nothing is mixed.
+        functionals: kind of the functionals of each row's frames that the batch has; None: none.
     """
 
     frames: AcousticFrames
@@ -97,6 +100,9 @@ class SequenceCollator:
     targets: np.ndarray | None = None
     most: int = 512
     augment: Augmentation | None = None
+    copies: Sequence[AcousticFrames] = ()
+    functionals: str | None = None
+    mixup: float = 0.0
 
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of tokens and of blocks that each row gets."""
@@ -105,7 +111,7 @@ class SequenceCollator:
         return fit(tokens, blocks, self.most)
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
-        """A batch; `generator` draws the augmentation of blocks, None leaves them unchanged."""
+        """A batch; `generator` draws the changes of blocks, None leaves them unchanged."""
         rows = np.asarray(rows)
         tokens, blocks = self.lengths(rows)
         ids, mask = tensors(*self.tokens.pad(rows, tokens))
@@ -116,22 +122,49 @@ class SequenceCollator:
                 values, mask = tensors(*self.encoded.pad(rows, blocks))
                 batch |= {"encoded_blocks": values.float(), "acoustic_mask": mask}
             else:
-                values, mask = self._blocks(rows, blocks, generator)
+                frames, own, limit = self._changed(rows, blocks, generator)
+                values, mask = tensors(*frames.all_blocks(own, limit))
+                values = self.augment.blocks(values, generator) if frames is not self.frames and self.augment else values
                 batch |= {"input_features": values, "acoustic_mask": mask}
+                if self.functionals:
+                    batch["functionals"] = torch.from_numpy(frames.functionals(own, self.functionals))
+            if self.functionals and self.encoded is not None:
+                batch["functionals"] = torch.from_numpy(self.frames.functionals(rows, self.functionals))
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
+            if self.mixup and generator is not None:
+                batch |= mixed(batch["labels"], self.mixup, generator)
         return batch
 
-    def _blocks(self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if generator is None or not self.augment:
-            return tensors(*self.frames.all_blocks(rows, limit))
-        blocks, mask = tensors(*self.frames.augmented(rows, self.augment, generator).all_blocks(np.arange(len(rows))))
-        return self.augment.blocks(blocks[:, : self.most // 2], generator), mask[:, : self.most // 2]
+    def _changed(
+        self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None
+    ) -> tuple[AcousticFrames, np.ndarray, np.ndarray]:
+        """Frames that a batch is cut from, which of their rows it takes, and how many blocks of each at most."""
+        if generator is None or not (self.augment or self.copies):
+            return self.frames, rows, limit
+        frames = self.frames.augmented(rows, self.augment, generator, self.copies)
+        return frames, np.arange(len(rows)), np.full(len(rows), self.most // 2)
 
     def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
         """Put the last special token back at the end of texts that were cut."""
         last = self.tokens.values[self.tokens.offsets[rows] + self.tokens.lengths[rows] - 1]
         ids[np.arange(len(rows)), kept - 1] = torch.from_numpy(last)
+
+
+def mixed(labels: torch.Tensor, concentration: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Mixup (arXiv 1710.09412) of what heads see: every row gets a share of another row of the batch, in its labels too.
+
+    Args:
+        labels: (batch, classes).
+        concentration: both parameters of the Beta distribution that the shares are drawn from.
+
+    Returns:
+        `share` (batch, 1) of the row itself, `mixed_with` (batch,), the other row, and the mixed `labels`.
+    """
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    share = np.random.default_rng(seed).beta(concentration, concentration, (len(labels), 1)).astype(np.float32)
+    share, others = torch.from_numpy(share), torch.randperm(len(labels), generator=generator)
+    return {"share": share, "mixed_with": others, "labels": share * labels + (1 - share) * labels[others]}
 
 
 @dataclass
@@ -151,6 +184,7 @@ class MaskingCollator:
     audio: float = 0.10
     span: int = 3
     audio_share_of: str = "starts"
+    audio_draw: str = "each"
     style: str = "mask"
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
@@ -159,7 +193,7 @@ class MaskingCollator:
         generator = generator or torch.Generator().manual_seed(int(rows[0]))
         ids, present = batch["input_ids"], batch["acoustic_mask"]
         word_mask = masking.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
-        audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, generator)
+        audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, self.audio_draw, generator)
         if self.sequences.encoded is not None:
             row, block = (index.numpy() for index in audio_mask.nonzero(as_tuple=True))
             audio_labels = torch.from_numpy(self.sequences.frames.cut(np.asarray(rows)[row], block * self.sequences.frames.hop))

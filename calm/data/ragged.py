@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calm.audio.functionals import functionals
 from calm.storage import write_parquet
 
 if TYPE_CHECKING:
@@ -105,15 +106,33 @@ class AcousticFrames:
         """Number of blocks of every row: 1 + (frames - block) // hop."""
         return 1 + (self.utterances.lengths - self.block) // self.hop
 
+    def functionals(self, rows: np.ndarray, kind: str) -> np.ndarray:
+        """`calm.audio.functionals` of each row, (rows, width) float32."""
+        return np.stack([functionals(self.utterances[row], kind) for row in rows])
+
     def cut(self, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """One window of each row, (rows, block, channels) float32, from frame `starts` (rows,) on."""
         index = (self.utterances.offsets[rows] + starts)[:, None] + np.arange(self.block)
         return self.utterances.values[index].astype(np.float32)
 
-    def augmented(self, rows: np.ndarray, augment: "Augmentation", generator: "torch.Generator") -> "AcousticFrames":
-        """These rows alone, with tempo, channel axis and gain changed."""
-        changed = [augment.frames(self.utterances[row].astype(np.float32), self.scale[row], self.block, generator) for row in rows]
+    def augmented(
+        self, rows: np.ndarray, augment: "Augmentation | None", generator: "torch.Generator", copies: "Sequence[AcousticFrames]" = ()
+    ) -> "AcousticFrames":
+        """These rows alone, each drawn from the utterance and its copies, with tempo, channel axis, gain and ends changed."""
+        sources = self._drawn(rows, copies, generator) if copies else [self.utterances[row] for row in rows]
+        changed = [source.astype(np.float32) for source in sources]
+        if augment:
+            changed = [augment.frames(own, self.scale[row], self.block, generator) for own, row in zip(changed, rows, strict=True)]
         return AcousticFrames(Ragged.from_rows(changed), self.scale[rows], self.block, self.hop)
+
+    def _drawn(self, rows: np.ndarray, copies: "Sequence[AcousticFrames]", generator: "torch.Generator") -> list[np.ndarray]:
+        """Frames of each row, (frames, channels), of the utterance or one of its copies by chance; a row without copies is itself."""
+        import torch
+
+        every = [self, *copies]
+        drawn = torch.randint(len(every), (len(rows),), generator=generator).tolist()
+        sources = [every[number].utterances[row] for number, row in zip(drawn, rows, strict=True)]
+        return [source if len(source) else self.utterances[row] for source, row in zip(sources, rows, strict=True)]
 
     def blocks_of(self, row: int) -> np.ndarray:
         """All blocks of one row, (blocks, block, channels) float32."""

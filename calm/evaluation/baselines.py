@@ -1,18 +1,21 @@
 """Baselines to compare CALM with: chance, and logistic regression on functionals of each utterance.
 
-There are two kinds of functionals: the 88 of openSMILE's eGeMAPSv02, and simple ones of the log-mel that CALM itself uses.
+There are three kinds of functionals: the 88 of openSMILE's eGeMAPSv02, simple ones of the log-mel, and those of a speech encoder's states,
+which CALM's heads may see too.
 """
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from calm.audio.decoding import read_audio
+from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
+from calm.evaluation.regression import Linear, fit_logistic
 
 SAMPLE_RATE = 16000  # Hz, for eGeMAPS
 PART = 1024  # utterances whose functionals are saved together, so that a stopped extraction can continue
@@ -29,6 +32,7 @@ class Extracted:
 
     values: np.ndarray  # (utterances, functionals) float32
     failed: dict[int, str] = field(default_factory=dict)  # row -> reason
+    copies: list[np.ndarray] = field(default_factory=list)  # as `values`, of changed copies to train on; NaN where there is none
 
     @property
     def good(self) -> np.ndarray:
@@ -133,13 +137,29 @@ def logmel_functionals(folder: Path, ids: Sequence[str], title: str = "log-mel f
 
     Raises FileNotFoundError if the folder has no shard.
     """
+    return _from_shards(folder, ids, functionals, "log-mel", title)
+
+
+def encoder_functionals(folder: Path, ids: Sequence[str]) -> Extracted:
+    """`calm.audio.functionals` of a speech encoder's states in the shards of a folder, in the order of `ids`.
+
+    Copies at other speeds, in the folders `speed-...` below it, are trained on too. Raises FileNotFoundError if there is no shard.
+    """
+    extracted = _from_shards(folder, ids, frame_functionals, "encoder", "encoder functionals")
+    for speed in sorted(Path(folder).glob("speed-*")):
+        extracted.copies.append(_from_shards(speed, ids, frame_functionals, "encoder", speed.name).values)
+    return extracted
+
+
+def _from_shards(folder: Path, ids: Sequence[str], compute: Callable[[np.ndarray], np.ndarray], kind: str, title: str) -> Extracted:
+    """What `compute` gives for the frames (frames, channels) of each id, in the order of `ids`."""
     from tqdm import tqdm
 
     rows, by_row = {id: row for row, id in enumerate(ids)}, {}
-    with tqdm(desc=title, total=len(ids), unit="utt") as bar:
-        for id, logmel in _read_logmels(folder):
+    with tqdm(desc=title, total=len(ids), unit="utt", delay=2) as bar:
+        for id, frames in _read_frames(folder, kind):
             if id in rows:
-                by_row[rows[id]] = functionals(logmel) if logmel.size and np.isfinite(logmel).all() else None
+                by_row[rows[id]] = compute(frames) if frames.size and np.isfinite(frames).all() else None
                 bar.update()
     width = next((len(values) for values in by_row.values() if values is not None), 1)
     values, failed = np.full((len(ids), width), np.nan, np.float32), {}
@@ -148,17 +168,17 @@ def logmel_functionals(folder: Path, ids: Sequence[str], title: str = "log-mel f
             values[row] = by_row[row]
         if not np.isfinite(values[row]).all():
             values[row] = np.nan
-            failed[row] = "its log-mel is empty or has NaN or infinite values" if row in by_row else "it has no log-mel"
+            failed[row] = f"its {kind} frames are empty or have NaN or infinite values" if row in by_row else f"it has no {kind} frames"
     return Extracted(values, failed)
 
 
-def _read_logmels(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Id and log-mel (frames, mels) float32 of every utterance; only a few are in memory at a time."""
+def _read_frames(folder: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Id and frames (frames, channels) float32 of every utterance; only a few are in memory at a time."""
     import pyarrow.parquet as pq
 
     shards = sorted(Path(folder).glob("part-*.parquet"))
     if not shards:
-        raise FileNotFoundError(f"{folder} has no log-mel features (part-*.parquet): run the stage features first")
+        raise FileNotFoundError(f"{folder} has no {kind} frames (part-*.parquet): run the stage features first")
     for shard in shards:
         for batch in pq.ParquetFile(shard).iter_batches(64, columns=["id", "frames", "features"]):
             offsets, values = batch["features"].offsets.to_numpy(), batch["features"].values.to_numpy(zero_copy_only=False)
@@ -197,6 +217,7 @@ def regress(
     one_hot: bool,
     class_weight: str | None = "balanced",
     strengths: Sequence[float] = STRENGTHS,
+    refit: bool = False,
 ) -> Fitted:
     """Logistic regression on standardised functionals: multinomial for one-hot classes, else one regression per class.
 
@@ -210,31 +231,41 @@ def regress(
         one_hot: every utterance has exactly one class.
         class_weight: "balanced" weights classes by their rarity, which favours weighted accuracy; None does not.
         strengths: values of C to try.
+        refit: utterances in neither split are answered by a regression with the chosen C that is fitted on both.
     """
     base, good = prior(targets[train]), features.good
     fitted = Fitted(np.tile(base, (len(targets), 1)), without_features=int((~good).sum()))
     fitted.constant = np.flatnonzero(targets[train & good].all(axis=0) | ~targets[train & good].any(axis=0)).tolist()
-    learned = [column for column in range(targets.shape[1]) if column not in fitted.constant]
-    if not learned:
+    if len(fitted.constant) == targets.shape[1]:
         return fitted
-    inputs = _standardised(features.values, train & good)
-    # One multinomial regression covers all classes; separate ones cover one class each.
-    tasks = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], [column]) for column in learned]
-    models = [(_regression(class_weight), labels, columns) for labels, columns in tasks]
-    usable = _with_both(targets[validation])
+    inputs, heard, sources = _standardised(features, train)
+    usable, order = _with_both(targets[validation]), sorted(strengths)
     if not usable.any():
-        strengths = sorted(strengths)[len(strengths) // 2 :][:1]
-    best, with_features = -np.inf, np.flatnonzero(good)
-    for strength in sorted(strengths):
-        probabilities = np.tile(base, (len(targets), 1))
-        for model, labels, columns in models:
-            fitted.unconverged += _fit(model.set_params(C=strength), inputs[train & good], labels[train & good])
-            probabilities[np.ix_(with_features, columns)] = model.predict_proba(inputs[good])[:, -len(columns) :]
+        order = order[len(order) // 2 :][:1]
+    best, with_features, linear = -np.inf, np.flatnonzero(good), None
+    for strength in order:  # in ascending order, each starts from the weights before
+        linear = fit_logistic(heard, targets[sources], one_hot, strength, class_weight, linear)
+        fitted.unconverged += linear.unconverged
+        probabilities = _probabilities(linear, inputs, with_features, base, fitted.constant)
         auc = _mean_auc(targets[validation][:, usable], probabilities[validation][:, usable])
         fitted.validation_auc[strength] = auc
         if fitted.strength is None or auc > best:
             best, fitted.strength, fitted.probabilities = auc, strength, probabilities
+    if refit:
+        _, heard, sources = _standardised(features, train | validation, scale=train)
+        linear = fit_logistic(heard, targets[sources], one_hot, fitted.strength, class_weight)
+        elsewhere = ~(train | validation)
+        again = _probabilities(linear, inputs, with_features, base, fitted.constant)
+        fitted.probabilities = np.where(elsewhere[:, None], again, fitted.probabilities)
     return fitted
+
+
+def _probabilities(linear: Linear, inputs: np.ndarray, good: np.ndarray, base: np.ndarray, constant: list[int]) -> np.ndarray:
+    """Probabilities of all utterances; rows without features, and constant classes, keep the prior."""
+    probabilities = np.tile(base, (len(inputs), 1))
+    learned = [column for column in range(len(base)) if column not in constant]
+    probabilities[np.ix_(good, learned)] = linear.probabilities(inputs[good])[:, learned]
+    return probabilities
 
 
 def _with_both(targets: np.ndarray) -> np.ndarray:
@@ -249,25 +280,20 @@ def _mean_auc(targets: np.ndarray, probabilities: np.ndarray) -> float:
     return float(roc_auc_score(targets, probabilities, average="macro")) if targets.size else float("nan")
 
 
-def _standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """The values, scaled to zero mean and unit variance on the training utterances."""
+def _standardised(features: Extracted, train: np.ndarray, scale: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Functionals, scaled to zero mean and unit variance on the training utterances, or on those of `scale`.
+
+    Returns the values of all utterances, those to train on with the copies after them, and the utterance that each of these is of.
+    """
     from sklearn.preprocessing import StandardScaler
 
-    return StandardScaler().fit(values[train].astype(np.float64)).transform(values.astype(np.float64))
-
-
-def _regression(class_weight: str | None):
-    from sklearn.linear_model import LogisticRegression
-
-    # Values of C are tried in ascending order, each starting from the weights of the previous one.
-    return LogisticRegression(class_weight=class_weight, max_iter=300, tol=1e-3, warm_start=True)
-
-
-def _fit(model, inputs: np.ndarray, labels: np.ndarray) -> bool:
-    """Fit the model; returns whether it stopped at the limit of iterations."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(inputs, labels)
-    return int(np.max(model.n_iter_)) >= model.max_iter
+    rows = np.flatnonzero(train & features.good)
+    fitted_on = rows if scale is None else np.flatnonzero(scale & features.good)
+    scaler = StandardScaler().fit(features.values[fitted_on].astype(np.float64))
+    inputs = scaler.transform(features.values.astype(np.float64))
+    heard, sources = [inputs[rows]], [rows]
+    for copies in features.copies:
+        there = rows[np.isfinite(copies[rows]).all(axis=1)]
+        heard.append(scaler.transform(copies[there].astype(np.float64)))
+        sources.append(there)
+    return inputs, np.concatenate(heard), np.concatenate(sources)

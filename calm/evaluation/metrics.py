@@ -45,6 +45,11 @@ class Counts:
         return _ratio(self.tp, self.tp + (self.fp + self.fn) / 2)
 
     @property
+    def accuracy(self) -> np.ndarray:
+        """(TP + TN) / n of each class, (..., classes)."""
+        return _ratio(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn)
+
+    @property
     def weighted_accuracy(self) -> np.ndarray:
         """(TP/P + TN/N) / 2 of each class, (..., classes); NaN without a positive or without a negative."""
         return (self.recall + self.specificity) / 2
@@ -83,11 +88,20 @@ def accuracy(counts: Counts) -> np.ndarray:
 
     With C one-hot classes, deciding "none" gives 1 - 1/C: 0.875 for eight.
     """
-    return np.mean(_ratio(counts.tp + counts.tn, counts.tp + counts.tn + counts.fp + counts.fn), axis=-1)
+    return np.mean(counts.accuracy, axis=-1)
 
 
 def f1_paper(counts: Counts) -> np.ndarray:
-    """What appendix B calls micro F1: the F1 of each class, weighted by its share (TP_c + TN_c) / (sum TP + sum TN) of right answers."""
+    """What appendix B calls micro F1: the sum of the classes' F1, weighted by (TP_c + TN_c) / (n C).
+
+    The calligraphic TP and TN are "the total number of positive and negative labels", so the denominator counts all labels: n utterances
+    by C classes. The weights add up to `accuracy`, not to 1. A class without F1 is left out of the sum and of C.
+    """
+    return _mean(counts.f1 * counts.accuracy)
+
+
+def f1_right_answers(counts: Counts) -> np.ndarray:
+    """The other reading of appendix B: weights (TP_c + TN_c) / (sum TP + sum TN), each class's share of the right answers."""
     right = counts.tp + counts.tn
     return np.where(np.sum(right, axis=-1) == 0, 0.0, _mean(counts.f1, right))  # without a right answer, every F1 is 0
 
@@ -156,9 +170,16 @@ METRICS: dict[str, Metric] = {
     ),
     "f1_paper": Metric(
         "F1 (paper)",
-        "What appendix B calls micro F1: the F1 of each class, weighted by its share of the correct answers.",
-        "Σ<sub>c</sub> w<sub>c</sub> F1<sub>c</sub>, &nbsp;w<sub>c</sub> = (TP<sub>c</sub> + TN<sub>c</sub>)/Σ (TP + TN)",
+        "What appendix B calls micro F1: the F1 of each class, weighted by its right answers among all labels, n utterances by C classes.",
+        "Σ<sub>c</sub> w<sub>c</sub> F1<sub>c</sub>, &nbsp;w<sub>c</sub> = (TP<sub>c</sub> + TN<sub>c</sub>)/(n C)",
         of_counts=f1_paper,
+        requires="f1",
+    ),
+    "f1_right_answers": Metric(
+        "F1 (right answers)",
+        "Another reading of appendix B: the F1 of each class, weighted by its share of all right answers. The weights add up to 1.",
+        "Σ<sub>c</sub> w<sub>c</sub> F1<sub>c</sub>, &nbsp;w<sub>c</sub> = (TP<sub>c</sub> + TN<sub>c</sub>)/Σ (TP + TN)",
+        of_counts=f1_right_answers,
         requires="f1",
     ),
     "f1_macro": Metric(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calm.audio.encoder_states import at_speed
 from calm.inference.extractor import CONFIG, AcousticExtractor
 
 
@@ -68,9 +69,17 @@ class Classifier(ABC):
         parts = []
         for first in range(0, len(texts), batch):
             rows = slice(first, first + batch)
-            frames = [None if samples is None else self.extractor.frames(samples) for samples in clips[rows]]
-            parts.append(probabilities(self.logits(frames, texts[rows])))
+            parts.append(probabilities(self._averaged(clips[rows], texts[rows])))
         return np.concatenate(parts)
+
+    def _averaged(self, clips: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
+        """Logits (utterances, classes), averaged over the speeds that the model was evaluated with."""
+        several = self.extractor.speeds if any(samples is not None for samples in clips) else []
+        every = []
+        for speed in (1.0, *several):
+            heard = [samples if samples is None or speed == 1 else at_speed(samples, self.sample_rate, speed) for samples in clips]
+            every.append(self.logits([None if samples is None else self.extractor.frames(samples) for samples in heard], texts))
+        return np.mean(every, 0)
 
     def _check_samples(self, samples: np.ndarray | None) -> np.ndarray | None:
         return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]

@@ -55,6 +55,7 @@ class Predictor(Classifier):
             actual, expected = getattr(self.extractor, name), getattr(config, name)
             if actual != expected:
                 raise ValueError(f"{name} is {actual} in the model's {CONFIG} and {expected} in its config.json: release the model again")
+        self.extractor.uses(str(model.device), self.extractor.folder)
         self._describe(config.heads, config.thresholds, config.modality, config.synthetic)
 
     @torch.inference_mode()
@@ -82,6 +83,8 @@ class Predictor(Classifier):
     def encoded_blocks(self, frames: np.ndarray, batch: int = 256) -> torch.Tensor:
         """Blocks of one utterance, encoded by the front end, (blocks, encoded width) float32."""
         blocks = torch.from_numpy(self.extractor.normalised([frames]).blocks_of(0))
+        if self.model.encoder is not None:
+            blocks = self.model.reencoded(blocks[None].to(self.model.device), None)[0][0]
         spectran = self.model.calm.spectran
         return torch.cat([spectran.encode(part.to(self.model.device)) for part in blocks.split(batch)]).float()
 

@@ -14,6 +14,8 @@ class CalmConfig(PreTrainedConfig):
         text_config: configuration of the text encoder that the multimodal transformer starts from (4.4). A dict is read by its
             `model_type`; without one it is BERT's.
         block_frames, block_hop, channels: an acoustic block is (block_frames, channels), one every block_hop frames (5.1).
+        averaged_layers: how many layers of a speech encoder lie side by side in the channels, if SpecTran takes their mean with weights
+            that it learns; 1: it takes the channels as they are.
         front_end: name in `calm.models.front_ends.FRONT_ENDS` of what turns a block into a token: "spectran", or that of a peer
             method, "linear" or "cnn" (tables 1, 3).
         patch, stride: (frames, channels) of a patch and of the shift between patches (5.1; tables 11, 12).
@@ -26,10 +28,13 @@ class CalmConfig(PreTrainedConfig):
         heads: class names by head name, `{"emotion": ["happy", "sad"]}` (4.6).
         one_hot: names of the heads whose utterances have exactly one class.
         thresholds: by head name, the probability from which each class counts as present; tuned on validation.
-        head_hidden, head_dropout: the two-layer MLP of a head (5.2).
+        head_hidden, head_dropout: the two-layer MLP of a head (5.2); without a hidden layer, a head is linear.
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
             blocks that the front end projects to tokens.
+        head_functionals: kind of functionals of an utterance's frames (`calm.audio.functionals`) that a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
+        encoder: of which the upper blocks are part of the model and recompute the frames: `{"layers": [1, 2, 3], "config": {...}}`, the
+            layers of a frame and the encoder's own configuration. None: frames stay as they are.
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.
         cls_token_id, sep_token_id: first and last special token of the tokenizer; audio alone is this pair and the acoustic tokens.
@@ -49,6 +54,7 @@ class CalmConfig(PreTrainedConfig):
         block_frames: int = 50,
         block_hop: int = 30,
         channels: int = 64,
+        averaged_layers: int = 1,
         front_end: str = "spectran",
         patch: tuple[int, int] = (10, 16),
         stride: tuple[int, int] = (5, 8),
@@ -61,10 +67,12 @@ class CalmConfig(PreTrainedConfig):
         heads: dict[str, list[str]] | None = None,
         one_hot: list[str] | None = None,
         thresholds: dict[str, list[float]] | None = None,
-        head_hidden: int = 64,
+        head_hidden: int | None = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
+        head_functionals: str | None = None,
         head_standardise: bool = False,
+        encoder: dict | None = None,
         modality: str = "both",
         synthetic: bool = False,
         cls_token_id: int | None = None,
@@ -73,14 +81,15 @@ class CalmConfig(PreTrainedConfig):
     ):
         self.text_config = _text_config(text_config)
         self.block_frames, self.block_hop, self.channels = block_frames, block_hop, channels
+        self.averaged_layers = averaged_layers
         self.front_end, self.patch, self.stride = front_end, list(patch), list(stride)
         self.spectran_layers, self.spectran_width = spectran_layers, spectran_width
         self.spectran_pooling, self.spectran_dropout = spectran_pooling, spectran_dropout
         self.projection, self.text_pooling = projection, text_pooling
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
-        self.head_standardise = head_standardise
-        self.modality, self.synthetic = modality, synthetic
+        self.head_functionals, self.head_standardise = head_functionals, head_standardise
+        self.encoder, self.modality, self.synthetic = encoder, modality, synthetic
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
         super().__init__(**{"tie_word_embeddings": True, **kwargs, **_labels(self.heads)})
         self._check()
@@ -103,9 +112,9 @@ class CalmConfig(PreTrainedConfig):
     @property
     def patches(self) -> tuple[int, int]:
         """How many patches fit in a block, (in time, in frequency)."""
+        width = self.channels // self.averaged_layers
         frames, channels = (
-            (size - patch) // stride + 1
-            for size, patch, stride in zip((self.block_frames, self.channels), self.patch, self.stride, strict=True)
+            (size - patch) // stride + 1 for size, patch, stride in zip((self.block_frames, width), self.patch, self.stride, strict=True)
         )
         return frames, channels
 
@@ -117,8 +126,11 @@ class CalmConfig(PreTrainedConfig):
         return settings
 
     def _check(self) -> None:
-        if self.front_end == "spectran" and (self.patch[0] > self.block_frames or self.patch[1] > self.channels):
-            raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {self.channels})")
+        if self.channels % self.averaged_layers:
+            raise ValueError(f"{self.channels} channels cannot be {self.averaged_layers} layers of equal width")
+        width = self.channels // self.averaged_layers
+        if self.front_end == "spectran" and (self.patch[0] > self.block_frames or self.patch[1] > width):
+            raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {width})")
         choices = (("spectran_pooling", SPECTRAN_POOLINGS), ("head_pooling", HEAD_POOLINGS), ("text_pooling", TEXT_POOLINGS))
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from calm.audio.functionals import PER_CHANNEL
 from calm.models.configuration import CalmConfig
 
 
@@ -29,19 +30,18 @@ class Standardise(nn.Module):
 
 
 class Head(nn.Sequential):
-    """Two-layer MLP on the pooled representation (5.2): (batch, width) -> (batch, classes) logits."""
+    """Two-layer MLP on the pooled representation (5.2), or a linear layer: (batch, width) -> (batch, classes) logits."""
 
     def __init__(self, config: CalmConfig, classes: int, width: int):
         """`width`: of the pooled representation."""
         self.width = width
-        super().__init__(
-            *([Standardise(self.width)] if config.head_standardise else []),
-            nn.Dropout(config.head_dropout),
-            HeadLayer(self.width, config.head_hidden),
-            nn.ReLU(),
-            nn.Dropout(config.head_dropout),
-            HeadLayer(config.head_hidden, classes),
-        )
+        hidden, inner = config.head_hidden, self.width
+        layers = [Standardise(self.width)] if config.head_standardise else []
+        layers.append(nn.Dropout(config.head_dropout))
+        if hidden is not None:
+            layers += [HeadLayer(self.width, hidden), nn.ReLU(), nn.Dropout(config.head_dropout)]
+            inner = hidden
+        super().__init__(*layers, HeadLayer(inner, classes))
 
     def fit(self, vectors: torch.Tensor) -> None:
         """Take the statistics of the training split's vectors, (rows, width), if the configuration asks for standardised inputs."""
@@ -52,11 +52,18 @@ class Head(nn.Sequential):
 def pooled_width(config: CalmConfig, encoded_width: int) -> int:
     """Width of the output of `pool`, for a front end with this width of encoded blocks."""
     added = {"cls": 0, "cls_mean_std": 4 * config.hidden_size, "cls_blocks": 2 * encoded_width}
-    return config.hidden_size + added[config.head_pooling]
+    return config.hidden_size + added[config.head_pooling] + functionals_width(config)
 
 
-def pool(output, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+def functionals_width(config: CalmConfig) -> int:
+    """Number of functionals that a head sees, which `pool` puts last."""
+    return PER_CHANNEL.get(config.head_functionals, 0) * config.channels
+
+
+def pool(output, attention_mask: torch.Tensor, pooling: str, functionals: torch.Tensor | None = None) -> torch.Tensor:
     """Input of a head from a `CalmOutput`, (batch, `pooled_width`).
+
+    `functionals`, (batch, functionals), come last.
 
     "cls" is the first output alone. "cls_mean_std" adds mean and deviation of the text outputs and of the acoustic outputs;
     "cls_blocks" adds those of the encoded blocks. They are zero for an utterance without audio.
@@ -68,7 +75,8 @@ def pool(output, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
         "cls_mean_std": [(text, attention_mask), (audio, output.acoustic_mask)],
         "cls_blocks": [(output.encoded_blocks, output.acoustic_mask)],
     }
-    return torch.cat([states[:, 0], *(masked_mean_and_deviation(*part) for part in parts[pooling])], -1)
+    beside = [] if functionals is None else [functionals]
+    return torch.cat([states[:, 0], *(masked_mean_and_deviation(*part) for part in parts[pooling]), *beside], -1)
 
 
 def masked_mean_and_deviation(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

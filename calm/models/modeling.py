@@ -11,8 +11,10 @@ from transformers.utils import ModelOutput
 
 from calm.models import distributed, losses
 from calm.models.configuration import CalmConfig
+from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks
+from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
-from calm.models.heads import Head, pool, pooled_width
+from calm.models.heads import Head, functionals_width, pool, pooled_width
 from calm.models.language_model import pool_text
 from calm.models.losses import ContrastiveSettings
 from calm.models.multimodal import CalmModel, CalmPreTrainedModel
@@ -214,13 +216,31 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give names and classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
+        self.encoder = EncoderBlocks(config) if config.encoder else None
         width = pooled_width(config, self.calm.spectran.encoded_width)
         self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
 
-    def pooled(self, input_ids, attention_mask, **inputs) -> torch.Tensor:
-        """Input of the heads, (batch, width of `Head`)."""
-        return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling)
+    def pooled(self, input_ids, attention_mask, functionals: torch.Tensor | None = None, **inputs) -> torch.Tensor:
+        """Input of the heads, (batch, width of `Head`). Functionals are zero for an utterance without audio."""
+        if self.encoder is not None and inputs.get("input_features") is not None:
+            inputs["input_features"], functionals = self.reencoded(inputs["input_features"], inputs.get("acoustic_mask"))
+        if not self.config.head_functionals:
+            functionals = None
+        elif functionals is None:
+            functionals = torch.zeros(len(input_ids), functionals_width(self.config), device=input_ids.device)
+        return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
+
+    def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blocks (batch, blocks, frames, channels) as the model's own encoder blocks give them, and the functionals of their frames.
+
+        Frames after the last whole block are left out.
+        """
+        mask = torch.ones(blocks.shape[:2], dtype=torch.bool, device=blocks.device) if mask is None else mask.bool()
+        frames, present = frames_of_blocks(blocks, mask, self.config.block_hop)
+        frames = self.encoder(frames, present)
+        changed = blocks_of_frames(frames, blocks.shape[1], self.config.block_frames, self.config.block_hop)
+        return changed, functionals_of(frames, present, self.config.head_functionals or "whole")
 
     def forward(
         self,
@@ -229,18 +249,26 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         input_features: torch.Tensor | None = None,
         encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
+        functionals: torch.Tensor | None = None,
+        share: torch.Tensor | None = None,
+        mixed_with: torch.Tensor | None = None,
         labels: torch.Tensor | dict[str, torch.Tensor] | None = None,
     ) -> ClassificationOutput:
         """Logits of every head.
 
         Args:
             input_ids ... acoustic_mask: see `CalmModel`.
+            functionals: (batch, functionals) of the utterances' frames, where the heads see them.
+            share, mixed_with: of `calm.data.batching.mixed`; None: nothing is mixed.
             labels: (batch, classes) in [0, 1], or by head name; soft labels are allowed.
         """
         blocks = encoded_blocks if encoded_blocks is not None else input_features
         input_ids, attention_mask = self.text_inputs(input_ids, attention_mask, blocks)
         audio = {"input_features": input_features, "encoded_blocks": encoded_blocks, "acoustic_mask": acoustic_mask}
+        audio["functionals"] = functionals
         pooled = self.pooled(input_ids, attention_mask, **audio)
+        if share is not None:
+            pooled = share * pooled + (1 - share) * pooled[mixed_with]
         logits = {name: head(pooled) for name, head in self.heads.items()}
         loss = None
         if labels is not None:

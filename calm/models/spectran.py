@@ -43,6 +43,21 @@ class PatchEmbedding(nn.Module):
         return patches.permute(0, 3, 2, 1).flatten(1, 2)
 
 
+class LayerMean(nn.Module):
+    """Mean of the layers of a speech encoder, weighted by a softmax over one learned number a layer (as in SUPERB, arXiv 2105.01051).
+
+    Equal weights at first.
+    """
+
+    def __init__(self, layers: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(layers))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Layers side by side (..., layers x width) -> (..., width)."""
+        return torch.einsum("...lw,l->...w", frames.unflatten(-1, (len(self.weights), -1)), self.weights.softmax(0))
+
+
 class SpecTranLayer(nn.Module):
     """One pre-norm transformer layer as in the vision transformer: self-attention of 64-wide heads, then an MLP of 4 x width."""
 
@@ -79,6 +94,7 @@ class SpecTran(FrontEnd):
         frames, bands = config.patches
         self.shape = (config.block_frames, config.channels)
         self.pooling = config.spectran_pooling
+        self.layer_mean = LayerMean(config.averaged_layers) if config.averaged_layers > 1 else nn.Identity()
         self.patches = PatchEmbedding(config, width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + frames * bands, width))
@@ -92,7 +108,7 @@ class SpecTran(FrontEnd):
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         if blocks.shape[1:] != self.shape:
             raise ValueError(f"blocks are {tuple(blocks.shape)}: SpecTran takes (batch, {self.shape[0]} frames, {self.shape[1]} channels)")
-        x = self.patches(blocks)
+        x = self.patches(self.layer_mean(blocks))
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions
         for layer in self.layers:
             x = layer(x)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from calm.audio.features import ENCODER
 from calm.corpora.files import AUDIO, walk
 from calm.data.examples import each_frames, shards
 from calm.data.ragged import AcousticFrames
@@ -175,13 +176,16 @@ def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
 
     Raises ValueError if the table does not exist, or if the features were computed with other settings than the model's.
     """
-    folder, extractor = DATA / "features" / corpus, encoder.extractor
+    extractor, folder = encoder.extractor, DATA / "features" / corpus
+    folder = folder / ENCODER if extractor.kind == ENCODER else folder
+    if not (folder / "stats.json").is_file():
+        raise ValueError(f"{folder} has no features, and the model takes those of {extractor.encoder}: run the stage `features` again")
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
     expected = {key: getattr(extractor, key) for key in ("kind", *kind_settings(extractor.kind))}
     expected["sample_rate"] = extractor.sampling_rate
     for key, value in expected.items():
-        if stats[key] != value:
-            raise ValueError(f"the features of {corpus} have {key} {stats[key]}, the model {value}: run the stage `features` again")
+        if stats.get(key) != value:
+            raise ValueError(f"the features of {corpus} have {key} {stats.get(key)}, the model {value}: run the stage `features` again")
     utterances = _utterance_rows(corpus)
     with tqdm(total=len(utterances), desc=corpus, unit="utterance", delay=5) as bar:
         for ids, acoustic in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):

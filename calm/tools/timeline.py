@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from calm.audio import pauses
 from calm.audio.decoding import AudioFile
+from calm.audio.encoder_states import CONTEXT, EncoderStates, pictured
+from calm.audio.logmel import LogMel
 from calm.audio.pauses import Pauses
 from calm.data.batching import tensors
 from calm.data.ragged import Ragged
@@ -38,7 +40,7 @@ class Timeline:
     end: np.ndarray  # (blocks,) seconds: its end
     probabilities: np.ndarray  # (blocks, classes); NaN where nobody speaks in the window
     peaks: np.ndarray  # (columns,) largest absolute sample of each column of the picture
-    frames: np.ndarray  # (columns, channels) mean acoustic frames
+    frames: np.ndarray  # (columns, channels) mean acoustic frames, of a speech encoder log-mel in place of its states
     seconds: float  # length of the recording
 
 
@@ -56,14 +58,12 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
         raise ValueError("this model was trained on text alone: a timeline needs one of audio")
     extractor, seconds = predictor.extractor, duration(path)
     frame, side = extractor.frame_extractor.frame_seconds, neighbours(extractor, window)
-    sketch, scorer = (
-        Sketch(extractor.frame_extractor.frames(round(seconds * extractor.sampling_rate)), extractor.channels),
-        Scorer(predictor, side, text),
-    )
+    shown = picture_frames(extractor)
+    sketch, scorer = Sketch(shown.frames(round(seconds * extractor.sampling_rate)), shown.channels), Scorer(predictor, side, text)
     with tqdm(total=round(seconds), desc=Path(path).name, unit="s", delay=5) as bar:
         spoken = pauses.cut(path, seconds, Pauses(), VAD_WINDOW)
         for samples, frames in minutes(path, extractor, seconds):
-            sketch.add(samples, frames, extractor.frame_extractor.hop)
+            sketch.add(samples, frames if shown == extractor.frame_extractor else shown(samples), shown.hop)
             scorer.add(frames)
             bar.update(min(round(MINUTE), bar.total - bar.n))
     logits = scorer.finish()
@@ -92,15 +92,28 @@ def overlaps(start: np.ndarray, end: np.ndarray, spoken: list[tuple[float, float
     return np.append(starts, np.inf)[following] < end
 
 
+def picture_frames(extractor) -> LogMel:
+    """What a picture shows: the model's own frames if they are log-mel."""
+    frames = extractor.frame_extractor
+    return frames if isinstance(frames, LogMel) else pictured(extractor.sampling_rate)
+
+
 def minutes(path: Path, extractor, seconds: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Samples and untrimmed acoustic frames (float16) minute by minute; joined, they are those of the whole recording."""
+    """Samples and untrimmed acoustic frames (float16) minute by minute; joined, they are those of the whole recording.
+
+    A speech encoder hears the second before and after each minute too.
+    """
     frames, rate = extractor.frame_extractor, extractor.sampling_rate
     step = round(MINUTE * rate) // frames.hop * frames.hop  # samples
+    context = round(CONTEXT * rate) // frames.hop if isinstance(frames, EncoderStates) else 0  # frames
     with AudioFile(path) as file:
         for first in range(0, round(seconds * rate), step):
-            begin, end = max(first / rate - MARGIN, 0.0), (first + step + frames.window) / rate + MARGIN
-            samples = file.read(begin, end, rate)[round(first - begin * rate) :][: step + frames.window - frames.hop]
-            yield samples[:step], frames(samples).astype(np.float16)
+            before = min(context, first // frames.hop)
+            start, length = first - before * frames.hop, step + (before + context) * frames.hop + frames.window - frames.hop  # samples
+            begin = max(start / rate - MARGIN, 0.0)
+            heard = file.read(begin, (start + length) / rate + MARGIN, rate)[round(start - begin * rate) :][:length]
+            samples = heard[before * frames.hop :][:step]
+            yield samples, extractor.untrimmed(heard)[before : before + step // frames.hop]
 
 
 class Scorer:
@@ -181,7 +194,7 @@ class Sketch:
         np.add.at(self.counts, column, 1)
         column_of_sample = column[np.minimum(np.arange(len(samples)) // hop, len(column) - 1)]
         np.maximum.at(self.peaks, column_of_sample, np.abs(samples))
-        self.seen += len(frames)
+        self.seen += len(samples) // hop
 
     def mean(self) -> np.ndarray:
         """Mean frame of each column."""

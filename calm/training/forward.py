@@ -1,4 +1,7 @@
-"""Passes of a model over many rows: losses, logits, encoded blocks, and the cost of a training step."""
+"""Passes of a model over many rows: losses, logits, encoded blocks, and the cost of a training step.
+
+Losses and logits are computed in float32, as a released model computes them, also while the model is trained in mixed precision.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -39,7 +42,10 @@ def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: i
     device = next(model.parameters()).device
     for first in range(0, len(rows), batch):
         chosen = rows[first : first + batch]
-        yield chosen, model(**{key: value.to(device) for key, value in collator(chosen).items()})
+        inputs = {key: value.to(device) for key, value in collator(chosen).items()}
+        with torch.autocast(device.type, enabled=False):
+            output = type(model).forward(model, **inputs)  # Accelerate hides the class's forward behind one with autocast
+        yield chosen, output
 
 
 @torch.inference_mode()

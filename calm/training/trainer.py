@@ -24,6 +24,7 @@ class Schedule:
     epochs: int
     batch: int  # utterances, of all processes together
     learning_rate: float
+    optimiser: str = "adamw"  # or "adam", which has no weight decay
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     schedule: str = "cosine"
@@ -110,6 +111,7 @@ def train(
     trainer.train(resume_from_checkpoint=distributed.of_first(last_checkpoint(folder)))
     if checkpoints.stopped:
         raise Interrupted(STOPPED)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else `forward` stays under autocast
     model.eval()
     return [
         {"epoch": round(entry["epoch"]), **{k: v for k, v in entry.items() if k == "loss" or k.startswith("validation_")}}
@@ -160,19 +162,20 @@ def precision() -> dict[str, bool]:
     return {"bf16": True} if torch.cuda.is_bf16_supported() else {"fp16": True}
 
 
-def optimizer(model: nn.Module, schedule: Schedule, body: Sequence[nn.Module] = ()) -> torch.optim.AdamW:
-    """AdamW without weight decay for biases and norms, and with a learning rate of its own for the body."""
+def optimizer(model: nn.Module, schedule: Schedule, body: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
+    """Adam, or AdamW without weight decay for biases and norms; with a learning rate of its own for the body."""
     body_ids = {id(parameter) for part in body for parameter in part.parameters()}
     groups: dict[tuple[bool, bool], list] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             groups.setdefault((id(parameter) in body_ids, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
+    kind, decay = (torch.optim.Adam, 0.0) if schedule.optimiser == "adam" else (torch.optim.AdamW, schedule.weight_decay)
+    return kind(
         [
             {
                 "params": parameters,
                 "lr": schedule.learning_rate * (schedule.body_rate if in_body else 1),
-                "weight_decay": schedule.weight_decay if decays else 0.0,
+                "weight_decay": decay if decays else 0.0,
             }
             for (in_body, decays), parameters in groups.items()
         ],

@@ -10,13 +10,17 @@ import torch
 from filelock import FileLock
 from transformers import PreTrainedModel
 
+from calm.audio.features import ENCODER
+from calm.audio.speech_encoders import SpeechEncoder, load_speech_encoder
 from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
+from calm.data.examples import statistics
 from calm.data.ragged import Ragged
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
 from calm.models.language_model import load_language_model, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
 from calm.models.text_encoders import places
+from calm.storage import read_json
 from calm.training.forward import encode_blocks
 from pipeline import factory, paths
 from pipeline.heads.conditions import Condition
@@ -37,7 +41,7 @@ class Networks:
 
     def __init__(self, settings: Visible, corpus: str, model: str, folder: Path, fold: int | None = None):
         self.settings, self.corpus, self.model, self.folder, self.fold = settings, corpus, model, folder, fold
-        self.examples = factory.examples(settings, [corpus], fold or 0)
+        self.examples = factory.examples(settings, [corpus], fold or 0, copies=True)
         model_settings = settings.models[model]
         self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
         self.tokenizer = load_tokenizer(model_settings.language_model)
@@ -66,6 +70,8 @@ class Networks:
             head_hidden=section.hidden,
             head_dropout=section.dropout,
             head_pooling=section.pooling,
+            head_functionals=self.functionals(condition),
+            encoder=self.encoder[0] if self.trains_encoder(condition) else None,
             head_standardise=section.standardise,
             **special_ids(self.tokenizer),
         )
@@ -74,7 +80,15 @@ class Networks:
             return JointTransformerForSequenceClassification(config, words).to(factory.device())
         network = CalmForSequenceClassification(config)
         self.load(network.calm, condition)
+        if network.encoder is not None:
+            _, encoder, mean, deviation = self.encoder
+            network.encoder.load(encoder, mean, deviation)
         return network.to(factory.device())
+
+    def functionals(self, condition: Condition) -> str | None:
+        """Kind of functionals of the frames that the heads see; None without audio, and for networks for comparison."""
+        sees = condition.modality != "text" and condition.row.network == "calm"
+        return self.settings.head.functionals if sees else None
 
     def load(self, calm: CalmModel, condition: Condition) -> None:
         """Put the weights in place that the condition starts from; the rest stays as it was drawn."""
@@ -102,23 +116,53 @@ class Networks:
         rows = self.splits["train"]
         return rows[nested(self.targets[rows], condition.row.labels, self.settings.seeds[0])]
 
+    @cached_property
+    def encoder(self) -> tuple[dict, SpeechEncoder, np.ndarray, np.ndarray]:
+        """The speech encoder of the frames: what `CalmConfig.encoder` says of it, its network, and the frames' mean and deviation.
+
+        Raises ValueError if the layers of a frame do not follow one another.
+        """
+        folder = paths.frames(self.corpus, ENCODER)
+        about = read_json(folder / "stats.json")
+        layers = about["layers"]
+        if len(layers) < 2 or layers != list(range(layers[0], layers[0] + len(layers))):
+            raise ValueError(
+                f"params.yaml: head.train_encoder needs layers that follow one another, as [1, 2, 3]; features.layers is {layers}"
+            )
+        network = load_speech_encoder(about["encoder"], layers)
+        return {"layers": layers, "config": network.model.config.to_dict()}, network, *statistics(folder, self.fold or 0)
+
+    def trains_encoder(self, condition: Condition) -> bool:
+        """Whether the upper blocks of the speech encoder are trained with the head."""
+        if not self.settings.head.train_encoder or self.settings.spectran.frames != ENCODER or condition.row.network != "calm":
+            return False
+        return condition.tuning == "unfrozen" and condition.modality != "text"
+
     def trains_front_end(self, condition: Condition) -> bool:
         """Whether the front end is trained with the head."""
         if condition.row.network != "calm":
             return True
         return condition.tuning == "unfrozen" and condition.modality != "text" and self.settings.head.train_spectran
 
-    def collator(self, condition: Condition, network: CalmForSequenceClassification, changed: bool = False) -> SequenceCollator:
+    def collator(
+        self, condition: Condition, network: CalmForSequenceClassification, changed: bool = False, speed: str | None = None
+    ) -> SequenceCollator:
         """Batches of the condition's modality; blocks are encoded before, unless the front end is trained.
 
         Args:
-            changed: the log-mel is changed by a generator as `head.augment` says, for a front end that is not trained.
+            speed: of the copies of the training split that are taken in place of the utterances.
+            changed: the frames are changed by a generator as `head.augment` says, for a front end that is not trained.
         """
         section = self.settings.head
         most = min(section.max_tokens, places(self.language_model))
-        whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most)
-        if changed or self.trains_front_end(condition):
+        beside = self.functionals(condition)
+        whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most, functionals=beside)
+        if speed is not None:
+            return replace(whole, frames=self.examples.copies[speed])
+        if changed:
             return replace(whole, augment=factory.augmentation(section.augment))
+        if self.trains_front_end(condition) or self.trains_encoder(condition):
+            return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(self.examples.copies.values()))
         return whole if condition.modality == "text" else replace(whole, encoded=self.encoded(condition, network))
 
     def encoded(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:

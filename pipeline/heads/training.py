@@ -10,12 +10,14 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
+from calm.data.batching import SequenceCollator
 from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
 from calm.storage import replacing
 from calm.training.forward import predict
 from calm.training.trainer import mix, train
 from pipeline import factory
 from pipeline.heads.conditions import Condition
+from pipeline.heads.logistic import fit
 from pipeline.heads.networks import TASK, Networks, digest
 from pipeline.tracking.tracker import TrackedRun
 
@@ -62,8 +64,8 @@ def _unfrozen(
     if condition.row.network != "joint_transformer":
         network.calm.spectran.requires_grad_(networks.trains_front_end(condition))
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
-        body = [pretrained_part(condition, network)]
-    collator = networks.collator(condition, network)
+        body = [pretrained_part(condition, network), *([] if network.encoder is None else [network.encoder])]
+    collator = replace(networks.collator(condition, network), mixup=section.mixup)
     start(networks, condition, seed, network, folder / "first")
     curve = train(
         network,
@@ -79,7 +81,18 @@ def _unfrozen(
     )
     if keep:
         network.save_pretrained(keep)
-    return {split: predict(network, networks.splits[split], collator, section.batch)[:, None] for split in networks.held_out}, curve
+    return {split: _predicted(networks, network, collator, networks.splits[split])[:, None] for split in networks.held_out}, curve
+
+
+def _predicted(networks: Networks, network: CalmForSequenceClassification, collator: SequenceCollator, rows: np.ndarray) -> np.ndarray:
+    """Logits (rows, classes), averaged over the speeds where `head.average_speeds` says so."""
+    section = networks.settings.head
+    logits = [predict(network, rows, collator, section.batch)]
+    for frames in networks.examples.copies.values() if section.average_speeds and collator.modality != "text" else ():
+        there = frames.utterances.lengths[rows] > 0  # the others count as they are
+        logits.append(logits[0].copy())
+        logits[-1][there] = predict(network, rows[there], replace(collator, frames=frames, encoded=None), section.batch)
+    return np.mean(logits, 0)
 
 
 def pretrained_part(condition: Condition, network: CalmForSequenceClassification) -> torch.nn.Module:
@@ -92,14 +105,62 @@ def _frozen(
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """Train the heads of all seeds on representations that are computed once; logits (utterances, seeds, classes), and their mean curve."""
     representations = represented(networks, condition, seeds)
-    heads, collator, curve = on_vectors(networks, condition, *representations, seeds, folder, [run.callback()])
+    if networks.settings.head.frozen_fit == "logistic":
+        return _logistic(networks, condition, seeds, *representations, keep)
+    heads, _, curve = on_vectors(networks, condition, *representations, seeds, folder, [run.callback()])
     if keep:
         network = networks.network(condition, seeds[0])
         network.heads[TASK].load_state_dict(heads.heads[0].state_dict())
         network.save_pretrained(keep)
     # The heads' losses were summed: an entry of the curve is their mean.
     curve = [{key: value / (1 if key == "epoch" else len(seeds)) for key, value in entry.items()} for entry in curve]
-    return {split: predict(heads, networks.splits[split], collator, 512) for split in networks.held_out}, curve
+
+    def logits(split: str, vectors: torch.Tensor) -> np.ndarray:
+        return predict(heads, np.arange(len(vectors)), lambda rows: {"vectors": vectors[rows]}, 512)
+
+    return answers(networks, condition, seeds, representations[0], logits), curve
+
+
+def _logistic(
+    networks: Networks, condition: Condition, seeds: list[int], vectors: torch.Tensor, sources: np.ndarray, keep: Path | None
+) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """Fit the heads of all seeds by logistic regression; as `_frozen`. The curve has an entry for each strength, of the first seed."""
+    section, targets = networks.settings.head, networks.targets[sources] >= 0.5
+    train = np.flatnonzero(np.isin(sources, networks.train_rows(condition)))
+    again = np.concatenate([networks.train_rows(condition), networks.splits["validation"]])
+    both = np.flatnonzero(np.isin(sources, again)) if networks.settings.corpora[networks.corpus].refit else None
+    heads = []
+    for index in range(vectors.shape[1]):
+        own = vectors[:, index].numpy()
+        heads.append(fit(own, targets, train, networks.splits["validation"], both, section.strengths, section.loss == "softmax"))
+    if keep:
+        network = networks.network(condition, seeds[0])
+        heads[0].write_to(network.heads[TASK])
+        network.save_pretrained(keep)
+
+    def logits(split: str, vectors: torch.Tensor) -> np.ndarray:
+        each = [head.logits(vectors[:, index].numpy(), head.last if split == "test" else head.first) for index, head in enumerate(heads)]
+        return np.stack(each * (len(seeds) if len(each) == 1 else 1), 1)  # without a random network, all seeds are the same
+
+    return answers(networks, condition, seeds, vectors, logits), heads[0].curve
+
+
+def answers(
+    networks: Networks, condition: Condition, seeds: list[int], vectors: torch.Tensor, logits: Callable[[str, torch.Tensor], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Logits of the held-out splits, (utterances, seeds, classes), averaged over the speeds where `head.average_speeds` says so.
+
+    Args:
+        vectors: of all rows, as `pooled` gives them.
+        logits: of a split, from vectors.
+    """
+    copies = networks.examples.copies if networks.settings.head.average_speeds and condition.modality != "text" else {}
+    every = [vectors[: len(networks.targets)]]
+    for speed in copies:
+        rows, heard = at_speed(networks, condition, seeds, speed)
+        every.append(every[0].clone())  # a row without a copy counts as it is
+        every[-1][rows] = heard
+    return {split: np.mean([logits(split, own[networks.splits[split]]) for own in every], 0) for split in networks.held_out}
 
 
 def on_vectors(
@@ -140,37 +201,53 @@ def start(networks: Networks, condition: Condition, seed: int, network: CalmForS
 
 
 def represented(networks: Networks, condition: Condition, seeds: list[int]) -> tuple[torch.Tensor, np.ndarray]:
-    """What frozen heads see: a vector of every row, and after these vectors of `head.frozen_copies` changed copies of each training row.
+    """What frozen heads see: a vector of every row, and after these those of copies of each training row.
+
+    Copies are those that `features.speeds` asks for, and `head.frozen_copies` that `head.augment` changes.
 
     Returns vectors (rows and copies, 1, width), or (..., seeds, width) if SpecTran is random by seed, and the row that each belongs to.
     """
     everything, train, rows = np.arange(len(networks.targets)), networks.splits["train"], networks.train_rows(condition)
     vectors, sources = [pooled(networks, condition, seeds, everything)], [everything]
+    for speed in () if condition.modality == "text" else networks.examples.copies:
+        heard, copies = at_speed(networks, condition, seeds, speed)
+        chosen = np.isin(heard, rows)
+        vectors.append(copies[chosen])
+        sources.append(heard[chosen])
     for copy in range(0 if condition.modality == "text" else networks.settings.head.frozen_copies):
         vectors.append(pooled(networks, condition, seeds, train, mix(networks.settings.seeds[0], copy))[np.isin(train, rows)])
         sources.append(rows)
     return torch.cat(vectors), np.concatenate(sources)
 
 
-def pooled(networks: Networks, condition: Condition, seeds: list[int], rows: np.ndarray, draw: int | None = None) -> torch.Tensor:
+def at_speed(networks: Networks, condition: Condition, seeds: list[int], speed: str) -> tuple[np.ndarray, torch.Tensor]:
+    """Rows that have a copy at a speed, and what heads see of these copies, as `pooled` gives it."""
+    rows = np.flatnonzero(networks.examples.copies[speed].utterances.lengths)
+    return rows, pooled(networks, condition, seeds, rows, speed=speed)
+
+
+def pooled(
+    networks: Networks, condition: Condition, seeds: list[int], rows: np.ndarray, draw: int | None = None, speed: str | None = None
+) -> torch.Tensor:
     """What heads see of rows: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed.
 
     Args:
-        draw: seed of what `head.augment` changes of the log-mel; None: nothing is changed.
+        draw: seed of what `head.augment` changes of the frames; None: nothing is changed.
+        speed: of the copies that are taken in place of the utterances; None: the utterances.
     """
     different = condition.random and condition.modality != "text"
-    return torch.stack([_pooled(networks, condition, seed, rows, draw) for seed in (seeds if different else seeds[:1])], 1)
+    return torch.stack([_pooled(networks, condition, seed, rows, draw, speed) for seed in (seeds if different else seeds[:1])], 1)
 
 
 @torch.inference_mode()
-def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarray, draw: int | None) -> torch.Tensor:
+def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarray, draw: int | None, speed: str | None) -> torch.Tensor:
     """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
     network = networks.network(condition, seed).eval()
     body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
-    file = networks.folder / f"vectors-{digest(body)}-{condition.modality}-{draw}.npy"
+    file = networks.folder / f"vectors-{digest(body)}-{condition.modality}-{draw}-{speed}.npy"
     with FileLock(f"{file}.lock"):
         if not file.exists():
-            collator = replace(networks.collator(condition, network, changed=draw is not None), targets=None)
+            collator = replace(networks.collator(condition, network, draw is not None, speed), targets=None)
             changes = None if draw is None else torch.Generator().manual_seed(draw)
             order = np.argsort(sum(collator.lengths(rows)), kind="stable")
             vectors = np.empty((len(order), network.heads[TASK].width), np.float32)

@@ -15,7 +15,7 @@ from pipeline.report.figure_style import picture
 from pipeline.report.folds_table import missing
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.table import Table
-from pipeline.report.wording import listed
+from pipeline.report.wording import duration, listed
 from pipeline.settings import Settings
 
 WORST_SPEAKERS = 10  # speakers with the highest word error rate that the page names
@@ -45,7 +45,7 @@ def data_section(corpus: str, settings: Settings, outputs: StageOutputs, folder:
         "table": table,
         "speakers": replace(speakers, rows=speakers.rows[:WORST_SPEAKERS]) if several_speakers else None,
         "tables": [table, speakers],
-        "facts": data_facts(report, outputs.features.get(corpus), texts),
+        "facts": data_facts(report, outputs.features.get(corpus), texts, outputs.measured.get(f"features@{corpus}", {})),
         "pictures": pictures,
         "examples": [] if frame is None else _examples(corpus, settings, frame, folder),
     }
@@ -107,13 +107,18 @@ def label_shares(report: dict) -> dict[str, dict[str, float]]:
     return {split: {name: share for name, share in by_label.items() if name in present} for split, by_label in shares.items()}
 
 
-def data_facts(report: dict, features: dict | None, texts: dict | None) -> list[tuple[str, list[str]]]:
-    """Lists beside a corpus's table: what was dropped and corrected, what was checked, how texts were made."""
+def data_facts(report: dict, features: dict | None, texts: dict | None, measured: dict | None = None) -> list[tuple[str, list[str]]]:
+    """Lists beside a corpus's table: what was dropped and corrected, what was checked, how texts and an encoder's states were made.
+
+    `measured`: of the stage `features`.
+    """
     dropped = [f"{count:,} {reason}" for reason, count in report.get("dropped", {}).items()]
     facts = [(f"Dropped: {sum(report.get('dropped', {}).values()):,} of {report.get('read', 0):,} rows", dropped or ["none"])]
     if features and features.get("dropped"):
         reasons = [f"{count:,} {reason}" for reason, count in features["dropped"].items()]
         facts.append((f"Without features: {sum(features['dropped'].values()):,}", reasons))
+    if features and features.get("encoder"):
+        facts.append(("Speech encoder", encoder_facts(features["encoder"], (measured or {}).get("seconds_of", {}))))
     if report.get("corrections"):
         facts.append(("Corrected", [f"{count:,} {what}" for what, count in report["corrections"].items()]))
     if report.get("folds"):
@@ -140,6 +145,23 @@ def fold_facts(report: dict) -> list[str]:
 def _people(speakers: list[str]) -> str:
     """Names of a few speakers, or the number of many."""
     return ", ".join(speakers) if len(speakers) <= 8 and all(speakers) else f"{len(speakers):,} speakers"
+
+
+def encoder_facts(encoder: dict, seconds: dict[str, float]) -> list[str]:
+    """Name and layers of a speech encoder, its frames, copies and lost utterances, and what it took.
+
+    `seconds`: of the stage, by folder of the frames.
+    """
+    layers, step = encoder["layers"], 1000 * encoder["hop"] / encoder["sample_rate"]
+    facts = [f"{Path(encoder['name']).name}, {'layer' if len(layers) == 1 else 'layers'} {listed(list(map(str, layers)))}"]
+    facts.append(f"{encoder['frames']:,} frames of {encoder['channels']:,} channels, one every {step:.0f} ms")
+    if encoder["dropped"]:
+        facts.append("without states: " + listed([f"{count:,} {reason}" for reason, count in encoder["dropped"].items()]))
+    if encoder["speeds"]:
+        facts.append(f"copies of the training split at {listed([f'{speed:g}' for speed in encoder['speeds']])} times the speed")
+    if spent := sum(value for folder, value in seconds.items() if folder.startswith("encoder")):
+        facts.append(f"computed in {duration(spent)}")
+    return facts
 
 
 def text_facts(texts: dict) -> list[str]:

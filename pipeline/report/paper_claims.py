@@ -72,8 +72,9 @@ def limits(study: Study, claims: list[Claim], threshold: str = "tuned") -> str:
         f"Weighted accuracy on test, {THRESHOLDS[threshold]}. For a gain, “yes” means that the whole interval lies above 0, and “no” that "
         f"it lies below. “Close” and “hardly matters” mean within {100 * CLOSE:.0f} points, the most that the paper itself loses with a "
         "fifth of the labels (table 10); “no” means that the whole interval lies beyond that.",
-        "The intervals are over the speakers of the test split, for heads averaged over their seeds. Each model was pretrained with one "
-        "seed, so no interval shows how much another pretraining run would change.",
+        "The intervals are over the speakers of the test split, for heads averaged over their seeds"
+        + (f"; {study.spread}." if study.spread else ".")
+        + " No interval shows how much another pretraining run would change.",
         f"These {len(claims)} answers come from {compared} differences computed at these thresholds, without a correction for multiple "
         "comparisons: even where nothing differs, about one interval in twenty excludes 0.",
     ]

@@ -129,12 +129,14 @@ def result_table(rows: list[dict], corpus: str, threshold: str, split: str = "te
     return Table(f"{corpus}-{split}-{threshold}", title, columns, cells, left, best_cells(cells, left), rules)
 
 
-def terminal_text(rows: list[dict]) -> str:
-    """Result tables of all corpora at their first thresholds, for the terminal."""
+def terminal_text(rows: list[dict], spread: dict[str, str]) -> str:
+    """Result tables of all corpora at their first thresholds, for the terminal; `spread` is what differs between seeds, by corpus."""
     parts = []
     for corpus in names(rows, "corpus"):
         corpus_rows = [row for row in rows if row["corpus"] == corpus]
         parts.append(result_table(corpus_rows, corpus, thresholds(corpus_rows)[0]).text())
+        if spread.get(corpus):
+            parts[-1] += f"{corpus}: {spread[corpus]}.\n"
         if any(row["synthetic"] for row in corpus_rows):
             parts[-1] += "Synthetic speech: these figures show that the pipeline works, not how good the method is.\n"
     seeds = sorted({row["seed"] for row in rows if isinstance(row["seed"], int)})

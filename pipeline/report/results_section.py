@@ -40,7 +40,7 @@ def results_section(corpus: str, synthetic: bool, outputs: StageOutputs, folder:
         "sentences": sentences(lines, comparisons),
         "versions": main,
         "thresholds": [THRESHOLDS.get(kind, kind) for kind in kinds],
-        "counts": seeds_text(rows),
+        "counts": seeds_text(rows, outputs.spread[corpus]),
         "notes": notes(outputs.notes.get(corpus, {})),
         "pictures": _pictures(corpus, rows, lines, kinds[0], folder),
         "more": more,
@@ -58,11 +58,11 @@ def _pictures(corpus: str, rows: list[dict], lines: dict[Key, dict[str, Score]],
     return pictures
 
 
-def seeds_text(rows: list[dict]) -> str:
-    """Which seeds the numbers are means over."""
+def seeds_text(rows: list[dict], spread: str = "") -> str:
+    """Which seeds the numbers are means over, and what differs between them (see `wording.spread`)."""
     seeds = sorted({row["seed"] for row in rows if row["variant"] not in BASELINES})
     if len(seeds) > 1:
-        return f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
+        return f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}{f'; {spread}' if spread else ''}."
     return f"one seed, {seeds[0]}." if seeds else ""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from calm import storage
 from pipeline import paths
 from pipeline.report import result_tables
+from pipeline.report.wording import spread
 from pipeline.settings import Settings
 
 
@@ -26,8 +27,10 @@ class StageOutputs:
         self.rows = result_tables.sort_rows(row for rows in evaluations.values() for row in rows)
         self.comparisons = _present({name: paths.evaluation(name) / "comparisons.json" for name in targets})
         self.folds = _present({name: paths.evaluation(name) / "folds.json" for name in targets})
+        self.spread = {name: spread(settings, name) for name in targets}
         self.notes = _present({name: paths.evaluation(name) / "notes.json" for name in targets})
         stages = [f"{stage}@{name}" for stage in ("calp", "pretrain") for name in models]
+        stages += [f"features@{name}" for name in corpora]
         stages += [f"head@{name}" for name in settings.heads]
         stages += [f"{stage}@{name}" for stage in ("baselines", "evaluate") for name in targets]
         self.measured = _present({stage: paths.measured(stage) for stage in stages})

@@ -20,10 +20,16 @@ class Study:
     sizes: dict[str, str | None]  # language model -> "tiny", "base" or None: whose rows of the paper it fills
     model_titles: dict[str, str] = field(default_factory=dict)  # language model -> its title
     patch: str = ""  # CALM's own, in words
+    spread: str = ""  # what differs between seeds, see `wording.spread`
 
     def __post_init__(self):
         self.rows = [row for row in self.rows if row["corpus"] == self.corpus]
         self.scores = cache(lambda split, threshold: scores(self.rows, corpus=self.corpus, split=split, threshold=threshold))
+
+    @property
+    def over_seeds(self) -> str:
+        """How numbers of several seeds are shown, for notes."""
+        return f"mean ± standard deviation over seeds{f' ({self.spread})' if self.spread else ''}"
 
     @property
     def has_more_than_calm(self) -> bool:

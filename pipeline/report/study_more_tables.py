@@ -41,7 +41,7 @@ def calibration_table(study: Study) -> Table | None:
     cells = [[key.title, key.lm or MISSING, key.input, *(lines[split].get(key, {}).get("ece") for split in lines)] for key in keys]
     rules = group_starts([key.group for key in keys])
     title = f"{study.corpus}: expected calibration error"
-    note = "Percent, mean ± standard deviation over seeds; all classes together, in ten bins; lower is better. It needs no threshold."
+    note = f"Percent, {study.over_seeds}; all classes together, in ten bins; lower is better. It needs no threshold."
     return Table(f"study-{study.corpus}-calibration", title, ["variant", "model", "input", *lines], cells, 3, rules=rules, note=note)
 
 
@@ -66,10 +66,7 @@ def bucket_table(study: Study, buckets: list[dict], threshold: str) -> Table | N
     ]
     rules = group_starts([group[0] for group in groups])
     title = f"{study.corpus}: {VARIANTS[variant]} by group of utterances"
-    note = (
-        f"Weighted accuracy on test, percent, {THRESHOLDS[threshold]}; mean ± standard deviation over seeds. Results of small groups are "
-        "uncertain."
-    )
+    note = f"Weighted accuracy on test, percent, {THRESHOLDS[threshold]}; {study.over_seeds}. Results of small groups are uncertain."
     columns = ["by", "group", "model", "utterances", *(MODALITIES[name] for name in inputs)]
     return Table(f"study-{study.corpus}-groups-{threshold}", title, columns, cells, 3, rules=rules, note=note)
 

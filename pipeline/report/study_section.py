@@ -63,7 +63,7 @@ def _study(corpus: str, settings: Settings, outputs: StageOutputs) -> Study:
     (frames, mels), (time, frequency) = settings.spectran.patch, settings.spectran.stride
     patch = f"{frames} x {mels}, stride {time} x {frequency}"
     comparisons, corpus_format = outputs.comparisons.get(corpus, []), settings.corpora[corpus].format
-    return Study(corpus, corpus_format, outputs.rows, comparisons, language_model_sizes(settings), titles, patch)
+    return Study(corpus, corpus_format, outputs.rows, comparisons, language_model_sizes(settings), titles, patch, outputs.spread[corpus])
 
 
 def _evaluation(corpus: str, name: str) -> list[dict]:

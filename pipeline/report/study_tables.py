@@ -101,7 +101,7 @@ def difference_text(comparison: dict) -> str:
 
 def _notes(study: Study, rows: list[StudyRow], threshold: str, paper_table: PaperTable) -> list[str]:
     own = [row for row in rows if row.key]
-    notes = [f"Percent, {THRESHOLDS.get(threshold, threshold)}; mean ± standard deviation over seeds: {_seeds(study, own)}."]
+    notes = [f"Percent, {THRESHOLDS.get(threshold, threshold)}; {study.over_seeds}: {_seeds(study, own)}."]
     inputs = "; CALM from one input is compared with CALM from both" if paper_table.mosei == INPUTS else ""
     notes.append(
         "“CALM less this row” compares weighted accuracy on test, from the same input, with the 95 % interval of a paired bootstrap "

@@ -39,6 +39,9 @@ class CorpusSettings(Section):
     """Whether the speech is synthetic. All figures from such a corpus are labelled as synthetic."""
     folds: Annotated[int, Field(ge=2)] | Literal["given"] | None = None
     """Cross-validation instead of one split: the number of folds, made so that no speaker is in two, or the folds that are `given`."""
+    refit: bool = False
+    """Baselines and logistic heads are fitted once more, on training and validation split together, before they answer the test split.
+    For corpora of few speakers. Thresholds are still tuned on answers that have not heard validation."""
     options: dict = {}
     """Options of the format's reader, listed below."""
 
@@ -111,7 +114,7 @@ class Transcribe(Section):
 
 
 class Features(Section):
-    """Log-mel frames (5.1)."""
+    """Acoustic frames: log-mel (5.1), and beside it the hidden states of a pretrained speech encoder if one is named."""
 
     sample_rate: Positive = 16000
     """Audio is resampled to this rate, in Hz."""
@@ -126,7 +129,15 @@ class Features(Section):
     high_hz: float = Field(7600, gt=0)
     """Upper edge of the highest mel band, in Hz; half the sample rate at most."""
     trim_db: float | None = Field(None, gt=0)
-    """Cut leading and trailing frames that are this far below the loudest one. null: keep all frames."""
+    """Cut leading and trailing frames that are this far below the loudest one. null: keep all frames. An encoder never hears them."""
+    encoder: str | None = None
+    """Speech encoder whose states are acoustic frames: `whisper-tiny.en`, whose weights come with a package, a folder, or a name on the
+    hub, `name@revision`, of a Whisper, wav2vec 2.0, HuBERT, WavLM, data2vec-audio, w2v-BERT or Moonshine. null: log-mel alone."""
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [2]
+    """Layers of the encoder, side by side in a frame. 1 is the output of the first transformer block, 0 its input."""
+    speeds: list[Annotated[float, Field(gt=0.5, lt=2)]] = []
+    """Copies of all utterances for the encoder, played at these speeds, pitch included: [0.9, 1.1]. Heads and baselines of the encoder
+    learn from them too, and `head.average_speeds` listens to them."""
     shard: Positive = 512
     """Utterances per Parquet shard."""
     workers: Annotated[Positive | None, RunTime()] = None

@@ -41,6 +41,8 @@ class Heads(Section):
     """One of `targets`."""
     model: Name
     """One of `models`."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Seeds of these heads. null: `seeds`. Entries with the same rows, other seeds, and models of one `lm` fill the rows together."""
     rows: Annotated[dict[RowName, HeadRow], Field(min_length=1)] = {"calm": HeadRow(), "no_pretraining": HeadRow(start="language_model")}
     """Rows of the tables, by the name of the variant. By default CALM, and the same without pretraining."""
     release: bool = True
@@ -65,12 +67,15 @@ class Heads(Section):
 class Head(Optimiser):
     """Classification heads (4.6, 5.2, 5.3). "Unfrozen" settings apply where the network is trained with the head."""
 
-    hidden: Positive = 64
-    """Width of the hidden layer (5.2)."""
+    hidden: Positive | None = 64
+    """Width of the hidden layer (5.2). null: none, the head is linear."""
     dropout: Share = 0.1
     """Dropout in training."""
     pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
     """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks."""
+    functionals: Literal["whole", "thirds"] | None = None
+    """What the heads also see of every channel of the acoustic frames. `whole`: mean, deviation and three quantiles over the utterance.
+    `thirds`: and the mean of each third of it."""
     standardise: bool = False
     """Scale the inputs of a head to zero mean and unit deviation on the training split."""
     modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
@@ -81,6 +86,9 @@ class Head(Optimiser):
     """Unfrozen: train everything at once, or first the head alone on the frozen network (arXiv 2202.10054)."""
     train_spectran: bool = False
     """Unfrozen: whether SpecTran is trained too."""
+    train_encoder: bool = False
+    """Unfrozen: whether the blocks of the speech encoder above the first of `features.layers` are trained too, from that layer's states.
+    The layers must follow one another, as in [1, 2, 3], and the encoder must be a Whisper."""
     train_words: bool = True
     """Unfrozen: whether the word embeddings are trained too, most of the parameters of a small model."""
     body_rate: float = Field(1.0, gt=0, le=1)
@@ -89,6 +97,16 @@ class Head(Optimiser):
     """Epochs on the frozen network, where they are cheap."""
     frozen_learning_rate: Rate = 1e-3
     """Highest learning rate on the frozen network."""
+    frozen_fit: Literal["descent", "logistic"] = "descent"
+    """How heads on the frozen network are trained: step by step as all others, or as a logistic regression, for few utterances. The
+    latter needs `hidden: null` and `standardise: true`."""
+    strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [0.0003, 0.001, 0.003, 0.01]
+    """`frozen_fit: logistic`: inverse weights of the squared weights to try. The one that ranks validation best is taken."""
+    mixup: float = Field(0, ge=0)
+    """Unfrozen: what heads see of two utterances, and their labels, are mixed by shares of a Beta distribution with this parameter
+    (arXiv 1710.09412). 0: not."""
+    average_speeds: bool = False
+    """Held-out utterances, and new audio, are also heard at the speeds of `features.speeds`, and the logits are averaged."""
     frozen_copies: int = Field(0, ge=0)
     """Augmented copies of each training utterance (see `augment`) that heads on the frozen network learn from too."""
     average: Share = 0.0
@@ -98,6 +116,13 @@ class Head(Optimiser):
     augment: Augment = Augment()
     workers: Annotated[Positive | None, RunTime()] = None
     """Heads trained at the same time; results do not depend on it. null: one per GPU, or one per core but 8 at most."""
+
+    @model_validator(mode="after")
+    def regressions_are_linear(self):
+        """A logistic regression has no hidden layer."""
+        if self.frozen_fit == "logistic" and (self.hidden is not None or not self.standardise):
+            raise ValueError("frozen_fit: logistic fits a linear head on standardised inputs: set hidden: null and standardise: true")
+        return self
 
     @model_validator(mode="after")
     def copies_differ(self):
@@ -119,7 +144,7 @@ class Transfer(Section):
 class Evaluate(Section):
     """Baselines and metrics (B)."""
 
-    baselines: list[Literal["chance", "egemaps", "logmel_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
-    """Baselines to compare with."""
+    baselines: list[Literal["chance", "egemaps", "logmel_functionals", "encoder_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
+    """Baselines to compare with. `encoder_functionals` are those of the states of `features.encoder`."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples of the test speakers for the confidence intervals."""

@@ -10,14 +10,19 @@ from pipeline.settings.base import Name, Overrides, Positive, Rate, RunTime, Sec
 class SpecTranSettings(Section):
     """SpecTran, the transformer that encodes acoustic blocks (4.2, 5.1)."""
 
+    frames: Literal["log-mel", "encoder"] | None = None
+    """Acoustic frames: log-mel (5.1), or the states of `features.encoder`. null: those of the encoder if there is one."""
     block: Positive = 50
-    """Frames per acoustic block (5.1)."""
+    """Frames per acoustic block (5.1); an encoder's frames are mostly 20 ms apart."""
     hop: Positive = 30
     """Frames from the start of one block to the start of the next (5.1)."""
     patch: tuple[Positive, Positive] = (10, 16)
-    """Size of a patch, frames x mels (5.1; tables 11, 12)."""
+    """Size of a patch, frames x channels (5.1; tables 11, 12)."""
     stride: tuple[Positive, Positive] = (5, 8)
-    """Shift from patch to patch, frames x mels (5.1)."""
+    """Shift from patch to patch, frames x channels (5.1)."""
+    encoder_layers: Literal["side_by_side", "learned_mean"] = "side_by_side"
+    """Several `features.layers`: as they lie in a frame, or their mean with weights that SpecTran learns; a patch then covers channels of
+    one layer."""
     layers: Positive = 2
     """Number of transformer layers."""
     width: Positive | None = 128
@@ -27,7 +32,7 @@ class SpecTranSettings(Section):
     dropout: Share = 0.0
     """Dropout in training."""
     normalise: Literal["corpus", "utterance"] = "corpus"
-    """Normalise log-mel by the statistics of the training split, or by those of each utterance."""
+    """Normalise the frames by the statistics of the training split, or by those of each utterance."""
 
     @field_validator("width")
     @classmethod
@@ -56,6 +61,8 @@ class Augment(Section):
     """Number of frequency masks per block."""
     mel_mask_bands: Positive = 8
     """Widest frequency mask, in mel bands."""
+    crop: float = Field(0, ge=0, lt=1)
+    """Up to this share of the frames is cut from the ends."""
     speed: float = Field(0, ge=0, lt=0.5)
     """The tempo changes by up to this share."""
     warp: float = Field(0, ge=0, lt=0.5)
@@ -73,14 +80,27 @@ class Optimiser(Section):
     """Utterances per step."""
     learning_rate: Rate
     """Highest learning rate."""
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    """`adam`: without weight decay, as section 5 prints it for the heads."""
     weight_decay: float = Field(0.01, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay of AdamW. With `adam`: 0."""
     warmup: Share = 0.1
     """Share of the steps in which the learning rate rises."""
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up. `constant`: the same rate in every step; set `warmup: 0`."""
+    clip: float = Field(1.0, ge=0)
+    """Largest norm of all gradients together, to which larger ones are scaled. 0: no clipping, as always for frozen heads."""
     checkpoint_minutes: Annotated[float, Field(gt=0), RunTime()] = 10
     """Minutes between checkpoints. A stopped stage resumes from its last one, with the same result."""
+
+    @model_validator(mode="after")
+    def parts_agree(self):
+        """Adam has no weight decay, and a constant rate no warm-up."""
+        if self.optimiser == "adam" and self.weight_decay:
+            raise ValueError(f"optimiser is adam, but weight_decay is {self.weight_decay:g}: set weight_decay: 0, or optimiser: adamw")
+        if self.schedule == "constant" and self.warmup:
+            raise ValueError(f"schedule is constant, but warmup is {self.warmup:g}: set warmup: 0, or schedule: constant_with_warmup")
+        return self
 
 
 class Calp(Optimiser):
@@ -120,6 +140,9 @@ class Pretrain(Optimiser):
     """Share of the acoustic tokens that are masked (4.5)."""
     mask_audio_of: Literal["starts", "all"] = "starts"
     """`starts`: this share of the tokens starts a masked span, so about 27 % are masked. `all`: this share is masked in total."""
+    mask_audio_draw: Literal["each", "count"] = "each"
+    """`each`: every token is drawn with this probability, so the share is that of 4.5 for every length. `count`: the rounded share of each
+    utterance, at least one token, which masks half of an utterance of 3 to 6 blocks."""
     mask_audio_span: Positive = 3
     """Length of a masked span in tokens: one and the following 2 (4.5)."""
     train_spectran: bool = False
@@ -140,6 +163,8 @@ class Model(Section):
     """Name on the hub, a folder, or `minilm` for the packaged all-MiniLM-L6-v2."""
     layers: Positive | None = None
     """Number of layers of the language model to use, from the first. null: all layers."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of its pretraining. null: the first of `seeds`. For a spread over pretrainings: models of one `lm` with different seeds."""
     pretrain_on: str = "."
     """Name of a corpus, `.` for all corpora (tables 1, 2: in-domain, out-of-domain), or `none` for no pretraining."""
     lm: Name | None = None

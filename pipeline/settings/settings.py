@@ -10,7 +10,7 @@ from pipeline.settings.base import Name, Overrides, Section
 from pipeline.settings.corpora import CorpusSettings, Features, Ingest, Synthetic, Transcribe
 from pipeline.settings.execution import Compute, Flows, Report, Tracking
 from pipeline.settings.heads import Evaluate, Head, Heads, Transfer
-from pipeline.settings.models import NO_CORPUS, Calp, Model, Pretrain, SpecTranSettings
+from pipeline.settings.models import NO_CORPUS, Augment, Calp, Model, Pretrain, SpecTranSettings
 
 
 class Settings(Section):
@@ -19,7 +19,7 @@ class Settings(Section):
     title: str
     """Title of the page of results."""
     seeds: Annotated[list[int], Field(min_length=1)]
-    """Seeds of the heads, one training per seed. The first one is also the seed of pretraining."""
+    """Seeds of the heads, one training per seed. The first one is also the seed of pretraining, where a model sets no `seed`."""
     synthetic: dict[Name, Synthetic] = {}
     corpora: Annotated[dict[Name, CorpusSettings], Field(min_length=1)]
     targets: Annotated[list[Name], Field(min_length=1)]
@@ -51,12 +51,6 @@ class Settings(Section):
         return seeds
 
     @model_validator(mode="after")
-    def patch_fits_mels(self):
-        """A patch has no more mel bands than the log-mel."""
-        _check_patch(self.spectran, self.features.mels, "spectran")
-        return self
-
-    @model_validator(mode="after")
     def synthetic_corpora_exist(self):
         """Each corpus that is synthesised is used."""
         for name, synthetic in self.synthetic.items():
@@ -80,16 +74,21 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def heads_exist_once(self):
-        """Heads name targets and models; each row of the tables, and each pair of corpus and model, occurs once; every target has heads."""
+        """Heads name targets and models; each seed of a row, and each pair of corpus and model, occurs once; every target has heads."""
         rows, pairs = Counter(), Counter()
         for name, heads in self.heads.items():
             _check_name(heads.corpus, self.targets, f"heads.{name}.corpus", "targets")
             _check_name(heads.model, self.models, f"heads.{name}.model", "models")
-            rows.update((heads.corpus, self.lm(heads.model), row) for row in heads.rows)
+            seeds = self.seeds_of(name)
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"heads.{name}.seeds must be different")
+            rows.update((heads.corpus, self.lm(heads.model), row, seed) for row in heads.rows for seed in seeds)
             pairs.update([(heads.corpus, heads.model)])
-        for (corpus, lm, row), count in rows.items():
+        for (corpus, lm, row, seed), count in rows.items():
             if count > 1:
-                raise ValueError(f"heads: the row '{row}' of {lm} on {corpus} occurs {count} times: give each its own name")
+                raise ValueError(
+                    f"heads: the row '{row}' of {lm} on {corpus} occurs {count} times with seed {seed}: give each its own name, or seeds"
+                )
         for (corpus, model), count in pairs.items():
             if count > 1:
                 raise ValueError(f"heads: {count} entries have corpus {corpus} and model {model}: put their rows into one")
@@ -135,12 +134,19 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def encoder_is_there(self):
+        """Functionals of an encoder's states need an encoder."""
+        if "encoder_functionals" in self.evaluate.baselines and not self.features.encoder:
+            raise ValueError("evaluate.baselines has encoder_functionals, but features.encoder names no encoder: set it to whisper-tiny.en")
+        return self
+
+    @model_validator(mode="after")
     def overrides_of_models_are_valid(self):
         """A section with a model's own values passes the checks of the section."""
         for name in self.models:
             for section in ("spectran", "calp", "pretrain"):
                 _check_section(f"models.{name}.{section}", lambda name=name, section=section: self._of_model(name, section))
-            _check_patch(self._of_model(name, "spectran"), self.features.mels, f"models.{name}.spectran")
+            _check_frames(self._of_model(name, "spectran"), self.features, f"models.{name}.spectran")
         return self
 
     @model_validator(mode="after")
@@ -160,6 +166,16 @@ class Settings(Section):
             _check_section(f"head_of.{target}", lambda target=target: self.for_target(target))
         return self
 
+    @model_validator(mode="after")
+    def augmentation_fits_the_frames(self):
+        """Gain and vocal tract length are changes of log-mel, and mean nothing on the states of an encoder."""
+        for name in self.models:
+            _check_augment(self._of_model(name, "calp").augment, self._of_model(name, "spectran"), f"calp.augment of the model {name}")
+        for heads in self.heads.values():
+            spectran, target = self._of_model(heads.model, "spectran"), self.for_target(heads.corpus).head
+            _check_augment(target.augment, spectran, f"head.augment of {heads.corpus}")
+        return self
+
     def for_target(self, corpus: str) -> "Settings":
         """The settings with a target's own values in `head`."""
         head = Head.model_validate(self.head.model_dump() | self.head_of.get(corpus, {}))
@@ -171,7 +187,19 @@ class Settings(Section):
 
     def _of_model(self, name: str, section: str) -> Section:
         shared = getattr(self, section)
-        return type(shared).model_validate(shared.model_dump() | getattr(self.models[name], section))
+        values = shared.model_dump() | getattr(self.models[name], section)
+        if section == "spectran" and values["frames"] is None:
+            values["frames"] = "encoder" if self.features.encoder else "log-mel"
+        return type(shared).model_validate(values)
+
+    def pretraining_seed(self, model: str) -> int:
+        """Seed of a model's pretraining."""
+        own = self.models[model].seed
+        return self.seeds[0] if own is None else own
+
+    def seeds_of(self, heads: str) -> list[int]:
+        """Seeds of an entry of `heads`."""
+        return self.heads[heads].seeds or self.seeds
 
     def lm(self, model: str) -> str:
         """Name of a model's language model in the tables."""
@@ -200,6 +228,20 @@ def _check_section(key: str, build: Callable[[], object]) -> None:
         raise ValueError(f"{key} is {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from None
 
 
-def _check_patch(section: SpecTranSettings, mels: int, key: str) -> None:
-    if section.patch[1] > mels:
-        raise ValueError(f"{key}.patch is {list(section.patch)}: its mels must be no more than features.mels, {mels}")
+def _check_augment(augment: Augment, section: SpecTranSettings, key: str) -> None:
+    if section.frames == "encoder" and (wrong := [name for name in ("gain_db", "warp") if getattr(augment, name)]):
+        raise ValueError(
+            f"{key}: {' and '.join(wrong)} would change the states of features.encoder as if they were log-mel: set 0 (features.speeds "
+            "makes copies of the audio itself)"
+        )
+
+
+def _check_frames(section: SpecTranSettings, features: Features, key: str) -> None:
+    if section.frames == "encoder" and not features.encoder:
+        raise ValueError(
+            f"{key}.frames is encoder, but features.encoder names none: set it to whisper-tiny.en, a folder or a name on the hub"
+        )
+    if section.encoder_layers == "learned_mean" and (section.frames != "encoder" or len(features.layers) < 2):
+        raise ValueError(f"{key}.encoder_layers is learned_mean, which needs an encoder's frames with several features.layers")
+    if section.frames == "log-mel" and section.patch[1] > features.mels:
+        raise ValueError(f"{key}.patch is {list(section.patch)}: its channels must be no more than features.mels, {features.mels}")

@@ -1,4 +1,5 @@
-"""Stage `baselines`: what a user would pick instead of CALM, on the same utterances: chance, eGeMAPS and functionals of the log-mel."""
+"""Stage `baselines`: what a user would pick instead of CALM, on the same utterances: chance, eGeMAPS, and functionals of the
+log-mel and of a speech encoder's states."""
 
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from calm.audio.features import ENCODER
 from calm.corpora.folds import folds_of, split_in
 from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import baselines
@@ -30,7 +32,7 @@ def run(settings: Settings, corpus: str) -> str:
         checkpoints(settings, "baselines", corpus, paths.utterances(corpus), paths.fingerprint(corpus)) as work,
         whole(paths.baselines(corpus)) as folder,
     ):
-        report, seconds = answer(seen, paths.utterances(corpus), paths.features(corpus), folder, work)
+        report, seconds = answer(seen, paths.utterances(corpus), paths.features(corpus), folder, work, seen.corpora[corpus].refit)
         write_json({**report, "synthetic": synthetic}, folder / "metrics.json")
         for name, figures in report["baselines"].items():
             tracked.log({f"{name}/{key}": value for key, value in figures.items() if isinstance(value, int | float)})
@@ -41,7 +43,9 @@ def run(settings: Settings, corpus: str) -> str:
     return f"{corpus}: {', '.join(names) or 'no baseline'}{failures}"
 
 
-def answer(settings: Visible, utterances: Path, features: Path, folder: Path, work: Path | None = None) -> tuple[dict, dict[str, float]]:
+def answer(
+    settings: Visible, utterances: Path, features: Path, folder: Path, work: Path | None = None, refit: bool = False
+) -> tuple[dict, dict[str, float]]:
     """Fit every baseline of the settings and write `logits.parquet` to `folder`.
 
     Columns: id, split, variant, modality, seed, fold where the corpus has folds, logits (log-odds of each class). In `work` a stopped
@@ -69,7 +73,7 @@ def answer(settings: Visible, utterances: Path, features: Path, folder: Path, wo
         extracted, seconds[name] = _extract(name, settings, table, features, work)
         figures = {}
         for fold, split in places.items():
-            probabilities, figures[fold] = _fit(name, extracted, split.to_numpy(), targets, one_hot, table["id"])
+            probabilities, figures[fold] = _fit(name, extracted, split.to_numpy(), targets, one_hot, table["id"], refit)
             held_out = split.isin(HELD_OUT).to_numpy()
             columns = {"variant": name, "modality": "none" if name == "chance" else "audio", "seed": settings.seeds[0]}
             rows = table.loc[held_out, ["id"]].assign(split=split[held_out], **columns, **({"fold": fold} if fold else {}))
@@ -90,13 +94,15 @@ def _extract(
     if name == "egemaps":
         segments = list(table[["audio", "start", "end"]].itertuples(index=False, name=None))
         extracted = baselines.egemaps(segments, settings.features.workers, work)
+    elif name == "encoder_functionals":
+        extracted = baselines.encoder_functionals(features / ENCODER, table["id"])
     else:
         extracted = baselines.logmel_functionals(features, table["id"])
     return extracted, time.monotonic() - begin
 
 
 def _fit(
-    name: str, extracted: baselines.Extracted | None, split: np.ndarray, targets: np.ndarray, one_hot: bool, ids: pd.Series
+    name: str, extracted: baselines.Extracted | None, split: np.ndarray, targets: np.ndarray, one_hot: bool, ids: pd.Series, refit: bool
 ) -> tuple[np.ndarray, dict]:
     """Probabilities (utterances, classes) of one baseline, and figures about it."""
     train, validation = split == "train", split == "validation"
@@ -106,7 +112,7 @@ def _fit(
     if not (extracted.good & train).any():
         reason = next(iter(extracted.failed.values()), "")
         raise ValueError(f"{name}: none of the {train.sum()} training utterances has features; the first: {reason}")
-    fitted = baselines.regress(extracted, targets, train, validation, one_hot)
+    fitted = baselines.regress(extracted, targets, train, validation, one_hot, refit=refit)
     figures = {
         "functionals": extracted.values.shape[1],
         "c": fitted.strength,

@@ -63,6 +63,7 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
         section.mask_audio,
         section.mask_audio_span,
         section.mask_audio_of,
+        section.mask_audio_draw,
         section.mask_style,
     )
     rows, held_out = examples.rows("train"), examples.rows("validation")

@@ -8,8 +8,7 @@ import sys
 
 from calm.storage import replacing
 from pipeline import paths
-from pipeline.report import result_tables
-from pipeline.report.wording import mlflow_command
+from pipeline.report import result_tables, wording
 from pipeline.settings import Settings, load_or_exit
 from pipeline.stage import whole
 
@@ -44,9 +43,11 @@ def print_results() -> None:
     path = paths.REPORTS / "metrics.json"
     if not path.exists():
         sys.exit(f"{path} is missing: run dvc repro")
-    print(result_tables.terminal_text(result_tables.read_rows(path)))
+    settings = load_or_exit()
+    spread = {corpus: wording.spread(settings, corpus) for corpus in settings.targets}
+    print(result_tables.terminal_text(result_tables.read_rows(path), spread))
     print(f"The page:       {paths.REPORTS / 'index.html'}")
-    print(f"The MLflow UI:  {mlflow_command(load_or_exit().tracking.uri)}")
+    print(f"The MLflow UI:  {wording.mlflow_command(settings.tracking.uri)}")
 
 
 if __name__ == "__main__":

@@ -123,6 +123,13 @@ def test_masks_replace_words_and_keep_what_they_were():
     assert batch["audio_labels"][:, 0, 0].tolist() == [2000 * (r == 1) + 30 * b for r, b in zip(row.tolist(), block.tolist(), strict=True)]
 
 
+@pytest.mark.parametrize(("draw", "least"), [("each", 0), ("count", 1)])
+def test_a_batch_may_have_no_masked_block(draw, least):
+    counts = [masking(audio=0.05, audio_draw=draw)([2], torch.Generator().manual_seed(seed))["audio_mask"].sum() for seed in range(30)]
+    assert min(counts) == least
+    assert all(len(masking(audio=0.0)(rows)["audio_labels"]) == 0 for rows in ([1], [0, 2]))
+
+
 def test_masks_without_a_generator_repeat():
     first, second = masking()([0, 1, 2]), masking()([0, 1, 2])
     assert torch.equal(first["audio_mask"], second["audio_mask"]) and torch.equal(first["input_ids"], second["input_ids"])

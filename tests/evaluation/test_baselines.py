@@ -115,7 +115,7 @@ def test_logmel_functionals_from_shards(tmp_path):
     extracted = baselines.logmel_functionals(folder, ["u3", "absent", "u0", "nan", "empty"])
     assert extracted.good.tolist() == [True, False, True, False, False]
     np.testing.assert_array_equal(extracted.values[0], baselines.functionals(logmels["u3"].astype(np.float32)))
-    assert extracted.failed[1] == "it has no log-mel"
+    assert extracted.failed[1] == "it has no log-mel frames"
     assert "NaN" in extracted.failed[3]
     with pytest.raises(FileNotFoundError, match="run the stage features"):
         baselines.logmel_functionals(tmp_path / "nothing", ["u0"])

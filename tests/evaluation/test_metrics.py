@@ -34,7 +34,8 @@ def test_by_hand(small):
     # TPR 3/4, 1/5; TNR 5/6, 5/5; F1 6/8, 2/6; right answers 8, 6
     assert metrics.score("weighted_accuracy", *small) == pytest.approx((3 / 4 + 5 / 6 + 1 / 5 + 1) / 4)
     assert metrics.score("accuracy", *small) == pytest.approx((8 / 10 + 6 / 10) / 2)
-    assert metrics.score("f1_paper", *small) == pytest.approx(8 / 14 * 0.75 + 6 / 14 / 3)
+    assert metrics.score("f1_paper", *small) == pytest.approx(8 / 20 * 0.75 + 6 / 20 / 3)  # 20 labels
+    assert metrics.score("f1_right_answers", *small) == pytest.approx(8 / 14 * 0.75 + 6 / 14 / 3)  # 14 right answers
     assert metrics.score("f1_macro", *small) == pytest.approx((0.75 + 1 / 3) / 2)
     assert metrics.score("f1_micro", *small) == pytest.approx(4 / (4 + (1 + 5) / 2))
     assert metrics.score("f1_weighted", *small) == pytest.approx(4 / 9 * 0.75 + 5 / 9 / 3)
@@ -49,7 +50,15 @@ def test_never_anything_of_eight_one_hot_classes():
     assert metrics.score("weighted_accuracy", targets, never) == 0.5
     assert metrics.score("weighted_accuracy", targets, ~never) == 0.5
     assert metrics.score("accuracy", targets, ~never) == 0.125
-    assert [metrics.score(f"f1_{kind}", targets, never) for kind in ("paper", "macro", "micro")] == [0, 0, 0]
+    assert [metrics.score(f"f1_{kind}", targets, never) for kind in ("paper", "right_answers", "macro", "micro")] == [0, 0, 0, 0]
+
+
+def test_f1_of_the_paper_counts_the_labels_of_classes_that_have_an_f1():
+    """TP 1, FP 1, FN 1, TN 1: F1 1/2, accuracy 1/2. The second class has no positive and no positive decision."""
+    targets, decisions = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], bool), np.array([[1, 0], [0, 0], [1, 0], [0, 0]], bool)
+    result = metrics.decided(targets, decisions, ["some", "none"])
+    assert result.values["f1_paper"] == pytest.approx(1 / 2 * 1 / 2) and result.left_out["f1_paper"] == ["none"]
+    assert result.values["f1_right_answers"] == pytest.approx(1 / 2)
 
 
 def test_perfect_and_all_wrong():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calm.data import masking
@@ -117,7 +117,7 @@ def test_choose_takes_the_rounded_share_and_at_least_one(lengths, share, seed):
 def test_spans_cover_what_follows_and_stay_in_the_utterance(lengths, span, seed):
     valid = torch.arange(60) < torch.tensor(lengths)[:, None]
     starts = masking.choose(valid, 0.1, torch.Generator().manual_seed(seed))
-    masked = masking.choose_spans(valid, 0.1, span, "starts", torch.Generator().manual_seed(seed))
+    masked = masking.choose_spans(valid, 0.1, span, "starts", "count", torch.Generator().manual_seed(seed))
     expected = torch.zeros_like(masked)
     for row, first in starts.nonzero().tolist():
         expected[row, first : min(first + span, lengths[row])] = True
@@ -127,5 +127,26 @@ def test_spans_cover_what_follows_and_stay_in_the_utterance(lengths, span, seed)
 def test_share_of_masked_blocks():
     valid = torch.ones(2000, 30, dtype=torch.bool)
     generator = torch.Generator().manual_seed(1)
-    assert masking.choose_spans(valid, 0.1, 3, "starts", generator).float().mean().item() == pytest.approx(0.27, abs=0.01)
-    assert masking.choose_spans(valid, 0.1, 3, "all", generator).float().mean().item() == pytest.approx(0.10, abs=0.01)
+    for draw in ("each", "count"):
+        assert masking.choose_spans(valid, 0.1, 3, "starts", draw, generator).float().mean().item() == pytest.approx(0.265, abs=0.01)
+        assert masking.choose_spans(valid, 0.1, 3, "all", draw, generator).float().mean().item() == pytest.approx(0.10, abs=0.01)
+
+
+@settings(max_examples=25, deadline=None)
+@given(length=st.integers(1, 40), share=st.sampled_from([0.05, 0.1, 0.3]), seed=st.integers(0, 2**30))
+def test_the_share_of_starts_is_the_one_printed_for_every_length(length, share, seed):
+    """Over 60,000 blocks, the mean of independent draws stays within five standard errors."""
+    rows = 60_000 // length
+    valid = (torch.arange(length + 2) < length).expand(rows, -1)
+    starts = masking.choose_spans(valid, share, 1, "starts", "each", torch.Generator().manual_seed(seed))
+    assert not (starts & ~valid).any()
+    error = math.sqrt(share * (1 - share) / (rows * length))
+    assert starts.sum().item() / (rows * length) == pytest.approx(share, abs=5 * error)
+
+
+def test_at_least_one_span_masks_half_of_a_short_utterance():
+    """What `count` does, and why it is not the default: one start of 4 blocks masks 3, 3, 2 or 1 of them."""
+    valid = torch.ones(4000, 4, dtype=torch.bool)
+    masked = {draw: masking.choose_spans(valid, 0.1, 3, "starts", draw, torch.Generator().manual_seed(1)) for draw in ("count", "each")}
+    assert masked["count"].float().mean().item() == pytest.approx(9 / 16, abs=0.01)
+    assert masked["each"].float().mean().item() == pytest.approx((0.1 + 0.19 + 2 * 0.271) / 4, abs=0.01)

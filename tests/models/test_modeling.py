@@ -156,6 +156,19 @@ def test_masked_losses_add_up(batch):
     assert output.loss.item() == pytest.approx((output.mlm_loss + output.mam_loss).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("without", [("audio_mask", "audio_labels"), ("word_mask", "word_labels", "audio_mask", "audio_labels")])
+def test_a_batch_without_masked_blocks_still_trains(batch, without):
+    """Short utterances often have none, and in audio alone no word is masked either."""
+    model, masked = CalmForMaskedPretraining(config()).train(), masked_batch(batch)
+    masked |= {key: masked[key][:0] if key.endswith("labels") else torch.zeros_like(masked[key]) for key in without}
+    output = model(**masked)
+    output.loss.backward()
+    assert output.mam_loss == 0 and (output.mlm_loss == 0) == ("word_mask" in without)
+    gradient = model.mam_head.decoder.weight.grad
+    assert gradient is not None and not gradient.any()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
 def test_middle_frames_are_those_no_neighbour_shows():
     assert CalmForMaskedPretraining(config()).middle_frames() == slice(20, 30)
     assert CalmForMaskedPretraining(config(block_hop=50)).middle_frames() == slice(0, 50)

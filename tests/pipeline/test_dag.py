@@ -133,6 +133,18 @@ def test_a_models_own_values_are_in_place():
     assert state.state(renamed, "evaluate", "msp") != state.state(plain, "evaluate", "msp")
 
 
+def test_a_models_seed_is_that_of_its_pretraining_alone():
+    plain = settings.load(ROOT / "params.yaml")
+    changed = plain.model_copy(update={"models": {"small": plain.models["small"].model_copy(update={"seed": 7})}})
+    assert state.visible(changed, "calp", "small").seeds == state.visible(changed, "pretrain", "small").seeds == [7]
+    assert state.visible(changed, "head", "msp-small").seeds == [1, 2, 3]
+    for stage, name in (("embed", "small"), ("head", "msp-small"), ("release", "msp-small")):  # these follow from the data
+        assert state.state(changed, stage, name) == state.state(plain, stage, name)
+    entry = plain.heads["msp-small"].model_copy(update={"seeds": [5, 6]})
+    changed = plain.model_copy(update={"heads": plain.heads | {"msp-small": entry}})
+    assert state.visible(changed, "head", "msp-small").seeds == [5, 6] and state.visible(changed, "release", "msp-small").seeds == [5]
+
+
 def test_another_seed_is_no_matter_of_pretraining():
     plain = settings.load(ROOT / "params.yaml")
     more = plain.model_copy(update={"seeds": [1, 2, 3, 4]})

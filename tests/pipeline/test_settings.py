@@ -43,7 +43,8 @@ def load_error(tmp_path, *keys, value):
         (("targets",), ["iemocap"], ["targets: 'iemocap' is not one of corpora (mosei, msp)"]),
         (("heads", "msp-small", "model"), "huge", ["heads.msp-small.model: 'huge' is not one of models (small)"]),
         (("heads", "msp-small", "corpus"), "iemocap", ["heads.msp-small.corpus: 'iemocap' is not one of targets (mosei, msp)"]),
-        (("heads", "msp-small", "corpus"), "mosei", ["the row 'calm' of small on mosei occurs 2 times"]),
+        (("heads", "msp-small", "corpus"), "mosei", ["the row 'calm' of small on mosei occurs 2 times with seed 1"]),
+        (("heads", "msp-small", "seeds"), [4, 4], ["heads.msp-small.seeds must be different"]),
         (("heads", "msp-small", "rows"), {}, ["heads.msp-small.rows", "at least 1"]),
         (("heads", "msp-small", "rows"), {"calm_frozen": {}}, ["'calm_frozen': names in _frozen are reserved for frozen heads"]),
         (("heads", "msp-small", "rows"), {"calm": {"labels": 0}}, ["heads.msp-small.rows.calm.labels is 0"]),
@@ -98,6 +99,8 @@ def load_error(tmp_path, *keys, value):
         (("head", "pooling"), "mean", ["head.pooling is 'mean'", "'cls_blocks'"]),
         (("head", "frozen_copies"), 2, ["frozen_copies needs an augmentation, but augment changes nothing"]),
         (("head", "first"), "body", ["head.first is 'body'", "'head'"]),
+        (("head", "optimiser"), "adam", ["optimiser is adam, but weight_decay is 0.01: set weight_decay: 0"]),
+        (("pretrain", "schedule"), "constant", ["schedule is constant, but warmup is 0.1: set warmup: 0"]),
         (("features", "high_hz"), 9000, ["high_hz", "8000"]),
     ],
 )
@@ -157,12 +160,32 @@ def test_settings_of_the_data_page_are_valid():
         assert corpora["msp"].options["labels"] == "all" and corpora["msp"].path == Path("data/raw/msp")
 
 
+def test_heads_of_the_papers_recipe_are_trained_as_section_5_prints_it():
+    whole = settings.load(Path(__file__).parents[2] / "recipes/paper.yaml")
+    for corpus, printed in (("mosei", (50, 64, 5e-5)), ("msp", (20, 128, 1e-4))):
+        head = whole.for_target(corpus).head
+        assert (head.epochs, head.batch, head.learning_rate) == printed
+        assert (head.optimiser, head.schedule, head.warmup, head.weight_decay, head.clip) == ("adam", "constant", 0, 0, 0)
+
+
 def test_a_model_has_sections_of_its_own():
     changed = DEMO | {"models": DEMO["models"] | {"other": {"language_model": "minilm", "lm": "small", "calp": {"alpha": 0}}}}
     whole = settings.Settings.model_validate(changed)
     assert whole.for_model("other").calp == whole.calp.model_copy(update={"alpha": 0})
     assert whole.for_model("other").pretrain == whole.pretrain and whole.for_model("small").calp == whole.calp
     assert (whole.lm("other"), whole.lm("small")) == ("small", "small")
+
+
+def test_each_seed_can_have_a_pretraining_of_its_own():
+    models = {"small": DEMO["models"]["small"], "small-s2": DEMO["models"]["small"] | {"lm": "small", "seed": 2}}
+    heads = DEMO["heads"] | {"msp-small": {"corpus": "msp", "model": "small", "seeds": [1, 3]}}
+    heads["msp-small-s2"] = {"corpus": "msp", "model": "small-s2", "seeds": [2], "release": False}
+    whole = settings.Settings.model_validate(DEMO | {"models": models, "heads": heads})
+    assert [whole.pretraining_seed(name) for name in models] == [1, 2]
+    assert [whole.seeds_of(name) for name in heads] == [[1, 2, 3], [1, 3], [2]]
+    heads["msp-small-s2"]["seeds"] = [2, 3]
+    with pytest.raises(ValueError, match="the row 'calm' of small on msp occurs 2 times with seed 3"):
+        settings.Settings.model_validate(DEMO | {"models": models, "heads": heads})
 
 
 def test_import_is_cheap():

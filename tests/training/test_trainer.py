@@ -2,10 +2,11 @@
 
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import ModelOutput
 
 from calm.training.callbacks import last_checkpoint
@@ -85,6 +86,39 @@ def test_training_learns_and_logs_held_out_losses(tmp_path):
     assert curve[-1]["validation_loss"] == pytest.approx(losses(model, range(30, 40), collator, 8)["loss"])
 
 
+class Classifier(Small):
+    """Logits as `predict` wants them."""
+
+    def forward(self, x, y=None, return_loss: bool = True):
+        return ModelOutput(super().forward(x, y))
+
+
+def test_logits_after_mixed_precision_are_those_of_the_saved_weights(tmp_path, monkeypatch):
+    """Thresholds are tuned on what `predict` gives after training; the released model loads the weights anew, in float32."""
+    mixed = {"bf16": True, "use_cpu": True}
+    monkeypatch.setattr("calm.training.trainer.TrainingArguments", lambda **others: TrainingArguments(**others | mixed))
+    distances = []
+
+    class Distances(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            model.eval()
+            distances.append((model(**collator([0]))["logits"] - Small.forward(model, **collator([0]))["logits"]).abs().max().item())
+            model.train()
+
+    model = Classifier()
+    rows, held_out = range(30), range(30, 40)
+    schedule = Schedule(epochs=2, batch=8, learning_rate=0.01)
+    curve = train(model, rows, collator, schedule, tmp_path, seed=5, held_out=held_out, callbacks=[Distances()])
+    assert min(distances) > 1e-4  # training was in bfloat16
+    fresh = Classifier()
+    fresh.load_state_dict(model.state_dict())
+    fresh.eval()
+    expected = fresh(**collator(range(40)))
+    np.testing.assert_allclose(predict(model, range(40), collator, 40), expected["logits"].detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(**collator(range(40)))["logits"], expected["logits"], rtol=0, atol=1e-6)
+    assert curve[-1]["validation_loss"] == pytest.approx(fresh(**collator(held_out))["loss"].item(), abs=1e-6)
+
+
 def test_losses_are_weighted_by_the_batch():
     model = Small().eval()
     whole = losses(model, range(10), collator, 10)["loss"]
@@ -132,3 +166,51 @@ def test_step_flops_of_a_linear_layer():
     model = Layer()
     assert step_flops(model, {"x": torch.ones(4, 8)}) == 2 * (2 * 4 * 8 * 16)
     assert model.layer.weight.grad is None and model.training
+
+
+def test_training_as_section_5_prints_it_is_adam_at_a_constant_rate(tmp_path):
+    """Three steps of torch's Adam by hand, on gradients far above the norm that clipping would leave."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.layer = nn.Linear(6, 2)
+
+        def forward(self, x, y):
+            return {"loss": 1000 * (self.layer(x) - y).square().mean()}
+
+    class Batches(TrainerCallback):
+        rows, rates = [], []
+
+        def on_step_end(self, args, state, control, optimizer=None, **kwargs):
+            self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def recorded(rows, generator=None):
+        Batches.rows.append(list(rows))
+        return {"x": INPUTS[rows], "y": TARGETS[rows]}
+
+    printed = Schedule(epochs=1, batch=10, learning_rate=0.01, optimiser="adam", warmup=0, schedule="constant", clip=0)
+    model, by_hand = Linear(), Linear()
+    train(model, range(30), recorded, printed, tmp_path, seed=5, callbacks=[Batches()])
+    assert len(Batches.rows) == 3 and Batches.rates == [0.01] * 3
+    adam = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    for rows in Batches.rows:
+        adam.zero_grad()
+        by_hand(INPUTS[rows], TARGETS[rows])["loss"].backward()
+        adam.step()
+    for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("changes", [{"optimiser": "adamw", "weight_decay": 0.5}, {"warmup": 0.5}, {"schedule": "cosine"}, {"clip": 1e-6}])
+def test_each_part_of_the_optimiser_changes_the_weights(tmp_path, changes):
+    printed = {"optimiser": "adam", "weight_decay": 0.0, "warmup": 0, "schedule": "constant", "clip": 0}
+    if "warmup" in changes:
+        changes = changes | {"schedule": "constant_with_warmup"}
+    shared = {"epochs": 1, "batch": 10, "learning_rate": 0.01}
+    first, _ = trained(tmp_path / "a", Schedule(**shared, **printed))
+    again, _ = trained(tmp_path / "again", Schedule(**shared, **printed))
+    second, _ = trained(tmp_path / "b", Schedule(**shared, **printed | changes))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -52,7 +52,7 @@ def test_contents_lead_to_every_table_and_figure(reported):
     assert numbers | drawn | more <= set(links)
     assert all(section.count(f' id="{name}"') == 1 for name in links)
     assert section.count("<h4 id=") == len(numbers | more)
-    assert "<strong class=" in section and "Each model was pretrained with one seed" in section
+    assert "<strong class=" in section and "the spread over seeds is that of heads alone, of one pretraining" in section
 
 
 def test_every_figure_names_its_commands(reported):
