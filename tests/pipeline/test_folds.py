@@ -16,6 +16,7 @@ from calm.evaluation import metrics, thresholds
 
 CLASSES = ("calm", "loud")
 KEYS = ["variant", "modality", "seed"]
+pytestmark = pytest.mark.timeout(900)  # one rebuild, on a machine that others use too
 
 
 def params() -> dict:
