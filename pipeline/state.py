@@ -93,6 +93,12 @@ def _corpora(settings: Settings, *names: str) -> dict:
     return {"corpora": {name: _only(settings.corpora[name], "format", "synthetic") for name in dict.fromkeys(names)}}
 
 
+def _target(settings: Settings, corpus: str, *others: str) -> dict:
+    """A corpus that heads and baselines are trained on, with how they are, and other corpora."""
+    own = {corpus: _only(settings.corpora[corpus], "format", "synthetic", "refit")}
+    return {"corpora": _corpora(settings, *others)["corpora"] | own}
+
+
 def _raw(settings: Settings, corpus: str) -> dict:
     return {"corpora": {corpus: settings.corpora[corpus]}}
 
@@ -146,14 +152,14 @@ def _pretrain(settings: Settings, model: str) -> dict:
 def _head(settings: Settings, heads: str) -> dict:
     entry = settings.heads[heads]
     sections = _pretraining(settings, entry.model)
-    corpora = _corpora(settings, entry.corpus, *sections["corpora"])
+    corpora = _target(settings, entry.corpus, *sections["corpora"])
     head = settings.for_target(entry.corpus).head
     return sections | corpora | {"heads": {heads: entry}, "head": head, "seeds": settings.seeds_of(heads)}
 
 
 def _baselines(settings: Settings, corpus: str) -> dict:
     evaluate = _only(settings.evaluate, "baselines")
-    return _corpora(settings, corpus) | _first_seed(settings) | {"evaluate": evaluate, "features": settings.features}
+    return _target(settings, corpus) | _first_seed(settings) | {"evaluate": evaluate, "features": settings.features}
 
 
 def _evaluate(settings: Settings, corpus: str) -> dict:
