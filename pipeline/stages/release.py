@@ -56,9 +56,10 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
     tokenizer = load_tokenizer(settings.models[heads.model].language_model)
     most = min(settings.head.max_tokens, places(network.calm.language_model))
     extractor = feature_extractors.extractor(settings.spectran, [heads.corpus], most, bool(network.config.head_functionals))
-    CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     if settings.spectran.frames == ENCODER:
         onnx_export.write_encoder(extractor.frame_extractor, folder)
+        extractor.encoder = model_card.public_name(extractor.encoder)
+    CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     onnx_export.write(network.eval(), folder)
     head = {key: columns[key] for key in ("variant", "modality", "seed")}
     write_json(head, folder / "release.json")
