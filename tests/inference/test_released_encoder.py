@@ -48,6 +48,7 @@ def test_the_graph_gives_what_torch_gives(tmp_path, name):
     (tmp_path / "out").mkdir()
     assert onnx_export.write_encoder(states, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").rglob("*.*") if str(tmp_path).encode() in path.read_bytes()]
+    assert (tmp_path / "out" / WEIGHTS / "model.safetensors").stat().st_mode & 0o777 == (tmp_path / "out" / GRAPH).stat().st_mode & 0o777
     clips = [encoders.noise(samples) for samples in (states.window, states.window + 3 * states.hop + 5, 7777, 30 * 16000)]
     by_graph = states.of_clips(clips, folder=tmp_path / "out")
     (tmp_path / "out" / GRAPH).unlink()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_corpus import project
+from made_corpus import ROOT, project
 from typer.testing import CliRunner
 
 from calm.audio.packaged import packaged
@@ -20,13 +21,13 @@ from pipeline.stages import baselines, calp, check, embed, evaluate, features, h
 
 CORPORA = os.environ.get("CALM_CORPORA")
 pytestmark = pytest.mark.skipif(not CORPORA, reason="CALM_CORPORA is not set: no real speech")
-SPLITS, CLASSES = ("train", "validation", "test"), ("anger", "sadness")
+CLASSES, SPLITS = ("sadness", "surprised"), {"train": 16, "validation": 6, "test": 8}  # clips of each class
 CHANGES = {
     "seeds": [1],
     "features": {"encoder": "whisper-tiny.en", "layers": [2], "speeds": [1.1], "trim_db": 40, "shard": 32, "workers": 1},
     "spectran": {"block": 25, "hop": 15, "patch": [5, 384], "stride": [5, 384], "layers": 1, "width": 64},
     "transcribe": {"window_seconds": 5, "check": 0, "workers": 1},
-    "models": {"small": {"language_model": "minilm", "layers": 1}},
+    "models": {"small": {"language_model": "minilm", "layers": 1, "pretrain_on": "."}},
     "calp": {"epochs": 1, "batch": 16},
     "pretrain": {"epochs": 1, "batch": 16},
     "head": {"epochs": 1, "frozen_epochs": 30, "functionals": True, "standardise": True, "pooling": "cls_blocks", "workers": 1},
@@ -38,15 +39,15 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def rebuilt(tmp_path_factory):
-    """Three speakers, one a split, ten clips of each class of each; six texts are left to Whisper."""
+    """Three speakers, one a split; six texts are left to Whisper."""
     if not packaged("tiny.en"):
         pytest.skip("the package with Whisper tiny.en is not installed")
     folder, source = tmp_path_factory.mktemp("nemo"), Path(CORPORA) / "nemo"
     rows = list(csv.DictReader((source / "table.csv").open(encoding="utf-8")))
     chosen = []
-    for speaker, split in zip(sorted({row["speaker"] for row in rows}), SPLITS, strict=False):
+    for speaker, (split, count) in zip(sorted({row["speaker"] for row in rows}), SPLITS.items(), strict=False):
         for name in CLASSES:
-            own = [row for row in rows if row["speaker"] == speaker and row["labels"] == name][:10]
+            own = [row for row in rows if row["speaker"] == speaker and row["labels"] == name][:count]
             chosen += [row | {"audio": str(source / row["audio"]), "split": split} for row in own]
     for row in chosen[::10]:
         row["text"] = ""
@@ -58,6 +59,7 @@ def rebuilt(tmp_path_factory):
         patch.chdir(folder)
         changes = CHANGES | {"head": CHANGES["head"] | {"modalities": ["audio", "both"], "tuning": ["frozen", "unfrozen"]}}
         settings = project(["nemo"], **changes)
+        shutil.copy(ROOT / "dvc.yaml", folder)  # whose stages the page draws
         check.run(settings)
         for stage, name in [
             (ingest, "nemo"),
@@ -93,10 +95,10 @@ def clip(split: str = "test") -> pd.Series:
 def test_heads_hear_what_the_encoder_hears():
     """Two emotions of an unseen speaker: far above chance, which is a half, with the baseline and with heads that see functionals."""
     rows = pd.DataFrame(json.loads((paths.evaluation("nemo") / "metrics.json").read_text()))
-    rows = rows[(rows["split"] == "test") & (rows["metric"] == "balanced_accuracy") & rows["threshold"].isin(("0.5", "argmax"))]
+    rows = rows[(rows["split"] == "test") & (rows["metric"] == "balanced_accuracy") & (rows["threshold"] == "argmax")]
     best = rows.groupby("variant")["value"].max()
     assert {"chance", "encoder_functionals", "calm", "calm_frozen"} <= set(best.index)
-    assert best["encoder_functionals"] >= 0.7 and best["calm_frozen"] >= 0.7, best
+    assert best["encoder_functionals"] >= 0.8 and best["calm_frozen"] >= 0.75, best
 
 
 def test_the_report_and_the_card_name_the_encoder():
