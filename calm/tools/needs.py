@@ -13,6 +13,7 @@ from calm.corpora.utterances import Utterance
 
 LOGMEL_UTTERANCES = 8  # measured for log-mel
 LOGMEL_SECONDS = 30.0  # most seconds of each of them
+ENCODER_UTTERANCES = 4  # measured for the states of a speech encoder
 WHISPER_UTTERANCES = 2  # measured for transcription
 SECONDS = 2.0  # duration of the measurement of training
 BATCH = 32  # utterances per training step of CALP
@@ -33,7 +34,11 @@ class Need:
 
 def needs(rows: Sequence[Utterance]) -> dict:
     """Needs of every stage and of all together, and whether the disk of the working folder has room for them."""
-    stages = [features(rows), *([transcription(rows)] if any(row.text is None for row in rows) else []), *training(rows)] if rows else []
+    stages = (
+        [features(rows), encoder_states(rows), *([transcription(rows)] if any(row.text is None for row in rows) else []), *training(rows)]
+        if rows
+        else []
+    )
     megabytes = round(COPIES * sum(stage.megabytes or 0 for stage in stages), 3)
     free = round(shutil.disk_usage(".").free / 1e6, 1)
     return {"stages": [asdict(stage) for stage in stages], "megabytes": megabytes, "free_megabytes": free, "enough": megabytes <= free}
@@ -59,6 +64,33 @@ def features(rows: Sequence[Utterance]) -> Need:
     size = sum(logmel.frames(round((row.end - row.start) * logmel.sample_rate)) for row in rows) * logmel.channels * FLOAT16
     how = f"measured on {measured:.0f} s of audio, one process on each of {cores()} cores; float16 before compression"
     return Need("features", _megabytes(size), length * spent / measured / cores() if measured else None, how)
+
+
+def encoder_states(rows: Sequence[Utterance]) -> Need:
+    """Needs of the packaged speech encoder's second layer, for those who set `features.encoder`; its disk does not count for the others."""
+    from calm.audio.decoding import AudioError, read_audio
+    from calm.audio.encoder_states import EncoderStates
+    from calm.audio.packaged import WeightsError, packaged
+
+    states = EncoderStates()
+    frames = sum(states.frames(round((row.end - row.start) * states.sample_rate)) for row in rows)
+    size = _megabytes(frames * states.channels * FLOAT16)
+    how = f"only with features.encoder: {size:g} MB a layer, on disk and again in memory for training"
+    try:
+        if not packaged("tiny.en"):
+            return Need("encoder states", None, None, f"{how}; not measured, the package with Whisper tiny.en is not installed")
+        clips = [
+            read_audio(row.audio, row.start, min(row.end, row.start + LOGMEL_SECONDS), states.sample_rate)
+            for row in spread(rows, ENCODER_UTTERANCES)
+        ]
+    except (WeightsError, AudioError) as error:
+        return Need("encoder states", None, None, f"{how}; not measured: {error}")
+    states.of_clips(clips[:1])  # loads the encoder
+    begin = time.perf_counter()
+    states.of_clips(clips)
+    measured = sum(map(len, clips)) / states.sample_rate
+    seconds = sum(row.end - row.start for row in rows) * (time.perf_counter() - begin) / measured / cores()
+    return Need("encoder states", None, seconds, f"{how}; measured with {states.encoder}, layer 2, on {measured:.0f} s of audio")
 
 
 def transcription(rows: Sequence[Utterance]) -> Need:

@@ -58,9 +58,10 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
     extractor = feature_extractors.extractor(
         settings.spectran, [heads.corpus], most, network.config.head_functionals, settings.head.average_speeds
     )
-    CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     if settings.spectran.frames == ENCODER:
         onnx_export.write_encoder(extractor.frame_extractor, folder)
+        extractor.encoder = model_card.public_name(extractor.encoder)
+    CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     onnx_export.write(network.eval(), folder)
     head = {key: columns[key] for key in ("variant", "modality", "seed")}
     write_json(head, folder / "release.json")

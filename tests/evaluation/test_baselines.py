@@ -132,6 +132,45 @@ def separable(rows: int = 600, classes: int = 4, one_hot: bool = True, seed: int
     return baselines.Extracted(features * 50 + 1000), targets, split == "train", split == "validation", split == "test"
 
 
+def shard(folder: Path, rows: dict[str, np.ndarray]) -> None:
+    """One shard as `features` writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = [values.astype(np.float16).ravel() for values in rows.values()]
+    columns = {"id": list(rows), "frames": [len(values) for values in rows.values()], "features": pa.array(lists, pa.list_(pa.float16()))}
+    pq.write_table(pa.table(columns), folder / "part-00000.parquet")
+
+
+def test_encoder_functionals_from_shards_with_copies(tmp_path):
+    """Two channels; a copy of one utterance at another speed; one utterance without states."""
+    rows = {"a": np.array([[0, 5], [2, 5], [4, 5]]), "b": np.array([[1, 1]])}
+    shard(tmp_path, rows)
+    shard(tmp_path / "speed-1.1", {"a": np.array([[8, 0], [10, 0]])})
+    extracted = baselines.encoder_functionals(tmp_path, ["b", "gone", "a"])
+    assert extracted.values.shape == (3, 10) and extracted.failed == {1: "it has no encoder frames"}
+    np.testing.assert_allclose(extracted.values[2], [2, 5, (8 / 3) ** 0.5, 0, 0, 5, 2, 5, 4, 5], rtol=1e-6)
+    np.testing.assert_allclose(extracted.values[0], [1, 1, 0, 0, 1, 1, 1, 1, 1, 1])
+    (copies,) = extracted.copies
+    assert np.isnan(copies[:2]).all()
+    np.testing.assert_allclose(copies[2], [9, 0, 1, 0, 8, 0, 8, 0, 10, 0])  # rank 0.5 is 0, the even number
+    with pytest.raises(FileNotFoundError, match="has no encoder frames"):
+        baselines.encoder_functionals(tmp_path / "speed-1.1" / "none", ["a"])
+
+
+def test_the_regression_learns_from_copies_of_training_utterances_alone():
+    """Two classes that copies alone tell apart: training values are all equal, and copies lie where the test utterances do."""
+    values = np.array([[0.0], [0], [0], [0], [-1], [1]], np.float32) + np.array([[1e-3], [-1e-3], [1e-3], [-1e-3], [0], [0]], np.float32)
+    targets = np.eye(2, dtype=bool)[[0, 0, 1, 1, 0, 1]]
+    train, validation = np.arange(6) < 4, np.arange(6) >= 4
+    copies = np.array([[-1], [-1], [1], [1], [1], [-1]], np.float32)  # of the held-out utterances the wrong way round
+    with_copies = baselines.regress(baselines.Extracted(values, copies=[copies]), targets, train, validation, one_hot=True)
+    assert with_copies.probabilities[4, 0] > 0.9 and with_copies.probabilities[5, 1] > 0.9
+    copies[:2] = np.nan
+    heard, sources = baselines._standardised(baselines.Extracted(values, copies=[copies]), train)[1:]
+    assert sources.tolist() == [0, 1, 2, 3, 2, 3] and len(heard) == 6
+    without = baselines.regress(baselines.Extracted(values), targets, train, validation, one_hot=True)
+    assert abs(without.probabilities[4, 0] - 0.5) < abs(with_copies.probabilities[4, 0] - 0.5)
+
+
 @pytest.mark.parametrize("one_hot", [True, False])
 def test_regression_learns(one_hot):
     features, targets, train, validation, test = separable(one_hot=one_hot)

@@ -1,11 +1,13 @@
 """Patches and SpecTran (4.2)."""
 
+import math
+
 import pytest
 import torch
 from transformers import BertConfig
 
 from calm.models.configuration import CalmConfig
-from calm.models.spectran import PatchEmbedding, SpecTran
+from calm.models.spectran import LayerMean, PatchEmbedding, SpecTran
 
 TEXT = BertConfig(vocab_size=50, hidden_size=128, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 
@@ -119,3 +121,32 @@ def test_wrong_sizes_are_told():
         CalmConfig(TEXT, spectran_pooling="max")
     with pytest.raises(ValueError, match="multiple of 64"):
         SpecTran(CalmConfig(TEXT, spectran_width=100))
+
+
+def test_layers_of_an_encoder_are_averaged_by_learned_weights():
+    """Two layers of width 3 side by side: equal weights at first, then by the softmax of (0, ln 3), a quarter and three quarters."""
+    mean = LayerMean(2)
+    frames = torch.tensor([[[4.0, 0, 8, 0, 4, 4]]])
+    torch.testing.assert_close(mean(frames), torch.tensor([[[2.0, 2, 6]]]))
+    mean.weights.data = torch.tensor([0.0, math.log(3)])
+    torch.testing.assert_close(mean(frames), torch.tensor([[[1.0, 3, 5]]]))
+
+
+def test_spectran_over_averaged_layers_has_patches_of_one_layer():
+    sizes = {"block_frames": 25, "channels": 192, "averaged_layers": 3, "patch": (5, 64), "stride": (5, 64)}
+    config = CalmConfig(TEXT, **sizes)
+    assert config.patches == (5, 1)
+    torch.manual_seed(0)
+    spectran = SpecTran(config)
+    blocks = torch.randn(2, 25, 192)
+    torch.nn.init.normal_(spectran.positions)
+    torch.nn.init.normal_(spectran.cls)
+    mean = blocks.unflatten(-1, (3, 64)).mean(2)
+    single = SpecTran(CalmConfig(TEXT, **sizes | {"channels": 64, "averaged_layers": 1}))
+    single.load_state_dict({name: values for name, values in spectran.state_dict().items() if name != "layer_mean.weights"})
+    torch.testing.assert_close(spectran.encode(blocks), single.encode(mean))
+    spectran(blocks).square().sum().backward()
+    assert spectran.layer_mean.weights.grad.abs().min() > 0
+    for wrong, says in ({"channels": 190}, "190 channels cannot be 3 layers"), ({"patch": (5, 65)}, r"\(25, 64\)"):
+        with pytest.raises(ValueError, match=says):
+            CalmConfig(TEXT, **sizes | wrong)

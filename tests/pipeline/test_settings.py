@@ -137,6 +137,48 @@ def test_missing_section_and_file(tmp_path):
         settings.load(tmp_path / "params.yaml")
 
 
+ENCODER = {"encoder": "whisper-tiny.en", "layers": [2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"features": {"layers": []}}, "features.layers"),
+        ({"features": {"layers": [-1]}}, "features.layers.0 is -1"),
+        ({"features": {"speeds": [3]}}, "features.speeds.0 is 3"),
+        ({"features": ENCODER, "head": {"augment": {"gain_db": 3}}}, "head.augment of mosei: gain_db would change the states"),
+        (
+            {"features": ENCODER, "calp": {"augment": {"warp": 0.1, "gain_db": 1}}},
+            "calp.augment of the model small: gain_db and warp would",
+        ),
+        ({"features": ENCODER, "head_of": {"msp": {"augment": {"warp": 0.1}}}}, "head.augment of msp: warp would change"),
+        ({"spectran": {"frames": "encoder"}}, "models.small.spectran.frames is encoder, but features.encoder names none"),
+        ({"spectran": {"encoder_layers": "learned_mean"}}, "encoder_layers is learned_mean, which needs an encoder's frames"),
+        ({"features": {"encoder": "x"}, "spectran": {"encoder_layers": "learned_mean"}}, "with several features.layers"),
+        ({"evaluate": {"baselines": ["encoder_functionals"]}}, "evaluate.baselines has encoder_functionals, but features.encoder"),
+    ],
+)
+def test_settings_of_an_encoder_that_do_not_fit(tmp_path, sections, says):
+    given = {name: DEMO[name] | values for name, values in sections.items()}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | given))
+    with pytest.raises(settings.SettingsError) as error:
+        settings.load(tmp_path / "params.yaml")
+    assert says in str(error.value)
+
+
+def test_settings_of_an_encoder_that_fit(tmp_path):
+    """Log-mel may be augmented beside an encoder, and masks are for both."""
+    augmented = {"head": DEMO["head"] | {"augment": {"gain_db": 3}}, "features": DEMO["features"] | ENCODER}
+    cases = [augmented | {"spectran": DEMO["spectran"] | {"frames": "log-mel"}}]
+    cases += [{"features": augmented["features"], "head": DEMO["head"] | {"augment": {"time_masks": 1, "mel_masks": 1, "speed": 0.1}}}]
+    cases += [{"features": augmented["features"], "spectran": DEMO["spectran"] | {"patch": [5, 384], "encoder_layers": "learned_mean"}}]
+    kinds = []
+    for given in cases:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | given))
+        kinds.append(settings.load(tmp_path / "params.yaml").for_model("small").spectran.frames)
+    assert kinds == ["log-mel", "encoder", "encoder"]
+
+
 def test_load_or_exit_prints_the_errors_and_exits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | {"seeds": ["a"]}))

@@ -205,6 +205,24 @@ def test_word_errors_by_speaker(reported):
     assert len(lines) == 41 and not any("mute" in line for line in lines)
 
 
+def test_what_is_said_of_a_speech_encoder():
+    features = {"name": "/some/where/hubert", "layers": [2, 3], "frames": 1234, "channels": 768, "hop": 320, "sample_rate": 16000}
+    features |= {"dropped": {"shorter than a frame": 2}, "speeds": [0.9, 1.1]}
+    facts = data_section.encoder_facts(features, {"log-mel": 50.0, "encoder": 12.0, "encoder/speed-0.9": 3.0})
+    assert facts == [
+        "hubert, layers 2 and 3",
+        "1,234 frames of 768 channels, one every 20 ms",
+        "without states: 2 shorter than a frame",
+        "copies of the training split at 0.9 and 1.1 times the speed",
+        "computed in 15 s",
+    ]
+    plain = data_section.encoder_facts(features | {"layers": [2], "dropped": {}, "speeds": []}, {})
+    assert plain == ["hubert, layer 2", facts[1]]
+    assert ("Speech encoder", plain) in data_section.data_facts(
+        {}, {"encoder": features | {"layers": [2], "dropped": {}, "speeds": []}}, None
+    )
+
+
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [([], []), ([3], ["from one speaker"]), ([1, 4], ["by speaker (2): median 2.5 %, worst 4.0 %"])],
