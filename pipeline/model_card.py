@@ -30,9 +30,9 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 
 {measured}
 
-In percent, for this one model (seed {seed}), with the 95 % interval of a bootstrap over speakers. The thresholds, one a class, are in
-`config.json`. They were tuned on the validation split, whose figures are therefore too good.
-Binary cross-entropy on validation: {validation_loss:.3f} (on the
+In percent, for this one model (seed {seed}), with the 95 % interval of a bootstrap over speakers. The model decides by {decision}. The
+thresholds, one a class, are in `config.json`. They were tuned on the validation split, whose figures are therefore too good.
+{loss_name} on validation: {validation_loss:.3f} (on the
 training split: {loss:.3f}; epochs: {epochs}). More metrics, and other seeds: the rows of `{corpus}`, `{variant}`, `{lm}`, `{modality}` in
 the project's `reports/metrics.json`.
 
@@ -45,7 +45,7 @@ hear is not what a person feels.
 
 - The model was tested on the language, recordings and raters of its own data only.
 - Text and audio share {max_tokens} places: longer recordings must be cut, as `calm predict` does.
-- The probabilities are not calibrated, and do not sum to 1 over the classes.
+- {calibrated}
 
 ## Licence
 
@@ -68,7 +68,8 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         figures: rows of `pipeline.evaluation.released.figures`.
     """
     heads = settings.heads[name]
-    ((_, classes),) = config.heads.items()
+    ((name_of_head, classes),) = config.heads.items()
+    softmax, temperature = config.head_loss == "softmax", config.temperatures.get(name_of_head, 1.0)
     pretrained = read_json(paths.pretrained(heads.model) / "metrics.json")
     last = curve["curve"][-1]
     text = CARD.format(
@@ -91,6 +92,11 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         loss=last["loss"],
         max_tokens=settings.head.max_tokens,
         lm=settings.lm[heads.model],
+        decision="the likeliest class (argmax)" if config.decisions.get(name_of_head) == "argmax" else "the tuned thresholds",
+        loss_name="Cross entropy" if softmax else "Binary cross-entropy",
+        calibrated=f"The probabilities sum to 1, and one temperature ({temperature:.2f}), fitted on the validation split, calibrates them."
+        if softmax
+        else "The probabilities are not calibrated, and do not sum to 1 over the classes.",
         measured=table(figures),
         **{key: curve[key] for key in ("variant", "modality", "seed")},
     )

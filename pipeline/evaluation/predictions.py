@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from calm.corpora.utterances import multi_hot, read_table
-from calm.evaluation import metrics
+from calm.evaluation import calibration, metrics
 
 SPLITS = ("validation", "test")
 NAMED = 20  # ids of utterances without a prediction that the notes name; they count all
@@ -42,6 +42,7 @@ class Predictions:
     logits: dict[str, np.ndarray]  # split -> (utterances, classes), finite
     probabilities: dict[str, np.ndarray]  # split -> (utterances, classes); a row of NaN where there is no prediction
     thresholds: np.ndarray | None = None
+    temperature: float | None = None  # by which the logits of a softmax are divided
     decisions: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # (split, threshold) -> bool (utterances, classes)
 
     def present(self, split: str) -> np.ndarray:
@@ -125,7 +126,7 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
             placed[place[known]] = logits[rows[chosen]][known]
             finite = np.isfinite(placed).all(axis=1, keepdims=True)
             predictions.logits[split] = np.where(finite, placed, 0)
-            predictions.probabilities[split] = np.where(finite, _sigmoid(predictions.logits[split]), np.nan)
+            predictions.probabilities[split] = np.where(finite, calibration.probabilities(predictions.logits[split]), np.nan)
             if not finite.all():
                 lacking = truth.table["id"][~finite[:, 0]]
                 note = {"split": split, "utterances": len(lacking), "ids": lacking[:NAMED].tolist()}
@@ -133,6 +134,12 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
         yield predictions
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    size = np.exp(-np.abs(logits))  # never overflows
-    return np.where(logits >= 0, 1, size) / (1 + size)
+def calibrate(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
+    """Probabilities of a head that was trained with a softmax, by a temperature fitted on validation; 1 without such a split."""
+    present, predictions.temperature = {split: predictions.present(split) for split in predictions.logits}, 1.0
+    if "validation" in present and (chosen := present["validation"]).any():
+        targets = evaluation.truth["validation"].targets[chosen]
+        predictions.temperature = calibration.fit_temperature(targets, predictions.logits["validation"][chosen])
+    for split, logits in predictions.logits.items():
+        shares = calibration.probabilities(logits / predictions.temperature, "softmax")
+        predictions.probabilities[split] = np.where(present[split][:, None], shares, np.nan)
