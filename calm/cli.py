@@ -86,8 +86,8 @@ def predict(
     """Predict the probability of each class, from audio, text or both.
 
     For text alone, give --text without files. Recordings longer than 30 s are cut at their pauses, with one line per segment. A file in
-    which nobody speaks has the result "no speech". The probabilities sum to 1 only if the model was trained with a softmax. After them stand
-    the classes that the model decides and its decision: thresholds "tuned" on validation, "0.5", or "argmax", the likeliest class.
+    which nobody speaks has the result "no speech". The probabilities sum to 1 only if the model was trained with a softmax. After them
+    stand the classes that the model decides and its decision: thresholds "tuned" on validation, "0.5", or "argmax", the likeliest class.
 
     Exit code 0: success. 1: a file could not be read. 2: nothing was done.
 

@@ -164,8 +164,8 @@ def _table(analyser: Analyser, overall: dict[str, np.ndarray], main: str) -> str
 
 def _bar(probability: float, decided: bool, threshold: float | None) -> str:
     kind, mark = (' class="decided"', " ✓") if decided else ("", "")
-    place = f"--p:{100 * probability:.1f}%" + ("" if threshold is None else f";--t:{100 * threshold:.1f}%")
-    return f'<span{kind}>{probability:.2f}{mark}</span><div class="{"bar" if threshold is not None else "bar unmarked"}" style="{place}"></div>'
+    bar, place = ("bar unmarked", "") if threshold is None else ("bar", f";--t:{100 * threshold:.1f}%")
+    return f'<span{kind}>{probability:.2f}{mark}</span><div class="{bar}" style="--p:{100 * probability:.1f}%{place}"></div>'
 
 
 def _segments(analyser: Analyser, analysis: Analysis) -> str:
