@@ -72,7 +72,7 @@ def synthetic(settings: Visible, corpora: list[str]) -> bool:
 
 def examples(settings: Visible, corpora: list[str]) -> Examples:
     """Utterances and acoustic frames of the named corpora."""
-    files = {name: (paths.utterances(name), paths.texts(name), paths.features(name)) for name in corpora}
+    files = {name: (paths.utterances(name), paths.texts(name), paths.frames(name, settings.spectran.frames)) for name in corpora}
     return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise)
 
 

@@ -9,13 +9,14 @@ from pipeline import paths
 from pipeline.settings import SpecTranSettings
 
 
-def extractor(spectran: SpecTranSettings, corpora: list[str], max_tokens: int = 512) -> CalmFeatureExtractor:
+def extractor(spectran: SpecTranSettings, corpora: list[str], max_tokens: int = 512, functionals: bool = False) -> CalmFeatureExtractor:
     """The feature extractor of a model trained on these corpora; the statistics of several are those of all their training frames.
 
     Args:
         max_tokens: places of the transformer, which text and audio share.
+        functionals: whether heads see the functionals of the frames.
     """
-    stats = [read_json(paths.features(corpus) / "stats.json") for corpus in corpora]
+    stats = [read_json(paths.frames(corpus, spectran.frames) / "stats.json") for corpus in corpora]
     settings = {name: stats[0][name] for name in ("kind", "trim_db", *kind_settings(stats[0]["kind"]))}
     return CalmFeatureExtractor(
         stats[0]["sample_rate"],
@@ -25,6 +26,7 @@ def extractor(spectran: SpecTranSettings, corpora: list[str], max_tokens: int = 
         block_frames=spectran.block,
         block_hop=spectran.hop,
         max_tokens=max_tokens,
+        functionals=functionals,
     )
 
 

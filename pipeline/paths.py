@@ -39,8 +39,18 @@ def texts(corpus: str) -> Path:
 
 
 def features(corpus: str) -> Path:
-    """Folder of log-mel shards `part-00000.parquet` ... and `stats.json`, written by `features`."""
+    """Folder of log-mel shards `part-00000.parquet` ... and `stats.json`, and of an encoder's states below it, written by `features`."""
     return DATA / "features" / corpus
+
+
+def frames(corpus: str, kind: str | None) -> Path:
+    """Folder of the shards and statistics of one kind of frames, see `calm.audio.features.KINDS`; log-mel if None."""
+    return features(corpus) / kind if kind == "encoder" else features(corpus)
+
+
+def at_speed(speed: float) -> str:
+    """Name of the folder of copies of the training split at another speed, below that of `frames`."""
+    return f"speed-{speed:g}"
 
 
 def calp(model: str) -> Path:

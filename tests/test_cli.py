@@ -20,7 +20,7 @@ import soundfile
 from made_model import CLASSES, release, speech
 from typer.testing import CliRunner
 
-from calm.asr import engines
+from calm.audio import packaged
 from calm.cli import app
 from calm.corpora import FORMATS
 from calm.tools import doctor, needs
@@ -73,7 +73,7 @@ def measured(monkeypatch):
 
 @pytest.fixture
 def without_whisper(monkeypatch):
-    monkeypatch.setattr(engines, "PACKAGED", {})
+    monkeypatch.setattr(packaged, "WEIGHTS", {})
 
 
 @pytest.mark.usefixtures("measured", "without_whisper")
@@ -214,7 +214,7 @@ def test_predict_goes_on_after_a_file_that_cannot_be_read(released, clip, tmp_pa
 
 
 @real
-@pytest.mark.skipif(not engines.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
+@pytest.mark.skipif(not packaged.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
 def test_predict_transcribes(released, clip):
     (row,) = json.loads(calm("predict", clip, "--model", released, "--transcribe", "--json").stdout)["rows"]
     (expected,) = json.loads(calm("predict", clip, "--model", released, "--text", row["text"], "--json").stdout)["rows"]

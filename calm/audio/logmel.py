@@ -105,18 +105,21 @@ def mel_filters(fft_size: int, sample_rate: int, mels: int, low_hz: float, high_
 
 
 def trim(logmel: np.ndarray, trim_db: float, minimum: int = 50, margin: int = 5) -> np.ndarray:
-    """Cut the quiet ends: leading and trailing frames whose energy lies more than `trim_db` below the loudest frame's.
+    """Cut the quiet ends: a view of the frames that `loud_frames` finds."""
+    first, last = loud_frames(logmel, trim_db, minimum, margin)
+    return logmel[first:last]
+
+
+def loud_frames(logmel: np.ndarray, trim_db: float, minimum: int = 50, margin: int = 5) -> tuple[int, int]:
+    """First frame, and the one after the last, without leading and trailing frames more than `trim_db` below the loudest frame's energy.
 
     Args:
         logmel: (frames, mels); energy is the sum of the bands' power.
         minimum: the fewest frames to keep, one block (5.1), if there are so many.
         margin: quiet frames kept on either side, so that soft onsets stay whole.
-
-    Returns:
-        A view of the frames that are kept.
     """
     if not len(logmel):
-        return logmel
+        return 0, 0
     peaks = logmel.max(axis=1).astype(np.float64)
     energy = peaks + np.log(np.exp(logmel - peaks[:, None]).sum(axis=1))  # nepers of power: 10 dB are ln 10
     loud = np.flatnonzero(energy >= energy.max() - trim_db * np.log(10) / 10)
@@ -125,4 +128,4 @@ def trim(logmel: np.ndarray, trim_db: float, minimum: int = 50, margin: int = 5)
     if lacking > 0:  # as many before as after, as far as there are frames
         first = min(max(first - lacking // 2, 0), len(logmel) - min(minimum, len(logmel)))
         last = first + min(minimum, len(logmel))
-    return logmel[first:last]
+    return int(first), int(last)

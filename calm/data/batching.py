@@ -88,6 +88,7 @@ class SequenceCollator:
         modality: "audio" replaces the text by its first and last special token; "text" leaves the audio out; or "both".
         targets: (rows, classes); None: no labels in the batch.
         most: places that tokens and blocks share.
+        functionals: whether the batch has the functionals of each row's frames.
     """
 
     frames: AcousticFrames
@@ -97,6 +98,7 @@ class SequenceCollator:
     targets: np.ndarray | None = None
     most: int = 512
     augment: Augmentation | None = None
+    functionals: bool = False
 
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of tokens and of blocks that each row gets."""
@@ -118,6 +120,8 @@ class SequenceCollator:
             else:
                 values, mask = self._blocks(rows, blocks, generator)
                 batch |= {"input_features": values, "acoustic_mask": mask}
+            if self.functionals:
+                batch["functionals"] = torch.from_numpy(self.frames.functionals(rows))
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
         return batch

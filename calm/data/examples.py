@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ class Examples:
     frames: AcousticFrames
     classes: tuple[str, ...] = ()
     one_hot: bool = False
+    copies: dict[str, AcousticFrames] = field(default_factory=dict)  # by speed; a row without a copy has no frame
 
     def rows(self, split: str, labelled: bool = False) -> np.ndarray:
         """Row numbers of a split."""
@@ -68,18 +69,42 @@ def load_examples(corpora: dict[str, tuple[Path, Path, Path]], block: int = 50, 
         tables.append(counted.merge(table, on="id", how="left", validate="one_to_one"))
     table = pd.concat(tables, ignore_index=True)
     table["text"] = table["text"].fillna("")
-    lengths = np.maximum(table.pop("frames").to_numpy(np.int64), block)  # a shorter utterance is padded to one block
-    utterances, scale = Ragged(np.empty(0), lengths), np.empty(len(table), dtype=np.float32)
-    row = 0
-    for _, _, features in corpora.values():
-        for frames, deviation in _all_normalised(Path(features), normalise):
+    table = table.drop(columns="frames")
+    folders = [Path(features) for *_, features in corpora.values()]
+    ids = [list(table.loc[table["corpus"] == name, "id"]) for name in corpora]
+    frames = _frames(ids, [(folder, folder) for folder in folders], block, hop, normalise)
+    speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")})
+    copies = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], block, hop, normalise) for speed in speeds}
+    columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
+    return Examples(table[columns], frames, classes, one_hot, copies)
+
+
+def _frames(ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, hop: int, normalise: str) -> AcousticFrames:
+    """Normalised frames of all rows, in their order; a row without frames has none, and a shorter one than a block is padded to it.
+
+    Args:
+        ids: of the rows of each corpus.
+        folders: of the shards and of their statistics, of each corpus.
+    """
+    lengths, before = np.zeros(sum(map(len, ids)), np.int64), 0
+    for (folder, _), own in zip(folders, ids, strict=True):
+        rows = {id: row for row, id in enumerate(own, before)}
+        before += len(own)
+        for shard in shards(folder):
+            table = pq.read_table(shard, columns=["id", "frames"])
+            chosen = [rows[id] for id in table["id"].to_pylist()]
+            lengths[chosen] = np.maximum(table["frames"].to_numpy(), block)
+    utterances, scale, row = Ragged(np.empty(0), lengths), np.zeros(len(lengths), np.float32), 0
+    present = np.flatnonzero(lengths)
+    for folder, statistics in folders:
+        for frames, deviation in _all_normalised(folder, statistics, normalise):
             if not row:
                 utterances.values = _empty((int(lengths.sum()), frames.shape[1]))
-            utterances.values[utterances.offsets[row] : utterances.offsets[row] + len(frames)] = frames
-            scale[row] = deviation
+            first = utterances.offsets[present[row]]
+            utterances.values[first : first + len(frames)] = frames
+            scale[present[row]] = deviation
             row += 1
-    columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
-    return Examples(table[columns], AcousticFrames(utterances, scale, block, hop), classes, one_hot)
+    return AcousticFrames(utterances, scale, block, hop)
 
 
 def shards(folder: Path) -> list[Path]:
@@ -127,9 +152,9 @@ def _statistics(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
 
 
-def _all_normalised(folder: Path, normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
-    """`_normalised` of every utterance, shard by shard."""
-    stats = _statistics(folder)
+def _all_normalised(folder: Path, statistics: Path, normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+    """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
+    stats = _statistics(statistics)
     for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
             yield from _normalised(batch.column("features"), stats, normalise)

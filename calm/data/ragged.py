@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calm.audio.functionals import functionals
 from calm.storage import write_parquet
 
 if TYPE_CHECKING:
@@ -104,6 +105,10 @@ class AcousticFrames:
     def blocks(self) -> np.ndarray:
         """Number of blocks of every row: 1 + (frames - block) // hop."""
         return 1 + (self.utterances.lengths - self.block) // self.hop
+
+    def functionals(self, rows: np.ndarray) -> np.ndarray:
+        """`calm.audio.functionals` of each row, (rows, width) float32."""
+        return np.stack([functionals(self.utterances[row]) for row in rows])
 
     def cut(self, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """One window of each row, (rows, block, channels) float32, from frame `starts` (rows,) on."""

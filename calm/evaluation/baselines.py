@@ -1,17 +1,19 @@
 """Baselines to compare CALM with: chance, and logistic regression on functionals of each utterance.
 
-There are two kinds of functionals: the 88 of openSMILE's eGeMAPSv02, and simple ones of the log-mel that CALM itself uses.
+There are three kinds of functionals: the 88 of openSMILE's eGeMAPSv02, simple ones of the log-mel, and those of a speech encoder's states,
+which CALM's heads may see too.
 """
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from calm.audio.decoding import read_audio
+from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
 
 SAMPLE_RATE = 16000  # Hz, for eGeMAPS
@@ -29,6 +31,7 @@ class Extracted:
 
     values: np.ndarray  # (utterances, functionals) float32
     failed: dict[int, str] = field(default_factory=dict)  # row -> reason
+    copies: list[np.ndarray] = field(default_factory=list)  # as `values`, of changed copies to train on; NaN where there is none
 
     @property
     def good(self) -> np.ndarray:
@@ -133,13 +136,29 @@ def logmel_functionals(folder: Path, ids: Sequence[str], title: str = "log-mel f
 
     Raises FileNotFoundError if the folder has no shard.
     """
+    return _from_shards(folder, ids, functionals, "log-mel", title)
+
+
+def encoder_functionals(folder: Path, ids: Sequence[str]) -> Extracted:
+    """`calm.audio.functionals` of a speech encoder's states in the shards of a folder, in the order of `ids`.
+
+    Copies at other speeds, in the folders `speed-...` below it, are trained on too. Raises FileNotFoundError if there is no shard.
+    """
+    extracted = _from_shards(folder, ids, frame_functionals, "encoder", "encoder functionals")
+    for speed in sorted(Path(folder).glob("speed-*")):
+        extracted.copies.append(_from_shards(speed, ids, frame_functionals, "encoder", speed.name).values)
+    return extracted
+
+
+def _from_shards(folder: Path, ids: Sequence[str], compute: Callable[[np.ndarray], np.ndarray], kind: str, title: str) -> Extracted:
+    """What `compute` gives for the frames (frames, channels) of each id, in the order of `ids`."""
     from tqdm import tqdm
 
     rows, by_row = {id: row for row, id in enumerate(ids)}, {}
-    with tqdm(desc=title, total=len(ids), unit="utt") as bar:
-        for id, logmel in _read_logmels(folder):
+    with tqdm(desc=title, total=len(ids), unit="utt", delay=2) as bar:
+        for id, frames in _read_frames(folder, kind):
             if id in rows:
-                by_row[rows[id]] = functionals(logmel) if logmel.size and np.isfinite(logmel).all() else None
+                by_row[rows[id]] = compute(frames) if frames.size and np.isfinite(frames).all() else None
                 bar.update()
     width = next((len(values) for values in by_row.values() if values is not None), 1)
     values, failed = np.full((len(ids), width), np.nan, np.float32), {}
@@ -148,17 +167,17 @@ def logmel_functionals(folder: Path, ids: Sequence[str], title: str = "log-mel f
             values[row] = by_row[row]
         if not np.isfinite(values[row]).all():
             values[row] = np.nan
-            failed[row] = "its log-mel is empty or has NaN or infinite values" if row in by_row else "it has no log-mel"
+            failed[row] = f"its {kind} frames are empty or have NaN or infinite values" if row in by_row else f"it has no {kind} frames"
     return Extracted(values, failed)
 
 
-def _read_logmels(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Id and log-mel (frames, mels) float32 of every utterance; only a few are in memory at a time."""
+def _read_frames(folder: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Id and frames (frames, channels) float32 of every utterance; only a few are in memory at a time."""
     import pyarrow.parquet as pq
 
     shards = sorted(Path(folder).glob("part-*.parquet"))
     if not shards:
-        raise FileNotFoundError(f"{folder} has no log-mel features (part-*.parquet): run the stage features first")
+        raise FileNotFoundError(f"{folder} has no {kind} frames (part-*.parquet): run the stage features first")
     for shard in shards:
         for batch in pq.ParquetFile(shard).iter_batches(64, columns=["id", "frames", "features"]):
             offsets, values = batch["features"].offsets.to_numpy(), batch["features"].values.to_numpy(zero_copy_only=False)
@@ -217,7 +236,7 @@ def regress(
     learned = [column for column in range(targets.shape[1]) if column not in fitted.constant]
     if not learned:
         return fitted
-    inputs = _standardised(features.values, train & good)
+    inputs, heard, sources = _standardised(features, train)
     # One multinomial regression covers all classes; separate ones cover one class each.
     tasks = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], [column]) for column in learned]
     models = [(_regression(class_weight), labels, columns) for labels, columns in tasks]
@@ -228,7 +247,7 @@ def regress(
     for strength in sorted(strengths):
         probabilities = np.tile(base, (len(targets), 1))
         for model, labels, columns in models:
-            fitted.unconverged += _fit(model.set_params(C=strength), inputs[train & good], labels[train & good])
+            fitted.unconverged += _fit(model.set_params(C=strength), heard, labels[sources])
             probabilities[np.ix_(with_features, columns)] = model.predict_proba(inputs[good])[:, -len(columns) :]
         auc = _mean_auc(targets[validation][:, usable], probabilities[validation][:, usable])
         fitted.validation_auc[strength] = auc
@@ -249,11 +268,22 @@ def _mean_auc(targets: np.ndarray, probabilities: np.ndarray) -> float:
     return float(roc_auc_score(targets, probabilities, average="macro")) if targets.size else float("nan")
 
 
-def _standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """The values, scaled to zero mean and unit variance on the training utterances."""
+def _standardised(features: Extracted, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Functionals, scaled to zero mean and unit variance on the training utterances.
+
+    Returns the values of all utterances, those to train on with the copies after them, and the utterance that each of these is of.
+    """
     from sklearn.preprocessing import StandardScaler
 
-    return StandardScaler().fit(values[train].astype(np.float64)).transform(values.astype(np.float64))
+    rows = np.flatnonzero(train & features.good)
+    scaler = StandardScaler().fit(features.values[rows].astype(np.float64))
+    inputs = scaler.transform(features.values.astype(np.float64))
+    heard, sources = [inputs[rows]], [rows]
+    for copies in features.copies:
+        there = rows[np.isfinite(copies[rows]).all(axis=1)]
+        heard.append(scaler.transform(copies[there].astype(np.float64)))
+        sources.append(there)
+    return inputs, np.concatenate(heard), np.concatenate(sources)
 
 
 def _regression(class_weight: str | None):

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from calm.audio.features import KINDS, LOG_MEL, FrameExtractor
-from calm.audio.logmel import trim
+from calm.audio.features import KINDS, LOG_MEL, FrameExtractor, extract
 from calm.data.ragged import AcousticFrames, Ragged
 
 CONFIG = "preprocessor_config.json"  # Transformers' name of the file that holds a feature extractor
@@ -30,11 +29,13 @@ class AcousticExtractor:
     Args:
         sampling_rate: at which frames are computed, in Hz.
         kind: name in `calm.audio.features.KINDS`; the settings of this kind are arguments too: for "log-mel" `channels`, `window_ms`,
-            `hop_ms`, `low_hz` and `high_hz`, see `calm.audio.logmel.LogMel`.
-        trim_db: see `calm.audio.logmel.trim`, for "log-mel" alone; None: quiet ends are kept.
+            `hop_ms`, `low_hz` and `high_hz`, see `calm.audio.logmel.LogMel`; for "encoder" those of
+            `calm.audio.encoder_states.EncoderStates`.
+        trim_db: see `calm.audio.logmel.trim`; None: quiet ends are kept.
         normalise: "corpus", by `mean` and `std` of the training split, (channels,) each; "utterance", by those of the utterance.
         block_frames, block_hop: see `CalmConfig`.
         max_tokens: places of the transformer, which text and audio share.
+        functionals: whether the model's heads see the functionals of an utterance's frames.
 
     Raises:
         ValueError: settings that do not go together.
@@ -51,6 +52,7 @@ class AcousticExtractor:
         block_frames: int = 50,
         block_hop: int = 30,
         max_tokens: int = 512,
+        functionals: bool = False,
         **others,
     ):
         if kind not in KINDS:
@@ -61,10 +63,10 @@ class AcousticExtractor:
         self.trim_db, self.normalise = trim_db, normalise
         self.mean, self.std = (None if values is None else [float(value) for value in values] for values in (mean, std))
         self.block_frames, self.block_hop, self.max_tokens = block_frames, block_hop, max_tokens
+        self.functionals = functionals
+        self._device, self._folder = "cpu", None
         super().__init__(**others)
         self.frame_extractor  # noqa: B018, raises ValueError if the settings of the kind do not go together
-        if trim_db is not None and kind != LOG_MEL:
-            raise ValueError(f"trim_db is {trim_db:g}, but quiet ends can only be found in {LOG_MEL}: set it to None")
         if normalise not in NORMALISE:
             raise ValueError(f"normalise is '{normalise}': allowed are {' and '.join(NORMALISE)}")
         if normalise == "corpus" and not len(self.mean or ()) == len(self.std or ()) == self.channels:
@@ -74,12 +76,14 @@ class AcousticExtractor:
     def read(cls, folder: Path) -> "AcousticExtractor":
         """What `CalmFeatureExtractor.save_pretrained` wrote to a folder."""
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return cls(**{name: value for name, value in settings.items() if name not in ("feature_extractor_type", "processor_class")})
+        extractor = cls(**{name: value for name, value in settings.items() if name not in ("feature_extractor_type", "processor_class")})
+        extractor.uses("cpu", folder)
+        return extractor
 
     @property
     def frame_extractor(self) -> FrameExtractor:
         """What computes the frames."""
-        settings = {name: getattr(self, name) for name in kind_settings(self.kind)}
+        settings = {name: _hashable(getattr(self, name)) for name in kind_settings(self.kind)}
         return _frame_extractor(self.kind, sample_rate=self.sampling_rate, **settings)
 
     def clips(self, raw_speech, sampling_rate: int | None) -> list[np.ndarray]:
@@ -113,8 +117,17 @@ class AcousticExtractor:
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
         """Frames of one utterance before they are normalised, (frames, channels) float16, as features are stored."""
-        frames = self.frame_extractor(samples)
-        return (frames if self.trim_db is None else trim(frames, self.trim_db)).astype(np.float16)
+        (frames,) = extract(self.frame_extractor, [samples], self.trim_db, self._device, self._folder)
+        return frames.astype(np.float16)
+
+    def uses(self, device: str, folder: Path | None) -> None:
+        """Where a speech encoder computes, and the folder of the released model that holds it; None: it is found by its name."""
+        self._device, self._folder = device, folder
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the released model, see `uses`."""
+        return self._folder
 
     def normalised(self, utterances: Sequence[np.ndarray]) -> AcousticFrames:
         """Normalised frames of what `frames` returns: float16, padded to at least one block."""
@@ -145,6 +158,10 @@ def warn_cut(cut: int, utterances: int, places: int) -> None:
             f"{cut} of {utterances} utterances do not fit the {places} places of text and audio: their ends are left out. "
             "Cut long recordings at their pauses, as `calm predict` does."
         )
+
+
+def _hashable(value):
+    return tuple(value) if isinstance(value, list) else value
 
 
 @cache  # with its filters; kept out of the extractor, whose attributes are saved

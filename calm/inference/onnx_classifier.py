@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from calm.audio.functionals import PER_CHANNEL
 from calm.data.ragged import fit
 from calm.inference.classifier import Classifier
 from calm.inference.extractor import AcousticExtractor, text_or_empty, warn_cut
@@ -50,10 +51,13 @@ class Compiled(Classifier):
         """Logits of one utterance, (1, classes), from acoustic frames (frames, channels)."""
         utterances, (text,) = self.select_modality(None if frames is None else [frames], [text])
         ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
-        shape = (0, self.extractor.block_frames, self.extractor.channels)
-        blocks = self.extractor.normalised(utterances).blocks_of(0) if utterances else np.zeros(shape, np.float32)
+        blocks = np.zeros((0, self.extractor.block_frames, self.extractor.channels), np.float32)
+        functionals = np.zeros((1, PER_CHANNEL * self.extractor.channels), np.float32)  # of an utterance without audio
+        if utterances:
+            acoustic = self.extractor.normalised(utterances)
+            blocks, functionals = acoustic.blocks_of(0), acoustic.functionals(np.array([0]))
         (tokens,), (places,) = fit(np.array([len(ids)]), np.array([len(blocks)]), self.extractor.max_tokens)
         warn_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
         ids, blocks = np.append(ids[: tokens - 1], ids[-1]), blocks[:places]
-        inputs = {"input_ids": ids[None], "blocks": blocks}
+        inputs = {"input_ids": ids[None], "blocks": blocks, "functionals": functionals}
         return self.session.run(["logits"], {name: inputs[name] for name in self.inputs})[0]

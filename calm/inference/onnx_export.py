@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calm.audio.encoder_states import GRAPH as ENCODER_GRAPH
+from calm.audio.encoder_states import WEIGHTS, EncoderStates
 from calm.inference.extractor import CONFIG
 from calm.storage import replacing
 
@@ -47,8 +49,55 @@ def write(model: "CalmForSequenceClassification", folder: Path) -> bool:
     return True
 
 
+def write_encoder(states: EncoderStates, folder: Path) -> bool:
+    """Put the speech encoder of a released model into its folder: weights, and a graph from samples (1, samples) to states.
+
+    Returns:
+        whether there is a graph. If the encoder cannot be exported, a warning says so, and torch computes the states.
+    """
+    import torch
+
+    from calm.audio.speech_encoders import load_speech_encoder
+
+    network = load_speech_encoder(states.encoder, states.layers)
+    network.save(folder / WEIGHTS)
+    samples = torch.zeros(1, 16 * states.window).uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+            length = torch.export.Dim.DYNAMIC
+            names = {"input_names": ["samples"], "output_names": ["states"], "dynamic_shapes": ({1: length},)}
+            program = torch.onnx.export(network, (samples,), verbose=False, optimize=False, **names)
+        _strip(program.model)
+        with replacing(folder / ENCODER_GRAPH) as partial:
+            program.save(partial, external_data=False)
+            _check_encoder(partial, network, states)
+    except Exception as error:  # see `write`
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        logger.warning(f"no ONNX graph of the encoder is written to {folder}, torch computes its states: {reason}")
+        return False
+    return True
+
+
+def _check_encoder(graph: Path, network, states: EncoderStates) -> None:
+    """Raises ValueError if the graph's states differ from torch's for lengths other than that it was traced with."""
+    import torch
+
+    session = _session(graph)
+    for frames in (1, 40):
+        samples = np.random.default_rng(0).uniform(-0.1, 0.1, (1, states.window + (frames - 1) * states.hop + 7)).astype(np.float32)
+        (ours,) = session.run(["states"], {"samples": samples})
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(samples)).numpy()
+        if ours.shape != expected.shape or not np.allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()):
+            raise ValueError(f"its states differ from torch's by {np.abs(ours - expected).max():.2g}")
+
+
 def _one_utterance(model: "CalmForSequenceClassification"):
-    """A torch module from `input_ids` (1, tokens) and `blocks` (blocks, frames, channels) to `logits` (1, classes)."""
+    """A torch module that gives `logits` (1, classes).
+
+    Its inputs are `input_ids` (1, tokens), `blocks` (blocks, frames, channels) and `functionals` (1, functionals).
+    """
     import torch
 
     class OneUtterance(torch.nn.Module):
@@ -56,20 +105,25 @@ def _one_utterance(model: "CalmForSequenceClassification"):
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+        def forward(self, input_ids: torch.Tensor, blocks: torch.Tensor, functionals: torch.Tensor | None = None) -> torch.Tensor:
             if model.config.modality == "text":
                 return self.model(input_ids=input_ids).logits
             encoded = self.model.calm.spectran.encode(blocks)[None]
-            return self.model(input_ids=input_ids, encoded_blocks=encoded).logits
+            return self.model(input_ids=input_ids, encoded_blocks=encoded, functionals=functionals).logits
 
     return OneUtterance().eval()
 
 
-def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random token ids of the model's own vocabulary, and random blocks."""
+def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> dict[str, np.ndarray]:
+    """Random token ids of the model's own vocabulary, random blocks and functionals."""
     draw = np.random.default_rng(0)
-    input_ids = draw.integers(config.text_config.vocab_size, size=(1, tokens))
-    return input_ids, draw.standard_normal((blocks, config.block_frames, config.channels), dtype=np.float32)
+    inputs = {
+        "input_ids": draw.integers(config.text_config.vocab_size, size=(1, tokens)),
+        "blocks": draw.standard_normal((blocks, config.block_frames, config.channels), dtype=np.float32),
+    }
+    if config.head_functionals:
+        inputs["functionals"] = draw.standard_normal((1, config.head_functionals), dtype=np.float32)
+    return inputs
 
 
 def _export(network, config: "CalmConfig"):
@@ -77,13 +131,14 @@ def _export(network, config: "CalmConfig"):
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators that are not needed
+    inputs = _inputs(config, tokens=4, blocks=5)
     with warnings.catch_warnings(action="ignore"), torch.inference_mode():
         program = torch.onnx.export(
             network,
-            tuple(map(torch.from_numpy, _inputs(config, tokens=4, blocks=5))),
-            input_names=["input_ids", "blocks"],
+            tuple(map(torch.from_numpy, inputs.values())),
+            input_names=list(inputs),
             output_names=["logits"],
-            dynamic_shapes=({1: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC}),
+            dynamic_shapes=({1: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC}, None)[: len(inputs)],
             verbose=False,
             optimize=False,  # ONNX Runtime does that when it loads the graph
         )
@@ -102,20 +157,25 @@ def _strip(graph_model) -> None:
 
 def _check(graph: Path, network, config: "CalmConfig") -> None:
     """Raises ValueError if the graph does not compute what the module does, for sizes other than those it was traced with."""
-    import onnxruntime
     import torch
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = _session(graph)
     names = [node.name for node in session.get_inputs()]
     for tokens, blocks in ((2, 1), (9, 12)):
-        inputs = dict(zip(("input_ids", "blocks"), _inputs(config, tokens, blocks), strict=True))
+        inputs = _inputs(config, tokens, blocks)
         (logits,) = session.run(["logits"], {name: inputs[name] for name in names})
         with torch.inference_mode():
             expected = network(*map(torch.from_numpy, inputs.values())).numpy()
         if not np.allclose(logits, expected, rtol=1e-3, atol=1e-4):
             raise ValueError(f"its logits differ from torch's by {np.abs(logits - expected).max():.2g}")
+
+
+def _session(graph: Path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def digest(folder: Path) -> str:

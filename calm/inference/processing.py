@@ -28,6 +28,18 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{key: value for key, value in kwargs.items() if key != "feature_extractor_type"})
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "CalmFeatureExtractor":
+        """As Transformers does; a speech encoder's weights are those of the folder, if it holds them."""
+        extractor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if Path(pretrained_model_name_or_path).is_dir():
+            extractor.uses("cpu", Path(pretrained_model_name_or_path))
+        return extractor
+
+    def to_dict(self) -> dict:
+        """The settings, without where they came from."""
+        return {name: value for name, value in super().to_dict().items() if name not in ("_device", "_folder")}
+
     def __call__(
         self,
         raw_speech: np.ndarray | Sequence[np.ndarray],
@@ -51,14 +63,18 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
             return_attention_mask: False leaves `acoustic_mask` out; a model then takes padding for audio.
 
         Returns:
-            `input_features` (batch, blocks, frames, channels) float32, zero where padded, and `acoustic_mask` (batch, blocks) bool.
+            `input_features` (batch, blocks, frames, channels) float32, zero where padded, and `acoustic_mask` (batch, blocks) bool;
+            `functionals` (batch, functionals) if the model's heads see them.
 
         Raises:
             ValueError: samples of another kind, no sampling rate, less than one frame of audio, or settings that do not go together.
         """
         clips = self.cut(self.clips(raw_speech, sampling_rate), max_length, truncation, padding)
-        blocks, mask = tensors(*self.acoustic_frames(clips).all_blocks(np.arange(len(clips))))
+        acoustic = self.acoustic_frames(clips)
+        blocks, mask = tensors(*acoustic.all_blocks(np.arange(len(clips))))
         batch = self.padded({"input_features": blocks, "acoustic_mask": mask}, padding, max_length)
+        if self.functionals:
+            batch["functionals"] = torch.from_numpy(acoustic.functionals(np.arange(len(clips))))
         if return_attention_mask is False:
             del batch["acoustic_mask"]
         return BatchFeature(as_tensors(batch, return_tensors))
@@ -147,7 +163,8 @@ class CalmProcessor(ProcessorMixin):
     def _collated(self, acoustic: AcousticFrames | None, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         rows, tokens = np.arange(len(texts)), tokenise(self.tokenizer, texts)
         modality = "text" if acoustic is None else "both"
-        collator = SequenceCollator(acoustic, tokens, None, modality, None, self.feature_extractor.max_tokens)
+        extractor = self.feature_extractor
+        collator = SequenceCollator(acoustic, tokens, None, modality, None, extractor.max_tokens, functionals=extractor.functionals)
         if acoustic is not None:
             kept, blocks = collator.lengths(rows)
             warn_cut(int(((kept < tokens.lengths) | (blocks < acoustic.blocks)).sum()), len(rows), collator.most)

@@ -56,6 +56,7 @@ class Predictor(Classifier):
             actual, expected = getattr(self.extractor, name), getattr(config, name)
             if actual != expected:
                 raise ValueError(f"{name} is {actual} in the model's {CONFIG} and {expected} in its config.json: release the model again")
+        self.extractor.uses(str(model.device), self.extractor.folder)
         self._describe(**{name: getattr(config, name) for name in ABOUT})
 
     @torch.inference_mode()

@@ -34,6 +34,7 @@ class CalmConfig(PreTrainedConfig):
         head_hidden, head_dropout: the two-layer MLP of a head (5.2).
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
             blocks that the front end projects to tokens.
+        head_functionals: how many functionals of an utterance's frames (`calm.audio.functionals`) a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.
@@ -73,6 +74,7 @@ class CalmConfig(PreTrainedConfig):
         head_hidden: int = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
+        head_functionals: int = 0,
         head_standardise: bool = False,
         modality: str = "both",
         synthetic: bool = False,
@@ -90,7 +92,7 @@ class CalmConfig(PreTrainedConfig):
         self.temperatures, self.decisions = temperatures or {}, decisions or {}
         self.head_loss, self.head_smoothing = head_loss, head_smoothing
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
-        self.head_standardise = head_standardise
+        self.head_functionals, self.head_standardise = head_functionals, head_standardise
         self.modality, self.synthetic = modality, synthetic
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
         super().__init__(**{"tie_word_embeddings": True, **kwargs, **_labels(self.heads, head_loss)})

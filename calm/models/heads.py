@@ -52,11 +52,13 @@ class Head(nn.Sequential):
 def pooled_width(config: CalmConfig, encoded_width: int) -> int:
     """Width of the output of `pool`, for a front end with this width of encoded blocks."""
     added = {"cls": 0, "cls_mean_std": 4 * config.hidden_size, "cls_blocks": 2 * encoded_width}
-    return config.hidden_size + added[config.head_pooling]
+    return config.hidden_size + added[config.head_pooling] + config.head_functionals
 
 
-def pool(output, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+def pool(output, attention_mask: torch.Tensor, pooling: str, functionals: torch.Tensor | None = None) -> torch.Tensor:
     """Input of a head from a `CalmOutput`, (batch, `pooled_width`).
+
+    `functionals`, (batch, functionals), come last.
 
     "cls" is the first output alone. "cls_mean_std" adds mean and deviation of the text outputs and of the acoustic outputs;
     "cls_blocks" adds those of the encoded blocks. They are zero for an utterance without audio.
@@ -68,7 +70,8 @@ def pool(output, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
         "cls_mean_std": [(text, attention_mask), (audio, output.acoustic_mask)],
         "cls_blocks": [(output.encoded_blocks, output.acoustic_mask)],
     }
-    return torch.cat([states[:, 0], *(masked_mean_and_deviation(*part) for part in parts[pooling])], -1)
+    beside = [] if functionals is None else [functionals]
+    return torch.cat([states[:, 0], *(masked_mean_and_deviation(*part) for part in parts[pooling]), *beside], -1)
 
 
 def masked_mean_and_deviation(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

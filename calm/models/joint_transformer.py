@@ -90,6 +90,8 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
             self.joint.words.weight.data.copy_(word_vectors)
         self.joint.words.requires_grad_(False)
 
-    def pooled(self, input_ids, attention_mask, acoustic_mask=None, input_features=None, encoded_blocks=None) -> torch.Tensor:
+    def pooled(
+        self, input_ids, attention_mask, acoustic_mask=None, input_features=None, encoded_blocks=None, functionals=None
+    ) -> torch.Tensor:
         """Input of the heads, (batch, 2 x width)."""
         return self.joint(input_ids, attention_mask, input_features, acoustic_mask)

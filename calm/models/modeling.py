@@ -217,9 +217,11 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
 
-    def pooled(self, input_ids, attention_mask, **inputs) -> torch.Tensor:
-        """Input of the heads, (batch, width of `Head`)."""
-        return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling)
+    def pooled(self, input_ids, attention_mask, functionals: torch.Tensor | None = None, **inputs) -> torch.Tensor:
+        """Input of the heads, (batch, width of `Head`). Functionals are zero for an utterance without audio."""
+        if functionals is None and self.config.head_functionals:
+            functionals = torch.zeros(len(input_ids), self.config.head_functionals, device=input_ids.device)
+        return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
 
     def forward(
         self,
@@ -228,17 +230,20 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         input_features: torch.Tensor | None = None,
         encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
+        functionals: torch.Tensor | None = None,
         labels: torch.Tensor | dict[str, torch.Tensor] | None = None,
     ) -> ClassificationOutput:
         """Logits of every head.
 
         Args:
             input_ids ... acoustic_mask: see `CalmModel`.
+            functionals: (batch, `CalmConfig.head_functionals`) of the utterances' frames, where the heads see them.
             labels: (batch, classes) in [0, 1], or by head name; soft labels are allowed.
         """
         blocks = encoded_blocks if encoded_blocks is not None else input_features
         input_ids, attention_mask = self.text_inputs(input_ids, attention_mask, blocks)
         audio = {"input_features": input_features, "encoded_blocks": encoded_blocks, "acoustic_mask": acoustic_mask}
+        audio["functionals"] = functionals
         pooled = self.pooled(input_ids, attention_mask, **audio)
         logits = {name: head(pooled) / self.config.temperatures.get(name, 1.0) for name, head in self.heads.items()}
         loss = None

@@ -82,17 +82,17 @@ def devices() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """Weights from packages, against the SHA-256 of the official files."""
-    from calm.asr import engines
+    from calm.audio import packaged
     from calm.models.language_model import PACKAGED_SHA256, packaged_folder
 
     try:
         yield Finding("MiniLM", f"{packaged_folder() / 'model.safetensors'}, SHA-256 {PACKAGED_SHA256[:12]}... as published")
     except (ImportError, OSError, ValueError) as error:
         yield Finding("MiniLM", str(error), True)
-    for name, (module, digest) in engines.PACKAGED.items():
+    for name, (module, digest) in packaged.WEIGHTS.items():
         try:
-            folder = engines.packaged(name)
-        except engines.AsrError as error:
+            folder = packaged.packaged(name)
+        except packaged.WeightsError as error:
             yield Finding(f"Whisper {name}", str(error), True)
             continue
         state = f"{folder / 'model.bin'}, SHA-256 {digest[:12]}... as published" if folder else f"not installed: package with {module}"

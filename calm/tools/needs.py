@@ -65,12 +65,13 @@ def transcription(rows: Sequence[Utterance]) -> Need:
     """Needs of Whisper for the rows without a text. The cost is that of windows of 30 s, however short the speech in them."""
     from calm.asr import engines, windows
     from calm.audio.decoding import AudioError, read_audio
+    from calm.audio.packaged import packaged
 
     rows = [row for row in rows if row.text is None]
     lengths = [row.end - row.start for row in rows]
     count = sum(1 if length <= windows.LONGEST else math.ceil(1.5 * length / windows.LONGEST) for length in lengths)
     try:
-        if not (model := engines.packaged("tiny.en")):
+        if not (model := packaged("tiny.en")):
             return Need("transcription", None, None, f"{count} windows; not measured, the package with Whisper tiny.en is not installed")
         clips = [
             read_audio(row.audio, row.start, min(row.end, row.start + windows.LONGEST), windows.SAMPLE_RATE)

@@ -9,7 +9,7 @@ from calm.evaluation import resampling
 from pipeline.evaluation.predictions import CorpusEvaluation, Predictions, System
 
 METRICS = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro")
-BASELINES = ("egemaps", "logmel_functionals")
+BASELINES = ("egemaps", "logmel_functionals", "encoder_functionals")
 
 
 def compare(all_predictions: list[Predictions], evaluation: CorpusEvaluation, samples: int, seed: int) -> tuple[list[dict], list[dict]]:

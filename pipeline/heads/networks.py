@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock
 from transformers import PreTrainedModel
 
+from calm.audio.functionals import PER_CHANNEL
 from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
 from calm.data.ragged import Ragged
@@ -68,6 +69,7 @@ class Networks:
             head_loss=section.loss,
             head_smoothing=section.label_smoothing,
             head_pooling=section.pooling,
+            head_functionals=self.functionals(condition),
             head_standardise=section.standardise,
             **special_ids(self.tokenizer),
         )
@@ -77,6 +79,11 @@ class Networks:
         network = CalmForSequenceClassification(config)
         self.load(network.calm, condition)
         return network.to(factory.device())
+
+    def functionals(self, condition: Condition) -> int:
+        """Number of functionals of the frames that the heads see; 0 without audio, and for networks for comparison."""
+        sees = self.settings.head.functionals and condition.modality != "text" and condition.row.network == "calm"
+        return PER_CHANNEL * factory.channels(self.examples) if sees else 0
 
     def load(self, calm: CalmModel, condition: Condition) -> None:
         """Put the weights in place that the condition starts from; the rest stays as it was drawn."""
@@ -110,15 +117,21 @@ class Networks:
             return True
         return condition.tuning == "unfrozen" and condition.modality != "text" and self.settings.head.train_spectran
 
-    def collator(self, condition: Condition, network: CalmForSequenceClassification, changed: bool = False) -> SequenceCollator:
+    def collator(
+        self, condition: Condition, network: CalmForSequenceClassification, changed: bool = False, speed: str | None = None
+    ) -> SequenceCollator:
         """Batches of the condition's modality; blocks are encoded before, unless the front end is trained.
 
         Args:
-            changed: the log-mel is changed by a generator as `head.augment` says, for a front end that is not trained.
+            speed: of the copies of the training split that are taken in place of the utterances.
+            changed: the frames are changed by a generator as `head.augment` says, for a front end that is not trained.
         """
         section = self.settings.head
         most = min(section.max_tokens, places(self.language_model))
-        whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most)
+        beside = bool(self.functionals(condition))
+        whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most, functionals=beside)
+        if speed is not None:
+            return replace(whole, frames=self.examples.copies[speed])
         if changed or self.trains_front_end(condition):
             return replace(whole, augment=factory.augmentation(section.augment))
         return whole if condition.modality == "text" else replace(whole, encoded=self.encoded(condition, network))

@@ -139,37 +139,46 @@ def start(networks: Networks, condition: Condition, seed: int, network: CalmForS
 
 
 def represented(networks: Networks, condition: Condition, seeds: list[int]) -> tuple[torch.Tensor, np.ndarray]:
-    """What frozen heads see: a vector of every row, and after these vectors of `head.frozen_copies` changed copies of each training row.
+    """What frozen heads see: a vector of every row, and after these those of copies of each training row.
+
+    Copies are those that `features.speeds` asks for, and `head.frozen_copies` that `head.augment` changes.
 
     Returns vectors (rows and copies, 1, width), or (..., seeds, width) if SpecTran is random by seed, and the row that each belongs to.
     """
     everything, train, rows = np.arange(len(networks.targets)), networks.splits["train"], networks.train_rows(condition)
     vectors, sources = [pooled(networks, condition, seeds, everything)], [everything]
+    for speed in () if condition.modality == "text" else networks.examples.copies:
+        there = networks.examples.copies[speed].utterances.lengths[rows] > 0
+        vectors.append(pooled(networks, condition, seeds, rows[there], speed=speed))
+        sources.append(rows[there])
     for copy in range(0 if condition.modality == "text" else networks.settings.head.frozen_copies):
         vectors.append(pooled(networks, condition, seeds, train, mix(networks.settings.seeds[0], copy))[np.isin(train, rows)])
         sources.append(rows)
     return torch.cat(vectors), np.concatenate(sources)
 
 
-def pooled(networks: Networks, condition: Condition, seeds: list[int], rows: np.ndarray, draw: int | None = None) -> torch.Tensor:
+def pooled(
+    networks: Networks, condition: Condition, seeds: list[int], rows: np.ndarray, draw: int | None = None, speed: str | None = None
+) -> torch.Tensor:
     """What heads see of rows: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed.
 
     Args:
-        draw: seed of what `head.augment` changes of the log-mel; None: nothing is changed.
+        draw: seed of what `head.augment` changes of the frames; None: nothing is changed.
+        speed: of the copies that are taken in place of the utterances; None: the utterances.
     """
     different = condition.random and condition.modality != "text"
-    return torch.stack([_pooled(networks, condition, seed, rows, draw) for seed in (seeds if different else seeds[:1])], 1)
+    return torch.stack([_pooled(networks, condition, seed, rows, draw, speed) for seed in (seeds if different else seeds[:1])], 1)
 
 
 @torch.inference_mode()
-def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarray, draw: int | None) -> torch.Tensor:
+def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarray, draw: int | None, speed: str | None) -> torch.Tensor:
     """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
     network = networks.network(condition, seed).eval()
     body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
-    file = networks.folder / f"vectors-{digest(body)}-{condition.modality}-{draw}.npy"
+    file = networks.folder / f"vectors-{digest(body)}-{condition.modality}-{draw}-{speed}.npy"
     with FileLock(f"{file}.lock"):
         if not file.exists():
-            collator = replace(networks.collator(condition, network, changed=draw is not None), targets=None)
+            collator = replace(networks.collator(condition, network, draw is not None, speed), targets=None)
             changes = None if draw is None else torch.Generator().manual_seed(draw)
             order = np.argsort(sum(collator.lengths(rows)), kind="stable")
             vectors = np.empty((len(order), network.heads[TASK].width), np.float32)

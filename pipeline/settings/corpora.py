@@ -109,7 +109,7 @@ class Transcribe(Section):
 
 
 class Features(Section):
-    """Log-mel frames (5.1)."""
+    """Acoustic frames: log-mel (5.1), and beside it the hidden states of a pretrained speech encoder if one is named."""
 
     sample_rate: Positive = 16000
     """Audio is resampled to this rate, in Hz."""
@@ -124,7 +124,15 @@ class Features(Section):
     high_hz: float = Field(7600, gt=0)
     """Upper edge of the highest mel band, in Hz; half the sample rate at most."""
     trim_db: float | None = Field(None, gt=0)
-    """Cut leading and trailing frames that are this far below the loudest one. null: keep all frames."""
+    """Cut leading and trailing frames that are this far below the loudest one. null: keep all frames. An encoder never hears them."""
+    encoder: str | None = None
+    """Speech encoder whose states are acoustic frames: `whisper-tiny.en`, whose weights come with a package, a folder, or a name on the
+    hub, `name@revision`, of a Whisper, wav2vec 2.0, HuBERT, WavLM, data2vec-audio, w2v-BERT or Moonshine. null: log-mel alone."""
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [2]
+    """Layers of the encoder, side by side in a frame. 1 is the output of the first transformer block, 0 its input."""
+    speeds: list[Annotated[float, Field(gt=0.5, lt=2)]] = []
+    """Copies of the training split for the encoder, played at these speeds, pitch included: [0.9, 1.1]. Frozen heads and baselines of the
+    encoder learn from them too."""
     shard: Positive = 512
     """Utterances per Parquet shard."""
     workers: Annotated[Positive | None, RunTime()] = None

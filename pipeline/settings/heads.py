@@ -81,6 +81,8 @@ class Head(Optimiser):
     each utterance has exactly one."""
     pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
     """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks."""
+    functionals: bool = False
+    """The heads also see mean, deviation and quantiles of every channel of the acoustic frames over the utterance."""
     standardise: bool = False
     """Scale the inputs of a head to zero mean and unit deviation on the training split."""
     modalities: Annotated[list[Modality], Field(min_length=1)] = ["audio", "text", "both"]
@@ -129,7 +131,7 @@ class Transfer(Section):
 class Evaluate(Section):
     """Baselines and metrics (B)."""
 
-    baselines: list[Literal["chance", "egemaps", "logmel_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
-    """Baselines to compare with."""
+    baselines: list[Literal["chance", "egemaps", "logmel_functionals", "encoder_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
+    """Baselines to compare with. `encoder_functionals` are those of the states of `features.encoder`."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples of the test speakers for the confidence intervals."""

@@ -10,14 +10,16 @@ from pipeline.settings.base import Name, Overrides, Positive, Rate, RunTime, Sec
 class SpecTranSettings(Section):
     """SpecTran, the transformer that encodes acoustic blocks (4.2, 5.1)."""
 
+    frames: Literal["log-mel", "encoder"] | None = None
+    """Acoustic frames: log-mel (5.1), or the states of `features.encoder`. null: those of the encoder if there is one."""
     block: Positive = 50
-    """Frames per acoustic block (5.1)."""
+    """Frames per acoustic block (5.1); an encoder's frames are mostly 20 ms apart."""
     hop: Positive = 30
     """Frames from the start of one block to the start of the next (5.1)."""
     patch: tuple[Positive, Positive] = (10, 16)
-    """Size of a patch, frames x mels (5.1; tables 11, 12)."""
+    """Size of a patch, frames x channels (5.1; tables 11, 12)."""
     stride: tuple[Positive, Positive] = (5, 8)
-    """Shift from patch to patch, frames x mels (5.1)."""
+    """Shift from patch to patch, frames x channels (5.1)."""
     layers: Positive = 2
     """Number of transformer layers."""
     width: Positive | None = 128
@@ -27,7 +29,7 @@ class SpecTranSettings(Section):
     dropout: Share = 0.0
     """Dropout in training."""
     normalise: Literal["corpus", "utterance"] = "corpus"
-    """Normalise log-mel by the statistics of the training split, or by those of each utterance."""
+    """Normalise the frames by the statistics of the training split, or by those of each utterance."""
 
     @field_validator("width")
     @classmethod

@@ -51,12 +51,6 @@ class Settings(Section):
         return seeds
 
     @model_validator(mode="after")
-    def patch_fits_mels(self):
-        """A patch has no more mel bands than the log-mel."""
-        _check_patch(self.spectran, self.features.mels, "spectran")
-        return self
-
-    @model_validator(mode="after")
     def synthetic_corpora_exist(self):
         """Each corpus that is synthesised is used."""
         for name, synthetic in self.synthetic.items():
@@ -113,12 +107,19 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def encoder_is_there(self):
+        """Functionals of an encoder's states need an encoder."""
+        if "encoder_functionals" in self.evaluate.baselines and not self.features.encoder:
+            raise ValueError("evaluate.baselines has encoder_functionals, but features.encoder names no encoder: set it to whisper-tiny.en")
+        return self
+
+    @model_validator(mode="after")
     def overrides_of_models_are_valid(self):
         """A section with a model's own values passes the checks of the section."""
         for name in self.models:
             for section in ("spectran", "calp", "pretrain"):
                 _check_section(f"models.{name}.{section}", lambda name=name, section=section: self._of_model(name, section))
-            _check_patch(self._of_model(name, "spectran"), self.features.mels, f"models.{name}.spectran")
+            _check_frames(self._of_model(name, "spectran"), self.features, f"models.{name}.spectran")
         return self
 
     @model_validator(mode="after")
@@ -149,7 +150,10 @@ class Settings(Section):
 
     def _of_model(self, name: str, section: str) -> Section:
         shared = getattr(self, section)
-        return type(shared).model_validate(shared.model_dump() | getattr(self.models[name], section))
+        values = shared.model_dump() | getattr(self.models[name], section)
+        if section == "spectran" and values["frames"] is None:
+            values["frames"] = "encoder" if self.features.encoder else "log-mel"
+        return type(shared).model_validate(values)
 
     def pretraining_seed(self, model: str) -> int:
         """Seed of a model's pretraining."""
@@ -185,6 +189,10 @@ def _check_section(key: str, build: Callable[[], object]) -> None:
         raise ValueError(f"{key} is {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from None
 
 
-def _check_patch(section: SpecTranSettings, mels: int, key: str) -> None:
-    if section.patch[1] > mels:
-        raise ValueError(f"{key}.patch is {list(section.patch)}: its mels must be no more than features.mels, {mels}")
+def _check_frames(section: SpecTranSettings, features: Features, key: str) -> None:
+    if section.frames == "encoder" and not features.encoder:
+        raise ValueError(
+            f"{key}.frames is encoder, but features.encoder names none: set it to whisper-tiny.en, a folder or a name on the hub"
+        )
+    if section.frames == "log-mel" and section.patch[1] > features.mels:
+        raise ValueError(f"{key}.patch is {list(section.patch)}: its channels must be no more than features.mels, {features.mels}")

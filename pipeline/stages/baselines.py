@@ -1,4 +1,5 @@
-"""Stage `baselines`: what a user would pick instead of CALM, on the same utterances: chance, eGeMAPS and functionals of the log-mel."""
+"""Stage `baselines`: what a user would pick instead of CALM, on the same utterances: chance, eGeMAPS, and functionals of the
+log-mel and of a speech encoder's states."""
 
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from calm.audio.features import ENCODER
 from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import baselines
 from calm.storage import write_json, write_parquet
@@ -79,6 +81,8 @@ def _fit(
     if name == "egemaps":
         segments = list(table[["audio", "start", "end"]].itertuples(index=False, name=None))
         extracted = baselines.egemaps(segments, settings.features.workers, work)
+    elif name == "encoder_functionals":
+        extracted = baselines.encoder_functionals(features / ENCODER, table["id"])
     else:
         extracted = baselines.logmel_functionals(features, table["id"])
     seconds = time.monotonic() - begin

@@ -33,7 +33,7 @@ def run(settings: Settings, model: str) -> str:
         if seen.pretrain.train_spectran:
             (folder / "README.txt").write_text("SpecTran is trained further (pretrain.train_spectran), so no encoded blocks are kept.\n")
             return f"{model}: SpecTran is trained further, no encoded blocks are kept"
-        features = {corpus: paths.features(corpus) for corpus in seen.pretraining}
+        features = {corpus: paths.frames(corpus, seen.spectran.frames) for corpus in seen.pretraining}
         blocks = write(features, paths.calp(model), seen.spectran, folder, seen.compute.dask)
     return f"{model}: {blocks} encoded blocks"
 

@@ -1,4 +1,5 @@
-"""Stage `features`: log-mel of every utterance (5.1) in sharded Parquet, and the statistics of the training split to normalise it by."""
+"""Stage `features`: log-mel of every utterance (5.1) and states of a speech encoder, in sharded Parquet, with the statistics of the
+training split to normalise them by."""
 
 import shutil
 import time
@@ -14,8 +15,9 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from calm.audio import decoding
-from calm.audio.features import LOG_MEL
-from calm.audio.logmel import LogMel, trim
+from calm.audio.encoder_states import EncoderStates, at_speed
+from calm.audio.features import ENCODER, LOG_MEL, FrameExtractor, extract
+from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Dropped
 from calm.storage import read_json, write_json, write_parquet
 from pipeline import paths
@@ -31,22 +33,18 @@ SILENCE = 2**-23  # peak to peak: one step of 24 bits
 STORAGE = {"compression": "zstd", "use_dictionary": ["id"], "column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}}
 
 
-class Unusable(ValueError):
-    """An utterance without features: the reason in a few words, and what was found."""
-
-
 @dataclass
 class Statistics:
-    """Sums over frames in float64, (mels,) each, added up in the table's order so that they never depend on the workers."""
+    """Sums over frames in float64, (channels,) each, added up in the table's order so that they never depend on the workers."""
 
     frames: int = 0
     utterances: int = 0
     total: np.ndarray | float = 0.0
     squares: np.ndarray | float = 0.0
 
-    def add(self, logmel: np.ndarray) -> None:
-        """One utterance, (frames, mels), as it is stored."""
-        values = logmel.astype(np.float64)
+    def add(self, frames: np.ndarray) -> None:
+        """One utterance, (frames, channels), as it is stored."""
+        values = frames.astype(np.float64)
         self.frames += len(values)
         self.utterances += 1
         self.total = self.total + values.sum(axis=0)
@@ -56,7 +54,7 @@ class Statistics:
         return Statistics(*(ours + theirs for ours, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def summary(self) -> dict:
-        """Mean and standard deviation of every band; a band that never changes is divided by 0.001."""
+        """Mean and standard deviation of every channel; one that never changes is divided by 0.001."""
         mean = self.total / self.frames
         deviation = np.sqrt(np.maximum(self.squares / self.frames - mean**2, 0))
         return {"mean": mean.tolist(), "std": np.maximum(deviation, 1e-3).tolist(), "frames": self.frames, "utterances": self.utterances}
@@ -71,54 +69,85 @@ class Shard:
     dropped: list[Dropped] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Frames:
+    """One kind of frames that the stage writes.
+
+    Args:
+        folder: below that of the corpus; "" for log-mel.
+        kind: see `calm.audio.features.KINDS`.
+        speed: at which the audio is played.
+    """
+
+    folder: str
+    kind: str
+    extractor: FrameExtractor
+    speed: float = 1.0
+
+
 def run(settings: Settings, corpus: str) -> str:
     """Features of one corpus; returns the summary. Raises ValueError if more rows are lost than `ingest.max_dropped` allows."""
     begin = time.perf_counter()
-    report = extract(settings, corpus)
+    report = compute(settings, corpus)
     seconds, audio_seconds = time.perf_counter() - begin, report["seconds_audio"]
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
     return (
-        f"{corpus}: log-mel of {report['kept']} of {report['read']} utterances, {audio_seconds / 3600:.2f} h in {seconds:.0f} s "
-        f"({audio_seconds / seconds:.0f} x real time); dropped: {dropped}"
+        f"{corpus}: {' and '.join(report['kinds'])} of {report['kept']} of {report['read']} utterances, {audio_seconds / 3600:.2f} h in "
+        f"{seconds:.0f} s ({audio_seconds / seconds:.0f} x real time); dropped: {dropped}"
     )
 
 
-def extract(settings: Settings, corpus: str) -> dict:
+def compute(settings: Settings, corpus: str) -> dict:
     """Write `part-00000.parquet` ..., `stats.json` and `report.json`; returns the report.
 
-    Shards hold the utterances of `features.shard` rows of the table each, in its order: id, frames, features (frames * channels values,
-    float16, frame by frame). Finished shards of a stopped run are kept and used. The same bytes come out whatever the number of workers,
-    and whether they are processes here or those of a Dask cluster (`compute.dask`).
+    Log-mel lies in the folder of the corpus, an encoder's states in `encoder` below it, and those of copies at other speeds in
+    `encoder/speed-0.9`. Shards hold the utterances of `features.shard` rows of the table each, in its order: id, frames, features
+    (frames * channels values, float16, frame by frame). Finished shards of a stopped run are kept and used. The same bytes come out
+    whatever the number of workers, and whether they are processes here or those of a Dask cluster (`compute.dask`).
     """
     seen, table = visible(settings, "features", corpus), paths.segments(corpus)
     section = seen.features
-    logmel = _logmel(section)
-    frame = pd.read_parquet(table)
+    every, frame = kinds(section), pd.read_parquet(table)
     with checkpoints(settings, "features", corpus, table, paths.fingerprint(corpus)) as work:
-        shards = list(_shards(frame, section, logmel, work, seen.compute.dask))
+        shards = {}
+        for frames in every:
+            (work / frames.folder).mkdir(parents=True, exist_ok=True)
+            rows = frame if frames.speed == 1 else frame[frame["split"] == "train"]
+            shards[frames] = list(_shards(rows, section, frames, work / frames.folder, seen.compute.dask))
         with whole(paths.features(corpus)) as folder:
-            report = _report(frame, shards, seen.ingest.max_dropped)
+            report = _report(frame, shards[every[0]], seen.ingest.max_dropped) | {"kinds": [own.kind for own in every if own.speed == 1]}
             write_json(report, folder / "report.json")
-            write_json(_stats(shards, section), folder / "stats.json")
-            for part in sorted(work.glob("part-*.parquet")):
-                shutil.move(part, folder / part.name)
+            for frames, own in shards.items():
+                (folder / frames.folder).mkdir(parents=True, exist_ok=True)
+                if frames.speed == 1:
+                    write_json(_stats(own, section, frames), folder / frames.folder / "stats.json")
+                for part in sorted((work / frames.folder).glob("part-*.parquet")):
+                    shutil.move(part, folder / frames.folder / part.name)
     return report
 
 
-def _logmel(section: Features) -> LogMel:
+def kinds(section: Features) -> list[Frames]:
+    """The frames that the settings ask for, log-mel first. Raises ValueError if one of their settings does not fit."""
     try:
-        return LogMel(section.sample_rate, section.mels, section.window_ms, section.hop_ms, section.low_hz, section.high_hz)
+        logmel = LogMel(section.sample_rate, section.mels, section.window_ms, section.hop_ms, section.low_hz, section.high_hz)
+        every = [Frames("", LOG_MEL, logmel)]
+        if section.encoder:
+            states = EncoderStates.describe(section.encoder, section.layers)
+            copies = [Frames(f"{ENCODER}/{paths.at_speed(speed)}", ENCODER, states, speed) for speed in section.speeds]
+            every += [Frames(ENCODER, ENCODER, states), *copies]
     except ValueError as error:
         raise ValueError(f"params.yaml: features.{error}") from None
+    return every
 
 
-def _shards(frame: pd.DataFrame, section: Features, logmel: LogMel, work: Path, dask: str | None) -> Iterator[Shard]:
+def _shards(frame: pd.DataFrame, section: Features, frames: Frames, work: Path, dask: str | None) -> Iterator[Shard]:
     """Compute and write the shards in order; those that lie finished in `work` are not computed again."""
     tables = [frame.iloc[first : first + section.shard] for first in range(0, len(frame), section.shard)]
     items = {number: _items(table) for number, table in enumerate(tables) if not _finished(work, number)}
-    processes = min(section.workers or cores(), max(1, sum(map(len, items.values()))))
-    bar = tqdm(total=len(frame), desc="log-mel", unit="utt", delay=2)
-    with bar, pool(FeatureWorker(logmel, section.trim_db), processes, dask=dask) as results_of:
+    most = _gpus() if frames.kind == ENCODER else 0
+    processes = min(section.workers or most or cores(), max(1, sum(map(len, items.values()))))
+    bar = tqdm(total=len(frame), desc=frames.folder or LOG_MEL, unit="utt", delay=2)
+    with bar, pool(FeatureWorker(frames.extractor, section.trim_db, frames.speed), processes, dask=dask) as results_of:
         results = results_of(chain.from_iterable(items.values()))
         for number, table in enumerate(tables):
             if number in items:
@@ -130,6 +159,13 @@ def _shards(frame: pd.DataFrame, section: Features, logmel: LogMel, work: Path, 
             else:
                 bar.update(len(table))
             yield _read_note(work, number)
+
+
+def _gpus() -> int:
+    """Number of GPUs, each of which computes the states of an encoder in a process of its own."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _items(table: pd.DataFrame) -> list[list[tuple]]:
@@ -145,73 +181,84 @@ def _items(table: pd.DataFrame) -> list[list[tuple]]:
 
 @dataclass
 class FeatureWorker(Worker):
-    """Log-mel of some rows of a shard."""
+    """Frames of some rows of a shard."""
 
-    logmel: LogMel
+    extractor: FrameExtractor
     trim_db: float | None
+    speed: float = 1.0
+    device: str = "cpu"
+
+    def set_up(self, number: int) -> None:
+        if isinstance(self.extractor, EncoderStates) and (gpus := _gpus()):
+            self.device = f"cuda:{number % gpus}"
 
     def __call__(self, item: list[tuple]) -> dict[int, np.ndarray | tuple[str, str]]:
-        """Log-mel (frames, mels) float16 by row number, or the reason and detail for which the row is dropped."""
-        results = {}
+        """Frames (frames, channels) float16 by row number, or the reason and detail for which the row is dropped."""
+        heard, results = {}, {}
         for path, group in groupby(item, key=lambda row: row[0]):
             rows = list(group)
             try:
                 with decoding.AudioFile(path) as file:
-                    results |= {row: self._or_reason(file, start, end) for _, start, end, row in rows}
+                    heard |= {row: self._samples(file, start, end) for _, start, end, row in rows}
             except decoding.AudioError as error:
-                results |= {row: ("unreadable audio", str(error)) for *_, row in rows}
+                heard |= {row: ("unreadable audio", str(error)) for *_, row in rows}
+        usable = {row: samples for row, samples in heard.items() if isinstance(samples, np.ndarray)}
+        with np.errstate(over="ignore", invalid="ignore"):  # checked in `_float16`
+            frames = dict(zip(usable, extract(self.extractor, list(usable.values()), self.trim_db, self.device), strict=True))
+        where = {row: f"{path}, {start:.3f} to {end:.3f} s" for path, start, end, row in item}
+        for row, samples in heard.items():
+            results[row] = self._float16(frames[row], samples, where[row]) if row in frames else samples
         return results
 
-    def _or_reason(self, file: decoding.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
+    def _samples(self, file: decoding.AudioFile, start: float, end: float) -> np.ndarray | tuple[str, str]:
+        """Samples of an utterance, or why it cannot be used."""
+        where = f"{file.path}, {start:.3f} to {end:.3f} s"
         try:
-            return self._frames(file, start, end)
+            samples = file.read(start, end, self.extractor.sample_rate)
         except decoding.NotNumbers as error:
             return "NaN or infinity", str(error)
         except decoding.AudioError as error:
             return "unreadable audio", str(error)
-        except Unusable as error:
-            return error.args
-
-    def _frames(self, file: decoding.AudioFile, start: float, end: float) -> np.ndarray:
-        samples = file.read(start, end, self.logmel.sample_rate)
-        where = f"{file.path}, {start:.3f} to {end:.3f} s"
         if np.ptp(samples) < SILENCE:
-            raise Unusable("digital silence", where)
-        with np.errstate(over="ignore", invalid="ignore"):  # checked below
-            frames = self.logmel(samples)
-        if not len(frames):
-            raise Unusable("shorter than a frame", f"{len(samples)} samples, a frame has {self.logmel.window}: {where}")
+            return "digital silence", where
+        samples = samples if self.speed == 1 else at_speed(samples, self.extractor.sample_rate, self.speed)
+        if not self.extractor.frames(len(samples)):
+            return "shorter than a frame", f"{len(samples)} samples, a frame has {self.extractor.window}: {where}"
+        return samples
+
+    def _float16(self, frames: np.ndarray, samples: np.ndarray, where: str) -> np.ndarray | tuple[str, str]:
+        """Frames as they are stored, or why they cannot be used."""
         if not np.isfinite(frames).all():
-            raise Unusable("NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}")
-        return (frames if self.trim_db is None else trim(frames, self.trim_db)).astype(np.float16)
+            return "NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}"
+        return frames.astype(np.float16)
 
 
 def _write(work: Path, number: int, table: pd.DataFrame, rows: dict) -> None:
     """One shard, in the table's order, and after it the note that says it is finished."""
     shard, ids, kept = Shard(), [], []
     for row, id, split in zip(table.index, table["id"], table["split"], strict=True):
-        logmel = rows[row]
-        if isinstance(logmel, tuple):
-            shard.dropped.append(Dropped(id, *logmel))
+        frames = rows[row]
+        if isinstance(frames, tuple):
+            shard.dropped.append(Dropped(id, *frames))
             continue
         ids.append(id)
-        kept.append(logmel)
-        shard.frames += len(logmel)
+        kept.append(frames)
+        shard.frames += len(frames)
         if split == "train":
-            shard.statistics.add(logmel)
+            shard.statistics.add(frames)
     write_parquet(_parquet(ids, kept), work / f"part-{number:05d}.parquet", **STORAGE)
     _write_note(work, number, shard)
 
 
-def _parquet(ids: list[str], logmels: list[np.ndarray]) -> pa.Table:
-    offsets = np.cumsum([0] + [logmel.size for logmel in logmels])
+def _parquet(ids: list[str], frames: list[np.ndarray]) -> pa.Table:
+    offsets = np.cumsum([0] + [own.size for own in frames])
     if offsets[-1] >= 2**31:
         raise ValueError("params.yaml: features.shard is too large: a shard may hold 2^31 values")
-    values = np.concatenate([logmel.ravel() for logmel in logmels]) if logmels else np.empty(0, np.float16)
+    values = np.concatenate([own.ravel() for own in frames]) if frames else np.empty(0, np.float16)
     return pa.table(
         {
             "id": pa.array(ids, pa.string()),
-            "frames": pa.array([len(logmel) for logmel in logmels], pa.int32()),
+            "frames": pa.array([len(own) for own in frames], pa.int32()),
             "features": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.float16())),
         }
     )
@@ -258,9 +305,9 @@ def _report(frame: pd.DataFrame, shards: list[Shard], max_dropped: float) -> dic
     }
 
 
-def _stats(shards: list[Shard], section: Features) -> dict:
+def _stats(shards: list[Shard], section: Features, frames: Frames) -> dict:
+    """Statistics of the training split, and the settings that new audio needs to become the same frames."""
     total = sum((shard.statistics for shard in shards), Statistics())
     if not total.frames:
-        raise ValueError("no utterance of the training split has features, and the log-mel is normalised by that split's statistics")
-    used = section.model_dump(include={"sample_rate", "window_ms", "hop_ms", "low_hz", "high_hz", "trim_db"})
-    return {**total.summary(), "split": "train", "kind": LOG_MEL, "channels": section.mels, **used}
+        raise ValueError("no utterance of the training split has features, and they are normalised by that split's statistics")
+    return {**total.summary(), "split": "train", "kind": frames.kind, **asdict(frames.extractor), "trim_db": section.trim_db}

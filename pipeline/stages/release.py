@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from calm.audio.features import ENCODER
 from calm.inference import onnx_export
 from calm.inference.processing import CalmProcessor
 from calm.models.language_model import load_tokenizer
@@ -58,8 +59,10 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[heads.model].language_model)
     most = min(settings.head.max_tokens, places(network.calm.language_model))
-    extractor = feature_extractors.extractor(settings.spectran, [heads.corpus], most)
+    extractor = feature_extractors.extractor(settings.spectran, [heads.corpus], most, bool(network.config.head_functionals))
     CalmProcessor(extractor, tokenizer).save_pretrained(folder)
+    if settings.spectran.frames == ENCODER:
+        onnx_export.write_encoder(extractor.frame_extractor, folder)
     onnx_export.write(network.eval(), folder)
     head = {key: columns[key] for key in ("variant", "modality", "seed")}
     write_json(head, folder / "release.json")

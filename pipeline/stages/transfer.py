@@ -77,7 +77,9 @@ def transferred(settings: Visible, network: CalmForSequenceClassification, model
     examples = factory.examples(settings, [other])
     tokens = tokenise(load_tokenizer(settings.models[model].language_model), examples.table["text"])
     most = min(settings.head.max_tokens, places(network.calm.language_model))
-    collator = SequenceCollator(examples.frames, tokens, None, network.config.modality, most=most)
+    collator = SequenceCollator(
+        examples.frames, tokens, None, network.config.modality, most=most, functionals=bool(network.config.head_functionals)
+    )
     index = pd.Index(ids)
     rows = np.flatnonzero(examples.table["id"].isin(index))
     logits = np.full((len(index), len(network.config.heads[TASK])), np.nan)

@@ -10,6 +10,7 @@ from ct2_to_openai import convert
 
 from calm.asr import engines, windows
 from calm.asr.transcripts import Transcript, compression_ratio, flags, repeats, word_errors
+from calm.audio import packaged
 from calm.audio.decoding import read_audio
 from calm.corpora import read_corpus
 from calm.corpora.utterances import Utterance
@@ -121,10 +122,10 @@ def test_openai_whisper_has_no_int8():
 
 def test_a_wrong_file_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"other weights")
-    with pytest.raises(engines.AsrError, match=r"is not the official file \(its SHA-256 is"):
-        engines.check(tmp_path / "model.bin", engines.PACKAGED["tiny.en"][1])
-    with pytest.raises(engines.AsrError, match="is missing"):
-        engines.check(tmp_path / "none.bin", "0")
+    with pytest.raises(packaged.WeightsError, match=r"is not the official file \(its SHA-256 is"):
+        packaged.check(tmp_path / "model.bin", packaged.WEIGHTS["tiny.en"][1])
+    with pytest.raises(packaged.WeightsError, match="is missing"):
+        packaged.check(tmp_path / "none.bin", "0")
     with pytest.raises(engines.AsrError, match="cannot load the model"):
         engines.load("faster-whisper", str(tmp_path))
 
@@ -137,7 +138,7 @@ def test_an_unknown_model_is_named(engine):
 
 def test_the_packaged_weights_are_the_official_ones(tiny):
     assert (Path(tiny) / "model.bin").is_file()
-    assert engines.packaged("base.en") is None
+    assert packaged.packaged("base.en") is None
 
 
 # Windows

@@ -59,7 +59,7 @@ def _corpus(name: str, utterances: int, classes: tuple[str, ...], loaded: settin
     write_table_and_segments(corpus, name)
     texts = [{"id": row.id, "text": row.text, "source": "corpus", "reference": f"number {row.id[-1:]}"} for row in corpus.utterances]
     write_parquet(pa.Table.from_pylist(texts, schema=transcribe.SCHEMA), paths.texts(name) / "texts.parquet")
-    features.extract(loaded, name)
+    features.compute(loaded, name)
 
 
 def write_table_and_segments(corpus: Corpus, name: str) -> None:

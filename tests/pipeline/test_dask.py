@@ -131,7 +131,7 @@ def test_features_of_a_cluster_that_loses_a_worker(dask, made, tmp_path, monkeyp
     killing(dask, monkeypatch, features, "_write", at=2)
     local = tmp_path / "local"
     shutil.copytree(paths.features("made"), local)
-    report = features.extract(on(made[1], dask.address), "made")
+    report = features.compute(on(made[1], dask.address), "made")
     assert report["kept"] == 120 and len(dask.workers) == 1
     same(local, paths.features("made"), [f"part-0000{number}.parquet" for number in range(6)] + ["stats.json", "report.json"])
     assert not list(Path("data/work").glob("*"))
@@ -187,16 +187,16 @@ def test_without_workers_a_stage_ends_with_a_sentence(dask, made, tmp_path, monk
         dask.kill()
     killing(dask, monkeypatch, features, "_write", at=2)
     with pytest.raises(OSError, match="has had no workers for 2 s: finished parts are kept"):
-        features.extract(on(made[1], dask.address), "made")
+        features.compute(on(made[1], dask.address), "made")
     assert len(list(Path("data/work/features@made").glob("*/part-*.parquet"))) == 2
     with pytest.raises(OSError, match="has no workers, and none joined within 1 s: start some with `dask worker"):
-        features.extract(on(made[1], dask.address), "made")
+        features.compute(on(made[1], dask.address), "made")
     with pytest.raises(OSError, match="no Dask scheduler answers at compute.dask, nonsense://host"):
-        features.extract(on(made[1], "nonsense://host"), "made")
+        features.compute(on(made[1], "nonsense://host"), "made")
     dask.worker(threads=2)
     monkeypatch.setattr(dask_cluster, "JOIN", 30)
     with pytest.raises(OSError, match="Dask worker tcp://.* has 2 threads: start workers of one each"):
-        features.extract(on(made[1], dask.address), "made")
+        features.compute(on(made[1], dask.address), "made")
     dask.kill()
 
 
@@ -211,7 +211,7 @@ def test_what_dask_gives_up_and_a_lost_scheduler_are_told(dask, made, tmp_path, 
     monkeypatch.setattr(features, "GROUP", 1)
     killing(dask, monkeypatch, features, "_write", at=2, what=dask.running[0].kill)
     with pytest.raises(OSError, match="the Dask scheduler at tcp://.* is gone: finished parts are kept"):
-        features.extract(on(made[1], dask.address), "made")
+        features.compute(on(made[1], dask.address), "made")
 
 
 def test_workers_that_would_give_other_results_are_named(tmp_path):

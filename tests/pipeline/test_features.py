@@ -47,7 +47,7 @@ def extract(table: Path, folder: Path, max_dropped: float = 1.0, **changes) -> d
     if not paths.segments("x").exists():  # equal times: a stopped run goes on only where its data are the same
         shutil.copy2(table, paths.segments("x"))
         paths.fingerprint("x").mkdir(parents=True, exist_ok=True)
-    report = features.extract(loaded, "x")
+    report = features.compute(loaded, "x")
     shutil.move(paths.features("x"), folder)
     return report
 
