@@ -18,7 +18,7 @@ import typer
 
 from calm.corpora.utterances import read_table
 from calm.evaluation import baselines, metrics, resampling, thresholds
-from calm.inference.classifier import probabilities
+from calm.evaluation.calibration import probabilities
 from calm.training.forward import predict
 from calm.training.sampling import mix
 from pipeline import paths
@@ -101,7 +101,7 @@ def head_predictor(networks: Networks, condition: Condition, rows: np.ndarray, f
         sources = np.concatenate([np.arange(len(plain)), *[rows[~held_out]] * copies])
         with tempfile.TemporaryDirectory(dir=folder) as work:
             network, collator, _ = on_vectors(networks, condition, vectors, sources, seeds, Path(work))
-        return probabilities(predict(network, rows[held_out], collator, 512))
+        return probabilities(predict(network, rows[held_out], collator, 512), networks.settings.head.loss)
 
     return predict_fold
 

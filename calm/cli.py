@@ -86,7 +86,8 @@ def predict(
     """Predict the probability of each class, from audio, text or both.
 
     For text alone, give --text without files. Recordings longer than 30 s are cut at their pauses, with one line per segment. A file in
-    which nobody speaks has the result "no speech". The probabilities of the classes do not sum to 1.
+    which nobody speaks has the result "no speech". The probabilities sum to 1 only if the model was trained with a softmax. After them
+    stand the classes that the model decides and its decision: thresholds "tuned" on validation, "0.5", or "argmax", the likeliest class.
 
     Exit code 0: success. 1: a file could not be read. 2: nothing was done.
 
@@ -103,12 +104,11 @@ def predict(
         if files:
             rows = list(recordings.over_files(files, listener, lambda segment: recordings.classify_segment(classifier, segment), text))
         else:
-            by_class = [dict(zip(classifier.classes, row.tolist(), strict=True)) for row in classifier(None, text)]
-            rows = [{"file": None, "fault": None, "text": line, "probabilities": row} for line, row in zip(text, by_class, strict=True)]
+            answers = [classifier.answer(row) for row in classifier(None, text)]
+            rows = [{"file": None, "fault": None, "text": line} | answer for line, answer in zip(text, answers, strict=True)]
     if as_json:
-        typer.echo(
-            json.dumps({"model": str(model), "synthetic": classifier.synthetic, "classes": classifier.classes, "rows": rows}, indent=2)
-        )
+        about = {"model": str(model), "synthetic": classifier.synthetic, "classes": classifier.classes, "decision": classifier.decision}
+        typer.echo(json.dumps(about | {"rows": rows}, indent=2))
     else:
         for row in rows:
             console.print_prediction(row)

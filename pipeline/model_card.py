@@ -38,9 +38,9 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 
 {measured}
 
-{of_what} The thresholds, one a class, are in
-`config.json`. They were tuned on the validation split, whose figures are therefore too good.
-Binary cross-entropy on validation: {validation_loss:.3f} (on the
+{of_what} The model decides by {decision}. The
+thresholds, one a class, are in `config.json`. They were tuned on the validation split, whose figures are therefore too good.
+{loss_name} on validation: {validation_loss:.3f} (on the
 training split: {loss:.3f}; epochs: {epochs}). More metrics, and other seeds: the rows of `{corpus}`, `{variant}`, `{lm}`, `{modality}` in
 the project's `reports/metrics.json`.
 
@@ -53,7 +53,7 @@ hear is not what a person feels.
 
 - The model was tested on the language, recordings and raters of its own data only.
 - Text and audio share {max_tokens} places: longer recordings must be cut, as `calm predict` does.
-- The probabilities are not calibrated, and do not sum to 1 over the classes.
+- {calibrated}
 
 ## Licence
 
@@ -78,7 +78,8 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         figures: rows of `pipeline.evaluation.released.figures`.
     """
     heads = settings.heads[name]
-    ((_, classes),) = config.heads.items()
+    ((name_of_head, classes),) = config.heads.items()
+    softmax, temperature = config.head_loss == "softmax", config.temperatures.get(name_of_head, 1.0)
     pretrained = paths.pretrained(heads.model) / "metrics.json"
     pretrained = read_json(pretrained) if pretrained.exists() else None  # there is none with pretrain_on: none
     folds = folds_of(read_table(paths.utterances(heads.corpus), ["fold"]))
@@ -105,6 +106,11 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         loss=last["loss"],
         max_tokens=settings.head.max_tokens,
         lm=settings.lm[heads.model],
+        decision="the likeliest class (argmax)" if config.decisions.get(name_of_head) == "argmax" else "the tuned thresholds",
+        loss_name="Cross entropy" if softmax else "Binary cross-entropy",
+        calibrated=f"The probabilities sum to 1, and one temperature ({temperature:.2f}), fitted on the validation split, calibrates them."
+        if softmax
+        else "The probabilities are not calibrated, and do not sum to 1 over the classes.",
         measured=table(figures),
         of_what=OF_FOLDS.format(count=len(folds), seed=curve["seed"]) if folds else OF_THIS.format(seed=curve["seed"]),
         **{key: curve[key] for key in ("variant", "modality", "seed")},

@@ -166,6 +166,7 @@ def _evaluate(settings: Settings, corpus: str) -> dict:
     entries = {name: entry for name, entry in settings.heads.items() if entry.corpus == corpus}
     lm = {entry.model: settings.lm(entry.model) for entry in entries.values()}
     sections = {"heads": entries, "lm": lm, "evaluate": _only(settings.evaluate, "bootstrap")}
+    sections["head"] = _only(settings.for_target(corpus).head, "loss", "decision")
     return _corpora(settings, corpus) | _first_seed(settings) | sections | {"transcribe": _only(settings.transcribe, "language")}
 
 
@@ -174,7 +175,7 @@ def _release(settings: Settings, heads: str) -> dict:
     return {
         **sections,
         "seeds": sections["seeds"][:1],
-        "head": _only(sections["head"], "modalities", "tuning", "max_tokens", "average_speeds"),
+        "head": _only(sections["head"], "modalities", "tuning", "max_tokens", "average_speeds", "decision"),
         "lm": {model: settings.lm(model)},
         "evaluate": _only(settings.evaluate, "bootstrap"),
     }

@@ -1,6 +1,35 @@
-"""Calibration of predicted probabilities: bins of a reliability diagram and the expected calibration error."""
+"""Probabilities from logits, their calibration by a temperature, the reliability diagram and the expected calibration error."""
 
 import numpy as np
+
+
+def probabilities(logits: np.ndarray, loss: str = "bce") -> np.ndarray:
+    """Probabilities of logits (..., classes) in float64: "bce", each class by itself; "softmax", they sum to 1 over the classes."""
+    logits = np.asarray(logits, np.float64)
+    if loss == "softmax":
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return shares / shares.sum(axis=-1, keepdims=True)
+    size = np.exp(-np.abs(logits))  # never overflows
+    return np.where(logits >= 0, 1, size) / (1 + size)
+
+
+def fit_temperature(targets: np.ndarray, logits: np.ndarray) -> float:
+    """The T in [0.05, 20] for which softmax(logits / T) has the lowest cross entropy (arXiv 1706.04599). For the validation split only.
+
+    Args:
+        targets: bool (utterances, classes), one class each.
+        logits: (utterances, classes), finite.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits = np.asarray(logits, np.float64)
+
+    def cross_entropy(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        highest = scaled.max(axis=1)
+        return float((highest + np.log(np.exp(scaled - highest[:, None]).sum(axis=1)) - scaled[targets]).mean())
+
+    return float(np.exp(minimize_scalar(cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
 def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:

@@ -195,13 +195,23 @@ METRICS: dict[str, Metric] = {
     ),
     "balanced_accuracy": Metric(
         "balanced accuracy",
-        "The mean recall of the classes.",
+        "The mean recall of the classes. For the most likely class, it is what EmoBox calls UA (unweighted accuracy).",
         "1/C Σ<sub>c</sub> TP<sub>c</sub>/P<sub>c</sub>",
         of_counts=balanced_accuracy,
         requires="recall",
     ),
     "exact_match": Metric("exact match", "The share of utterances whose classes are all decided correctly."),
-    "accuracy_argmax": Metric("accuracy (argmax)", "The share of utterances whose likeliest class is the right one."),
+    "accuracy_argmax": Metric(
+        "accuracy (argmax)",
+        "The share of utterances whose likeliest class is the right one: plain accuracy, which EmoBox calls WA (weighted accuracy).",
+        "1/n Σ<sub>c</sub> TP<sub>c</sub>",
+    ),
+    "macro_f1_argmax": Metric(
+        "macro F1 (argmax)",
+        "The plain mean of the classes' F1 where the likeliest class is decided, EmoBox's macro F1.",
+        "1/C Σ<sub>c</sub> F1<sub>c</sub>",
+        requires="f1",
+    ),
     "auc_macro": Metric(
         "ROC AUC",
         "The mean over the classes of the area under the ROC curve, which needs no threshold. Knowing nothing gives 50.",
@@ -254,12 +264,15 @@ def decided(targets: np.ndarray, decisions: np.ndarray, classes: Sequence[str], 
 
     Args:
         targets, decisions: bool (utterances, classes).
-        argmax: the decisions are the likeliest class of a one-hot task; `exact_match` is then called `accuracy_argmax`.
+        argmax: the decisions are the likeliest class of a one-hot task; `exact_match` is then called `accuracy_argmax`,
+            and `macro_f1_argmax` stands beside it.
     """
     counts, result = count(targets, decisions), Result()
     for name, function in OF_COUNTS.items():
         result.add(name, function(counts), _left_out(name, counts, classes))
     result.add("accuracy_argmax" if argmax else "exact_match", exact_match(targets, decisions))
+    if argmax:
+        result.add("macro_f1_argmax", f1_macro(counts), _left_out("macro_f1_argmax", counts, classes))
     for part in BY_CLASS:
         for label, value in zip(classes, getattr(counts, part), strict=True):
             result.add(f"{part}/{label}", value, [label] if np.isnan(value) else [])

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from calm.audio.encoder_states import at_speed
+from calm.evaluation.calibration import probabilities
+from calm.evaluation.thresholds import likeliest
 from calm.inference.extractor import CONFIG, AcousticExtractor
 
 
@@ -21,6 +23,8 @@ class Classifier(ABC):
     synthetic: bool  # trained on synthetic speech
     tuned: bool  # whether the thresholds were tuned on the validation split
     thresholds: np.ndarray  # (classes,)
+    argmax: bool  # the likeliest class is decided, not those at or above their thresholds
+    loss: str  # of the head: "bce", or "softmax", whose probabilities sum to 1
     extractor: AcousticExtractor
 
     @abstractmethod
@@ -35,11 +39,35 @@ class Classifier(ABC):
             ValueError: an utterance lacks the one modality that the model was trained on.
         """
 
-    def _describe(self, heads: dict[str, list[str]], thresholds: dict[str, list[float]], modality: str, synthetic: bool) -> None:
-        """Set the attributes from the model's configuration."""
+    def _describe(
+        self,
+        heads: dict[str, list[str]],
+        thresholds: dict[str, list[float]],
+        modality: str,
+        synthetic: bool,
+        decisions: dict[str, str] | None = None,
+        head_loss: str = "bce",
+    ) -> None:
+        """Set the attributes from the model's configuration; models released before there was a choice have no last two."""
         ((name, self.classes),) = heads.items()
         self.tuned, self.modality, self.synthetic = name in thresholds, modality, synthetic
         self.thresholds = np.array(thresholds.get(name, [0.5] * len(self.classes)))
+        self.argmax, self.loss = (decisions or {}).get(name) == "argmax", head_loss
+
+    @property
+    def decision(self) -> str:
+        """By what classes are decided, named as in `metrics.json`: "argmax", thresholds "tuned" on validation, or "0.5"."""
+        return "argmax" if self.argmax else "tuned" if self.tuned else "0.5"
+
+    def decided(self, probabilities: np.ndarray) -> list[str]:
+        """The classes that are decided of one utterance, from probabilities (classes,)."""
+        chosen = likeliest(probabilities[None])[0] if self.argmax else probabilities >= self.thresholds
+        return [name for name, is_chosen in zip(self.classes, chosen, strict=True) if is_chosen]
+
+    def answer(self, probabilities: np.ndarray) -> dict:
+        """What is said of one utterance: `probabilities` by class, the classes `decided`, and the `decision` that they are decided by."""
+        by_class = dict(zip(self.classes, probabilities.tolist(), strict=True))
+        return {"probabilities": by_class, "decided": self.decided(probabilities), "decision": self.decision}
 
     @property
     def sample_rate(self) -> int:
@@ -69,7 +97,7 @@ class Classifier(ABC):
         parts = []
         for first in range(0, len(texts), batch):
             rows = slice(first, first + batch)
-            parts.append(probabilities(self._averaged(clips[rows], texts[rows])))
+            parts.append(probabilities(self._averaged(clips[rows], texts[rows]), self.loss))
         return np.concatenate(parts)
 
     def _averaged(self, clips: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
@@ -106,8 +134,3 @@ def check_folder(folder: Path) -> Path:
         if not (Path(folder) / name).is_file():
             raise ValueError(f"{folder} is not a released model: it has no {name} (the stage `release` writes such a folder)")
     return Path(folder)
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Sigmoid of logits, in float64: each class by itself."""
-    return 1 / (1 + np.exp(-logits.astype(np.float64)))

@@ -15,7 +15,7 @@ from transformers import AutoModelForAudioClassification, AutoModelForSequenceCl
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from calm.audio.decoding import read_audio
-from calm.inference.classifier import probabilities
+from calm.evaluation.calibration import probabilities
 from calm.inference.torch_classifier import Predictor
 from calm.models.configuration import CalmConfig
 from calm.models.modeling import CalmForSequenceClassification
@@ -24,7 +24,10 @@ TASK = "calm-emotion"
 
 
 class EmotionPipeline(Pipeline):
-    """Scores of every class for audio, text or both, most likely first: `[{"label": "happy", "score": 0.8}, ...]`.
+    """Scores of every class for audio, text or both, most likely first.
+
+    `[{"label": "happy", "score": 0.8, "decided": True, "decision": "argmax"}, ...]`: `decided` by the model's own `decision`, see
+    `Classifier.decision`.
 
     A call takes one of these, or a list of them (scored in batches of `batch_size`):
 
@@ -78,10 +81,14 @@ class EmotionPipeline(Pipeline):
         return {"logits": torch.from_numpy(Predictor.from_model(self.model, self.processor).logits(frames, texts))}
 
     def postprocess(self, outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict]:
-        ((_, classes),) = self.model.config.heads.items()
-        (scores,) = probabilities(outputs["logits"].numpy())
+        predictor = Predictor.from_model(self.model, self.processor)
+        (scores,) = probabilities(outputs["logits"].numpy(), predictor.loss)
+        classes, decided, decision = predictor.classes, predictor.decided(scores), predictor.decision
         ordered = np.argsort(-scores, kind="stable")[:top_k]
-        return [{"label": classes[index], "score": float(scores[index])} for index in ordered]
+        return [
+            {"label": classes[index], "score": float(scores[index]), "decided": classes[index] in decided, "decision": decision}
+            for index in ordered
+        ]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write the model and its processor; the code is in this package."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 MADE_OF = ("model.safetensors", "config.json", CONFIG, TOKENIZER)
-ABOUT = ("heads", "thresholds", "modality", "synthetic")
+ABOUT = ("heads", "thresholds", "modality", "synthetic", "decisions", "head_loss")  # what a prediction needs of the configuration
 
 logger = logging.getLogger(__name__)
 

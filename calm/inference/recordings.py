@@ -96,10 +96,10 @@ def load_whisper(name: str):
 
 
 def classify_segment(classifier: Classifier, segment: Segment) -> dict:
-    """Prediction for a segment: `start`, `end` (seconds), `text`, `flags`, and `probabilities` by class."""
+    """Prediction for a segment: `start`, `end` (seconds), `text`, `flags`, and `Classifier.answer`."""
     (probabilities,) = classifier([segment.samples], [segment.text])
-    by_class = dict(zip(classifier.classes, probabilities.tolist(), strict=True))
-    return {"start": segment.start, "end": segment.end, "text": segment.text, "flags": segment.flags, "probabilities": by_class}
+    place = {"start": segment.start, "end": segment.end, "text": segment.text, "flags": segment.flags}
+    return place | classifier.answer(probabilities)
 
 
 def over_files(

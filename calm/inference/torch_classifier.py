@@ -10,6 +10,7 @@ from transformers import BatchFeature, PreTrainedModel
 
 from calm.inference.classifier import Classifier, check_folder
 from calm.inference.extractor import CONFIG, text_or_empty
+from calm.inference.onnx_export import ABOUT
 from calm.inference.processing import CalmProcessor
 from calm.models.modeling import CalmForSequenceClassification
 
@@ -56,7 +57,7 @@ class Predictor(Classifier):
             if actual != expected:
                 raise ValueError(f"{name} is {actual} in the model's {CONFIG} and {expected} in its config.json: release the model again")
         self.extractor.uses(str(model.device), self.extractor.folder)
-        self._describe(config.heads, config.thresholds, config.modality, config.synthetic)
+        self._describe(**{name: getattr(config, name) for name in ABOUT})
 
     @torch.inference_mode()
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:

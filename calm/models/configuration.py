@@ -4,6 +4,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 SPECTRAN_POOLINGS = ("cls", "mean", "bands")
 HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks")
+HEAD_LOSSES = ("bce", "softmax")
 TEXT_POOLINGS = ("last_mean", "input_mean", "cls")
 
 
@@ -28,6 +29,10 @@ class CalmConfig(PreTrainedConfig):
         heads: class names by head name, `{"emotion": ["happy", "sad"]}` (4.6).
         one_hot: names of the heads whose utterances have exactly one class.
         thresholds: by head name, the probability from which each class counts as present; tuned on validation.
+        temperatures: by head name, the number by which its logits are divided; fitted on validation.
+        decisions: by head name, how classes are decided: "thresholds" or "argmax", the likeliest class.
+        head_loss: "bce", each class is a question of its own; or "softmax", exactly one class, for heads in `one_hot`.
+        head_smoothing: label smoothing in training.
         head_hidden, head_dropout: the two-layer MLP of a head (5.2); without a hidden layer, a head is linear.
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
             blocks that the front end projects to tokens.
@@ -67,6 +72,10 @@ class CalmConfig(PreTrainedConfig):
         heads: dict[str, list[str]] | None = None,
         one_hot: list[str] | None = None,
         thresholds: dict[str, list[float]] | None = None,
+        temperatures: dict[str, float] | None = None,
+        decisions: dict[str, str] | None = None,
+        head_loss: str = "bce",
+        head_smoothing: float = 0.0,
         head_hidden: int | None = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
@@ -87,11 +96,13 @@ class CalmConfig(PreTrainedConfig):
         self.spectran_pooling, self.spectran_dropout = spectran_pooling, spectran_dropout
         self.projection, self.text_pooling = projection, text_pooling
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
+        self.temperatures, self.decisions = temperatures or {}, decisions or {}
+        self.head_loss, self.head_smoothing = head_loss, head_smoothing
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
         self.head_functionals, self.head_standardise = head_functionals, head_standardise
         self.encoder, self.modality, self.synthetic = encoder, modality, synthetic
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
-        super().__init__(**{"tie_word_embeddings": True, **kwargs, **_labels(self.heads)})
+        super().__init__(**{"tie_word_embeddings": True, **kwargs, **_labels(self.heads, head_loss)})
         self._check()
 
     @property
@@ -131,7 +142,12 @@ class CalmConfig(PreTrainedConfig):
         width = self.channels // self.averaged_layers
         if self.front_end == "spectran" and (self.patch[0] > self.block_frames or self.patch[1] > width):
             raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {width})")
-        choices = (("spectran_pooling", SPECTRAN_POOLINGS), ("head_pooling", HEAD_POOLINGS), ("text_pooling", TEXT_POOLINGS))
+        choices = (
+            ("spectran_pooling", SPECTRAN_POOLINGS),
+            ("head_pooling", HEAD_POOLINGS),
+            ("head_loss", HEAD_LOSSES),
+            ("text_pooling", TEXT_POOLINGS),
+        )
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is '{value}': allowed are {', '.join(allowed)}")
@@ -144,10 +160,11 @@ def _text_config(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
     return AutoConfig.for_model(settings.pop("model_type", BertConfig.model_type), **settings)
 
 
-def _labels(heads: dict[str, list[str]]) -> dict:
+def _labels(heads: dict[str, list[str]], loss: str) -> dict:
     """Transformers' names for the classes of the first head; {} without heads."""
     if not heads:
         return {}
     classes = dict(enumerate(next(iter(heads.values()))))
     labels = {name: index for index, name in classes.items()}
-    return {"id2label": classes, "label2id": labels, "problem_type": "multi_label_classification"}
+    kind = "single_label_classification" if loss == "softmax" else "multi_label_classification"  # by which Transformers takes a softmax
+    return {"id2label": classes, "label2id": labels, "problem_type": kind}

@@ -96,6 +96,21 @@ def calp(
     return {"loss": audio + settings.alpha * text, "audio": audio, "text": text}
 
 
+def classification(logits: torch.Tensor, targets: torch.Tensor, kind: str = "bce", smoothing: float = 0.0) -> torch.Tensor:
+    """Loss of a head (4.6), mean over the utterances: logits and targets (..., classes), targets in [0, 1].
+
+    Args:
+        kind: "bce", binary cross-entropy of each class; "softmax", cross entropy over the classes, for utterances that have exactly one.
+        smoothing: share of the target that is spread evenly: over present and absent, or over the classes.
+    """
+    logits, targets = logits.float(), targets.float()
+    if kind == "bce":
+        return F.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / 2)
+    targets = targets / targets.sum(-1, keepdim=True).clamp(min=1e-6)  # soft labels are shares
+    classes = logits.shape[-1]
+    return F.cross_entropy(logits.reshape(-1, classes), targets.reshape(-1, classes), label_smoothing=smoothing)
+
+
 def masked_audio(predicted: torch.Tensor, target: torch.Tensor, frames: slice = slice(None)) -> torch.Tensor:
     """L_MAM of equation 3: mean squared error over the masked blocks, (masked, frames, channels) each; 0 if nothing is masked.
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
@@ -209,7 +208,7 @@ class ClassificationOutput(ModelOutput):
 
 
 class CalmForSequenceClassification(CalmPreTrainedModel):
-    """Named heads on the multimodal transformer, with binary cross-entropy for each class (4.6, 5.2, 5.3)."""
+    """Named heads on the multimodal transformer (4.6, 5.2, 5.3), with the loss of `CalmConfig.head_loss`."""
 
     def __init__(self, config: CalmConfig):
         super().__init__(config)
@@ -269,11 +268,12 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         pooled = self.pooled(input_ids, attention_mask, **audio)
         if share is not None:
             pooled = share * pooled + (1 - share) * pooled[mixed_with]
-        logits = {name: head(pooled) for name, head in self.heads.items()}
+        logits = {name: head(pooled) / self.config.temperatures.get(name, 1.0) for name, head in self.heads.items()}
         loss = None
         if labels is not None:
             labels = labels if isinstance(labels, dict) else dict.fromkeys(logits, labels)
-            loss = sum(F.binary_cross_entropy_with_logits(logits[name].float(), target.float()) for name, target in labels.items())
+            smoothing = self.config.head_smoothing if self.training else 0.0
+            loss = sum(losses.classification(logits[name], target, self.config.head_loss, smoothing) for name, target in labels.items())
         return ClassificationOutput(loss=loss, logits=next(iter(logits.values())) if len(logits) == 1 else logits)
 
 
@@ -287,7 +287,7 @@ class FrozenHeads(nn.Module):
 
     def __init__(self, config: CalmConfig, classes: int, seeds: list[int], width: int):
         super().__init__()
-        self.heads = nn.ModuleList()
+        self.heads, self.loss, self.smoothing = nn.ModuleList(), config.head_loss, config.head_smoothing
         for seed in seeds:
             torch.manual_seed(seed)
             self.heads.append(Head(config, classes, width))
@@ -303,7 +303,8 @@ class FrozenHeads(nn.Module):
         logits = torch.stack([head(vectors[:, index]) for index, head in enumerate(self.heads)], 1)
         loss = None
         if labels is not None:  # the sum of the heads' means: no head's gradient depends on another head
-            loss = F.binary_cross_entropy_with_logits(logits, labels[:, None].expand_as(logits)) * len(self.heads)
+            smoothing = self.smoothing if self.training else 0.0
+            loss = losses.classification(logits, labels[:, None].expand_as(logits), self.loss, smoothing) * len(self.heads)
         return ClassificationOutput(loss=loss, logits=logits)
 
 

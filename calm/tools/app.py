@@ -98,9 +98,8 @@ class Analyser:
         return predictions
 
     def decided(self, probabilities: np.ndarray) -> str:
-        """Names of the classes at or above their thresholds."""
-        above = probabilities >= self.predictor.thresholds
-        return ", ".join(name for name, is_above in zip(self.predictor.classes, above, strict=True) if is_above) or "no class"
+        """Names of the classes that the model decides."""
+        return ", ".join(self.predictor.decided(probabilities)) or "no class"
 
 
 # What the page shows
@@ -121,7 +120,7 @@ def fault(error: Exception, path: Path | None = None) -> str:
 
 
 def analysis_html(analyser: Analyser, analysis: Analysis) -> str:
-    """The classes above their thresholds, a table of the probabilities by modality, and a table of the segments if there are several."""
+    """The classes that are decided, a table of the probabilities by modality, and a table of the segments if there are several."""
     if not analysis.segments:
         return f'<p class="result"><b>{NO_SPEECH}</b>: nobody speaks in this recording, so there is no emotion to predict.</p>'
     overall = analysis.overall()
@@ -135,33 +134,42 @@ def analysis_html(analyser: Analyser, analysis: Analysis) -> str:
     flags = sorted({flag for segment in analysis.segments for flag in segment.flags})
     if flags:
         parts.append(f'<p class="note">The transcript is suspect: {html.escape(", ".join(flags))}.</p>')
-    predictor = analyser.predictor
-    source = f"tuned on validation, for {TITLES[predictor.modality]}" if predictor.tuned else "0.5, as the model has no tuned thresholds"
-    parts.append(f'<p class="note">The mark on a bar is the class’s threshold ({source}). The probabilities do not sum to 1.</p>')
+    parts.append(f'<p class="note">{_decision(analyser.predictor)}</p>')
     return f"<div>{''.join(parts)}</div>"
 
 
+def _decision(predictor: Predictor) -> str:
+    """By what the classes are decided, and how the probabilities are to be read."""
+    sum_to_one = "sum to 1" if predictor.loss == "softmax" else "do not sum to 1"
+    if predictor.argmax:
+        return f"Decided is the likeliest class (argmax). The probabilities {sum_to_one}."
+    source = f"tuned on validation, for {TITLES[predictor.modality]}" if predictor.tuned else "0.5, as the model has no tuned thresholds"
+    return f"The mark on a bar is the class’s threshold ({source}). The probabilities {sum_to_one}."
+
+
 def _table(analyser: Analyser, overall: dict[str, np.ndarray], main: str) -> str:
-    """One row per class, the most probable first; one column per modality, and the threshold."""
-    titles = [*(TITLES[modality] for modality in overall), "threshold"]
+    """One row per class, the most probable first; one column per modality, and the threshold, unless the likeliest class is decided."""
+    predictor = analyser.predictor
+    titles = [*(TITLES[modality] for modality in overall), *([] if predictor.argmax else ["threshold"])]
+    decided = {modality: predictor.decided(values) for modality, values in overall.items()}
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     rows = []
     for index in np.argsort(-overall[main], kind="stable"):
-        threshold = analyser.predictor.thresholds[index]
-        cells = "".join(f"<td>{_bar(values[index], threshold)}</td>" for values in overall.values())
-        name = html.escape(analyser.predictor.classes[index])
-        rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="threshold">{threshold:.2f}</td></tr>')
+        threshold, name = None if predictor.argmax else predictor.thresholds[index], predictor.classes[index]
+        cells = "".join(f"<td>{_bar(values[index], name in decided[modality], threshold)}</td>" for modality, values in overall.items())
+        cells += "" if threshold is None else f'<td class="threshold">{threshold:.2f}</td>'
+        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
     return f'<table class="probabilities"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
-def _bar(probability: float, threshold: float) -> str:
-    kind, mark = (' class="decided"', " ✓") if probability >= threshold else ("", "")
-    place = f"--p:{100 * probability:.1f}%;--t:{100 * threshold:.1f}%"
-    return f'<span{kind}>{probability:.2f}{mark}</span><div class="bar" style="{place}"></div>'
+def _bar(probability: float, decided: bool, threshold: float | None) -> str:
+    kind, mark = (' class="decided"', " ✓") if decided else ("", "")
+    bar, place = ("bar unmarked", "") if threshold is None else ("bar", f";--t:{100 * threshold:.1f}%")
+    return f'<span{kind}>{probability:.2f}{mark}</span><div class="{bar}" style="--p:{100 * probability:.1f}%{place}"></div>'
 
 
 def _segments(analyser: Analyser, analysis: Analysis) -> str:
-    """One row per segment: its time, the classes above their thresholds, and its text."""
+    """One row per segment: its time, the classes that are decided, and its text."""
     rows = []
     for segment, prediction in zip(analysis.segments, analysis.predictions, strict=True):
         decided = analyser.decided(prediction[main_modality(prediction)])

@@ -160,7 +160,8 @@ def print_prediction(row: dict) -> None:
     ordered = sorted(row["probabilities"].items(), key=lambda item: -item[1])
     place = f"{row['file']} {row['start']:.2f}-{row['end']:.2f} s: " if row["file"] else ""
     quoted = f'   "{row["text"]}"' if row["text"] else ""
-    typer.echo(place + "  ".join(f"{name} {value:.2f}" for name, value in ordered) + quoted)
+    decided = f"   → {', '.join(row['decided']) or 'no class'} ({row['decision']})"
+    typer.echo(place + "  ".join(f"{name} {value:.2f}" for name, value in ordered) + decided + quoted)
 
 
 def print_hits(result) -> None:

@@ -19,7 +19,7 @@ from calm.audio.logmel import LogMel
 from calm.audio.pauses import Pauses
 from calm.data.batching import tensors
 from calm.data.ragged import Ragged
-from calm.inference.classifier import probabilities
+from calm.evaluation.calibration import probabilities
 from calm.inference.recordings import VAD_WINDOW, duration
 from calm.inference.torch_classifier import Predictor
 from calm.storage import replacing
@@ -72,7 +72,7 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
     time = (block * extractor.block_hop + extractor.block_frames / 2) * frame
     start = first * extractor.block_hop * frame
     end = (last * extractor.block_hop + extractor.block_frames) * frame
-    scores = probabilities(logits)
+    scores = probabilities(logits, predictor.loss)
     scores[~overlaps(start, end, spoken)] = np.nan
     return Timeline(predictor.classes, time, start, end, scores, sketch.peaks, sketch.mean(), seconds)
 

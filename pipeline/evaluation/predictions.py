@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from calm.corpora.folds import folds_of, split_in
 from calm.corpora.utterances import multi_hot, read_table
-from calm.evaluation import metrics
+from calm.evaluation import calibration, metrics
 
 SPLITS = ("validation", "test")
 NAMED = 20  # ids of utterances without a prediction that the notes name; they count all
@@ -42,8 +42,9 @@ class Predictions:
     seed: int
     logits: dict[str, np.ndarray]  # split -> (utterances, classes), finite
     probabilities: dict[str, np.ndarray]  # split -> (utterances, classes); a row of NaN where there is no prediction
-    everybody: tuple[np.ndarray, np.ndarray] | None = None  # validation of the released network: targets, probabilities
+    everybody: tuple[np.ndarray, np.ndarray] | None = None  # validation of the released network: targets, logits
     thresholds: dict[int, np.ndarray] = field(default_factory=dict)  # tuned ones by fold (0: no folds, or the network that is released)
+    temperatures: dict[int, float] = field(default_factory=dict)  # by fold, of a softmax: by which its logits are divided
     decisions: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # (split, threshold) -> bool (utterances, classes)
 
     def present(self, split: str) -> np.ndarray:
@@ -134,7 +135,7 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
         predictions, part = Predictions(System(variant, lm, modality), int(seed), {}, {}), frame.iloc[rows]
         if has_folds and (chosen := (part["fold"] == 0).to_numpy()).any():
             place = pd.Index(part["id"][chosen]).get_indexer(evaluation.everybody.table["id"])
-            predictions.everybody = evaluation.everybody.targets[place >= 0], _sigmoid(logits[rows[chosen]][place[place >= 0]])
+            predictions.everybody = evaluation.everybody.targets[place >= 0], logits[rows[chosen]][place[place >= 0]]
         for split, truth in evaluation.truth.items():
             chosen = (part["split"] == split).to_numpy()
             place = _keys(truth.table, has_folds).get_indexer(_keys(part[chosen], has_folds))
@@ -145,7 +146,7 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
             placed[place[known]] = logits[rows[chosen]][known]
             finite = np.isfinite(placed).all(axis=1, keepdims=True)
             predictions.logits[split] = np.where(finite, placed, 0)
-            predictions.probabilities[split] = np.where(finite, _sigmoid(predictions.logits[split]), np.nan)
+            predictions.probabilities[split] = np.where(finite, calibration.probabilities(predictions.logits[split]), np.nan)
             if not finite.all():
                 lacking = truth.table["id"][~finite[:, 0]]
                 note = {"split": split, "utterances": len(lacking), "ids": lacking[:NAMED].tolist()}
@@ -158,6 +159,30 @@ def _keys(table: pd.DataFrame, has_folds: bool) -> pd.Index:
     return pd.MultiIndex.from_frame(table[["id", "fold"]]) if has_folds else pd.Index(table["id"])
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    size = np.exp(-np.abs(logits))  # never overflows
-    return np.where(logits >= 0, 1, size) / (1 + size)
+def calibrate(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
+    """Probabilities of a head that was trained with a softmax, by a temperature fitted on each fold's validation; 1 without any."""
+    truth, folds = evaluation.truth, evaluation.folds or [0]
+    predictions.temperatures = {fold: _temperature(predictions, evaluation, fold) for fold in folds}
+    if predictions.everybody is not None:
+        predictions.temperatures[0] = calibration.fit_temperature(*predictions.everybody)
+    for split, logits in predictions.logits.items():
+        present = predictions.present(split)[:, None]
+        temperatures = truth[split].table["fold"].map(predictions.temperatures).to_numpy(float)[:, None]
+        predictions.probabilities[split] = np.where(present, calibration.probabilities(logits / temperatures, "softmax"), np.nan)
+
+
+def _temperature(predictions: Predictions, evaluation: CorpusEvaluation, fold: int) -> float:
+    """The one that fits a fold's validation; 1 without any."""
+    if "validation" not in predictions.logits:
+        return 1.0
+    truth = evaluation.truth["validation"]
+    rows = predictions.present("validation") & (truth.table["fold"] == fold).to_numpy()
+    return calibration.fit_temperature(truth.targets[rows], predictions.logits["validation"][rows]) if rows.any() else 1.0
+
+
+def probabilities_of_everybody(predictions: Predictions) -> np.ndarray:
+    """Those of the released network on its validation, (utterances, classes)."""
+    _, logits = predictions.everybody
+    if 0 not in predictions.temperatures:
+        return calibration.probabilities(logits)
+    return calibration.probabilities(logits / predictions.temperatures[0], "softmax")

@@ -19,7 +19,13 @@ class Released:
 
     classes: list[str]
     thresholds: np.ndarray  # (classes,), tuned on validation; with folds on that of the network that is released
-    tables: dict[str, pd.DataFrame]  # split -> id, speaker; targets, probabilities, decided_0.5, decided_tuned: (classes,) a row
+    tables: dict[str, pd.DataFrame]  # split -> id, speaker; targets, probabilities, decided_<kind of thresholds>: (classes,) a row
+    temperature: float | None = None  # of a softmax
+
+    @property
+    def decisions(self) -> list[str]:
+        """Kinds of thresholds at which there are decisions: "tuned", "0.5" and, where every utterance has one class, "argmax"."""
+        return [kind for kind in ("tuned", "0.5", "argmax") if all(f"decided_{kind}" in table for table in self.tables.values())]
 
     def column(self, split: str, name: str) -> np.ndarray:
         """(utterances, classes)."""
@@ -47,18 +53,19 @@ def read(folder: Path, columns: dict) -> Released:
     frame, tables = table.to_pandas(), {}
     for split, rows in frame.groupby("split", sort=False):
         part = rows[["id", "speaker", "probabilities"]].reset_index(drop=True)
-        for target, source in (("targets", "labels"), ("decided_0.5", "decided_0.5"), ("decided_tuned", "decided_tuned")):
+        decided = [name for name in rows if name.startswith("decided_")]
+        for target, source in (("targets", "labels"), *((name, name) for name in decided)):
             part[target] = [np.isin(classes, chosen) for chosen in rows[source]]
         tables[split] = part
-    return Released(classes, np.array([tuned[0]["thresholds"][name] for name in classes]), tables)
+    return Released(classes, np.array([tuned[0]["thresholds"][name] for name in classes]), tables, tuned[0].get("temperature"))
 
 
 def figures(released: Released, samples: int, seed: int) -> list[dict]:
-    """Metrics at tuned thresholds and at 0.5, one a row, with their 95 % intervals over speakers (`low`, `high`)."""
+    """Metrics of each kind of decisions, one a row, with their 95 % intervals over speakers (`low`, `high`)."""
     rows = []
     for split, table in released.tables.items():
         resamples, targets = Resamples.of(table["speaker"].tolist(), samples, seed), released.column(split, "targets")
-        for threshold in ("tuned", "0.5"):
+        for threshold in released.decisions:
             drawn = resamples.metrics(targets, released.column(split, f"decided_{threshold}"), METRICS)
             for metric in METRICS:
                 interval = difference([drawn[metric]], [np.zeros_like(drawn[metric])])

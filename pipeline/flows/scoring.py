@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("flags", pa.list_(pa.string())),  # of the transcript; see the stage `transcribe`
         ("probabilities", pa.map_(pa.string(), pa.float64())),  # by class
+        ("decided", pa.list_(pa.string())),  # classes
+        ("decision", pa.string()),  # by which they are decided: "tuned" thresholds, "0.5" or "argmax"
         ("fault", pa.string()),  # why the file has no probabilities
         ("model", pa.string()),
         ("scored", pa.timestamp("s", "UTC")),

@@ -54,6 +54,9 @@ class Networks:
             where = f"fold {fold} of corpus {corpus}" if fold else f"corpus {corpus}"
             raise ValueError(f"{where} has no labelled utterance in {', '.join(empty)}: heads need all three splits")
 
+        if settings.head.loss == "softmax" and not self.examples.one_hot:
+            raise ValueError(f"head.loss is softmax, but utterances of {corpus} may have several classes or none: set head.loss: bce")
+
     def network(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
         """A model with fresh heads, and the weights that its condition starts from."""
         torch.manual_seed(seed)
@@ -69,6 +72,8 @@ class Networks:
             front_end=condition.front_end,
             head_hidden=section.hidden,
             head_dropout=section.dropout,
+            head_loss=section.loss,
+            head_smoothing=section.label_smoothing,
             head_pooling=section.pooling,
             head_functionals=self.functionals(condition),
             encoder=self.encoder[0] if self.trains_encoder(condition) else None,

@@ -71,6 +71,14 @@ class Head(Optimiser):
     """Width of the hidden layer (5.2). null: none, the head is linear."""
     dropout: Share = 0.1
     """Dropout in training."""
+    loss: Literal["bce", "softmax"] = "bce"
+    """`bce`: each class is a question of its own (4.6). `softmax`: cross entropy over the classes, where each utterance has exactly one;
+    one temperature, fitted on validation, calibrates its probabilities."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly, in training."""
+    decision: Literal["thresholds", "argmax"] = "thresholds"
+    """How a released model decides, and which results the page leads with: thresholds tuned on validation, or the likeliest class, where
+    each utterance has exactly one."""
     pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
     """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks."""
     functionals: Literal["whole", "thirds"] | None = None

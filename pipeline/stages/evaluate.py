@@ -19,7 +19,15 @@ from calm.storage import write_json, write_parquet
 from pipeline import paths
 from pipeline.evaluation import folds, groups
 from pipeline.evaluation.comparisons import compare
-from pipeline.evaluation.predictions import CorpusEvaluation, Predictions, System, read_predictions, read_truth
+from pipeline.evaluation.predictions import (
+    CorpusEvaluation,
+    Predictions,
+    System,
+    calibrate,
+    probabilities_of_everybody,
+    read_predictions,
+    read_truth,
+)
 from pipeline.paper import tables_of
 from pipeline.settings import Settings
 from pipeline.stage import measure, whole
@@ -64,7 +72,10 @@ def evaluate(settings: Visible, corpus: str, files: list[tuple[str, Path]], fold
     evaluation = read_truth(paths.utterances(corpus), corpus, settings.corpora[corpus].synthetic)
     evaluation.notes["not_evaluated"] = []
     all_predictions = [predictions for lm, file in files for predictions in read_predictions(file, lm, evaluation)]
+    evaluation.notes["decision"] = decision_of(settings, evaluation)
     for predictions in all_predictions:
+        if settings.head.loss == "softmax" and predictions.system.lm != "-":
+            calibrate(predictions, evaluation)
         decide(predictions, evaluation)
         score(predictions, evaluation)
     comparisons, intervals = compare(all_predictions, evaluation, settings.evaluate.bootstrap, settings.seeds[0])
@@ -81,6 +92,13 @@ def evaluate(settings: Visible, corpus: str, files: list[tuple[str, Path]], fold
     evaluation.notes["left_out"] = [{**dict(what), "runs": names} for what, names in evaluation.left_out.items()]
     write_json(evaluation.notes, folder / "notes.json")
     return evaluation, all_predictions
+
+
+def decision_of(settings: Visible, evaluation: CorpusEvaluation) -> str:
+    """The kind of thresholds by which released models decide. Raises ValueError for argmax where an utterance may have several classes."""
+    if settings.head.decision == "argmax" and not evaluation.one_hot:
+        raise ValueError(f"head.decision is argmax, but utterances of {evaluation.corpus} may have several classes or none: use thresholds")
+    return "argmax" if settings.head.decision == "argmax" else "tuned"
 
 
 def track(evaluation: CorpusEvaluation, all_predictions: list[Predictions], tracked: TrackedRun) -> None:
@@ -109,7 +127,7 @@ def decide(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
                 tuned = thresholds.tune_thresholds(truth.targets[rows], predictions.probabilities["validation"][rows])
                 predictions.thresholds[fold] = tuned
     if predictions.everybody is not None:
-        predictions.thresholds[0] = thresholds.tune_thresholds(*predictions.everybody)
+        predictions.thresholds[0] = thresholds.tune_thresholds(predictions.everybody[0], probabilities_of_everybody(predictions))
     for split, probabilities in predictions.probabilities.items():
         if not predictions.present(split).any():
             notes.append({**predictions.columns, "split": split, "reason": "no prediction for any utterance"})
@@ -143,12 +161,13 @@ def score(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
 
 
 def _thresholds(all_predictions: list[Predictions], evaluation: CorpusEvaluation) -> list[dict]:
-    """Tuned thresholds of every head and baseline by class, and by fold; fold 0 is the network that is released."""
+    """Tuned thresholds of every head and baseline by class, and the temperature of a softmax, by fold; fold 0 is the released network."""
     return [
         {
             **predictions.columns,
             **({"fold": fold} if evaluation.folds else {}),
             "thresholds": dict(zip(evaluation.classes, tuned.tolist(), strict=True)),
+            **({"temperature": predictions.temperatures[fold]} if fold in predictions.temperatures else {}),
         }
         for predictions in all_predictions
         for fold, tuned in predictions.thresholds.items()

@@ -39,7 +39,8 @@ def run(settings: Settings, name: str) -> str:
         with whole(folder) as partial:
             write(seen, name, columns, predictions, figures, partial)
         tags = {**{key: str(value) for key, value in columns.items()}, "calm.synthetic": str(synthetic).lower()}
-        validation = predictions.tables["validation"].rename(columns={"decided_tuned": "decided"})
+        kind = "argmax" if seen.head.decision == "argmax" else "tuned"
+        validation = predictions.tables["validation"].rename(columns={f"decided_{kind}": "decided"})
         validation = validation[["id", "speaker", "targets", "decided"]].drop_duplicates("id")  # which several folds may validate
         registered = registry.register(tracked, heads.corpus, folder, validation, tags, seen.evaluate.bootstrap, seed)
         measure(address("release", name), mlflow_run=tracked.id)
@@ -52,6 +53,9 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
     trained = paths.heads(heads.corpus, heads.model)
     network = CalmForSequenceClassification.from_pretrained(trained / "network")
     network.config.thresholds = {TASK: predictions.thresholds.tolist()}
+    network.config.decisions = {TASK: settings.head.decision}
+    if predictions.temperature is not None:
+        network.config.temperatures = {TASK: predictions.temperature}
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[heads.model].language_model)
     most = min(settings.head.max_tokens, places(network.calm.language_model))

@@ -7,6 +7,7 @@ import pandas as pd
 
 from calm.corpora.emotions import shared
 from calm.data.batching import SequenceCollator, tokenise
+from calm.evaluation.calibration import probabilities
 from calm.evaluation.resampling import Resamples, difference
 from calm.models.language_model import load_tokenizer
 from calm.models.modeling import CalmForSequenceClassification
@@ -46,8 +47,8 @@ def run(settings: Settings, name: str) -> str:
         if not emotions:
             raise ValueError(f"{source.corpus} and {target.corpus} have no emotion in common: take {name} out of transfer")
         ours, theirs = ([emotion[number] for emotion in emotions] for number in (1, 2))
-        probabilities = transferred(seen, network, source.model, target.corpus, own.tables["test"]["id"])
-        first = Answers(probabilities[:, ours], np.array(network.config.thresholds[TASK])[ours])
+        answers = transferred(seen, network, source.model, target.corpus, own.tables["test"]["id"])
+        first = Answers(answers[:, ours], np.array(network.config.thresholds[TASK])[ours])
         second = Answers(own.column("test", "probabilities")[:, theirs], own.thresholds[theirs])
         targets, speakers = own.column("test", "targets")[:, theirs], own.tables["test"]["speaker"].tolist()
         rows = compare(first, second, targets, speakers, seen)
@@ -83,7 +84,7 @@ def transferred(settings: Visible, network: CalmForSequenceClassification, model
     rows = np.flatnonzero(examples.table["id"].isin(index))
     logits = np.full((len(index), len(network.config.heads[TASK])), np.nan)
     logits[index.get_indexer(examples.table["id"].iloc[rows])] = predict(network, rows, collator, settings.head.batch)
-    return 1 / (1 + np.exp(-logits))
+    return probabilities(logits, network.config.head_loss)
 
 
 def compare(first: Answers, own: Answers, targets: np.ndarray, speakers: list, settings: Visible) -> list[dict]:

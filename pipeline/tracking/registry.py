@@ -84,7 +84,9 @@ def save(folder: Path, path: Path) -> None:
         path,
         python_model=str(Path(__file__).with_name("serving.py")),
         artifacts={"model": str(folder)},
-        signature=ModelSignature(inputs, Schema([ColSpec("double", name) for name in classes])),
+        signature=ModelSignature(
+            inputs, Schema([*(ColSpec("double", name) for name in classes), ColSpec("string", "decided"), ColSpec("string", "decision")])
+        ),
         input_example=example(),
         pip_requirements=["calm-speech"],
     )

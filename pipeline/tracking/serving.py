@@ -1,7 +1,8 @@
 """The model that MLflow serves. MLflow stores this file beside the weights ("models from code").
 
 Input: a row per utterance with `audio` (a file's bytes in base64) and `text`; either may be missing if the model allows it. Output: the
-probability of each class, as `calm predict` gives it for one piece of a recording.
+probability of each class, as `calm predict` gives it for one piece of a recording, the classes `decided` (with commas between them),
+and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax".
 """
 
 import base64
@@ -21,7 +22,7 @@ class ServingModel(mlflow.pyfunc.PythonModel):
         self.classifier = load_classifier(context.artifacts["model"])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """Probabilities by class. Raises ValueError that names the first row that cannot be used."""
+        """Probabilities by class, and what is decided. Raises ValueError that names the first row that cannot be used."""
         rows = model_input.reindex(columns=["audio", "text"])
         texts = [text if isinstance(text, str) else None for text in rows["text"]]
         clips = [self._read(row, audio) if isinstance(audio, str) else None for row, audio in enumerate(rows["audio"])]
@@ -30,7 +31,9 @@ class ServingModel(mlflow.pyfunc.PythonModel):
                 raise ValueError(f"row {row} has neither audio nor text")
         # Row by row, so that no other row changes an answer: padding in a batch would change the sixth decimal place.
         probabilities = [self.classifier([clip], [text])[0] for clip, text in zip(clips, texts, strict=True)]
-        return pd.DataFrame(probabilities, columns=self.classifier.classes)
+        table = pd.DataFrame(probabilities, columns=self.classifier.classes)
+        table["decided"] = [", ".join(self.classifier.decided(row)) for row in probabilities]
+        return table.assign(decision=self.classifier.decision)
 
     def _read(self, row: int, audio: str) -> np.ndarray:
         """Samples of a file in base64. Raises ValueError that names the row."""

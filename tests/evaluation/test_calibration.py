@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from calm.evaluation import calibration
 from calm.evaluation.calibration import expected_calibration_error, reliability_diagram
 
 
@@ -28,3 +29,20 @@ def test_probabilities_outside_0_and_1_are_refused():
     for probabilities in (np.full((3, 2), 1.5), np.full((3, 2), np.nan), np.zeros((3, 1))):
         with pytest.raises(ValueError, match="within 0 and 1"):
             expected_calibration_error(targets, probabilities)
+
+
+def test_probabilities_of_a_softmax_sum_to_1_and_never_overflow():
+    logits = np.array([[0.0, np.log(3)], [1000, 1000], [-1000, 0]])
+    np.testing.assert_allclose(calibration.probabilities(logits, "softmax"), [[0.25, 0.75], [0.5, 0.5], [0, 1]], atol=1e-12)
+    np.testing.assert_allclose(calibration.probabilities(logits)[0], [0.5, 0.75])
+    assert np.isfinite(calibration.probabilities(logits)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_temperature_is_found_again(temperature):
+    """Labels are drawn from softmax(z), and the model says temperature * z: dividing by the temperature makes it calibrated."""
+    draw = np.random.default_rng(0)
+    true = 1.5 * draw.normal(size=(20000, 4))
+    shares = calibration.probabilities(true, "softmax")
+    targets = (shares.cumsum(axis=1) > draw.random((len(shares), 1))).argmax(axis=1)[:, None] == np.arange(4)
+    assert calibration.fit_temperature(targets, temperature * true) == pytest.approx(temperature, rel=0.03)

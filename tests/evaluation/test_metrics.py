@@ -92,7 +92,19 @@ def test_argmax_as_scikit_learn():
     result = metrics.decided(targets, decisions, EIGHT, argmax=True)
     assert result.values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
     assert result.values["accuracy_argmax"] == pytest.approx(sk.accuracy_score(truth, guess))
+    assert result.values["macro_f1_argmax"] == pytest.approx(sk.f1_score(truth, guess, average="macro"))
+    assert "macro_f1_argmax" not in metrics.decided(targets, decisions, EIGHT).values
     assert "exact_match" not in result.values
+
+
+def test_figures_of_emobox_by_hand():
+    """Of 3 happy ones 2 are found, of 1 sad one none; the third class never occurs and is never decided."""
+    targets, decisions = np.eye(3, dtype=bool)[[0, 0, 0, 1]], np.eye(3, dtype=bool)[[0, 0, 1, 0]]
+    result = metrics.decided(targets, decisions, ["happy", "sad", "angry"], argmax=True)
+    assert result.values["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)  # UA
+    assert result.values["accuracy_argmax"] == pytest.approx(2 / 4)  # WA
+    assert result.values["macro_f1_argmax"] == pytest.approx((2 / 3 + 0) / 2)
+    assert result.left_out["macro_f1_argmax"] == ["angry"]
 
 
 def test_class_without_positive_or_negative_is_left_out_and_named():

@@ -53,7 +53,7 @@ def test_several_at_once(both_ways):
 
 def test_it_tells_of_itself_what_the_model_tells(both_ways):
     quick, slow = both_ways
-    for name in ("classes", "modality", "synthetic", "tuned", "needs_text", "sample_rate"):
+    for name in ("classes", "modality", "synthetic", "tuned", "needs_text", "sample_rate", "loss", "argmax", "decision"):
         assert getattr(quick, name) == getattr(slow, name), name
     np.testing.assert_array_equal(quick.thresholds, slow.thresholds)
 
@@ -124,3 +124,34 @@ def test_neither_torch_nor_transformers_is_loaded(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and '"classes"' in done.stdout
     assert not {"torch", "transformers", "pandas", "sklearn"} & set(done.stderr.split())
+
+
+def test_a_softmax_its_temperature_and_its_decision_are_the_same_everywhere(tmp_path):
+    """Graph, torch, pipeline, timeline and page; the temperature divides the logits of the same weights."""
+    from transformers import pipeline
+
+    from calm.inference.recordings import Segment, classify_segment
+    from calm.tools.app import Analyser, Analysis, analysis_html
+    from calm.tools.timeline import timeline
+
+    softmax = {"one_hot": ["emotion"], "head_loss": "softmax", "decisions": {"emotion": "argmax"}}
+    plain = release(tmp_path / "plain", config=softmax, with_graph=True)
+    folder = release(tmp_path / "calibrated", config=softmax | {"temperatures": {"emotion": 2.5}}, with_graph=True)
+    quick, slow, before = Compiled.read(folder), Predictor(folder), Predictor(plain)
+    clip = speech(2)
+    expected = np.exp(before.logits([before.extractor.frames(clip)], ["hello"]).astype(float) / 2.5)
+    expected /= expected.sum()
+    assert not np.allclose(before([clip], ["hello"]), expected, atol=1e-2)
+    for model in (quick, slow):
+        np.testing.assert_allclose(model([clip], ["hello"]), expected, atol=1e-5)
+        answer = classify_segment(model, Segment(0, 2, clip, "hello"))
+        assert answer["decided"] == [model.classes[expected.argmax()]] and answer["decision"] == "argmax"
+    scores = pipeline("calm-emotion", model=str(folder))({"array": clip, "sampling_rate": 16000, "text": "hello"})
+    np.testing.assert_allclose([one["score"] for one in scores], -np.sort(-expected[0]), atol=1e-5)
+    assert [one["decided"] for one in scores] == [True, False, False] and {one["decision"] for one in scores} == {"argmax"}
+    soundfile.write(tmp_path / "clip.wav", clip, 16000)
+    over_time = timeline(tmp_path / "clip.wav", slow).probabilities
+    np.testing.assert_allclose(over_time[np.isfinite(over_time).all(axis=1)].sum(axis=1), 1, atol=1e-6)
+    page = analysis_html(Analyser(slow), Analysis([Segment(0, 2, clip, None)], [{"both": expected[0]}]))
+    assert "Decided is the likeliest class (argmax). The probabilities sum to 1." in page
+    assert page.count("✓") == 1 and 'class="threshold"' not in page and "--t:" not in page

@@ -103,6 +103,22 @@ def test_masked_words_by_hand():
     assert losses.masked_words(logits[:0], torch.empty(0, dtype=torch.long)).item() == 0
 
 
+def test_losses_of_heads_by_hand():
+    logits = torch.tensor([[math.log(3), 0.0, 0.0], [0.0, 0.0, 0.0]])  # softmax: 3/5, 1/5, 1/5; 1/3 each
+    targets = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+    softmax = (math.log(5 / 3) + math.log(3)) / 2
+    assert losses.classification(logits, targets, "softmax").item() == pytest.approx(softmax, abs=1e-6)
+    assert losses.classification(logits, 2 * targets, "softmax").item() == pytest.approx(softmax, abs=1e-6)  # soft labels are shares
+    even = (math.log(5 / 3) + 2 * math.log(5)) / 3  # of the first row; the second has log 3 for each class
+    assert losses.classification(logits, targets, "softmax", 0.3).item() == pytest.approx(
+        (0.7 * math.log(5 / 3) + 0.3 * even + math.log(3)) / 2, abs=1e-6
+    )
+    bce = (-math.log(3 / 4) + 5 * math.log(2)) / 6
+    assert losses.classification(logits, targets).item() == pytest.approx(bce, abs=1e-6)
+    smooth = (-0.9 * math.log(3 / 4) - 0.1 * math.log(1 / 4) + 5 * math.log(2)) / 6
+    assert losses.classification(logits, targets, "bce", 0.2).item() == pytest.approx(smooth, abs=1e-6)
+
+
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6), share=st.floats(0, 1), seed=st.integers(0, 2**30))
 def test_choose_takes_the_rounded_share_and_at_least_one(lengths, share, seed):
     valid = torch.arange(40) < torch.tensor(lengths)[:, None]

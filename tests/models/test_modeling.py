@@ -188,6 +188,21 @@ def test_heads_by_name_and_their_losses(batch):
     assert output.loss.item() == pytest.approx(expected.item())
 
 
+def test_heads_with_a_softmax_have_its_loss_and_smooth_labels_in_training_alone(batch):
+    smooth = {"heads": {"emotion": ["a", "b", "c"]}, "head_loss": "softmax", "head_smoothing": 0.3, "head_dropout": 0.0}
+    model, labels = CalmForSequenceClassification(config(**smooth)).eval(), torch.eye(3)
+    output = model(**batch, labels=labels)
+    assert output.loss.item() == pytest.approx(torch.nn.functional.cross_entropy(output.logits, labels).item())
+    heads, vectors = FrozenHeads(model.config, 3, [1, 2], TEXT.hidden_size), torch.randn(3, 1, TEXT.hidden_size)
+    for training, share in ((False, 0.0), (True, 0.3)):
+        output = heads.train(training)(vectors, labels)
+        expected = sum(torch.nn.functional.cross_entropy(output.logits[:, head], labels, label_smoothing=share) for head in (0, 1))
+        assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert model.config.problem_type == "single_label_classification"
+    with pytest.raises(ValueError, match="head_loss is 'hinge': allowed are bce, softmax"):
+        config(**smooth | {"head_loss": "hinge"})
+
+
 def test_a_model_without_heads_is_refused():
     with pytest.raises(ValueError, match="names no head"):
         CalmForSequenceClassification(config())

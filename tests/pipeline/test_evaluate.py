@@ -22,6 +22,7 @@ from calm.corpora.utterances import Corpus, Utterance, multi_hot, write_table
 from calm.evaluation import metrics
 from pipeline import paths
 from pipeline import settings as all_settings
+from pipeline.evaluation import released
 from pipeline.stages import baselines, evaluate
 from pipeline.state import visible
 
@@ -344,3 +345,33 @@ def test_baselines_need_features(place):
     paths.baselines("msp").mkdir(parents=True)
     with pytest.raises(ValueError, match="egemaps: none of the 27 training utterances has features; the first: AudioError: gone.wav"):
         baselines.answer(seen_of("msp", "baselines"), paths.utterances("msp"), paths.features("msp"), paths.baselines("msp"))
+
+
+def test_heads_with_a_softmax_are_calibrated_and_name_their_decision(place):
+    given = yaml.safe_load((place / "params.yaml").read_text())
+    given["head"] |= {"loss": "softmax", "decision": "argmax"}
+    (place / "params.yaml").write_text(yaml.safe_dump(given))
+    _, _, files = evaluated("msp")
+    assert files["notes"]["decision"] == "argmax"
+    temperatures = {row["variant"]: row.get("temperature") for row in files["thresholds"]}
+    assert temperatures["calm"] > 0.1 and temperatures["chance"] is None
+    table = pd.read_parquet(paths.evaluation("msp") / "predictions.parquet")
+    sums = table.assign(sum=[sum(row) for row in table["probabilities"]]).groupby("variant")["sum"]
+    assert sums.max()["calm"] == pytest.approx(1, abs=1e-5) == sums.min()["calm"] and sums.max()["egemaps"] > 1.1
+    head = released.read(paths.evaluation("msp"), {"variant": "calm", "lm": "small", "modality": "both", "seed": 1})
+    assert head.temperature == temperature_of(files, "calm", "both", 1) and head.decisions == ["tuned", "0.5", "argmax"]
+    assert {row["threshold"] for row in released.figures(head, 20, 1)} == {"tuned", "0.5", "argmax"}
+    assert (head.column("test", "decided_argmax").sum(axis=1) == 1).all()
+
+
+def temperature_of(files: dict, variant: str, modality: str, seed: int) -> float:
+    wanted = {"variant": variant, "modality": modality, "seed": seed}
+    return next(row["temperature"] for row in files["thresholds"] if wanted.items() <= row.items())
+
+
+def test_argmax_is_refused_where_an_utterance_may_have_several_classes(place):
+    given = yaml.safe_load((place / "params.yaml").read_text())
+    given["head"]["decision"] = "argmax"
+    (place / "params.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(ValueError, match="head.decision is argmax, but utterances of mosei may have several classes"):
+        evaluated("mosei", MULTI, one_hot=False)

@@ -89,7 +89,7 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     clips = [read_audio(file, sample_rate=classifier.sample_rate) for file in files]
     assert isinstance(classifier, Compiled)  # as in `calm predict`
     np.testing.assert_allclose(classifier(clips, rows["text"]), probabilities.to_numpy(), atol=1e-6)
-    assert list(probabilities.columns) == list(classifier.classes)
+    assert list(probabilities.columns) == [*classifier.classes, "decided", "decision"]
     assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
 
 
