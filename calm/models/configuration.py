@@ -3,6 +3,7 @@
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 SPECTRAN_POOLINGS = ("cls", "mean", "bands")
+SPECTRAN_BESIDE = (None, "frames")
 HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks")
 TEXT_POOLINGS = ("last_mean", "input_mean", "cls")
 
@@ -20,6 +21,8 @@ class CalmConfig(PreTrainedConfig):
         spectran_layers, spectran_width: size of SpecTran; a width of None is the language model's hidden size.
         spectran_pooling: "cls", the first output embedding (4.2); "mean" of the patches; or "bands", mean and deviation over time of
             every row of patches of one frequency, side by side.
+        spectran_beside: None, or "frames": mean and deviation of the block's own frames, per channel, stand beside what SpecTran pooled, so
+            that its width is no bottleneck between the frames and the token.
         spectran_dropout: dropout in SpecTran.
         projection: width of the linear projections of the contrastive loss (3.1), one per modality; None: no projection.
         text_pooling: what T_i is, see `calm.models.language_model.pool_text`.
@@ -56,6 +59,7 @@ class CalmConfig(PreTrainedConfig):
         spectran_layers: int = 2,
         spectran_width: int | None = None,
         spectran_pooling: str = "cls",
+        spectran_beside: str | None = None,
         spectran_dropout: float = 0.0,
         projection: int | None = None,
         text_pooling: str = "last_mean",
@@ -77,7 +81,7 @@ class CalmConfig(PreTrainedConfig):
         self.block_frames, self.block_hop, self.channels = block_frames, block_hop, channels
         self.front_end, self.patch, self.stride = front_end, list(patch), list(stride)
         self.spectran_layers, self.spectran_width = spectran_layers, spectran_width
-        self.spectran_pooling, self.spectran_dropout = spectran_pooling, spectran_dropout
+        self.spectran_pooling, self.spectran_beside, self.spectran_dropout = spectran_pooling, spectran_beside, spectran_dropout
         self.projection, self.text_pooling = projection, text_pooling
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
@@ -121,10 +125,13 @@ class CalmConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.front_end == "spectran" and (self.patch[0] > self.block_frames or self.patch[1] > self.channels):
             raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {self.channels})")
-        choices = (("spectran_pooling", SPECTRAN_POOLINGS), ("head_pooling", HEAD_POOLINGS), ("text_pooling", TEXT_POOLINGS))
+        choices = (
+            *(("spectran_pooling", SPECTRAN_POOLINGS), ("spectran_beside", SPECTRAN_BESIDE)),
+            *(("head_pooling", HEAD_POOLINGS), ("text_pooling", TEXT_POOLINGS)),
+        )
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is '{value}': allowed are {', '.join(allowed)}")
+                raise ValueError(f"{name} is '{value}': allowed are {', '.join(map(str, allowed))}")
 
 
 def _text_config(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:

@@ -69,7 +69,11 @@ class SpecTranLayer(nn.Module):
 
 
 class SpecTran(FrontEnd):
-    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` projects them."""
+    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` projects them.
+
+    With `spectran_beside: frames`, mean and deviation of the block's frames come after them: an encoded block is then
+    (pooled | mean per channel | deviation per channel), and the token is a projection of all of it.
+    """
 
     def __init__(self, config: CalmConfig):
         super().__init__()
@@ -78,13 +82,14 @@ class SpecTran(FrontEnd):
             raise ValueError(f"SpecTran's width is {width}: attention heads are 64 wide, so take a multiple of 64")
         frames, bands = config.patches
         self.shape = (config.block_frames, config.channels)
-        self.pooling = config.spectran_pooling
+        self.pooling, self.beside = config.spectran_pooling, config.spectran_beside
         self.patches = PatchEmbedding(config, width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + frames * bands, width))
         self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
         self.bands = bands
         self.encoded_width = 2 * bands * width if self.pooling == "bands" else width
+        self.encoded_width += 2 * config.channels if self.beside else 0
         self.norm = nn.LayerNorm(self.encoded_width)
         same = self.encoded_width == config.embedding_width
         self.projection = nn.Identity() if same else nn.Linear(self.encoded_width, config.embedding_width)
@@ -96,13 +101,13 @@ class SpecTran(FrontEnd):
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions
         for layer in self.layers:
             x = layer(x)
-        return self._pooled(x)
+        return torch.cat([self._pooled(x), *mean_and_deviation(blocks, 1)], -1) if self.beside else self._pooled(x)
 
     def token(self, encoded: torch.Tensor) -> torch.Tensor:
         return self.projection(self.norm(encoded))
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs of [CLS] and the patches, (batch, 1 + patches, width) -> (batch, encoded_width)."""
+        """Outputs of [CLS] and the patches, (batch, 1 + patches, width) -> (batch, width), or (batch, bands x 2 x width)."""
         if self.pooling == "cls":
             return x[:, 0]
         if self.pooling == "mean":
