@@ -30,7 +30,7 @@ def speaker_probe(vectors: np.ndarray, speakers: Sequence[str | None]) -> dict |
 
 
 def label_probe(vectors: np.ndarray, targets: np.ndarray, train: np.ndarray) -> dict | None:
-    """Logistic regression on labels: one of all classes where every utterance has exactly one, else the mean over present or absent of each.
+    """Logistic regression on labels: one of all classes where each utterance has exactly one, else present or absent, by class.
 
     Args:
         targets: bool (utterances, classes); train: bool (utterances,), the others are tested.

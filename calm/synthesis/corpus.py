@@ -41,10 +41,10 @@ def make(
 ) -> float:
     """Write a corpus in the layout of `format` ("mosei" or "msp_podcast") to `folder` and return its seconds of speech.
 
-    With several voices a recording, so many speakers take turns in it: what is said and how is the same, but the voice of a recording does
-    not tell one of its utterances from another recording's. The same arguments give the same bytes, whatever the number of `workers` (processes; None: one per core). The corpus is written whole
-    or not at all. Raises CorpusError if `folder` has contents that were not written by this function, or if there are fewer than 60
-    utterances or fewer than three per speaker.
+    The same arguments give the same bytes, whatever the number of `workers` (processes; None: one per core). The corpus is written whole
+    or not at all. With several `voices_per_recording`, so many speakers take turns in one: what is said and how stays the same, but the
+    voice does not tell a recording from others. Raises CorpusError if `folder` has contents that were not written by this function, or
+    if there are fewer than 60 utterances or fewer than three per speaker.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / MARK).exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):

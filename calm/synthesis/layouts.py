@@ -141,7 +141,7 @@ def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[np.nd
 
 
 def _names(turns: Sequence[Turn], rng: np.random.Generator) -> list[str]:
-    """File names with the numbers of podcast (one per recording) and turn. Numbers have gaps, as in the release, for turns not annotated."""
+    """File names with the numbers of podcast (one per recording) and turn. They have gaps, as in the release, for turns not annotated."""
     names, podcast, number = [], 0, 0
     for turn in turns:
         if turn.recording != podcast:

@@ -27,8 +27,8 @@ class SpecTranSettings(Section):
     pooling: Literal["cls", "mean", "bands"] = "cls"
     """How the outputs become one vector. `cls`: "the first output embedding" (4.2). `bands`: mean and deviation over time, per band."""
     beside: Literal["frames"] | None = None
-    """`frames`: mean and deviation of the block's own frames stand beside what SpecTran pooled, and the token is projected from all of it, so
-    that SpecTran's width is no bottleneck for an encoder's states. null: SpecTran's output alone (4.2)."""
+    """`frames`: mean and deviation of the block's own frames stand beside what SpecTran pooled, and the token is projected from all of
+    it, so that SpecTran's width is no bottleneck for an encoder's states. null: SpecTran's output alone (4.2)."""
     dropout: Share = 0.0
     """Dropout in training."""
     normalise: Literal["corpus", "utterance"] = "corpus"
