@@ -64,6 +64,7 @@ def contrastive(section: Calp) -> ContrastiveSettings:
         symmetric=section.symmetric,
         ignore_same_text=section.ignore_same_text,
         audio_negatives=section.audio_negatives,
+        train_beside=section.train_beside,
     )
 
 

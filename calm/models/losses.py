@@ -18,6 +18,8 @@ class ContrastiveSettings:
         ignore_same_text: utterances with the text of the anchor are not its negatives.
         audio_negatives: whose blocks are negatives of the audio term: those of "all" utterances of the batch; of the "same_speaker", so
             that voice and channel tell no pair from another; or of "other_speakers", so that blocks of one voice are not pushed apart.
+        train_beside: train the projection of the frames beside SpecTran's output, too (`CalmConfig.spectran_beside`). If not, a token keeps
+            a random projection of them, whatever the loss has no use for.
     """
 
     alpha: float = 0.25
@@ -27,6 +29,7 @@ class ContrastiveSettings:
     symmetric: bool = False
     ignore_same_text: bool = False
     audio_negatives: str = "all"
+    train_beside: bool = True
 
 
 def nt_xent(

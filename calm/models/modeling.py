@@ -55,6 +55,8 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
             for width in (config.embedding_width, config.text_width)
         )
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=settings.learn_temperature)
+        if config.spectran_beside:
+            self.spectran.projection_beside.requires_grad_(settings.train_beside)
         self.post_init()
         self.language_model = language_model
 

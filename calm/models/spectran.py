@@ -72,7 +72,7 @@ class SpecTran(FrontEnd):
     """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` projects them.
 
     With `spectran_beside: frames`, mean and deviation of the block's frames come after them: an encoded block is then
-    (pooled | mean per channel | deviation per channel), and the token is a projection of all of it.
+    (pooled | mean per channel | deviation per channel), and the token is the sum of a projection of what was pooled and one of the frames.
     """
 
     def __init__(self, config: CalmConfig):
@@ -88,11 +88,12 @@ class SpecTran(FrontEnd):
         self.positions = nn.Parameter(torch.empty(1, 1 + frames * bands, width))
         self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
         self.bands = bands
-        self.encoded_width = 2 * bands * width if self.pooling == "bands" else width
-        self.encoded_width += 2 * config.channels if self.beside else 0
-        self.norm = nn.LayerNorm(self.encoded_width)
-        same = self.encoded_width == config.embedding_width
-        self.projection = nn.Identity() if same else nn.Linear(self.encoded_width, config.embedding_width)
+        pooled, beside = 2 * bands * width if self.pooling == "bands" else width, 2 * config.channels if self.beside else 0
+        self.widths, self.encoded_width = (pooled, beside), pooled + beside
+        self.norm = nn.LayerNorm(pooled)
+        self.projection = nn.Identity() if pooled == config.embedding_width else nn.Linear(pooled, config.embedding_width)
+        if self.beside:
+            self.projection_beside = nn.Sequential(nn.LayerNorm(beside), nn.Linear(beside, config.embedding_width))
 
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         if blocks.shape[1:] != self.shape:
@@ -104,7 +105,9 @@ class SpecTran(FrontEnd):
         return torch.cat([self._pooled(x), *mean_and_deviation(blocks, 1)], -1) if self.beside else self._pooled(x)
 
     def token(self, encoded: torch.Tensor) -> torch.Tensor:
-        return self.projection(self.norm(encoded))
+        pooled, frames = encoded.split(self.widths, -1)
+        token = self.projection(self.norm(pooled))
+        return token + self.projection_beside(frames) if self.beside else token
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs of [CLS] and the patches, (batch, 1 + patches, width) -> (batch, width), or (batch, bands x 2 x width)."""

@@ -27,8 +27,8 @@ class SpecTranSettings(Section):
     pooling: Literal["cls", "mean", "bands"] = "cls"
     """How the outputs become one vector. `cls`: "the first output embedding" (4.2). `bands`: mean and deviation over time, per band."""
     beside: Literal["frames"] | None = None
-    """`frames`: mean and deviation of the block's own frames stand beside what SpecTran pooled, and the token is projected from all of
-    it, so that SpecTran's width is no bottleneck for an encoder's states. null: SpecTran's output alone (4.2)."""
+    """`frames`: mean and deviation of the block's own frames stand beside what SpecTran pooled, for the token and for the heads, so that
+    SpecTran's width is no bottleneck for an encoder's states. null: SpecTran's output alone (4.2)."""
     dropout: Share = 0.0
     """Dropout in training."""
     normalise: Literal["corpus", "utterance"] = "corpus"
@@ -116,6 +116,9 @@ class Calp(Optimiser):
     audio_negatives: Literal["all", "same_speaker", "other_speakers"] = "all"
     """Whose blocks are negatives in the audio term. `same_speaker`: those of the own speaker alone, so that the voice solves nothing; with
     `batch_of: speakers`. `other_speakers`: blocks of the own speaker are not pushed apart."""
+    train_beside: bool = True
+    """Whether the projection of the frames beside SpecTran's output is trained (`spectran.beside`). false: it stays random, so that tokens
+    keep what the loss has no use for, such as how something was said."""
     short: Literal["shift", "drop"] = "shift"
     """Utterances with fewer than two blocks: pair the block with a time-shifted copy of itself, or drop them."""
     train_language_model: bool = False

@@ -252,3 +252,14 @@ def test_speakers_choose_the_negatives():
     everyone.load_state_dict(model.state_dict())
     assert own.audio_loss.item() == pytest.approx(everyone(blocks[:3], blocks[3:], texts).audio_loss.item(), rel=1e-5)
     assert model(blocks[:3], blocks[3:], texts, speaker_index=torch.arange(3)).audio_loss == 0
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_projection_of_frames_beside_is_trained_or_stays(trained):
+    model = CalmForContrastivePretraining(
+        config(spectran_beside="frames", spectran_width=32), settings=ContrastiveSettings(train_beside=trained)
+    )
+    blocks, texts = torch.randn(8, 50, 64), torch.randn(4, 64)
+    model(blocks[:4], blocks[4:], texts).loss.backward()
+    assert all((parameter.grad is not None) == trained for parameter in model.spectran.projection_beside.parameters())
+    assert model.spectran.projection.weight.grad.abs().sum() > 0
