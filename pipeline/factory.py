@@ -50,6 +50,7 @@ def config(settings: Visible, language_model: PreTrainedModel, corpora: list[str
         spectran_layers=spectran.layers,
         spectran_width=spectran.width,
         spectran_pooling=spectran.pooling,
+        spectran_beside=spectran.beside,
         spectran_dropout=spectran.dropout,
         synthetic=synthetic(settings, corpora),
         **options,
@@ -72,6 +73,8 @@ def contrastive(section: Calp) -> ContrastiveSettings:
         keep_positive=section.keep_positive,
         symmetric=section.symmetric,
         ignore_same_text=section.ignore_same_text,
+        audio_negatives=section.audio_negatives,
+        train_beside=section.train_beside,
     )
 
 

@@ -28,6 +28,7 @@ CONTRASTIVE = {
     "symmetric": {"symmetric": True, "alpha": 1.0},
     "ignore_same_text": {"ignore_same_text": True, "symmetric": True},
     "learned temperature": {"learn_temperature": True},
+    "the own speaker's blocks": {"audio_negatives": "same_speaker"},
     NO_PROJECTION: {},
 }
 ROWS = 7  # of a batch: the two processes take four and three
@@ -48,6 +49,7 @@ def pairs() -> dict[str, torch.Tensor]:
         "text_vectors": torch.randn(ROWS, 64, generator=draw),
         "text_index": torch.tensor([0, 1, 0, 2, 1, 3, 4]),
         "has_text": torch.tensor([True, True, True, False, True, True, True]),
+        "speaker_index": torch.tensor([0, 1, 0, 1, 2, 0, 2]),
     }
 
 

@@ -33,6 +33,9 @@ class PairCollator:
         texts: of every row; texts that differ in case alone count as the same.
         text_vectors: (rows, width) T_i of every row; None if the language model is trained along, from `tokens`.
         special: ids of the tokenizer's special tokens.
+        speakers: of every row, None where unknown, which counts as a speaker of its own; without `speakers`, batches do not say them.
+        text_blocks: how many blocks of an utterance stand against its text: 1, the anchor (equation 2); more, drawn from all of them,
+            because one block of half a second holds few of the words; None: all.
     """
 
     frames: AcousticFrames
@@ -41,10 +44,14 @@ class PairCollator:
     tokens: Ragged | None = None
     special: tuple[int, ...] = ()
     augment: Augmentation | None = None
+    speakers: Sequence[str | None] | None = None
+    text_blocks: int | None = 1
 
     def __post_init__(self):
         import pandas as pd
 
+        if self.speakers is not None:
+            self.speaker_index = torch.from_numpy(numbered(self.speakers))
         folded = [text.casefold() for text in self.texts]
         self.text_index = torch.from_numpy(pd.factorize(np.asarray(folded, dtype=object))[0])
         self.has_text = torch.tensor([bool(text) for text in self.texts])
@@ -52,30 +59,71 @@ class PairCollator:
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """A batch; `generator` draws j and the augmentation, None takes the middle pair without augmentation."""
         rows = np.asarray(rows)
-        anchor, neighbour = self.pairs(rows, generator)
+        augment = self.augment if generator is not None and self.augment else None
+        frames, own = (self.frames.augmented(rows, augment, generator), np.arange(len(rows))) if augment else (self.frames, rows)
+        anchor, neighbour = _pairs(frames, own, generator, augment)
         batch = {"anchor": anchor, "neighbour": neighbour, "text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        if self.speakers is not None:
+            batch["speaker_index"] = self.speaker_index[rows]
+        if self.text_blocks != 1:
+            batch |= _some_blocks(frames, own, self.text_blocks, generator, augment)
         if self.text_vectors is not None:
             return batch | {"text_vectors": self.text_vectors[rows]}
         ids, mask = tensors(*self.tokens.pad(rows))
         return batch | {"input_ids": ids, "attention_mask": mask.long(), "words": mask & ~torch.isin(ids, torch.tensor(self.special))}
 
-    def pairs(self, rows: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two neighbouring blocks of each row, (rows, block, channels) each."""
-        augment = self.augment if generator is not None and self.augment else None
-        frames = self.frames.augmented(rows, augment, generator) if augment else self.frames
-        rows = np.arange(len(rows)) if augment else rows
-        blocks = frames.blocks[rows]
-        draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
-        start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * frames.hop
-        # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
-        following = np.where(blocks > 1, start + frames.hop, frames.utterances.lengths[rows] - frames.block)
-        anchor, neighbour = (torch.from_numpy(frames.cut(rows, at)) for at in (start, following))
-        same = torch.from_numpy(following == start)
-        if same.any():  # exactly one block long: shifted around its end
-            neighbour[same] = neighbour[same].roll(frames.block // 3, 1)
-        if augment:
-            anchor, neighbour = augment.blocks(anchor, generator), augment.blocks(neighbour, generator)
-        return anchor, neighbour
+    def pairs(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The middle pair of neighbouring blocks of each row, (rows, block, channels) each."""
+        return _pairs(self.frames, np.asarray(rows), None, None)
+
+
+def numbered(names: Sequence[str | None]) -> np.ndarray:
+    """(names,) the same number for the same name; every None has a number of its own."""
+    import pandas as pd
+
+    numbers = pd.factorize(np.asarray(names, dtype=object))[0]  # -1 where unknown
+    unknown = numbers < 0
+    numbers[unknown] = numbers.max(initial=-1) + 1 + np.arange(unknown.sum())
+    return numbers
+
+
+def _pairs(
+    frames: AcousticFrames, rows: np.ndarray, generator: torch.Generator | None, augment: Augmentation | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two neighbouring blocks of each row, drawn by `generator` or from the middle, (rows, block, channels) each."""
+    blocks = frames.blocks[rows]
+    draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
+    start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * frames.hop
+    # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
+    following = np.where(blocks > 1, start + frames.hop, frames.utterances.lengths[rows] - frames.block)
+    anchor, neighbour = (torch.from_numpy(frames.cut(rows, at)) for at in (start, following))
+    same = torch.from_numpy(following == start)
+    if same.any():  # exactly one block long: shifted around its end
+        neighbour[same] = neighbour[same].roll(frames.block // 3, 1)
+    if augment:
+        anchor, neighbour = augment.blocks(anchor, generator), augment.blocks(neighbour, generator)
+    return anchor, neighbour
+
+
+def _some_blocks(
+    frames: AcousticFrames, rows: np.ndarray, most: int | None, generator: torch.Generator | None, augment: Augmentation | None
+) -> dict[str, torch.Tensor]:
+    """At most so many blocks of each row: drawn without repetition, or evenly spread without a generator.
+
+    `text_blocks`, (blocks of all rows, block, channels), one row after another, and `text_block_mask`, (rows, most blocks of a row) bool.
+    """
+    counts = frames.blocks[rows]
+    kept = counts if most is None else np.minimum(counts, most)
+    mask = np.arange(kept.max(initial=0)) < kept[:, None]
+    if generator is None:
+        chosen = np.floor((np.arange(mask.shape[1]) + 0.5) * (counts / kept)[:, None]).astype(np.int64)
+    else:
+        order = torch.rand(len(rows), int(counts.max(initial=0)), generator=generator).numpy()
+        order[np.arange(order.shape[1]) >= counts[:, None]] = np.inf
+        chosen = np.argsort(order, 1)[:, : mask.shape[1]]
+    row, place = np.nonzero(mask)
+    blocks = torch.from_numpy(frames.cut(rows[row], chosen[row, place] * frames.hop))
+    return {"text_blocks": augment.blocks(blocks, generator) if augment else blocks, "text_block_mask": torch.from_numpy(mask)}
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 SPECTRAN_POOLINGS = ("cls", "mean", "bands")
+SPECTRAN_BESIDE = (None, "frames")
 HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks")
 HEAD_LOSSES = ("bce", "softmax")
 TEXT_POOLINGS = ("last_mean", "input_mean", "cls")
@@ -23,6 +24,8 @@ class CalmConfig(PreTrainedConfig):
         spectran_layers, spectran_width: size of SpecTran; a width of None is the language model's hidden size.
         spectran_pooling: "cls", the first output embedding (4.2); "mean" of the patches; or "bands", mean and deviation over time of
             every row of patches of one frequency, side by side.
+        spectran_beside: None, or "frames": mean and deviation of the block's own frames, per channel, stand beside what SpecTran pooled and
+            have a projection of their own to the token, so that SpecTran's width is no bottleneck.
         spectran_dropout: dropout in SpecTran.
         projection: width of the linear projections of the contrastive loss (3.1), one per modality; None: no projection.
         text_pooling: what T_i is, see `calm.models.language_model.pool_text`.
@@ -66,6 +69,7 @@ class CalmConfig(PreTrainedConfig):
         spectran_layers: int = 2,
         spectran_width: int | None = None,
         spectran_pooling: str = "cls",
+        spectran_beside: str | None = None,
         spectran_dropout: float = 0.0,
         projection: int | None = None,
         text_pooling: str = "last_mean",
@@ -93,7 +97,7 @@ class CalmConfig(PreTrainedConfig):
         self.averaged_layers = averaged_layers
         self.front_end, self.patch, self.stride = front_end, list(patch), list(stride)
         self.spectran_layers, self.spectran_width = spectran_layers, spectran_width
-        self.spectran_pooling, self.spectran_dropout = spectran_pooling, spectran_dropout
+        self.spectran_pooling, self.spectran_beside, self.spectran_dropout = spectran_pooling, spectran_beside, spectran_dropout
         self.projection, self.text_pooling = projection, text_pooling
         self.heads, self.one_hot, self.thresholds = heads or {}, one_hot or [], thresholds or {}
         self.temperatures, self.decisions = temperatures or {}, decisions or {}
@@ -144,13 +148,14 @@ class CalmConfig(PreTrainedConfig):
             raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {width})")
         choices = (
             ("spectran_pooling", SPECTRAN_POOLINGS),
+            ("spectran_beside", SPECTRAN_BESIDE),
             ("head_pooling", HEAD_POOLINGS),
             ("head_loss", HEAD_LOSSES),
             ("text_pooling", TEXT_POOLINGS),
         )
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is '{value}': allowed are {', '.join(allowed)}")
+                raise ValueError(f"{name} is '{value}': allowed are {', '.join(map(str, allowed))}")
 
 
 def _text_config(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:

@@ -16,6 +16,10 @@ class ContrastiveSettings:
         keep_positive: keep the positive in the denominator (InfoNCE); equation 2 leaves it out.
         symmetric: add the losses with neighbours and texts as anchors.
         ignore_same_text: utterances with the text of the anchor are not its negatives.
+        audio_negatives: whose blocks are negatives of the audio term: those of "all" utterances of the batch; of the "same_speaker", so
+            that voice and channel tell no pair from another; or of "other_speakers", so that blocks of one voice are not pushed apart.
+        train_beside: train the projection of the frames beside SpecTran's output, too (`CalmConfig.spectran_beside`). If not, a token keeps
+            a random projection of them, whatever the loss has no use for.
     """
 
     alpha: float = 0.25
@@ -24,6 +28,8 @@ class ContrastiveSettings:
     keep_positive: bool = False
     symmetric: bool = False
     ignore_same_text: bool = False
+    audio_negatives: str = "all"
+    train_beside: bool = True
 
 
 def nt_xent(
@@ -66,6 +72,8 @@ def calp(
     temperature: float | torch.Tensor,
     same_text: torch.Tensor | None = None,
     has_text: torch.Tensor | None = None,
+    same_speaker: torch.Tensor | None = None,
+    spoken: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Equation 2: NT-Xent(A_t, A_t+1) + alpha NT-Xent(A_t, T).
 
@@ -74,6 +82,8 @@ def calp(
         temperature: tau, which may be a parameter that `settings` only gave the first value.
         same_text: (batch, batch) bool, pairs of utterances with the same text.
         has_text: (batch,) bool; an utterance without text has no part in the second term.
+        same_speaker: (batch, batch) bool, pairs of utterances of one speaker; needed where `audio_negatives` is not "all".
+        spoken: (batch, width), what stands for A_t in the second term, for example several blocks pooled; None: the anchors.
 
     Returns:
         "loss" and its two terms, "audio" and "text", unweighted; scalars.
@@ -87,11 +97,12 @@ def calp(
 
     if not settings.ignore_same_text:
         same_text = None
-    spoken = anchors
+    spoken = anchors if spoken is None else spoken
     if has_text is not None and not has_text.all():
-        spoken, texts = anchors[has_text], texts[has_text]
+        spoken, texts = spoken[has_text], texts[has_text]
         same_text = None if same_text is None else same_text[has_text][:, has_text]
-    audio = both(anchors, neighbours)
+    left_out = {"all": None, "same_speaker": ~same_speaker, "other_speakers": same_speaker} if same_speaker is not None else {"all": None}
+    audio = both(anchors, neighbours, left_out[settings.audio_negatives])
     text = both(spoken, texts, same_text) if settings.alpha else audio.new_zeros(())
     return {"loss": audio + settings.alpha * text, "audio": audio, "text": text}
 

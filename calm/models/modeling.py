@@ -56,6 +56,8 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
             for width in (config.embedding_width, config.text_width)
         )
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=settings.learn_temperature)
+        if config.spectran_beside:
+            self.spectran.projection_beside.requires_grad_(settings.train_beside)
         self.post_init()
         self.language_model = language_model
 
@@ -74,6 +76,16 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         """(batch, frames, channels) -> (batch, projection), in the shared space."""
         return self.audio_projection(self.spectran(blocks))
 
+    def embed_utterances(self, blocks: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mean over an utterance's blocks of their vectors of length 1, which is what retrieval ranks by: (batch, projection).
+
+        Args:
+            blocks: (blocks of all utterances, frames, channels); mask: (batch, most blocks of an utterance) bool.
+        """
+        vectors = F.normalize(self.embed_audio(blocks), dim=-1)
+        placed = vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
+        return placed.sum(1) / mask.sum(1, keepdim=True)
+
     def embed_text(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, width) vectors T_i -> (batch, projection), in the shared space."""
         return self.text_projection(vectors)
@@ -88,6 +100,9 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         words: torch.Tensor | None = None,
+        speaker_index: torch.Tensor | None = None,
+        text_blocks: torch.Tensor | None = None,
+        text_block_mask: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> ContrastiveOutput:
         """Equation 2 of a mini-batch; in training by several processes, of the batch that their shares make up.
@@ -98,6 +113,9 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
                 tokens that are neither special nor padding), (batch, tokens), if the language model is trained along.
             text_index: (batch,) the same number for utterances with the same text.
             has_text: (batch,) False for an utterance without text.
+            speaker_index: (batch,) the same number for utterances of one speaker.
+            text_blocks: (blocks of all utterances, frames, channels), one utterance after another, that together stand for A_ij in the text
+                term, and text_block_mask: (batch, most blocks of an utterance); None: the anchor alone, as equation 2 has it.
         """
         if self.language_model is not None:
             text_vectors = pool_text(
@@ -106,10 +124,13 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         audio = self.embed_audio(torch.cat([anchor, neighbour]))
         anchors, neighbours = audio.chunk(2)
         texts = self.embed_text(text_vectors.to(audio.dtype))
+        spoken = None if text_blocks is None else self.embed_utterances(text_blocks, text_block_mask)
         if self.training:  # a process has a share of the batch, and the negatives are those of all of it
-            anchors, neighbours, texts, text_index, has_text = distributed.gather(anchors, neighbours, texts, text_index, has_text)
-        same = None if text_index is None else text_index[:, None] == text_index
-        terms = losses.calp(anchors, neighbours, texts, self.settings, self.temperature(), same, has_text)
+            anchors, neighbours, texts, spoken, text_index, has_text, speaker_index = distributed.gather(
+                anchors, neighbours, texts, spoken, text_index, has_text, speaker_index
+            )
+        same_text, same_speaker = (None if index is None else index[:, None] == index for index in (text_index, speaker_index))
+        terms = losses.calp(anchors, neighbours, texts, self.settings, self.temperature(), same_text, has_text, same_speaker, spoken)
         return ContrastiveOutput(loss=terms["loss"], audio_loss=terms["audio"].detach(), text_loss=terms["text"].detach())
 
 

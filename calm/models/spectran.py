@@ -84,7 +84,11 @@ class SpecTranLayer(nn.Module):
 
 
 class SpecTran(FrontEnd):
-    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` projects them."""
+    """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` projects them.
+
+    With `spectran_beside: frames`, mean and deviation of the block's frames come after them: an encoded block is then
+    (pooled | mean per channel | deviation per channel), and the token is the sum of a projection of what was pooled and one of the frames.
+    """
 
     def __init__(self, config: CalmConfig):
         super().__init__()
@@ -93,17 +97,19 @@ class SpecTran(FrontEnd):
             raise ValueError(f"SpecTran's width is {width}: attention heads are 64 wide, so take a multiple of 64")
         frames, bands = config.patches
         self.shape = (config.block_frames, config.channels)
-        self.pooling = config.spectran_pooling
+        self.pooling, self.beside = config.spectran_pooling, config.spectran_beside
         self.layer_mean = LayerMean(config.averaged_layers) if config.averaged_layers > 1 else nn.Identity()
         self.patches = PatchEmbedding(config, width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + frames * bands, width))
         self.layers = nn.ModuleList(SpecTranLayer(width, config.spectran_dropout) for _ in range(config.spectran_layers))
         self.bands = bands
-        self.encoded_width = 2 * bands * width if self.pooling == "bands" else width
-        self.norm = nn.LayerNorm(self.encoded_width)
-        same = self.encoded_width == config.embedding_width
-        self.projection = nn.Identity() if same else nn.Linear(self.encoded_width, config.embedding_width)
+        pooled, beside = 2 * bands * width if self.pooling == "bands" else width, 2 * config.channels if self.beside else 0
+        self.widths, self.encoded_width = (pooled, beside), pooled + beside
+        self.norm = nn.LayerNorm(pooled)
+        self.projection = nn.Identity() if pooled == config.embedding_width else nn.Linear(pooled, config.embedding_width)
+        if self.beside:
+            self.projection_beside = nn.Sequential(nn.LayerNorm(beside), nn.Linear(beside, config.embedding_width))
 
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
         if blocks.shape[1:] != self.shape:
@@ -112,13 +118,15 @@ class SpecTran(FrontEnd):
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions
         for layer in self.layers:
             x = layer(x)
-        return self._pooled(x)
+        return torch.cat([self._pooled(x), *mean_and_deviation(blocks, 1)], -1) if self.beside else self._pooled(x)
 
     def token(self, encoded: torch.Tensor) -> torch.Tensor:
-        return self.projection(self.norm(encoded))
+        pooled, frames = encoded.split(self.widths, -1)
+        token = self.projection(self.norm(pooled))
+        return token + self.projection_beside(frames) if self.beside else token
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs of [CLS] and the patches, (batch, 1 + patches, width) -> (batch, encoded_width)."""
+        """Outputs of [CLS] and the patches, (batch, 1 + patches, width) -> (batch, width), or (batch, bands x 2 x width)."""
         if self.pooling == "cls":
             return x[:, 0]
         if self.pooling == "mean":

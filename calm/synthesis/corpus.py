@@ -29,12 +29,22 @@ a method is.
 """
 
 
-def make(folder: Path, format: str, utterances: int, speakers: int, label_noise: float, seed: int, workers: int | None = None) -> float:
+def make(
+    folder: Path,
+    format: str,
+    utterances: int,
+    speakers: int,
+    label_noise: float,
+    seed: int,
+    workers: int | None = None,
+    voices_per_recording: int = 1,
+) -> float:
     """Write a corpus in the layout of `format` ("mosei" or "msp_podcast") to `folder` and return its seconds of speech.
 
     The same arguments give the same bytes, whatever the number of `workers` (processes; None: one per core). The corpus is written whole
-    or not at all. Raises CorpusError if `folder` has contents that were not written by this function, or if there are fewer than 60
-    utterances or fewer than three per speaker.
+    or not at all. With several `voices_per_recording`, so many speakers take turns in one: what is said and how stays the same, but the
+    voice does not tell a recording from others. Raises CorpusError if `folder` has contents that were not written by this function, or
+    if there are fewer than 60 utterances or fewer than three per speaker.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / MARK).exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
@@ -44,8 +54,9 @@ def make(folder: Path, format: str, utterances: int, speakers: int, label_noise:
     if speakers > utterances // 3:
         raise CorpusError(f"{speakers} speakers are too many for {utterances} utterances: give at most {utterances // 3}")
     layout, write = LAYOUTS[format]
-    turns = plan(format, utterances, speakers, label_noise, seed)
+    turns = plan(format, utterances, speakers, label_noise, seed, voices_per_recording)
     settings = {"format": format, "utterances": utterances, "speakers": speakers, "label_noise": label_noise, "seed": seed}
+    settings |= {"voices_per_recording": voices_per_recording} if voices_per_recording > 1 else {}
     with replacing(folder) as partial:
         partial.mkdir()
         seconds = write(partial, turns, _speak(turns, folder.name, workers), np.random.default_rng([seed, 1]))

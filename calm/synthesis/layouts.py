@@ -41,8 +41,8 @@ def write_mosei(folder: Path, turns: Sequence[Turn], waves: Iterable[np.ndarray]
 
 
 def _videos(turns: Sequence[Turn], rng: np.random.Generator) -> Iterable[tuple[str, list[Turn]]]:
-    """Group the turns of each speaker into videos of 3-6; yields the id, from the numbers of speaker and video, and the turns."""
-    for number, group in groupby(turns, key=lambda turn: turn.speaker.number):
+    """Group the turns recorded together into videos of 3-6; yields the id, from the numbers of (first) speaker and video, and the turns."""
+    for number, group in groupby(turns, key=lambda turn: turn.recording):
         rest, count = list(group), 0
         while rest:
             size = int(rng.integers(3, 7))
@@ -141,11 +141,11 @@ def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[np.nd
 
 
 def _names(turns: Sequence[Turn], rng: np.random.Generator) -> list[str]:
-    """File names with the numbers of podcast (one per speaker) and turn. Numbers have gaps, as in the release, for turns not annotated."""
+    """File names with the numbers of podcast (one per recording) and turn. They have gaps, as in the release, for turns not annotated."""
     names, podcast, number = [], 0, 0
     for turn in turns:
-        if turn.speaker.number != podcast:
-            podcast, number = turn.speaker.number, 0
+        if turn.recording != podcast:
+            podcast, number = turn.recording, 0
         number += int(rng.integers(1, 9))
         names.append(f"MSP-PODCAST_{podcast:04d}_{number:04d}.wav")
     return names

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -48,10 +49,14 @@ class Turn:
     performed: tuple[str, ...]
     strength: float
     line: voices.Line
+    recording: int  # number of the first speaker of those that are recorded together
 
 
-def plan(format: str, utterances: int, speakers: int, label_noise: float, seed: int) -> list[Turn]:
-    """All utterances of a corpus without their sound. Turns of a speaker are consecutive."""
+def plan(format: str, utterances: int, speakers: int, label_noise: float, seed: int, voices_per_recording: int = 1) -> list[Turn]:
+    """All utterances of a corpus without their sound.
+
+    Turns of a speaker are consecutive; with several voices a recording, so many speakers of one split take turns at random.
+    """
     shares = {"mosei": MOSEI_SHARES, "msp_podcast": MSP_SHARES}[format]
     least = {label: label not in ("X", "O") and (1 if format == "mosei" else 2) for label in shares}
     rng = np.random.default_rng([seed, 0])
@@ -64,9 +69,17 @@ def plan(format: str, utterances: int, speakers: int, label_noise: float, seed: 
         who = np.sort(np.arange(len(labels)) % heads)
         for position, pick in enumerate(rng.permutation(len(labels))):
             performed = _performed(labels[pick], shares, bool(noisy[pick]), rng)
-            turns.append(_turn(len(turns), split, cast[who[position]], labels[pick], performed, seed, texts, rng))
+            head = int(who[position])
+            recording = cast[head - head % voices_per_recording].number
+            turns.append(_turn(len(turns), split, cast[head], labels[pick], performed, seed, texts, rng, recording))
         first += heads
-    return turns
+    return turns if voices_per_recording == 1 else _mixed(turns, np.random.default_rng([seed, 3]))
+
+
+def _mixed(turns: list[Turn], rng: np.random.Generator) -> list[Turn]:
+    """The turns of each recording in random order."""
+    groups = [list(group) for _, group in groupby(turns, key=lambda turn: turn.recording)]
+    return [group[index] for group in groups for index in rng.permutation(len(group))]
 
 
 def split_sizes(total: int, least: int) -> dict[str, int]:
@@ -100,12 +113,12 @@ def _performed(label, shares: Mapping, noisy: bool, rng: np.random.Generator) ->
     return emotions_of(label, rng)
 
 
-def _turn(index, split, speaker, label, performed, seed: int, texts: set[str], rng: np.random.Generator) -> Turn:
+def _turn(index, split, speaker, label, performed, seed: int, texts: set[str], rng: np.random.Generator, recording: int) -> Turn:
     strength = rng.uniform(1.0, 1.6)
     worded, cue, style = _cues(performed, rng)
     text = _new_text(worded, cue, texts, rng)
     voice = speaker.voice + voices.perform(style, strength, rng)
-    return Turn(index, split, speaker, label, performed, strength, voices.Line(text, voice, (seed, 2, index)))
+    return Turn(index, split, speaker, label, performed, strength, voices.Line(text, voice, (seed, 2, index)), recording)
 
 
 def _cues(performed: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str, voices.Voice]:

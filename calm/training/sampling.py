@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+GROUPS = 4  # groups in a batch of whole runs
+
 
 def mix(*numbers: int) -> int:
     """One seed derived from several numbers."""
@@ -32,10 +34,12 @@ class EpochSampler(Sampler):
 
     Args:
         lengths: length of every row; if not None, batches contain utterances of similar length.
+        groups: number of every row's group; if not None, rows come in runs of a quarter of a batch of one group, so that a batch holds
+            many rows of few groups (`in_runs`).
     """
 
-    def __init__(self, size: int, batch: int, seed: int, lengths: Sequence[int] | None = None):
-        self.size, self.batch, self.seed, self.lengths, self.epoch = size, batch, seed, lengths, 0
+    def __init__(self, size: int, batch: int, seed: int, lengths: Sequence[int] | None = None, groups: Sequence[int] | None = None):
+        self.size, self.batch, self.seed, self.lengths, self.groups, self.epoch = size, batch, seed, lengths, groups, 0
 
     def __len__(self) -> int:
         return self.size
@@ -45,11 +49,28 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        if self.lengths is None:
+        if self.groups is not None:
+            order = in_runs(self.groups, max(2, self.batch // GROUPS), generator)
+        elif self.lengths is None:
             order = torch.randperm(self.size, generator=generator).tolist()
         else:
             order = get_length_grouped_indices(list(self.lengths), self.batch, generator=generator)
         return iter(self.epoch * self.size + index for index in order)
+
+
+def in_runs(groups: Sequence[int], run: int, generator: torch.Generator) -> list[int]:
+    """All rows in random order, but in runs of at most `run` rows of one group.
+
+    The runs of full length come first, so that full batches are made of whole ones, and all shorter ones after them.
+    """
+    groups = np.asarray(groups)
+    runs = []
+    for members in (np.flatnonzero(groups == group) for group in np.unique(groups)):
+        shuffled = members[torch.randperm(len(members), generator=generator).numpy()]
+        runs += np.split(shuffled, range(run, len(shuffled), run))
+    order = torch.randperm(len(runs), generator=generator).tolist()
+    order.sort(key=lambda index: len(runs[index]) < run)  # stable: random within the full and within the shorter ones
+    return np.concatenate([runs[index] for index in order]).tolist()
 
 
 class DistributedBatchSampler(Sampler):

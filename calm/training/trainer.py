@@ -39,15 +39,15 @@ class Interrupted(SystemExit):
 
 
 class RowTrainer(Trainer):
-    """Trainer over row numbers. `batch` is the size for all processes together; `lengths` are the rows' lengths, if they matter."""
+    """Trainer over row numbers. `batch` is the size for all processes together; `lengths` and `groups` are the rows', if they matter."""
 
-    def __init__(self, *args, batch: int, lengths: Sequence[int] | None = None, **kwargs):
+    def __init__(self, *args, batch: int, lengths: Sequence[int] | None = None, groups: Sequence[int] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.batch, self.lengths = batch, lengths
+        self.batch, self.lengths, self.groups = batch, lengths, groups
 
     def get_train_dataloader(self) -> EpochLoader:
         """Loader of this process. Accelerate's would repeat rows to fill the last batch, which would be negatives of themselves."""
-        sampler = EpochSampler(len(self.train_dataset), self.batch, self.args.seed, self.lengths)
+        sampler = EpochSampler(len(self.train_dataset), self.batch, self.args.seed, self.lengths, self.groups)
         batches = DistributedBatchSampler(sampler, self.batch, distributed.processes(), distributed.rank())
         pin = self.args.dataloader_pin_memory
         return EpochLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=pin)
@@ -62,6 +62,7 @@ def train(
     seed: int,
     held_out: Sequence[int] = (),
     lengths: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
     body: Sequence[nn.Module] = (),
     callbacks: Sequence[TrainerCallback] = (),
     title: str | None = None,
@@ -78,6 +79,7 @@ def train(
         folder: for checkpoints; the caller removes it once the result is saved.
         held_out: rows whose losses are logged after every epoch.
         lengths: length of every one of `rows`, to batch utterances of similar length.
+        groups: number of the group of every one of `rows`, to batch many rows of few groups.
         body: pretrained parts, trained at `schedule.body_rate` of the learning rate.
         callbacks: more callbacks for Trainer.
         title: of the progress bar; None: no bar.
@@ -103,6 +105,7 @@ def train(
         optimizers=(optimizer(model, schedule, body), None),
         batch=schedule.batch,
         lengths=lengths,
+        groups=groups,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks.insert(0, RunningLoss(trainer))  # before Checkpoints, which marks a checkpoint as complete

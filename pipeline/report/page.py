@@ -42,7 +42,7 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
     parameters = parameter_tables(paper_sizes(), outputs.calp, outputs.pretrained)
     graph = stage_graph.read_graph()
     tables = [table for section in (*results, *data) for table in section["tables"]]
-    tables += [*parameters, *(study["tables"] if study else []), *([retrieval["table"]] if retrieval else [])]
+    tables += [*parameters, *(study["tables"] if study else []), *([retrieval["table"], retrieval["probes"]] if retrieval else [])]
     return {
         "title": settings.title,
         "seeds": settings.seeds,

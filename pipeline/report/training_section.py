@@ -80,7 +80,9 @@ def retrieval_section(settings: Settings, outputs: StageOutputs, folder: Path) -
     table, shown = retrieval_table(rows), main_models(settings, names(rows, "model"))
     rows = [row for row in rows if row["model"] in shown]
     figure = figures.retrieval([row for row in rows if row["split"] == "test"] or rows)
-    return {"sentences": retrieval_sentences(rows), "table": table, "pictures": [picture("Test split", figure, "retrieval", folder)]}
+    probes = probe_table([{"model": name, **row} for name, metrics in outputs.calp.items() for row in metrics.get("probes", [])])
+    pictures = [picture("Test split", figure, "retrieval", folder)]
+    return {"sentences": retrieval_sentences(rows), "table": table, "probes": probes, "pictures": pictures}
 
 
 def main_models(settings: Settings, models: list[str]) -> list[str]:
@@ -103,6 +105,27 @@ def retrieval_table(rows: list[dict]) -> Table:
     rules = group_starts([row["pair"] for row in rows])
     title, note = "Retrieval among held-out utterances", "Recall in percent."
     return Table("retrieval", title, columns, cells, 3 + several_models, rules=rules, note=note)
+
+
+def probe_table(rows: list[dict]) -> Table:
+    """What a linear probe reads from the tokens before and after CALP, beside chance. `rows` have a `model` each."""
+    read = {}
+    for row in rows:
+        read.setdefault((row["model"], row["corpus"], row["of"]), {})[row["when"]] = row
+    cells = [
+        [*key, str(known["n"]), str(known["classes"])]
+        + [f"{100 * when[name]['balanced_accuracy']:.1f}" if name in when else MISSING for name in ("before", "after")]
+        + [f"{100 * known['chance']:.1f}"]
+        for key, when in read.items()
+        for known in [next(iter(when.values()))]
+    ]
+    columns = ["model", "corpus", "what is read", "n", "classes", "before CALP", "after CALP", "chance"]
+    note = (
+        "Balanced accuracy in percent of logistic regression on mean and deviation of an utterance's tokens. Speakers: tested on other "
+        "utterances of the same speakers. Labels: trained on the training split, tested on the held-out splits. Before CALP, SpecTran's "
+        "weights are random. MOSEI names no speakers: there a speaker is a recording."
+    )
+    return Table("probes", "What can be read from the tokens", columns, cells, 3, rules=group_starts([row[0] for row in cells]), note=note)
 
 
 def retrieval_sentences(rows: list[dict]) -> list[str]:

@@ -22,6 +22,8 @@ class Synthetic(Section):
     """Number of utterances."""
     speakers: Annotated[int, Field(ge=20)]
     """Number of speakers."""
+    voices_per_recording: Annotated[int, Field(ge=1, le=3)] = 1
+    """Number of speakers that take turns in a recording. 1: each recording has one voice, so that a voice tells a recording from others."""
     label_noise: Share = 0.08
     """Share of utterances whose label is replaced by another one."""
     seed: int

@@ -29,6 +29,9 @@ class SpecTranSettings(Section):
     """Hidden size. null: the language model's hidden size, without a projection."""
     pooling: Literal["cls", "mean", "bands"] = "cls"
     """How the outputs become one vector. `cls`: "the first output embedding" (4.2). `bands`: mean and deviation over time, per band."""
+    beside: Literal["frames"] | None = None
+    """`frames`: mean and deviation of the block's own frames stand beside what SpecTran pooled, for the token and for the heads, so that
+    SpecTran's width is no bottleneck for an encoder's states. null: SpecTran's output alone (4.2)."""
     dropout: Share = 0.0
     """Dropout in training."""
     normalise: Literal["corpus", "utterance"] = "corpus"
@@ -122,6 +125,18 @@ class Calp(Optimiser):
     """Width of one linear projection per modality, used by the loss only (3.1). null: no projection."""
     ignore_same_text: bool = False
     """true: in the text term, utterances with the same text are not negatives of each other."""
+    text_blocks: Positive | None = 1
+    """Blocks of an utterance that stand against its text, as the mean of their vectors. 1: one block (equation 2), which holds two words or
+    so of the text; more: drawn from all of them; null: all."""
+    batch_of: Literal["utterances", "speakers"] = "utterances"
+    """`speakers`: a batch holds many utterances of few speakers (of few recordings, where a corpus has no speakers), so that the voice and
+    the channel do not tell which block is the neighbour. `utterances`: any."""
+    audio_negatives: Literal["all", "same_speaker", "other_speakers"] = "all"
+    """Whose blocks are negatives in the audio term. `same_speaker`: those of the own speaker alone, so that the voice solves nothing; with
+    `batch_of: speakers`. `other_speakers`: blocks of the own speaker are not pushed apart."""
+    train_beside: bool = True
+    """Whether the projection of the frames beside SpecTran's output is trained (`spectran.beside`). false: it stays random, so that tokens
+    keep what the loss has no use for, such as how something was said."""
     short: Literal["shift", "drop"] = "shift"
     """Utterances with fewer than two blocks: pair the block with a time-shifted copy of itself, or drop them."""
     train_language_model: bool = False

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from calm.data.batching import PairCollator, tokenise
+from calm.data.batching import PairCollator, numbered, tokenise
 from calm.data.examples import Examples
+from calm.evaluation.probes import label_probe, speaker_probe
 from calm.evaluation.retrieval import retrieval
 from calm.inference.processing import CalmProcessor
 from calm.models.language_model import MOST_TOKENS, load_language_model, load_tokenizer, pool_text, text_vectors
@@ -55,6 +56,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
     torch.manual_seed(seed)
     model = contrastive(settings, language_model, corpora, factory.channels(examples))
     rows, untrained, curve, retrieved = trainable(settings, examples), embedded(model, examples, collator), [], []
+    read = probes(model, examples, "before")
     if model_settings.aligned:
         curve = train(
             model,
@@ -64,10 +66,11 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
             work,
             seed,
             held_out=examples.rows("validation"),
+            groups=numbered(speakers(examples))[rows] if settings.calp.batch_of == "speakers" else None,
             callbacks=[tracked.callback()],
             title=f"CALP {name}",
         )
-        retrieved = retrieve(model, examples, collator)
+        retrieved, read = retrieve(model, examples, collator), read + probes(model, examples, "after")
         write_parquet(space(examples, untrained, embedded(model, examples, collator)), folder / "space.parquet")
     metrics = {
         "language_model": model_settings.language_model,
@@ -81,6 +84,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
         "parameters": {"spectran": count(model.spectran), "projections": count(model, model.spectran)},
         "curve": curve,
         "retrieval": retrieved,
+        "probes": read,
     }
     save(model, folder)
     CalmProcessor(
@@ -118,11 +122,19 @@ def contrastive(settings: Visible, language_model, corpora: list[str], channels:
 
 def pairs(settings: Visible, examples: Examples, language_model, tokenizer) -> PairCollator:
     """Batches of pairs, with T_i computed once if the language model is frozen."""
-    texts, augment = list(examples.table["text"]), factory.augmentation(settings.calp.augment)
-    if settings.calp.train_language_model:
-        return PairCollator(examples.frames, texts, None, tokenise(tokenizer, texts), tuple(tokenizer.all_special_ids), augment)
-    vectors = text_vectors(language_model, tokenizer, texts, settings.calp.text_vector)
-    return PairCollator(examples.frames, texts, vectors, augment=augment)
+    texts, section = list(examples.table["text"]), settings.calp
+    options = {"augment": factory.augmentation(section.augment), "text_blocks": section.text_blocks}
+    if section.audio_negatives != "all":
+        options["speakers"] = speakers(examples)
+    if section.train_language_model:
+        return PairCollator(examples.frames, texts, None, tokenise(tokenizer, texts), tuple(tokenizer.all_special_ids), **options)
+    return PairCollator(examples.frames, texts, text_vectors(language_model, tokenizer, texts, section.text_vector), **options)
+
+
+def speakers(examples: Examples) -> list[str | None]:
+    """Corpus and speaker of every row; None where the corpus does not name one."""
+    names = zip(examples.table["corpus"], examples.table["speaker"], examples.table["speaker"].notna(), strict=True)
+    return [f"{corpus}/{speaker}" if known else None for corpus, speaker, known in names]
 
 
 def trainable(settings: Visible, examples: Examples) -> np.ndarray:
@@ -156,9 +168,45 @@ def retrieve(model: CalmForContrastivePretraining, examples: Examples, collator:
                 rows.append({"corpus": corpus, "split": split, "pair": "audio to text", **figures})
             several = chosen[examples.frames.blocks[chosen] > 1]
             if len(several) > 1:
-                anchor, neighbour = (model.embed_audio(part.to(model.device)).cpu().numpy() for part in collator.pairs(several, None))
+                anchor, neighbour = (model.embed_audio(part.to(model.device)).cpu().numpy() for part in collator.pairs(several))
                 rows.append({"corpus": corpus, "split": split, "pair": "audio to next block", **retrieval(anchor, neighbour)})
     return rows
+
+
+@torch.inference_mode()
+def probes(model: CalmForContrastivePretraining, examples: Examples, when: str, most: int = 800) -> list[dict]:
+    """How well a linear probe reads speakers and labels from the tokens of utterances, of every corpus; `when`: before or after CALP.
+
+    The probe of speakers hears the held-out splits, or all where these have one speaker only, and is tested on other utterances of the
+    same speakers; that of labels learns from the training split and is tested on the held-out ones, whose speakers are others. At most
+    `most` utterances of a corpus are heard, evenly spread.
+    """
+    model.eval()
+    table, found = examples.table.reset_index(drop=True), []
+    for corpus in table["corpus"].unique():
+        own = np.flatnonzero(table["corpus"] == corpus)
+        own = own[np.unique(np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int))]
+        vectors, rows = token_statistics(model, examples, own), table.iloc[own]
+        held_out = rows["split"].isin(("validation", "test")).to_numpy()
+        heard = held_out if rows["speaker"][held_out].nunique() > 1 else np.ones(len(rows), bool)
+        results = {"speaker": speaker_probe(vectors[heard], list(rows["speaker"][heard]))}
+        labelled = rows["labels"].notna().to_numpy()
+        if labelled.any():
+            names = sorted({label for labels in rows["labels"][labelled] for label in labels})
+            targets = np.array([[name in labels for name in names] for labels in rows["labels"][labelled]])
+            results["labels"] = label_probe(vectors[labelled], targets, ~held_out[labelled])
+        found += [{"corpus": corpus, "of": of, "when": when, **result} for of, result in results.items() if result]
+    return found
+
+
+@torch.inference_mode()
+def token_statistics(model: CalmForContrastivePretraining, examples: Examples, rows: np.ndarray) -> np.ndarray:
+    """Mean and deviation of an utterance's tokens, as the transformer gets them: (rows, 2 x embedding width)."""
+    vectors = []
+    for row in rows:
+        tokens = model.spectran(torch.from_numpy(examples.frames.blocks_of(row)).to(model.device))
+        vectors.append(torch.cat([tokens.mean(0), tokens.std(0, correction=0)]).cpu().numpy())
+    return np.stack(vectors)
 
 
 @torch.inference_mode()

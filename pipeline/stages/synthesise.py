@@ -15,7 +15,7 @@ from pipeline.state import visible
 def run(settings: Settings, corpus: str, workers: int | None = None) -> str:
     """Make one corpus at its path, and write the fingerprint of its files."""
     section = visible(settings, "synthesise", corpus).synthetic[corpus]
-    options = section.model_dump(include={"label_noise", "seed"})
+    options = section.model_dump(include={"label_noise", "seed", "voices_per_recording"})
     seconds = make(section.path, section.format, section.utterances, section.speakers, **options, workers=workers)
     with whole(paths.fingerprint(corpus)) as folder:
         for part, content in fingerprint(section.path).items():

@@ -235,3 +235,35 @@ def test_tokens_round_trip_and_refuse_others(tmp_path):
     assert np.array_equal(again.values, ragged.values) and np.array_equal(again.lengths, ragged.lengths)
     with pytest.raises(ValueError, match="other utterances"):
         Ragged.read(tmp_path / "tokens.parquet", ["a", "c", "b"])
+
+
+def test_several_blocks_of_an_utterance_for_its_text():
+    collator = PairCollator(frames_of([300, 50, 110]), ["a", "b", "c"], torch.zeros(3, 4), text_blocks=4)
+    batch = collator([0, 1, 2], torch.Generator().manual_seed(0))
+    assert batch["text_block_mask"].tolist() == [[True] * 4, [True, False, False, False], [True] * 3 + [False]]
+    starts = batch["text_blocks"][:, 0, 0]
+    assert len(set(starts[:4].tolist())) == 4 and set(starts[:4].tolist()) <= {30.0 * block for block in range(9)}
+    assert starts[4] == 1000 and sorted(starts[5:].tolist()) == [2000, 2030, 2060]
+    again = collator([0, 1, 2], torch.Generator().manual_seed(0))
+    assert all(torch.equal(value, again[key]) for key, value in batch.items())
+
+
+def test_without_a_generator_the_blocks_are_evenly_spread():
+    collator = PairCollator(frames_of([300, 50]), ["a", "b"], torch.zeros(2, 4), text_blocks=3)
+    assert collator([0, 1])["text_blocks"][:, 0, 0].tolist() == [30, 120, 210, 1000]  # blocks 1, 4 and 7 of 9
+    everything = PairCollator(frames_of([300]), ["a"], torch.zeros(1, 4), text_blocks=None)
+    assert everything([0])["text_blocks"][:, 0, 0].tolist() == [30 * block for block in range(9)]
+
+
+def test_one_block_for_the_text_changes_nothing():
+    frames, texts = frames_of([300, 500]), ["a", "b"]
+    plain = PairCollator(frames, texts, torch.zeros(2, 4))([0, 1], torch.Generator().manual_seed(2))
+    several = PairCollator(frames, texts, torch.zeros(2, 4), text_blocks=2)([0, 1], torch.Generator().manual_seed(2))
+    assert set(plain) == {"anchor", "neighbour", "text_index", "has_text", "text_vectors"}
+    assert all(torch.equal(plain[key], several[key]) for key in plain)  # the pair is drawn first
+
+
+def test_speakers_are_numbered_and_unknown_ones_differ():
+    collator = PairCollator(frames_of([80] * 5), ["a"] * 5, torch.zeros(5, 4), speakers=["x", None, "y", "x", None])
+    numbers = collator([0, 1, 2, 3, 4])["speaker_index"].tolist()
+    assert numbers[0] == numbers[3] and len(set(numbers)) == 4

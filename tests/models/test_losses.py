@@ -166,3 +166,27 @@ def test_at_least_one_span_masks_half_of_a_short_utterance():
     masked = {draw: masking.choose_spans(valid, 0.1, 3, "starts", draw, torch.Generator().manual_seed(1)) for draw in ("count", "each")}
     assert masked["count"].float().mean().item() == pytest.approx(9 / 16, abs=0.01)
     assert masked["each"].float().mean().item() == pytest.approx((0.1 + 0.19 + 2 * 0.271) / 4, abs=0.01)
+
+
+def test_negatives_of_the_audio_term_by_hand():
+    """Three utterances, the first two of one speaker; neighbours that are the unit vectors, anchors with cosines 0.6 and 0.8."""
+    anchors = torch.tensor([[0.6, 0.8, 0], [0.8, 0.6, 0], [0, 0.6, 0.8]])
+    speakers = torch.tensor([0, 0, 1])
+    same = speakers[:, None] == speakers
+
+    def audio(negatives):
+        settings = ContrastiveSettings(alpha=0, audio_negatives=negatives)
+        return losses.calp(anchors, torch.eye(3), anchors, settings, 1.0, same_speaker=same)["audio"].item()
+
+    # Positives: 0.6, 0.6, 0.8. Row 1 has the negatives 0.8 (same speaker) and 0 (the other), row 2 the same, row 3 0 and 0.6.
+    both = math.log(math.exp(0.8) + 1) - 0.6
+    assert audio("all") == pytest.approx((2 * both + math.log(1 + math.exp(0.6)) - 0.8) / 3, abs=1e-6)
+    assert audio("same_speaker") == pytest.approx(0.8 - 0.6, abs=1e-6)  # the third has no negative, so no part
+    assert audio("other_speakers") == pytest.approx((2 * (0 - 0.6) + math.log(1 + math.exp(0.6)) - 0.8) / 3, abs=1e-6)
+
+
+def test_what_stands_for_the_anchor_in_the_text_term():
+    spoken, texts = POSITIVES.flip(0), torch.roll(POSITIVES, 1, 0)
+    terms = losses.calp(ANCHORS, POSITIVES, texts, ContrastiveSettings(), 0.5, spoken=spoken)
+    assert terms["text"].item() == pytest.approx(losses.nt_xent(spoken, texts, 0.5).item())
+    assert terms["audio"].item() == pytest.approx(losses.nt_xent(ANCHORS, POSITIVES, 0.5).item())

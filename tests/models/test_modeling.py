@@ -67,9 +67,10 @@ def test_padding_changes_nothing(batch):
     torch.testing.assert_close(whole[2, 6:8], short[0, 6:8], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("beside", [None, "frames"])
 @pytest.mark.parametrize("pooling", ["cls", "bands"])
-def test_blocks_encoded_before_equal_blocks_encoded_now(batch, pooling):
-    model = CalmModel(config(spectran_pooling=pooling)).eval()
+def test_blocks_encoded_before_equal_blocks_encoded_now(batch, pooling, beside):
+    model = CalmModel(config(spectran_pooling=pooling, spectran_beside=beside)).eval()
     features = batch.pop("input_features")
     encoded = model.encode(features, batch["acoustic_mask"])
     assert encoded.shape[2] == model.spectran.encoded_width and (encoded[2, 2:] == 0).all()
@@ -251,3 +252,42 @@ def test_first_layers_of_a_language_model(tmp_path):
     assert torch.equal(first.encoder.layer[0].output.dense.weight, whole.encoder.layer[0].output.dense.weight)
     with pytest.raises(ValueError, match="has 2 layers, 3 were asked for"):
         load_language_model(str(tmp_path), 3)
+
+
+def test_an_utterance_is_the_mean_of_its_blocks_unit_vectors():
+    model = CalmForContrastivePretraining(config()).eval()
+    blocks, mask = torch.randn(3, 50, 64), torch.tensor([[True, True], [True, False]])
+    unit = torch.nn.functional.normalize(model.embed_audio(blocks), dim=-1)
+    torch.testing.assert_close(model.embed_utterances(blocks, mask), torch.stack([(unit[0] + unit[1]) / 2, unit[2]]))
+
+
+def test_several_blocks_stand_against_the_text_alone():
+    model = CalmForContrastivePretraining(config()).eval()
+    blocks, texts, mask = torch.randn(4, 50, 64), torch.randn(2, 64), torch.ones(2, 2, dtype=torch.bool)
+    one = model(blocks[:2], blocks[2:], texts)
+    own = model(blocks[:2], blocks[2:], texts, text_blocks=blocks[:2], text_block_mask=mask[:, :1])
+    several = model(blocks[:2], blocks[2:], texts, text_blocks=torch.randn(4, 50, 64), text_block_mask=mask)
+    assert own.text_loss.item() == pytest.approx(one.text_loss.item(), rel=1e-4)
+    assert several.text_loss.item() != pytest.approx(one.text_loss.item(), rel=1e-4)
+    assert several.audio_loss.item() == pytest.approx(one.audio_loss.item(), rel=1e-5)
+
+
+def test_speakers_choose_the_negatives():
+    model = CalmForContrastivePretraining(config(), settings=ContrastiveSettings(audio_negatives="same_speaker")).eval()
+    blocks, texts = torch.randn(6, 50, 64), torch.randn(3, 64)
+    own = model(blocks[:3], blocks[3:], texts, speaker_index=torch.tensor([0, 0, 0]))
+    everyone = CalmForContrastivePretraining(config()).eval()
+    everyone.load_state_dict(model.state_dict())
+    assert own.audio_loss.item() == pytest.approx(everyone(blocks[:3], blocks[3:], texts).audio_loss.item(), rel=1e-5)
+    assert model(blocks[:3], blocks[3:], texts, speaker_index=torch.arange(3)).audio_loss == 0
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_projection_of_frames_beside_is_trained_or_stays(trained):
+    model = CalmForContrastivePretraining(
+        config(spectran_beside="frames", spectran_width=32), settings=ContrastiveSettings(train_beside=trained)
+    )
+    blocks, texts = torch.randn(8, 50, 64), torch.randn(4, 64)
+    model(blocks[:4], blocks[4:], texts).loss.backward()
+    assert all((parameter.grad is not None) == trained for parameter in model.spectran.projection_beside.parameters())
+    assert model.spectran.projection.weight.grad.abs().sum() > 0

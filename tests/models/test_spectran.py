@@ -119,6 +119,8 @@ def test_wrong_sizes_are_told():
         CalmConfig(TEXT, patch=(60, 16))
     with pytest.raises(ValueError, match="spectran_pooling is 'max': allowed are cls, mean, bands"):
         CalmConfig(TEXT, spectran_pooling="max")
+    with pytest.raises(ValueError, match="spectran_beside is 'mean': allowed are None, frames"):
+        CalmConfig(TEXT, spectran_beside="mean")
     with pytest.raises(ValueError, match="multiple of 64"):
         SpecTran(CalmConfig(TEXT, spectran_width=100))
 
@@ -150,3 +152,24 @@ def test_spectran_over_averaged_layers_has_patches_of_one_layer():
     for wrong, says in ({"channels": 190}, "190 channels cannot be 3 layers"), ({"patch": (5, 65)}, r"\(25, 64\)"):
         with pytest.raises(ValueError, match=says):
             CalmConfig(TEXT, **sizes | wrong)
+
+
+def test_frames_beside_by_hand():
+    """An encoded block is what was pooled, then the mean and the deviation over the frames of every channel."""
+    options = {"patch": (2, 2), "stride": (2, 2), "block_frames": 2, "channels": 2, "spectran_width": 64}
+    spectran = random_spectran(spectran_beside="frames", **options)
+    blocks = torch.tensor([[[1.0, 10.0], [3.0, 10.0]]])
+    encoded = spectran.encode(blocks)
+    assert encoded.shape == (1, 64 + 4) == (1, spectran.encoded_width)
+    torch.testing.assert_close(encoded[0, 64:], torch.tensor([2.0, 10.0, 1.0, 0.001]), atol=1e-5, rtol=1e-5)
+    alone = random_spectran(**options)
+    own = {key: value for key, value in spectran.state_dict().items() if not key.startswith("projection_beside.")}
+    alone.load_state_dict(own)
+    torch.testing.assert_close(encoded[:, :64], alone.encode(blocks))
+
+
+def test_a_token_is_the_sum_of_two_projections():
+    spectran = random_spectran(spectran_beside="frames", spectran_width=64)
+    encoded = torch.randn(3, 64 + 128)
+    beside = spectran.projection_beside[1](spectran.projection_beside[0](encoded[:, 64:]))
+    torch.testing.assert_close(spectran.token(encoded), spectran.projection(spectran.norm(encoded[:, :64])) + beside)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +259,20 @@ def test_a_failure_leaves_no_partial_corpus_and_keeps_the_old_one(mosei, monkeyp
         with pytest.raises(RuntimeError):
             corpus.make(folder, "mosei", **SMALL)
     assert contents(mosei) == before and not mosei.with_name("new").exists()
+
+
+def test_several_voices_take_turns_in_a_recording():
+    """The same turns as with one voice a recording; every recording has its speakers of one split, mixed."""
+    alone, mixed = plan("mosei", 400, 40, 0.08, 1), plan("mosei", 400, 40, 0.08, 1, voices_per_recording=2)
+    assert sorted(turn.index for turn in mixed) == list(range(400))
+    by_index = sorted(mixed, key=lambda turn: turn.index)
+    assert [turn.line for turn in by_index] == [turn.line for turn in alone]
+    recordings = {}
+    for turn in mixed:
+        recordings.setdefault(turn.recording, []).append(turn)
+    assert {len({turn.speaker.number for turn in turns}) for turns in recordings.values()} == {2}
+    assert all(len({turn.split for turn in turns}) == 1 for turns in recordings.values())
+    changes = [sum(a.speaker != b.speaker for a, b in pairwise(turns)) for turns in recordings.values()]
+    assert np.mean(changes) > 5  # of 19; one change only if they were not mixed
+    videos = [turns for _, turns in layouts._videos(mixed, np.random.default_rng(0))]
+    assert np.mean([len({turn.speaker.number for turn in video}) == 2 for video in videos]) > 0.7

@@ -121,7 +121,7 @@ def test_figures_and_tables_are_written(reported):
     figures = {path.name for path in (folder / "reports/figures").iterdir()}
     assert {"dag.svg", "mosei-variants.png", "small-calp.png", "small-pretraining.png", "msp-small-heads.png", "retrieval.png"} <= figures
     tables = {path.name for path in (folder / "reports/tables").iterdir()}
-    assert {"mosei-test-tuned.md", "msp-test-argmax.csv", "retrieval.md", "parameters-paper.csv", "data-mosei.md"} <= tables
+    assert {"mosei-test-tuned.md", "msp-test-argmax.csv", "retrieval.md", "probes.md", "parameters-paper.csv", "data-mosei.md"} <= tables
     assert page_of(folder).count("<svg") == sum(name.endswith(".png") for name in figures) + 1
 
 

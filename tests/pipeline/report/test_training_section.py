@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.report.run_table import run_table
-from pipeline.report.training_section import training_sentences
+from pipeline.report.training_section import probe_table, training_sentences
 from pipeline.report.wording import audio_hours, duration, listed
 
 SETTINGS = SimpleNamespace(heads={"c-small": SimpleNamespace(corpus="c", model="small")})
@@ -68,3 +68,16 @@ def test_duration(seconds, text):
 def test_words():
     assert audio_hours(0.5) == "30 min" and audio_hours(1.25) == "1.2 h"
     assert [listed(list(parts)) for parts in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_probes_before_and_after_stand_side_by_side():
+    shared = {"model": "small", "n": 20, "chance": 0.25, "classes": 4}
+    rows = [
+        {**shared, "corpus": "a", "of": "speaker", "when": "before", "balanced_accuracy": 0.5},
+        {**shared, "corpus": "a", "of": "labels", "when": "before", "balanced_accuracy": 0.3},
+        {**shared, "corpus": "a", "of": "speaker", "when": "after", "balanced_accuracy": 0.75},
+    ]
+    assert probe_table(rows).rows == [
+        ["small", "a", "speaker", "20", "4", "50.0", "75.0", "25.0"],
+        ["small", "a", "labels", "20", "4", "30.0", "–", "25.0"],
+    ]
