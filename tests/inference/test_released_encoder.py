@@ -27,14 +27,14 @@ EXPORTED = ("whisper", "wavlm", "data2vec-audio", "moonshine")  # the others com
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A model on two layers of a small wav2vec 2.0, with functionals; the folder that the encoder came from is gone."""
+    """A model on the mean of two layers of a small wav2vec 2.0, with functionals; the folder that the encoder came from is gone."""
     base = tmp_path_factory.mktemp("with-encoder")
     origin = encoders.folder(base / "origin", "wav2vec2-layer-norm")
     states = EncoderStates.describe(str(origin), [1, 3])
     sizes = {"channels": 128, "block_frames": 25, "block_hop": 15}
     settings = sizes | {"kind": "encoder", "encoder": "origin", "layers": [1, 3], "hop": 320, "window": 400, "functionals": True}
     settings |= {"mean": np.linspace(-1, 1, 128), "std": np.linspace(1, 3, 128)}
-    network = sizes | {"patch": (5, 64), "stride": (5, 64), "head_functionals": 128 * PER_CHANNEL}
+    network = sizes | {"averaged_layers": 2, "patch": (5, 64), "stride": (5, 64), "head_functionals": 128 * PER_CHANNEL}
     made = release(base / "model", with_graph=True, config=network, **settings)
     assert onnx_export.write_encoder(states, made)
     shutil.rmtree(origin)
