@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from calm.audio.features import KINDS, LOG_MEL, FrameExtractor, extract
+from calm.audio.features import ENCODER, KINDS, LOG_MEL, FrameExtractor, extract
 from calm.data.ragged import AcousticFrames, Ragged
 
 CONFIG = "preprocessor_config.json"  # Transformers' name of the file that holds a feature extractor
@@ -67,6 +67,8 @@ class AcousticExtractor:
         self._device, self._folder = "cpu", None
         super().__init__(**others)
         self.frame_extractor  # noqa: B018, raises ValueError if the settings of the kind do not go together
+        if trim_db is not None and kind not in (LOG_MEL, ENCODER):
+            raise ValueError(f"trim_db is {trim_db:g}, but quiet ends can only be found in {LOG_MEL}, or for an encoder: set it to None")
         if normalise not in NORMALISE:
             raise ValueError(f"normalise is '{normalise}': allowed are {' and '.join(NORMALISE)}")
         if normalise == "corpus" and not len(self.mean or ()) == len(self.std or ()) == self.channels:

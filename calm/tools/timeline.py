@@ -15,7 +15,7 @@ from tqdm import tqdm
 from calm.audio import pauses
 from calm.audio.decoding import AudioFile
 from calm.audio.encoder_states import CONTEXT, EncoderStates, pictured
-from calm.audio.logmel import LogMel
+from calm.audio.features import FrameExtractor
 from calm.audio.pauses import Pauses
 from calm.data.batching import tensors
 from calm.data.ragged import Ragged
@@ -92,10 +92,10 @@ def overlaps(start: np.ndarray, end: np.ndarray, spoken: list[tuple[float, float
     return np.append(starts, np.inf)[following] < end
 
 
-def picture_frames(extractor) -> LogMel:
-    """What a picture shows: the model's own frames if they are log-mel."""
+def picture_frames(extractor) -> FrameExtractor:
+    """What a picture shows: the model's own frames, but log-mel in place of a speech encoder's states."""
     frames = extractor.frame_extractor
-    return frames if isinstance(frames, LogMel) else pictured(extractor.sampling_rate)
+    return pictured(extractor.sampling_rate) if isinstance(frames, EncoderStates) else frames
 
 
 def minutes(path: Path, extractor, seconds: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -100,7 +100,7 @@ def test_frames_by_hand(extractor, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "cochleagram"}, "kind is 'cochleagram': allowed are log-mel, means"),
+        ({"kind": "cochleagram"}, "kind is 'cochleagram': allowed are log-mel, encoder, means"),
         ({"kind": "means", "trim_db": 40}, "quiet ends can only be found in log-mel"),
     ],
 )
