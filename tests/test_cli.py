@@ -58,7 +58,7 @@ def test_the_result_for_programs(manifest):
     assert (result["read"], result["kept"], result["to_transcribe"]["rows"]) == (4, 2, 1)
     assert result["faults"]["missing audio"]["rows"] == 2 and result["splits"]["train"]["labels"]["x"] == 1
     stages = {stage["stage"]: stage for stage in result["needs"]["stages"]}
-    assert list(stages) == ["features", "transcription", "acoustic tokens", "training"]
+    assert list(stages) == ["features", "encoder states", "transcription", "acoustic tokens", "training"]
     assert stages["features"]["megabytes"] == 0.025 and stages["acoustic tokens"]["megabytes"] == 0.006
     assert stages["transcription"]["how"].startswith("1 windows") and "CALP, 2 blocks" in stages["training"]["how"]
     assert result["needs"]["megabytes"] == pytest.approx(2 * 0.031) and result["needs"]["enough"]
@@ -103,7 +103,7 @@ def test_long_recordings_are_faults_only_where_they_are_not_cut(tmp_path):
     (tmp_path / "mine.csv").write_text("audio,text,speaker,split\na.wav,,s1,train\nb.wav,hello,s2,train\n")
     result = json.loads(calm("corpus", "check", tmp_path / "mine.csv", "--format", "manifest", "--json").output)
     assert result["to_cut"] == {"rows": 1, "hours": 0.036} and result["faults"]["too long"]["rows"] == 1
-    assert result["absent_columns"] == ["text", "labels"] and result["needs"]["stages"][1]["how"].startswith("7 windows")
+    assert result["absent_columns"] == ["text", "labels"] and result["needs"]["stages"][2]["how"].startswith("7 windows")
 
 
 @pytest.mark.usefixtures("measured", "without_whisper")

@@ -70,7 +70,7 @@ class AcousticExtractor:
         super().__init__(**others)
         self.frame_extractor  # noqa: B018, raises ValueError if the settings of the kind do not go together
         if trim_db is not None and kind not in (LOG_MEL, ENCODER):
-            raise ValueError(f"trim_db is {trim_db:g}, but quiet ends can only be found in {LOG_MEL} and of an encoder: set it to None")
+            raise ValueError(f"trim_db is {trim_db:g}, but quiet ends can only be found in {LOG_MEL}, or for an encoder: set it to None")
         if normalise not in NORMALISE:
             raise ValueError(f"normalise is '{normalise}': allowed are {' and '.join(NORMALISE)}")
         if normalise == "corpus" and not len(self.mean or ()) == len(self.std or ()) == self.channels:

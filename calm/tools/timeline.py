@@ -15,7 +15,7 @@ from tqdm import tqdm
 from calm.audio import pauses
 from calm.audio.decoding import AudioFile
 from calm.audio.encoder_states import CONTEXT, EncoderStates, pictured
-from calm.audio.logmel import LogMel
+from calm.audio.features import FrameExtractor
 from calm.audio.pauses import Pauses
 from calm.data.batching import tensors
 from calm.data.ragged import Ragged
@@ -92,10 +92,10 @@ def overlaps(start: np.ndarray, end: np.ndarray, spoken: list[tuple[float, float
     return np.append(starts, np.inf)[following] < end
 
 
-def picture_frames(extractor) -> LogMel:
-    """What a picture shows: the model's own frames if they are log-mel."""
+def picture_frames(extractor) -> FrameExtractor:
+    """What a picture shows: the model's own frames, but log-mel in place of a speech encoder's states."""
     frames = extractor.frame_extractor
-    return frames if isinstance(frames, LogMel) else pictured(extractor.sampling_rate)
+    return pictured(extractor.sampling_rate) if isinstance(frames, EncoderStates) else frames
 
 
 def minutes(path: Path, extractor, seconds: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -122,9 +122,11 @@ class Scorer:
     def __init__(self, predictor: Predictor, side: int, text: str | None):
         self.predictor, self.extractor, self.side = predictor, predictor.extractor, side
         self.text = text if predictor.needs_text else None
+        # What is computed of a window as a whole needs its frames: its own statistics, and functionals.
+        self.by_window = self.extractor.normalise == "utterance" or self.extractor.functionals
         self.span = max(self.extractor.block_frames, self.extractor.block_hop)
         self.frames = np.empty((0, self.extractor.channels), np.float16)  # from the first block on that is not held yet
-        # Blocks from number `base` on: encoded, or their frames if each window is normalised by its own statistics.
+        # Blocks from number `base` on: encoded, or their frames where windows are computed as a whole.
         self.held: list[np.ndarray] = []
         self.base = self.scored = 0
         self.logits: list[np.ndarray] = []
@@ -146,7 +148,7 @@ class Scorer:
         return np.concatenate(self.logits)
 
     def _hold(self, frames: np.ndarray, count: int) -> None:
-        if self.extractor.normalise == "corpus":
+        if not self.by_window:
             self.held += list(self.predictor.encoded_blocks(frames).cpu().numpy())[:count]
         else:
             starts = np.arange(count) * self.extractor.block_hop
@@ -164,7 +166,7 @@ class Scorer:
 
     @torch.inference_mode()
     def _logits(self, windows: list[list[np.ndarray]]) -> np.ndarray:
-        if self.extractor.normalise == "utterance":
+        if self.by_window:
             return self.predictor.logits([self._joined(window) for window in windows], [self.text] * len(windows))
         encoded, mask = tensors(*Ragged.from_rows([np.stack(window) for window in windows]).pad(np.arange(len(windows))))
         text = self.predictor.processor(text=[self.text] * len(windows))

@@ -101,7 +101,7 @@ def test_frames_by_hand(extractor, tmp_path):
     ("settings", "message"),
     [
         ({"kind": "cochleagram"}, "kind is 'cochleagram': allowed are log-mel, encoder, means"),
-        ({"kind": "means", "trim_db": 40}, "quiet ends can only be found in log-mel and of an encoder"),
+        ({"kind": "means", "trim_db": 40}, "quiet ends can only be found in log-mel"),
     ],
 )
 def test_settings_of_another_kind(extractor, settings, message):
