@@ -4,7 +4,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 SPECTRAN_POOLINGS = ("cls", "mean", "bands")
 SPECTRAN_BESIDE = (None, "frames")
-HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks")
+HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks", "none")
 HEAD_LOSSES = ("bce", "softmax")
 TEXT_POOLINGS = ("last_mean", "input_mean", "cls")
 
@@ -38,7 +38,7 @@ class CalmConfig(PreTrainedConfig):
         head_smoothing: label smoothing in training.
         head_hidden, head_dropout: the two-layer MLP of a head (5.2); without a hidden layer, a head is linear.
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
-            blocks that the front end projects to tokens.
+            blocks that the front end projects to tokens; "none": heads see the functionals alone.
         head_functionals: kind of functionals of an utterance's frames (`calm.audio.functionals`) that a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
         encoder: of which the upper blocks are part of the model and recompute the frames: `{"layers": [1, 2, 3], "config": {...}}`, the
@@ -146,6 +146,8 @@ class CalmConfig(PreTrainedConfig):
         width = self.channels // self.averaged_layers
         if self.front_end == "spectran" and (self.patch[0] > self.block_frames or self.patch[1] > width):
             raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {width})")
+        if self.head_pooling == "none" and not self.head_functionals:
+            raise ValueError("head_pooling is 'none' without head_functionals: heads would see nothing")
         choices = (
             ("spectran_pooling", SPECTRAN_POOLINGS),
             ("spectran_beside", SPECTRAN_BESIDE),

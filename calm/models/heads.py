@@ -51,6 +51,8 @@ class Head(nn.Sequential):
 
 def pooled_width(config: CalmConfig, encoded_width: int) -> int:
     """Width of the output of `pool`, for a front end with this width of encoded blocks."""
+    if config.head_pooling == "none":
+        return functionals_width(config)
     added = {"cls": 0, "cls_mean_std": 4 * config.hidden_size, "cls_blocks": 2 * encoded_width}
     return config.hidden_size + added[config.head_pooling] + functionals_width(config)
 

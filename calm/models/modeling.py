@@ -250,6 +250,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
             functionals = None
         elif functionals is None:
             functionals = torch.zeros(len(input_ids), functionals_width(self.config), device=input_ids.device)
+        if self.config.head_pooling == "none":
+            return functionals
         return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
 
     def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

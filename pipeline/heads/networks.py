@@ -168,7 +168,9 @@ class Networks:
             return replace(whole, augment=factory.augmentation(section.augment))
         if self.trains_front_end(condition) or self.trains_encoder(condition):
             return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(self.examples.copies.values()))
-        return whole if condition.modality == "text" else replace(whole, encoded=self.encoded(condition, network))
+        return (
+            whole if condition.modality == "text" or section.pooling == "none" else replace(whole, encoded=self.encoded(condition, network))
+        )
 
     def encoded(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:
         """Blocks encoded by the network's SpecTran: those of `embed` where it is the same one, else computed once for all runs."""

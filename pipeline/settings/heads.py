@@ -79,8 +79,9 @@ class Head(Optimiser):
     decision: Literal["thresholds", "argmax"] = "thresholds"
     """How a released model decides, and which results the page leads with: thresholds tuned on validation, or the likeliest class, where
     each utterance has exactly one."""
-    pooling: Literal["cls", "cls_mean_std", "cls_blocks"] = "cls"
-    """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks."""
+    pooling: Literal["cls", "cls_mean_std", "cls_blocks", "none"] = "cls"
+    """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks.
+    `none`: the `functionals` alone, without the transformer, for few utterances of audio."""
     functionals: Literal["whole", "thirds"] | None = None
     """What the heads also see of every channel of the acoustic frames. `whole`: mean, deviation and three quantiles over the utterance.
     `thirds`: and the mean of each third of it."""
@@ -130,6 +131,13 @@ class Head(Optimiser):
         """A logistic regression has no hidden layer."""
         if self.frozen_fit == "logistic" and (self.hidden is not None or not self.standardise):
             raise ValueError("frozen_fit: logistic fits a linear head on standardised inputs: set hidden: null and standardise: true")
+        return self
+
+    @model_validator(mode="after")
+    def heads_see_something(self):
+        """Without the transformer, heads see functionals of audio."""
+        if self.pooling == "none" and (not self.functionals or "text" in self.modalities):
+            raise ValueError("pooling: none leaves functionals of audio alone: set functionals, and modalities: [audio]")
         return self
 
     @model_validator(mode="after")
