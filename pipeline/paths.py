@@ -49,7 +49,7 @@ def frames(corpus: str, kind: str | None) -> Path:
 
 
 def at_speed(speed: float) -> str:
-    """Name of the folder of copies of the training split at another speed, below that of `frames`."""
+    """Name of the folder of copies at another speed, below that of `frames`."""
     return f"speed-{speed:g}"
 
 

@@ -43,7 +43,8 @@ class EncoderBlocks(nn.Module):
         """(batch, frames, layers x width) -> the same shape; the mask (batch, frames) is False where padded."""
         first = slice(0, self.width)
         states = frames[..., first] * self.deviation[first] + self.mean[first]
-        layers, seen = [states], mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+        hidden = torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
+        layers, seen = [states], hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # added to the scores of attention
         for block in self.blocks:
             states = block(states, seen)
             states = states[0] if isinstance(states, tuple) else states
@@ -84,7 +85,7 @@ def functionals(frames: torch.Tensor, mask: torch.Tensor, kind: str = "whole") -
     ranks = (torch.tensor(QUANTILES, device=frames.device) * (count - 1).clamp(min=0)).round().long()  # (batch, quantiles)
     rows = torch.arange(len(frames), device=frames.device)[:, None]
     parts = _means_of_thirds(frames, count) if kind == "thirds" else []
-    return torch.cat([mean, deviation, ordered[rows, ranks].flatten(1), *parts], -1) * (count > 0)
+    return torch.cat([mean, deviation, ordered[rows, ranks].flatten(1), *parts], -1).masked_fill(count == 0, 0)
 
 
 def _means_of_thirds(frames: torch.Tensor, count: torch.Tensor) -> list[torch.Tensor]:

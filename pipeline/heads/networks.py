@@ -155,7 +155,7 @@ class Networks:
         """Batches of the condition's modality; blocks are encoded before, unless the front end is trained.
 
         Args:
-            speed: of the copies of the training split that are taken in place of the utterances.
+            speed: of the copies that are taken in place of the utterances.
             changed: the frames are changed by a generator as `head.augment` says, for a front end that is not trained.
         """
         section = self.settings.head

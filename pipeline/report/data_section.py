@@ -158,7 +158,7 @@ def encoder_facts(encoder: dict, seconds: dict[str, float]) -> list[str]:
     if encoder["dropped"]:
         facts.append("without states: " + listed([f"{count:,} {reason}" for reason, count in encoder["dropped"].items()]))
     if encoder["speeds"]:
-        facts.append(f"copies of the training split at {listed([f'{speed:g}' for speed in encoder['speeds']])} times the speed")
+        facts.append(f"copies at {listed([f'{speed:g}' for speed in encoder['speeds']])} times the speed")
     if spent := sum(value for folder, value in seconds.items() if folder.startswith("encoder")):
         facts.append(f"computed in {duration(spent)}")
     return facts

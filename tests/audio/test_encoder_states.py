@@ -89,6 +89,6 @@ def test_functionals_by_hand():
     """Eleven frames of one channel, 0 to 10 in no order, and of one that stays: mean, deviation, and ranks 1, 5 and 9 of 10."""
     frames = np.stack([np.random.default_rng(0).permutation(11), np.full(11, 3)], 1).astype(np.float16)
     found = functionals(frames)
-    assert found.dtype == np.float32 and len(found) == 2 * PER_CHANNEL
+    assert found.dtype == np.float32 and len(found) == 2 * PER_CHANNEL["whole"]
     np.testing.assert_allclose(found, [5, 3, 10**0.5, 0, 1, 3, 5, 3, 9, 3], rtol=1e-6)
     np.testing.assert_allclose(functionals(np.array([[7.0]], np.float16)), [7, 0, 7, 7, 7])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from calm.corpora.utterances import Corpus, Utterance, write_table
 from calm.data.augmentation import Augmentation
-from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator
+from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator, mixed
 from calm.data.examples import load_examples
 from calm.data.ragged import AcousticFrames, Ragged, fit
 
@@ -169,6 +169,68 @@ def test_masks_hide_at_most_their_longest():
     hidden = (blocks[:, :, 0] == 0).sum(1)
     assert hidden.max() <= 10 and hidden.max() >= 9
     assert ((blocks == 0).all(2) | (blocks == 1).all(2)).all()  # whole frames
+
+
+def test_crop_keeps_a_stretch_of_the_frames():
+    """Half may go, and no more than leaves a block; both ends lose some."""
+    frames, draw = np.arange(200, dtype=np.float32)[:, None], torch.Generator().manual_seed(0)
+    assert Augmentation(crop=0.5)
+    kept = [Augmentation(crop=0.5).frames(frames, 1.0, 120, draw)[:, 0] for _ in range(300)]
+    assert all((np.diff(own) == 1).all() for own in kept)
+    lengths, firsts, lasts = [len(own) for own in kept], [own[0] for own in kept], [own[-1] for own in kept]
+    assert (min(lengths), max(lengths)) == (120, 200)
+    assert (min(firsts), max(lasts)) == (0, 199) and max(firsts) > 50 and min(lasts) < 150
+    short = Augmentation(crop=0.9).frames(frames[:60], 1.0, 120, draw)
+    assert len(short) == 60  # an utterance shorter than a block stays whole
+
+
+def test_utterances_are_drawn_from_their_copies():
+    """Each as often as the other; a row without a copy is itself; the same generator draws the same."""
+    frames = frames_of([60, 60])
+    copies = [AcousticFrames(Ragged(np.full((50, 64), value, np.float16), np.array([50, 0])), frames.scale) for value in (5000, 6000)]
+    collator = SequenceCollator(frames, TOKENS, None, copies=copies)
+
+    def first_values(generator) -> list[list[float]]:
+        return collator([0, 1], generator)["input_features"][:, 0, 0, 0].tolist()
+
+    drawn = [first_values(torch.Generator().manual_seed(seed)) for seed in range(300)]
+    assert {second for _, second in drawn} == {1000.0}
+    for value in (0, 5000, 6000):
+        assert sum(first == value for first, _ in drawn) == pytest.approx(100, abs=25)
+    assert drawn[7] == first_values(torch.Generator().manual_seed(7)) and first_values(None) == [0, 1000]
+
+
+def test_functionals_of_a_batch_are_those_of_what_it_hears():
+    frames, copy = frames_of([60]), frames_of([80])
+    frames.utterances.values[0] = 64  # a copy starts otherwise
+    collator = SequenceCollator(frames, TOKENS, None, copies=[copy], functionals="thirds")
+    means = {collator([0], torch.Generator().manual_seed(seed))["functionals"][0, 0].item() for seed in range(20)}
+    assert sorted(means) == pytest.approx([(64 + 59 * 60 / 2) / 60, 39.5]) and collator([0])["functionals"].shape == (1, 8 * 64)
+
+
+def test_mixed_labels_are_shares_of_two_rows():
+    labels = torch.eye(4)
+    batch = mixed(labels, 0.4, torch.Generator().manual_seed(1))
+    share, others = batch["share"], batch["mixed_with"]
+    assert share.shape == (4, 1) and sorted(others.tolist()) == [0, 1, 2, 3] and others.tolist() != [0, 1, 2, 3]
+    for row, other in enumerate(others.tolist()):
+        expected = torch.zeros(4)
+        expected[row] += share[row, 0]
+        expected[other] += 1 - share[row, 0]
+        torch.testing.assert_close(batch["labels"][row], expected)
+    again = mixed(labels, 0.4, torch.Generator().manual_seed(1))
+    assert all(torch.equal(again[name], values) for name, values in batch.items())
+    many = mixed(torch.zeros(20000, 1), 0.4, torch.Generator().manual_seed(2))["share"]
+    assert many.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert many.var().item() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # of Beta(a, a)
+
+
+def test_only_training_with_labels_is_mixed():
+    collator = sequences(targets=np.eye(3, dtype=np.float32), mixup=0.4)
+    assert "share" not in collator([0, 1, 2]) and collator([0, 1, 2])["labels"].tolist() == np.eye(3).tolist()
+    batch = collator([0, 1, 2], torch.Generator().manual_seed(3))
+    assert batch["share"].shape == (3, 1) and batch["labels"].sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert "share" not in sequences(targets=np.eye(3, dtype=np.float32))([0, 1, 2], torch.Generator().manual_seed(3))
 
 
 @pytest.fixture

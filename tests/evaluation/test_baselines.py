@@ -12,6 +12,7 @@ import soundfile
 from calm.audio.decoding import read_audio
 from calm.audio.logmel import LogMel
 from calm.evaluation import baselines, metrics, thresholds
+from calm.evaluation.regression import fit_logistic
 
 CORPORA = Path(os.environ.get("CALM_CORPORA", "/nowhere"))
 
@@ -169,6 +170,21 @@ def test_the_regression_learns_from_copies_of_training_utterances_alone():
     assert sources.tolist() == [0, 1, 2, 3, 2, 3] and len(heard) == 6
     without = baselines.regress(baselines.Extracted(values), targets, train, validation, one_hot=True)
     assert abs(without.probabilities[4, 0] - 0.5) < abs(with_copies.probabilities[4, 0] - 0.5)
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_a_refit_answers_test_alone(one_hot):
+    """Validation keeps the answers of the fit on training; test has those of a fit on both, with the chosen strength and the same scale."""
+    features, targets, train, validation, test = separable(one_hot=one_hot)
+    once = baselines.regress(features, targets, train, validation, one_hot)
+    again = baselines.regress(features, targets, train, validation, one_hot, refit=True)
+    assert again.strength == once.strength and again.validation_auc == once.validation_auc
+    np.testing.assert_array_equal(again.probabilities[~test], once.probabilities[~test])
+    both = train | validation
+    inputs = (features.values - features.values[train].mean(0)) / features.values[train].std(0)
+    expected = fit_logistic(inputs[both], targets[both], one_hot, once.strength).probabilities(inputs[test])
+    np.testing.assert_allclose(again.probabilities[test], expected, atol=0.01)
+    assert np.abs(again.probabilities[test] - once.probabilities[test]).max() > 0.02
 
 
 @pytest.mark.parametrize("one_hot", [True, False])

@@ -33,9 +33,9 @@ def folder(tmp_path_factory) -> Path:
     origin = encoders.folder(base / "origin", "wav2vec2-layer-norm")
     states = EncoderStates.describe(str(origin), [1, 3])
     sizes = {"channels": 128, "block_frames": 25, "block_hop": 15}
-    settings = sizes | {"kind": "encoder", "encoder": "origin", "layers": [1, 3], "hop": 320, "window": 400, "functionals": True}
+    settings = sizes | {"kind": "encoder", "encoder": "origin", "layers": [1, 3], "hop": 320, "window": 400, "functionals": "thirds"}
     settings |= {"mean": np.linspace(-1, 1, 128), "std": np.linspace(8, 12, 128)}
-    network = sizes | {"averaged_layers": 2, "patch": (5, 64), "stride": (5, 64), "head_functionals": 128 * PER_CHANNEL}
+    network = sizes | {"averaged_layers": 2, "patch": (5, 64), "stride": (5, 64), "head_functionals": "thirds"}
     made = release(base / "model", with_graph=True, config=network, **settings)
     assert onnx_export.write_encoder(states, made)
     shutil.rmtree(origin)
@@ -113,7 +113,7 @@ def test_the_processor_gives_functionals(folder):
     processor = CalmProcessor.from_pretrained(folder)
     batch = processor([speech(1), speech(0.3, 1)], ["hello", "so"], 16000)
     assert batch["input_features"].shape == (2, 2, 25, 128) and batch["acoustic_mask"].tolist() == [[True, True], [True, False]]
-    assert batch["functionals"].shape == (2, 128 * PER_CHANNEL) and batch["functionals"].dtype == torch.float32
+    assert batch["functionals"].shape == (2, 128 * PER_CHANNEL["thirds"]) and batch["functionals"].dtype == torch.float32
     extractor = processor.feature_extractor
     short = batch["input_features"][1, 0].numpy()
     np.testing.assert_allclose(batch["functionals"][1, :128], short.mean(0), atol=1e-3)

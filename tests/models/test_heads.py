@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig
 
 from calm.models.configuration import CalmConfig
-from calm.models.heads import Standardise, pool
+from calm.models.heads import Head, Standardise, pool
 from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
 from calm.models.multimodal import CalmOutput
 
@@ -70,6 +70,33 @@ def test_frozen_heads_have_statistics_of_their_own():
     heads.fit(shared)
     torch.testing.assert_close(heads.heads[1][0].mean, shared[:, 0].mean(0))
     FrozenHeads(config(), 2, [1, 2], 64).fit(own)  # nothing to fit
+
+
+def test_a_linear_head_is_a_matrix():
+    """Without a hidden layer: standardised inputs times weights, plus bias. It is kept on disk as it is."""
+    settings = config(heads={"emotion": ["a", "b"]}, head_hidden=None, head_standardise=True)
+    head = Head(settings, 2, 3)
+    head.fit(torch.tensor([[1.0, 10.0, 5.0], [3.0, 30.0, 5.0]]))
+    with torch.no_grad():
+        head[-1].weight.copy_(torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 0.0]]))
+        head[-1].bias.copy_(torch.tensor([0.5, 0.0]))
+    assert head(torch.tensor([[3.0, 40.0, 6.0]])).tolist() == [[1 + 4 + 3 + 0.5, -2.0]]
+    assert sum(parameter.numel() for parameter in head.parameters()) == 2 * 3 + 2
+
+
+def test_what_heads_see_is_mixed():
+    """Logits of a linear head are mixed as its inputs are: shares of 1, 0 and 1/4."""
+    model = CalmForSequenceClassification(config(heads={"emotion": ["a", "b"]}, head_hidden=None)).eval()
+    batch = {"input_ids": torch.randint(5, 60, (3, 6)), "input_features": torch.randn(3, 2, 50, 64)}
+    with torch.no_grad():
+        plain = model(**batch).logits
+        share, others = torch.tensor([[1.0], [0.0], [0.25]]), torch.tensor([1, 2, 0])
+        mixed = model(**batch, share=share, mixed_with=others, labels=torch.tensor([[1.0, 0], [0, 1], [0.25, 0.75]]))
+    expected = torch.stack([plain[0], plain[2], plain[2] / 4 + 3 * plain[0] / 4])
+    torch.testing.assert_close(mixed.logits, expected)
+    labels = torch.tensor([[1.0, 0], [0, 1], [0.25, 0.75]])
+    by_hand = -(labels * expected.sigmoid().log() + (1 - labels) * (-expected).sigmoid().log()).mean()
+    torch.testing.assert_close(mixed.loss, by_hand)
 
 
 def test_unknown_pooling_is_told():

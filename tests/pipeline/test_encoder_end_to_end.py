@@ -30,7 +30,7 @@ CHANGES = {
     "models": {"small": {"language_model": "minilm", "layers": 1, "pretrain_on": "."}},
     "calp": {"epochs": 1, "batch": 16},
     "pretrain": {"epochs": 1, "batch": 16},
-    "head": {"epochs": 1, "frozen_epochs": 30, "functionals": True, "standardise": True, "pooling": "cls_blocks", "workers": 1},
+    "head": {"epochs": 1, "frozen_epochs": 30, "functionals": "thirds", "standardise": True, "pooling": "cls_blocks", "workers": 1},
     "heads": {"nemo": {"corpus": "nemo", "model": "small", "rows": {"calm": {}}}},
     "evaluate": {"baselines": ["chance", "encoder_functionals"], "bootstrap": 20},
     "tracking": {"uri": "sqlite:///mlflow.db", "system_metrics_seconds": 60},
@@ -103,7 +103,7 @@ def test_heads_hear_what_the_encoder_hears():
 
 def test_the_report_and_the_card_name_the_encoder():
     page = Path("reports/index.html").read_text()
-    assert "Speech encoder" in page and "whisper-tiny.en, layer 2" in page and "copies of the training split at 1.1" in page
+    assert "Speech encoder" in page and "whisper-tiny.en, layer 2" in page and "copies at 1.1 times the speed" in page
     folder = paths.model("nemo", "small")
     card = (folder / "README.md").read_text()
     assert "- speech encoder: whisper-tiny.en, layer 2" in card and "whisper-tiny.en comes with this folder. Its licence: MIT" in card

@@ -34,7 +34,7 @@ def made(tmp_path_factory):
         patch.chdir(folder)
         encoders.folder(folder / "hubert", "hubert")
         section = {"encoder": "hubert", "layers": [1, 3], "speeds": [0.9, 1.1], "shard": 6, "workers": 1}
-        head = {"functionals": True, "pooling": "cls_blocks", "modalities": ["audio"], "tuning": ["frozen"], "frozen_epochs": 2}
+        head = {"functionals": "thirds", "pooling": "cls_blocks", "modalities": ["audio"], "tuning": ["frozen"], "frozen_epochs": 2}
         models = {"small": {"language_model": "minilm", "layers": 1}}
         settings = made_corpus.make(20, {"made": ("loud", "soft")}, features=section, spectran=SPECTRAN, head=head, models=models)
     return folder, settings
@@ -50,16 +50,15 @@ def rows_of(folder: Path) -> dict[str, np.ndarray]:
     return {row["id"]: np.array(row["features"], np.float16).reshape(row["frames"], -1) for row in rows}
 
 
-def test_states_lie_beside_log_mel_and_copies_are_of_the_training_split(made):
+def test_states_lie_beside_log_mel_and_copies_are_of_all_utterances(made):
     folder, table = paths.features("made"), pd.read_parquet(paths.segments("made"))
     states, describe = rows_of(folder / "encoder"), EncoderStates.describe("hubert", [1, 3])
     assert list(states) == list(rows_of(folder)) == list(table["id"])
     for row in table.iloc[::6].itertuples():
         np.testing.assert_allclose(states[row.id], describe(read_audio(row.audio, row.start, row.end)), atol=0.01)
-    training_ids = list(table.loc[table["split"] == "train", "id"])
     for speed in (0.9, 1.1):
         copies = rows_of(folder / f"encoder/speed-{speed}")
-        assert list(copies) == training_ids
+        assert list(copies) == list(table["id"])
         changed = describe(at_speed(read_audio(table["audio"][1], 0, table["end"][1]), 16000, speed))
         np.testing.assert_allclose(copies[table["id"][1]], changed, atol=0.01)
     assert [path.name for path in sorted((folder / "encoder").glob("part-*"))] == [f"part-0000{n}.parquet" for n in range(4)]
@@ -99,7 +98,7 @@ def test_a_stopped_run_goes_on_and_two_processes_write_the_same_bytes(made, monk
     monkeypatch.setattr(features, "_write", lambda work, number, *rest: (written.append((work.name, number)), write(work, number, *rest)))
     section = settings.features.model_copy(update={"workers": 2})
     features.compute(settings.model_copy(update={"features": section}), "made")
-    assert written == [("speed-0.9", 1), ("speed-0.9", 2), *[("speed-1.1", number) for number in range(3)]]
+    assert written == [*[("speed-0.9", number) for number in range(1, 4)], *[("speed-1.1", number) for number in range(4)]]
     after = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
     assert set(after) == set(before)
     for name, content in before.items():
@@ -138,17 +137,14 @@ def files() -> dict:
 
 
 def test_examples_have_copies_where_they_are_asked_for(made):
-    """Normalised by the statistics of the utterances themselves; rows outside of the training split have no copy."""
+    """Of every utterance, normalised by the statistics of the utterances themselves."""
     examples = load_examples(files(), 25, 15, copies=True)
     assert not load_examples(files(), 25, 15).copies and sorted(examples.copies) == ["speed-0.9", "speed-1.1"]
     stats = json.loads((paths.frames("made", "encoder") / "stats.json").read_text())
     stored, copies = rows_of(paths.frames("made", "encoder") / "speed-1.1"), examples.copies["speed-1.1"]
-    for row, (id, split) in enumerate(zip(examples.table["id"], examples.table["split"], strict=True)):
-        if split == "train":
-            expected = (stored[id].astype(np.float32) - np.float32(stats["mean"])) / np.float32(stats["std"])
-            np.testing.assert_allclose(copies.utterances[row], expected, atol=0.01)
-        else:
-            assert len(copies.utterances[row]) == 0
+    for row, id in enumerate(examples.table["id"]):
+        expected = (stored[id].astype(np.float32) - np.float32(stats["mean"])) / np.float32(stats["std"])
+        np.testing.assert_allclose(copies.utterances[row], expected, atol=0.01)
 
 
 def test_heads_learn_from_copies_and_see_functionals(made, tmp_path):
@@ -159,12 +155,12 @@ def test_heads_learn_from_copies_and_see_functionals(made, tmp_path):
     vectors, sources = training.represented(networks, condition, [1])
     train = networks.train_rows(condition)
     assert sources.tolist() == [*range(20), *train, *train] and len(vectors) == 20 + 2 * len(train)
-    assert networks.functionals(condition) == 128 * PER_CHANNEL
+    assert networks.functionals(condition) == "thirds"
     for first, speed in ((20, "speed-0.9"), (20 + len(train), "speed-1.1")):
-        expected = networks.examples.copies[speed].functionals(train)
-        np.testing.assert_allclose(vectors[first : first + len(train), 0, -128 * PER_CHANNEL :], expected, atol=1e-5)
+        expected = networks.examples.copies[speed].functionals(train, "thirds")
+        np.testing.assert_allclose(vectors[first : first + len(train), 0, -128 * PER_CHANNEL["thirds"] :], expected, atol=1e-5)
     text = Condition("no_pretraining_frozen", HeadRow(start="language_model"), "frozen", "text")
-    assert networks.functionals(text) == 0 and len(training.represented(networks, text, [1])[1]) == 20
+    assert networks.functionals(text) is None and len(training.represented(networks, text, [1])[1]) == 20
 
 
 def test_the_network_has_what_the_layers_need(made, tmp_path):
@@ -173,7 +169,7 @@ def test_the_network_has_what_the_layers_need(made, tmp_path):
     network = networks.network(Condition("calm", HeadRow(start="language_model"), "unfrozen", "audio"), 1)
     assert network.config.averaged_layers == 2 and network.config.channels == 128 and network.config.patches == (5, 1)
     assert network.calm.spectran.layer_mean.weights.shape == (2,)
-    extractor = feature_extractors.extractor(made[1].for_model("small").spectran, ["made"], functionals=True)
+    extractor = feature_extractors.extractor(made[1].for_model("small").spectran, ["made"], functionals="thirds")
     table = pd.read_parquet(paths.segments("made"))
     stored = rows_of(paths.frames("made", "encoder"))[table["id"][0]]
     np.testing.assert_allclose(extractor.frames(read_audio(table["audio"][0])), stored, atol=0.01)

@@ -306,7 +306,7 @@ def test_baselines_then_the_command(place):
     heads = answers(pd.read_parquet(paths.utterances("mosei")), MULTI, ("calm", "no_pretraining"), 0.5)
     store(heads, paths.heads("mosei", "small"))
     assert report["baselines"]["egemaps"]["failed"] == {"u60": "AudioError: audio/60.wav does not exist"}
-    assert report["baselines"]["logmel_functionals"]["failed"] == {"u60": "it has no log-mel"}
+    assert report["baselines"]["logmel_functionals"]["failed"] == {"u60": "it has no log-mel frames"}
     logits = pd.read_parquet(paths.baselines("mosei") / "logits.parquet")
     assert list(logits.columns) == ["id", "split", "variant", "modality", "seed", "logits"]
     assert logits.groupby(["variant", "modality"]).size().to_dict() == {
