@@ -18,12 +18,14 @@ from calm.inference.onnx_classifier import Compiled
 from calm.inference.torch_classifier import Predictor
 from calm.models.modeling import CalmForSequenceClassification
 
+WAYS = [("both", "cls_blocks", "bands", None), ("audio", "cls", "cls", "frames"), ("text", "cls_mean_std", "mean", None)]
 
-@pytest.fixture(scope="module", params=[("both", "cls_blocks", "bands"), ("audio", "cls", "cls"), ("text", "cls_mean_std", "mean")])
+
+@pytest.fixture(scope="module", params=WAYS)
 def both_ways(request, tmp_path_factory):
     """One model by ONNX Runtime and by torch."""
-    modality, head_pooling, spectran_pooling = request.param
-    config = {"head_pooling": head_pooling, "spectran_pooling": spectran_pooling, "head_standardise": True}
+    modality, head_pooling, spectran_pooling, beside = request.param
+    config = {"head_pooling": head_pooling, "spectran_pooling": spectran_pooling, "spectran_beside": beside, "head_standardise": True}
     folder = release(tmp_path_factory.mktemp("model") / modality, modality, with_graph=True, config=config)
     return loading.load_classifier(folder, "cpu"), Predictor(folder)
 

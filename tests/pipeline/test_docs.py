@@ -37,6 +37,8 @@ NOT_HERE = {
     "make up": SERVERS,
     "make down": SERVERS,
     "cp recipes/ravdess.yaml params.yaml && dvc repro": CORPORA,
+    "cp recipes/calp.yaml params.yaml && dvc repro": CORPORA,
+    "python benchmarks/calp_on_states.py --model mended --hours 1.29 --seed 1 --work states": CORPORA,
     "python benchmarks/side_by_side.py --model data/models/msp/small --clip clip.wav": "test_side_by_side does, with fewer turns",
     "dvc repro": "tests/pipeline/conftest.py does, for the project that the commands here are run in",
 }
