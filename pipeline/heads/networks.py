@@ -74,7 +74,7 @@ class Networks:
             head_dropout=section.dropout,
             head_loss=section.loss,
             head_smoothing=section.label_smoothing,
-            head_pooling=section.pooling,
+            head_pooling=condition.row.pooling or section.pooling,
             head_functionals=self.functionals(condition),
             encoder=self.encoder[0] if self.trains_encoder(condition) else None,
             head_standardise=section.standardise,
@@ -169,7 +169,9 @@ class Networks:
         if self.trains_front_end(condition) or self.trains_encoder(condition):
             return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(self.examples.copies.values()))
         return (
-            whole if condition.modality == "text" or section.pooling == "none" else replace(whole, encoded=self.encoded(condition, network))
+            whole
+            if condition.modality == "text" or network.config.head_pooling == "none"
+            else replace(whole, encoded=self.encoded(condition, network))
         )
 
     def encoded(self, condition: Condition, network: CalmForSequenceClassification) -> Ragged:

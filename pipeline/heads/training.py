@@ -244,7 +244,8 @@ def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarra
     """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
     network = networks.network(condition, seed).eval()
     body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
-    file = networks.folder / f"vectors-{digest(body)}-{condition.modality}-{draw}-{speed}.npy"
+    about = (digest(body), network.config.head_pooling, condition.modality, draw, speed)
+    file = networks.folder / f"vectors-{'-'.join(map(str, about))}.npy"
     with FileLock(f"{file}.lock"):
         if not file.exists():
             collator = replace(networks.collator(condition, network, draw is not None, speed), targets=None)

@@ -9,6 +9,7 @@ from pipeline.settings.models import Augment, Optimiser
 
 Modality = Literal["audio", "text", "both"]
 Tuning = Literal["frozen", "unfrozen"]
+Pooling = Literal["cls", "cls_mean_std", "cls_blocks", "none"]
 RowName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
@@ -21,6 +22,8 @@ class HeadRow(Section):
     """Initial weights: after all pretraining, after CALP only, or of the language model alone."""
     labels: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the labels that the heads are trained on (A.3)."""
+    pooling: Pooling | None = None
+    """What the heads see. null: as in `head`."""
     modalities: list[Modality] | None = None
     """Inputs of the heads. null: those of `head`."""
     tuning: list[Tuning] | None = None
@@ -79,7 +82,7 @@ class Head(Optimiser):
     decision: Literal["thresholds", "argmax"] = "thresholds"
     """How a released model decides, and which results the page leads with: thresholds tuned on validation, or the likeliest class, where
     each utterance has exactly one."""
-    pooling: Literal["cls", "cls_mean_std", "cls_blocks", "none"] = "cls"
+    pooling: Pooling = "cls"
     """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks.
     `none`: the `functionals` alone, without the transformer, for few utterances of audio."""
     functionals: Literal["whole", "thirds"] | None = None
