@@ -123,17 +123,10 @@ class Networks:
 
     @cached_property
     def encoder(self) -> tuple[dict, SpeechEncoder, np.ndarray, np.ndarray]:
-        """The speech encoder of the frames: what `CalmConfig.encoder` says of it, its network, and the frames' mean and deviation.
-
-        Raises ValueError if the layers of a frame do not follow one another.
-        """
+        """The speech encoder of the frames: what `CalmConfig.encoder` says of it, its network, and the frames' mean and deviation."""
         folder = paths.frames(self.corpus, ENCODER)
         about = read_json(folder / "stats.json")
         layers = about["layers"]
-        if len(layers) < 2 or layers != list(range(layers[0], layers[0] + len(layers))):
-            raise ValueError(
-                f"params.yaml: head.train_encoder needs layers that follow one another, as [1, 2, 3]; features.layers is {layers}"
-            )
         network = load_speech_encoder(about["encoder"], layers)
         return {"layers": layers, "config": network.model.config.to_dict()}, network, *statistics(folder, self.fold or 0)
 

@@ -176,6 +176,15 @@ class Settings(Section):
             _check_augment(target.augment, spectran, f"head.augment of {heads.corpus}")
         return self
 
+    @model_validator(mode="after")
+    def heads_hear_what_they_ask_for(self):
+        """An encoder is trained, and copies are listened to, only where there are some."""
+        for corpus in self.targets:
+            models = [heads.model for heads in self.heads.values() if heads.corpus == corpus]
+            hears = any(self._of_model(model, "spectran").frames == "encoder" for model in models)
+            _check_hearing(self.for_target(corpus).head, self.features, hears, f"head of {corpus}")
+        return self
+
     def for_target(self, corpus: str) -> "Settings":
         """The settings with a target's own values in `head`."""
         head = Head.model_validate(self.head.model_dump() | self.head_of.get(corpus, {}))
@@ -234,6 +243,16 @@ def _check_augment(augment: Augment, section: SpecTranSettings, key: str) -> Non
             f"{key}: {' and '.join(wrong)} would change the states of features.encoder as if they were log-mel: set 0 (features.speeds "
             "makes copies of the audio itself)"
         )
+
+
+def _check_hearing(head: Head, features: Features, hears_encoder: bool, key: str) -> None:
+    if head.train_encoder and not hears_encoder:
+        raise ValueError(f"{key}: train_encoder is true, but no model of it has spectran.frames: encoder")
+    layers = features.layers
+    if head.train_encoder and (len(layers) < 2 or layers != list(range(layers[0], layers[0] + len(layers)))):
+        raise ValueError(f"{key}: train_encoder needs layers that follow one another, as [1, 2, 3]; features.layers is {layers}")
+    if head.average_speeds and not (hears_encoder and features.speeds):
+        raise ValueError(f"{key}: average_speeds is true, but no model of it hears copies: set features.encoder and features.speeds")
 
 
 def _check_frames(section: SpecTranSettings, features: Features, key: str) -> None:

@@ -155,10 +155,19 @@ ENCODER = {"encoder": "whisper-tiny.en", "layers": [2, 3]}
         ({"spectran": {"frames": "encoder"}}, "models.small.spectran.frames is encoder, but features.encoder names none"),
         ({"spectran": {"encoder_layers": "learned_mean"}}, "encoder_layers is learned_mean, which needs an encoder's frames"),
         ({"features": {"encoder": "x"}, "spectran": {"encoder_layers": "learned_mean"}}, "with several features.layers"),
+        ({"head": {"train_encoder": True}}, "head of mosei: train_encoder is true, but no model of it has spectran.frames: encoder"),
+        ({"features": ENCODER | {"layers": [1, 3]}, "head": {"train_encoder": True}}, "features.layers is [1, 3]"),
+        ({"features": ENCODER | {"layers": [2]}, "head_of": {"msp": {"train_encoder": True}}}, "head of msp: train_encoder needs layers"),
+        ({"features": ENCODER, "head": {"average_speeds": True}}, "head of mosei: average_speeds is true, but no model of it hears copies"),
+        ({"features": {"speeds": [0.9]}, "head": {"average_speeds": True}}, "set features.encoder and features.speeds"),
+        ({"head": {"frozen_fit": "logistic", "standardise": True}}, "frozen_fit: logistic fits a linear head on standardised inputs"),
+        ({"head": {"frozen_fit": "logistic", "hidden": None, "standardise": False}}, "set hidden: null and standardise: true"),
+        ({"head_of": {"msp": {"frozen_fit": "logistic"}}}, "head_of.msp"),
+        ({"head": {"mixup": -0.1}}, "head.mixup is -0.1"),
         ({"evaluate": {"baselines": ["encoder_functionals"]}}, "evaluate.baselines has encoder_functionals, but features.encoder"),
     ],
 )
-def test_settings_of_an_encoder_that_do_not_fit(tmp_path, sections, says):
+def test_settings_of_an_encoder_and_of_heads_that_do_not_fit(tmp_path, sections, says):
     given = {name: DEMO[name] | values for name, values in sections.items()}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | given))
     with pytest.raises(settings.SettingsError) as error:
@@ -172,11 +181,13 @@ def test_settings_of_an_encoder_that_fit(tmp_path):
     cases = [augmented | {"spectran": DEMO["spectran"] | {"frames": "log-mel"}}]
     cases += [{"features": augmented["features"], "head": DEMO["head"] | {"augment": {"time_masks": 1, "mel_masks": 1, "speed": 0.1}}}]
     cases += [{"features": augmented["features"], "spectran": DEMO["spectran"] | {"patch": [5, 384], "encoder_layers": "learned_mean"}}]
+    heads = DEMO["head"] | {"train_encoder": True, "average_speeds": True, "frozen_fit": "logistic", "hidden": None, "standardise": True}
+    cases += [{"features": DEMO["features"] | ENCODER | {"speeds": [0.9]}, "head": heads}]
     kinds = []
     for given in cases:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | given))
         kinds.append(settings.load(tmp_path / "params.yaml").for_model("small").spectran.frames)
-    assert kinds == ["log-mel", "encoder", "encoder"]
+    assert kinds == ["log-mel", "encoder", "encoder", "encoder"]
 
 
 def test_load_or_exit_prints_the_errors_and_exits(tmp_path, monkeypatch):

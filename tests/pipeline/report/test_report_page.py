@@ -213,7 +213,7 @@ def test_what_is_said_of_a_speech_encoder():
         "hubert, layers 2 and 3",
         "1,234 frames of 768 channels, one every 20 ms",
         "without states: 2 shorter than a frame",
-        "copies of the training split at 0.9 and 1.1 times the speed",
+        "copies at 0.9 and 1.1 times the speed",
         "computed in 15 s",
     ]
     plain = data_section.encoder_facts(features | {"layers": [2], "dropped": {}, "speeds": []}, {})

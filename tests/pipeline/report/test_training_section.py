@@ -8,7 +8,11 @@ from pipeline.report.run_table import run_table
 from pipeline.report.training_section import probe_table, training_sentences
 from pipeline.report.wording import audio_hours, duration, listed
 
-SETTINGS = SimpleNamespace(heads={"c-small": SimpleNamespace(corpus="c", model="small")})
+SETTINGS = SimpleNamespace(
+    heads={"c-small": SimpleNamespace(corpus="c", model="small")},
+    models=["small", "mm"],
+    pretraining_corpora={"small": ["a", "b"], "mm": ["a"]}.get,
+)
 
 
 def outputs(**measured: dict) -> SimpleNamespace:
@@ -27,6 +31,12 @@ def test_sentences_without_measurements():
         "No utterance was truncated.",
         "Heads on c, small: 2.",
     ]
+
+
+def test_a_model_without_pretraining_is_named():
+    none = SimpleNamespace(models=["small"], pretraining_corpora=lambda name: [], heads={})
+    sentences = training_sentences(none, SimpleNamespace(calp={}, pretrained={}, heads={}, measured={}))
+    assert sentences == ["Model small is not pretrained, by its settings (pretrain_on: none)."]
 
 
 def test_sentences_with_measurements():
