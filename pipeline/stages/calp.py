@@ -177,7 +177,7 @@ def retrieve(model: CalmForContrastivePretraining, examples: Examples, collator:
 def probes(model: CalmForContrastivePretraining, examples: Examples, when: str, most: int = 800) -> list[dict]:
     """How well a linear probe reads speakers and labels from the tokens of utterances, of every corpus; `when`: before or after CALP.
 
-    The probe of speakers hears the held-out splits, or all where these have one speaker only, and is tested on other utterances of the
+    The probe of speakers hears the held-out splits, or all where these have too few speakers of several utterances, and is tested on other utterances of the
     same speakers; that of labels learns from the training split and is tested on the held-out ones, whose speakers are others. At most
     `most` utterances of a corpus are heard, evenly spread.
     """
@@ -188,8 +188,8 @@ def probes(model: CalmForContrastivePretraining, examples: Examples, when: str, 
         own = own[np.unique(np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int))]
         vectors, rows = token_statistics(model, examples, own), table.iloc[own]
         held_out = rows["split"].isin(("validation", "test")).to_numpy()
-        heard = held_out if rows["speaker"][held_out].nunique() > 1 else np.ones(len(rows), bool)
-        results = {"speaker": speaker_probe(vectors[heard], list(rows["speaker"][heard]))}
+        unheard = speaker_probe(vectors[held_out], list(rows["speaker"][held_out]))
+        results = {"speaker": unheard or speaker_probe(vectors, list(rows["speaker"]))}
         labelled = rows["labels"].notna().to_numpy()
         if labelled.any():
             names = sorted({label for labels in rows["labels"][labelled] for label in labels})
