@@ -34,7 +34,7 @@ def folder(tmp_path_factory) -> Path:
     states = EncoderStates.describe(str(origin), [1, 3])
     sizes = {"channels": 128, "block_frames": 25, "block_hop": 15}
     settings = sizes | {"kind": "encoder", "encoder": "origin", "layers": [1, 3], "hop": 320, "window": 400, "functionals": "thirds"}
-    settings |= {"mean": np.linspace(-1, 1, 128), "std": np.linspace(8, 12, 128)}
+    settings |= {"mean": np.linspace(-1, 1, 128), "std": np.linspace(24, 36, 128)}
     network = sizes | {"averaged_layers": 2, "patch": (5, 64), "stride": (5, 64), "head_functionals": "thirds"}
     made = release(base / "model", with_graph=True, config=network, **settings)
     assert onnx_export.write_encoder(states, made)

@@ -15,7 +15,7 @@ from pipeline.stages import features, ingest, transcribe
 ROOT = Path(__file__).parents[2]
 
 
-def project(corpora: list[str], **changes: dict) -> settings.Settings:
+def project(corpora: list[str], /, **changes: dict) -> settings.Settings:
     """In the working folder: `params.yaml` of one model `small` and of these corpora, whose formats are manifests.
 
     Args:
