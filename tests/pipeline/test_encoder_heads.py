@@ -48,8 +48,9 @@ def trained(made, tmp_path, monkeypatch):
     folder = paths.features("made").resolve().parents[2]
     monkeypatch.chdir(folder)
 
-    def run(condition: Condition, name: str, **changes):
-        settings = made.model_copy(update={"head": made.head.model_copy(update=changes)})
+    def run(condition: Condition, name: str, refit: bool = False, **changes):
+        corpora = {"made": made.corpora["made"].model_copy(update={"refit": refit})}
+        settings = made.model_copy(update={"head": made.head.model_copy(update=changes), "corpora": corpora})
         (place := tmp_path / name).mkdir()
         networks = Networks(visible(settings, "head", "made"), "made", "small", place)
         found = training.train_heads(networks, condition, [1], place / "run", TrackedRun(), place / "kept")
@@ -118,6 +119,21 @@ def test_logits_of_trained_networks_are_means_over_speeds(trained):
     found = training._predicted(averaging, network, collator, rows)
     np.testing.assert_allclose(found[0], once[0], atol=1e-2)
     np.testing.assert_allclose(found[1:], (once + slower)[1:] / 2, atol=1e-2)
+
+
+def test_a_refit_is_for_test_and_for_release(trained):
+    """Validation, by which thresholds are tuned, keeps the answers of the fit that never saw it; the network that is kept did."""
+    networks, once, _ = trained(FROZEN, "once")
+    _, again, network = trained(FROZEN, "again", refit=True)
+    ids, rows = networks.examples.table["id"].to_numpy(), networks.splits
+    validation, test = (ids[rows[split]] for split in ("validation", "test"))
+    np.testing.assert_array_equal(np.stack(again["logits"][validation]), np.stack(once["logits"][validation]))
+    vectors, _ = training.represented(networks, FROZEN, [1])
+    with torch.no_grad():
+        released = network.heads[TASK](vectors[: len(ids), 0]).numpy()
+    np.testing.assert_allclose(np.stack(again["logits"][test]), released[rows["test"]], atol=1e-4)
+    for split, found in (("test", once["logits"][test]), ("validation", again["logits"][validation])):
+        assert np.abs(np.stack(found) - released[rows[split]]).max() > 0.01
 
 
 def test_logits_of_frozen_heads_are_means_over_speeds(made, trained):
