@@ -178,8 +178,8 @@ def probes(model: CalmForContrastivePretraining, examples: Examples, when: str, 
     """How well a linear probe reads speakers and labels from the tokens of utterances, of every corpus; `when`: before or after CALP.
 
     The probe of speakers hears the held-out splits, or all where these have too few speakers of several utterances, and is tested on other
-    utterances of the same speakers; that of labels learns from the training split and is tested on the held-out ones, whose speakers are others. At most
-    `most` utterances of a corpus are heard, evenly spread.
+    utterances of the same speakers. The probe of labels learns from the training split and is tested on the held-out ones, whose speakers
+    are others. At most `most` utterances of a corpus are heard, evenly spread.
     """
     model.eval()
     table, found = examples.table.reset_index(drop=True), []
