@@ -68,7 +68,8 @@ def champion(rebuilt):
 def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     """Probabilities of the registered model, from files and texts, against the logits that the stage `head` wrote."""
     folder, model = champion
-    assert np.isfinite(model.predict(registry.example())).all(axis=None)
+    classifier = load_classifier(rebuilt.folder / "data/models/msp/small")
+    assert np.isfinite(model.predict(registry.example())[classifier.classes]).all(axis=None)
     inside = registry.released_model("models:/calm-msp@champion", f"sqlite:///{rebuilt.folder}/mlflow.db")
     assert (inside / "config.json").is_file()
     released = rebuilt.folder / "data/models/msp/small"
@@ -82,14 +83,16 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     logits = logits.head(6)
     files = [rebuilt.folder / utterances.loc[id, "audio"] for id in logits["id"]]
     rows = {"audio": [base64.b64encode(file.read_bytes()).decode() for file in files], "text": texts[logits["id"]].tolist()}
-    probabilities = model.predict(pd.DataFrame(rows))
+    answers = model.predict(pd.DataFrame(rows))
+    probabilities = answers[classifier.classes]
     expected = 1 / (1 + np.exp(-np.stack(logits["logits"].to_list())))
     np.testing.assert_allclose(probabilities.to_numpy(), expected, atol=2e-3)  # tokens of the stage are rounded to float16
-    classifier = load_classifier(released)
     clips = [read_audio(file, sample_rate=classifier.sample_rate) for file in files]
     assert isinstance(classifier, Compiled)  # as in `calm predict`
     np.testing.assert_allclose(classifier(clips, rows["text"]), probabilities.to_numpy(), atol=1e-6)
-    assert list(probabilities.columns) == [*classifier.classes, "decided", "decision"]
+    assert list(answers) == [*classifier.classes, "decided", "decision"] and set(answers["decision"]) == {"tuned"}
+    decided = [", ".join(classifier.decided(row)) for row in probabilities.to_numpy()]
+    assert answers["decided"].tolist() == decided and any(decided)
     assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
 
 
@@ -132,7 +135,8 @@ def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, 
 
     def predict(*arguments: str) -> list[dict]:
         result = CliRunner().invoke(app, ["predict", *arguments, "--model", "data/models/msp/small", "--json"])
-        return [row["probabilities"] for row in json.loads(result.stdout)["rows"]]
+        found = json.loads(result.stdout)["rows"]
+        return [row["probabilities"] | {"decided": ", ".join(row["decided"]), "decision": row["decision"]} for row in found]
 
     expected = predict(*files, "--text", texts[0], "--text", texts[1]) + predict(files[0]) + predict("--text", texts[1])
     first, second = (base64.b64encode((rebuilt.folder / file).read_bytes()).decode() for file in files)
@@ -155,7 +159,8 @@ def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, 
         (text_alone,) = httpx.post(address, json={"dataframe_records": [{"text": texts[1]}]}, timeout=60).json()["predictions"]
     assert [list(answer) for answer in answers] == [list(row) for row in expected]
     for answer, row in zip([*answers, text_alone], [*expected, expected[3]], strict=True):
-        assert answer == pytest.approx(row, abs=1e-6)
+        for name, value in row.items():
+            assert answer[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-6)), name
     assert abs(answers[0]["happy"] - answers[2]["happy"]) > 1e-4  # the text is heard
     for message, answer in refused.items():
         assert answer.status_code == 400 and message in answer.text, answer.text

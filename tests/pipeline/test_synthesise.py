@@ -28,11 +28,12 @@ def make_nothing(seen: dict, monkeypatch) -> None:
 def test_every_setting_reaches_the_corpus(folder, monkeypatch):
     seen = {}
     make_nothing(seen, monkeypatch)
-    synthetic = {"format": "mosei", "path": "raw", "utterances": 100, "speakers": 25, "label_noise": 0.2, "seed": 7}
+    synthetic = {"format": "mosei", "path": "raw", "utterances": 100, "speakers": 25, "label_noise": 0.2, "seed": 7, "voices_per_recording": 2}
     settings = load(DEMO)
     changed = settings.model_copy(update={"synthetic": {"mosei": type(settings.synthetic["mosei"])(**synthetic)}})
     synthesise.run(changed, "mosei", workers=1)
-    assert seen == {"positional": (Path("raw"), "mosei", 100, 25), "label_noise": 0.2, "seed": 7, "workers": 1}
+    named = {"label_noise": 0.2, "seed": 7, "voices_per_recording": 2, "workers": 1}
+    assert seen == {"positional": (Path("raw"), "mosei", 100, 25)} | named
 
 
 def test_summary_and_fingerprint(folder, monkeypatch, capsys):
