@@ -28,7 +28,8 @@ def make_nothing(seen: dict, monkeypatch) -> None:
 def test_every_setting_reaches_the_corpus(folder, monkeypatch):
     seen = {}
     make_nothing(seen, monkeypatch)
-    synthetic = {"format": "mosei", "path": "raw", "utterances": 100, "speakers": 25, "label_noise": 0.2, "seed": 7, "voices_per_recording": 2}
+    synthetic = {"format": "mosei", "path": "raw", "utterances": 100, "speakers": 25, "label_noise": 0.2, "seed": 7}
+    synthetic |= {"voices_per_recording": 2}
     settings = load(DEMO)
     changed = settings.model_copy(update={"synthetic": {"mosei": type(settings.synthetic["mosei"])(**synthetic)}})
     synthesise.run(changed, "mosei", workers=1)
