@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd  # otherwise imported by the functions
 
 IN_SEVERAL = "speakers tested in several folds, who are heard in training too"  # a check of the corpus, with their names
+FEWEST = 3  # speakers of a corpus with folds
 VALIDATION = 0.15  # share of the training speakers that a fold keeps for validation, one at least
 
 
@@ -24,7 +25,8 @@ def set_folds(corpus: Corpus, folds: int | Literal["given"] | None, seed: int = 
     """Set `fold`, `validates` and `split` of all utterances. Rows without a fold are never tested.
 
     Args:
-        folds: their number, no speaker being in two; "given": those of the corpus; None: there are no folds, and splits stay.
+        folds: their number at most, no speaker being in two, or that of the speakers if it is smaller; "given": those of the corpus;
+            None: there are no folds, and splits stay.
         seed: of the choice of folds, and of the validation speakers of each.
 
     Raises CorpusError if there are no folds or too few speakers, and with None if the corpus has folds and no test split.
@@ -52,10 +54,11 @@ def set_folds(corpus: Corpus, folds: int | Literal["given"] | None, seed: int = 
 
 
 def _make(rows: list[Utterance], folds: int, seed: int) -> None:
-    """Deal the speakers to folds of about the same size and share of each class."""
+    """Deal the speakers to folds of about the same size and share of each class; fewer speakers than folds get one each."""
     counts = counts_by_speaker(rows)
-    if len(counts) < folds:
-        raise CorpusError(f"{folds} folds need as many speakers, but it has {len(counts)}: set its folds to {len(counts)} or less")
+    if len(counts) < FEWEST:
+        raise CorpusError(f"folds need {FEWEST} speakers or more, one to train on, to validate and to test; it has {len(counts)}")
+    folds = min(folds, len(counts))
     chosen = deal(counts, np.full(folds, 1 / folds), seed)
     for row in rows:
         row.fold = chosen[who(row)] + 1

@@ -40,7 +40,8 @@ class CorpusSettings(Section):
     synthetic: bool = False
     """Whether the speech is synthetic. All figures from such a corpus are labelled as synthetic."""
     folds: Annotated[int, Field(ge=2)] | Literal["given"] | None = None
-    """Cross-validation instead of one split: the number of folds, made so that no speaker is in two, or the folds that are `given`."""
+    """Cross-validation instead of one split: the number of folds, made so that no speaker is in two, or the folds
+    that are `given`. With fewer speakers than folds, there is one for each."""
     refit: bool = False
     """Baselines and logistic heads are fitted once more, on training and validation split together, before they answer the test split.
     For corpora of few speakers. Thresholds are still tuned on answers that have not heard validation."""

@@ -102,13 +102,19 @@ def test_a_speaker_of_several_given_folds_is_named():
     assert all(one.fold not in one.validates for one in made.utterances)
 
 
+def test_fewer_speakers_than_folds_get_one_each():
+    made = corpus({"v": "ab", "w": "ab", "x": "ab"})
+    set_folds(made, 5)
+    assert sorted({one.fold for one in made.utterances}) == [1, 2, 3] and len({(one.speaker, one.fold) for one in made.utterances}) == 3
+
+
 def test_what_cannot_be_folded_is_refused():
     with pytest.raises(CorpusError, match="gives no folds"):
         set_folds(corpus({"v": "ab"}), "given")
-    with pytest.raises(CorpusError, match="3 folds need as many speakers, but it has 2"):
+    with pytest.raises(CorpusError, match="folds need 3 speakers or more, one to train on, to validate and to test; it has 2"):
         set_folds(corpus({"v": "ab", "w": "ab"}), 3)
     with pytest.raises(CorpusError, match="1 labelled speakers to train on"):
-        set_folds(corpus({"v": "ab", "w": "ab"}), 2)
+        set_folds(corpus({"v": "ab", "w": "ab"}, {"v": 1, "w": 2}), "given")
     with pytest.raises(CorpusError, match="2 folds and no test split: set its folds: given"):
         set_folds(corpus({"v": "ab", "w": "ab"}, {"v": 1, "w": 2}), None)
 
