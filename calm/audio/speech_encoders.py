@@ -4,6 +4,7 @@ Layer k is the output of the k-th transformer block, before any normalisation th
 block. Blocks above the highest layer that is asked for are not kept.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ ALONE = {"WhisperEncoder": WhisperEncoder, "MoonshineEncoder": MoonshineEncoder}
 FFT, HOP = 400, 160  # samples of Whisper's analysis window and from one to the next
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(nn.Module, ABC):
     """Waveforms to the hidden states of chosen layers, side by side.
 
     Args:
@@ -89,9 +90,9 @@ class SpeechEncoder(nn.Module):
                 hook.remove()
         return torch.cat([states[layer] for layer in self.layers], -1)
 
+    @abstractmethod
     def _run(self, waveforms: torch.Tensor, lengths: torch.Tensor | None) -> None:
         """The model's blocks on waveforms."""
-        raise NotImplementedError
 
     def save(self, folder: Path) -> None:
         """Write the model, without the blocks above the highest layer, and its preprocessor's settings, for `load_speech_encoder`."""
