@@ -84,6 +84,15 @@ def of_first(value):
     return values[0]
 
 
+def of_all(value) -> list:
+    """The values of all processes, in the order of their ranks."""
+    if processes() == 1:
+        return [value]
+    values = [None] * processes()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def wait() -> None:
     """Wait until all processes call this."""
     if processes() > 1:

@@ -104,7 +104,6 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         speaker_index: torch.Tensor | None = None,
         text_blocks: torch.Tensor | None = None,
         text_block_mask: torch.Tensor | None = None,
-        return_loss: bool = True,
     ) -> ContrastiveOutput:
         """Equation 2 of a mini-batch; in training by several processes, of the batch that their shares make up.
 
@@ -199,7 +198,6 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         acoustic_mask: torch.Tensor,
         encoded_blocks: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
-        return_loss: bool = True,
     ) -> MaskedOutput:
         """Equation 3 of a mini-batch; in training by several processes, the mean of their losses is that of the whole batch.
 
@@ -321,7 +319,7 @@ class FrozenHeads(nn.Module):
         for head, own in zip(self.heads, vectors.expand(-1, len(self.heads), -1).unbind(1), strict=True):
             head.fit(own)
 
-    def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None, return_loss: bool = True) -> ClassificationOutput:
+    def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None) -> ClassificationOutput:
         """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) if all heads see the same."""
         vectors = vectors.expand(-1, len(self.heads), -1)
         logits = torch.stack([head(vectors[:, index]) for index, head in enumerate(self.heads)], 1)
