@@ -173,7 +173,7 @@ class SequenceCollator:
                 frames, own, limit = self._changed(rows, blocks, generator)
                 values, mask = tensors(*frames.all_blocks(own, limit))
                 values = self.augment.blocks(values, generator) if frames is not self.frames and self.augment else values
-                batch |= {"input_features": values, "acoustic_mask": mask}
+                batch |= {"input_features": values, "acoustic_mask": mask, "acoustic_places": mask.flatten().nonzero().squeeze(1)}
                 if self.functionals:
                     batch["functionals"] = torch.from_numpy(frames.functionals(own, self.functionals))
             if self.functionals and self.encoded is not None:

@@ -198,6 +198,7 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         acoustic_mask: torch.Tensor,
         encoded_blocks: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
+        acoustic_places: torch.Tensor | None = None,
     ) -> MaskedOutput:
         """Equation 3 of a mini-batch; in training by several processes, the mean of their losses is that of the whole batch.
 
@@ -205,18 +206,28 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
             input_ids, attention_mask: (batch, tokens), masked words already replaced.
             word_mask: (batch, tokens) bool, the set L; word_labels: (masked words,) their true ids, in row order.
             audio_mask: (batch, blocks) bool, the set K; audio_labels: (masked blocks, frames, channels), normalised frames.
-            acoustic_mask: (batch, blocks); encoded_blocks: (batch, blocks, encoded width), or input_features to train the front end.
+            acoustic_mask: (batch, blocks); encoded_blocks: (batch, blocks, encoded width), or input_features to train the front end,
+                with acoustic_places (see `CalmModel.encode`).
         """
-        output = self.calm(input_ids, attention_mask, input_features, encoded_blocks, acoustic_mask, audio_mask)
+        output = self.calm(input_ids, attention_mask, input_features, encoded_blocks, acoustic_mask, audio_mask, acoustic_places)
         text, audio = output.last_hidden_state.split([output.text_length, acoustic_mask.shape[1]], dim=1)
-        mlm = losses.masked_words(self.mlm_head(text[word_mask]), word_labels)
-        predicted = self.mam_head(audio[audio_mask]).view(-1, self.config.block_frames, self.config.channels)
+        mlm = losses.masked_words(self.mlm_head(states_at(text, word_mask, len(word_labels))), word_labels)
+        predicted = self.mam_head(states_at(audio, audio_mask, len(audio_labels))).view(-1, self.config.block_frames, self.config.channels)
         mam = losses.masked_audio(predicted, audio_labels)
         middle = losses.masked_audio(predicted.detach(), audio_labels, self.middle_frames())
         if self.training:
             word_weight, audio_weight = distributed.weights(len(word_labels), len(audio_labels), device=mlm.device)
             mlm, mam, middle = mlm * word_weight, mam * audio_weight, middle * audio_weight
         return MaskedOutput(loss=mlm + mam, mlm_loss=mlm.detach(), mam_loss=mam.detach(), mam_middle_loss=middle)
+
+
+def states_at(states: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
+    """The states (batch, steps, width) at the so many steps that the mask marks, (number, width).
+
+    As `states[mask]`, but the host, which knows the number, need not wait for the device to count.
+    """
+    places = torch.nonzero_static(mask.flatten(), size=number).squeeze(1)
+    return states.flatten(0, 1).index_select(0, places)
 
 
 @dataclass
@@ -270,6 +281,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         input_features: torch.Tensor | None = None,
         encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
+        acoustic_places: torch.Tensor | None = None,
         functionals: torch.Tensor | None = None,
         share: torch.Tensor | None = None,
         mixed_with: torch.Tensor | None = None,
@@ -278,7 +290,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         """Logits of every head.
 
         Args:
-            input_ids ... acoustic_mask: see `CalmModel`.
+            input_ids ... acoustic_places: see `CalmModel`.
             functionals: (batch, functionals) of the utterances' frames, where the heads see them.
             share, mixed_with: of `calm.data.batching.mixed`; None: nothing is mixed.
             labels: (batch, classes) in [0, 1], or by head name; soft labels are allowed.
@@ -286,7 +298,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         blocks = encoded_blocks if encoded_blocks is not None else input_features
         input_ids, attention_mask = self.text_inputs(input_ids, attention_mask, blocks)
         audio = {"input_features": input_features, "encoded_blocks": encoded_blocks, "acoustic_mask": acoustic_mask}
-        audio["functionals"] = functionals
+        audio |= {"acoustic_places": acoustic_places, "functionals": functionals}
         pooled = self.pooled(input_ids, attention_mask, **audio)
         if share is not None:
             pooled = share * pooled + (1 - share) * pooled[mixed_with]
