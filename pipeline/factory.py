@@ -75,6 +75,7 @@ def contrastive(section: Calp) -> ContrastiveSettings:
         ignore_same_text=section.ignore_same_text,
         audio_negatives=section.audio_negatives,
         train_beside=section.train_beside,
+        chunk=section.chunk,
     )
 
 

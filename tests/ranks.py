@@ -32,6 +32,7 @@ CONTRASTIVE = {
     "learned temperature": {"learn_temperature": True},
     "the own speaker's blocks": {"audio_negatives": "same_speaker"},
     NO_PROJECTION: {},
+    "in chunks": {"chunk": 2, "symmetric": True, "learn_temperature": True},
 }
 ROWS = 7  # of a batch: the two processes take four and three
 

@@ -24,6 +24,7 @@ class ContrastiveSettings:
             that voice and channel tell no pair from another; or of "other_speakers", so that blocks of one voice are not pushed apart.
         train_beside: train the projection of the frames beside SpecTran's output, too (`CalmConfig.spectran_beside`). If not, a token keeps
             a random projection of them, whatever the loss has no use for.
+        chunk: blocks, or texts, that are embedded at a time, so that the memory that a batch takes does not grow with it; None: all.
     """
 
     alpha: float = 0.25
@@ -34,6 +35,7 @@ class ContrastiveSettings:
     ignore_same_text: bool = False
     audio_negatives: str = "all"
     train_beside: bool = True
+    chunk: int | None = None
 
 
 def nt_xent(

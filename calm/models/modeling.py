@@ -1,10 +1,12 @@
 """The models to train: the front end with CALP (4.3), masked prediction (4.5) and supervised heads (4.6)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
@@ -83,13 +85,28 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         Args:
             blocks: (blocks of all utterances, frames, channels); mask: (batch, most blocks of an utterance) bool.
         """
-        vectors = F.normalize(self.embed_audio(blocks), dim=-1)
+        vectors = F.normalize(self._in_chunks(self.embed_audio, blocks), dim=-1)
         placed = vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
         return placed.sum(1) / mask.sum(1, keepdim=True)
 
     def embed_text(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, width) vectors T_i -> (batch, projection), in the shared space."""
         return self.text_projection(vectors)
+
+    def _in_chunks(self, embed: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """Vectors of all rows of the inputs; in training of `settings.chunk` rows at a time.
+
+        What a chunk needs for its gradient is not kept, but computed again when the gradients of all vectors are known, with the same
+        dropout: cached gradients (GradCache, arXiv 2101.06983). They are those of the whole batch.
+        """
+        if self.settings.chunk is None or not self.training:
+            return embed(*inputs)
+        chunks = zip(*(values.split(self.settings.chunk) for values in inputs), strict=True)
+        return torch.cat([checkpoint(embed, *chunk, use_reentrant=False) for chunk in chunks])
+
+    def _text_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        tokens = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return pool_text(self.language_model, tokens, words, self.config.text_pooling)
 
     def forward(
         self,
@@ -118,10 +135,8 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
                 term, and text_block_mask: (batch, most blocks of an utterance); None: the anchor alone, as equation 2 has it.
         """
         if self.language_model is not None:
-            text_vectors = pool_text(
-                self.language_model, {"input_ids": input_ids, "attention_mask": attention_mask}, words, self.config.text_pooling
-            )
-        audio = self.embed_audio(torch.cat([anchor, neighbour]))
+            text_vectors = self._in_chunks(self._text_vectors, input_ids, attention_mask, words)
+        audio = self._in_chunks(self.embed_audio, torch.cat([anchor, neighbour]))
         anchors, neighbours = audio.chunk(2)
         texts = self.embed_text(text_vectors.to(audio.dtype))
         spoken = None if text_blocks is None else self.embed_utterances(text_blocks, text_block_mask)
