@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from calm.data.ragged import AcousticFrames, Ragged
+from calm.data.windows import Windows, ready
 from calm.models.spectran import FrontEnd
 
 Collator = Callable[..., dict[str, torch.Tensor]]
@@ -40,12 +41,17 @@ def predict(model: nn.Module, rows: Sequence[int], collator: Collator, batch: in
     return np.concatenate([output.logits.float().cpu().numpy() for _, output in _forward(model, rows, collator, batch)])
 
 
+def planned(collator: Collator, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor | Windows]:
+    """A batch whose windows are not cut yet, where the collator can plan one."""
+    plan = getattr(collator, "plan", collator)
+    return plan(rows) if generator is None else plan(rows, generator)
+
+
 def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int):
     device = next(model.parameters()).device
     for first in range(0, len(rows), batch):
         chosen = rows[first : first + batch]
-        inputs = {key: value.to(device) for key, value in collator(chosen).items()}
-        yield chosen, model(**inputs)
+        yield chosen, model(**ready(planned(collator, chosen), device))
 
 
 @torch.inference_mode()

@@ -18,10 +18,11 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from calm.data.windows import Windows, ahead, pinned, ready
 from calm.models import distributed
 from calm.training import checkpoints
 from calm.training.finite import NotFiniteError, Watch
-from calm.training.forward import Collator, losses
+from calm.training.forward import Collator, losses, planned
 from calm.training.sampling import DistributedBatchSampler, EpochSampler, RowDataset, mix
 from calm.training.schedule import Schedule, matrix_products, optimizer, precision, rates
 
@@ -103,6 +104,8 @@ class Training:
         self.steps, self.step, self.curve = len(self.batches) * self.schedule.epochs, 0, []
         self.optimizer = optimizer(self.model, self.schedule, self.body)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if hasattr(self.collator, "to"):
+            self.collator.to(self.device)
         self.rates = rates(self.optimizer, self.schedule, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average: AveragedModel | None = None
@@ -164,12 +167,13 @@ class Training:
         loader = iter(DataLoader(RowDataset(self.rows), batch_sampler=list(self.batches)[done:], collate_fn=self._collate))
         if done:  # the loader has drawn a number, as it had before the checkpoint
             self._restore_random_state()
-        for rows, batch in loader:
-            yield rows, {name: values.to(self.device) for name, values in batch.items()}
+        for rows, batch in loader if self.device.type == "cpu" else ahead(loader):
+            yield rows, ready(batch, self.device)
 
-    def _collate(self, items: list[tuple[int, int]]) -> tuple[list[int], dict[str, torch.Tensor]]:
+    def _collate(self, items: list[tuple[int, int]]) -> tuple[list[int], dict[str, torch.Tensor | Windows]]:
         rows = [row for row, _ in items]
-        return rows, self.collator(rows, torch.Generator().manual_seed(mix(self.seed, *items[0])))
+        batch = planned(self.collator, rows, torch.Generator().manual_seed(mix(self.seed, *items[0])))
+        return rows, pinned(batch) if self.device.type == "cuda" else batch
 
     def _step(self, rows: list[int], batch: dict[str, torch.Tensor]) -> None:
         """One update of the weights; nothing here waits for the device."""
