@@ -141,6 +141,9 @@ class Calp(Optimiser):
     """Utterances with fewer than two blocks: pair the block with a time-shifted copy of itself, or drop them."""
     train_language_model: bool = False
     """Whether the language model is trained too: "minimal training is performed for the lexical modality" (6.2)."""
+    chunk: Positive | None = None
+    """Blocks, or texts, embedded at a time, for batches whose activations the memory does not hold; gradients are those of the whole
+    batch, and everything is embedded twice (GradCache). null: the whole batch at once."""
     augment: Augment = Augment()
 
 

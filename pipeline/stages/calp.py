@@ -16,7 +16,7 @@ from calm.models.modeling import CalmForContrastivePretraining, count
 from calm.models.multimodal import ordinary_permissions
 from calm.models.text_encoders import places
 from calm.storage import write_json, write_parquet
-from calm.training.trainer import train
+from calm.training.loop import train
 from pipeline import factory, feature_extractors, paths
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, not_pretrained, whole
@@ -67,7 +67,8 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
             seed,
             held_out=examples.rows("validation"),
             groups=numbered(speakers(examples))[rows] if settings.calp.batch_of == "speakers" else None,
-            callbacks=[tracked.callback()],
+            ids=examples.table["id"].to_numpy(),
+            log=tracked.training,
             title=f"CALP {name}",
         )
         retrieved, read = retrieve(model, examples, collator), read + probes(model, examples, "after")
