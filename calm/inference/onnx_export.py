@@ -113,6 +113,8 @@ def _one_utterance(model: "CalmForSequenceClassification"):
             if model.encoder is not None:
                 changed, functionals = self.model.reencoded(blocks[None], None)
                 blocks = changed[0]
+            if model.frames is not None:
+                return self.model(input_ids=input_ids, input_features=blocks[None]).logits
             encoded = self.model.calm.spectran.encode(blocks)[None]
             return self.model(input_ids=input_ids, encoded_blocks=encoded, functionals=functionals).logits
 

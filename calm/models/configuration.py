@@ -4,7 +4,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 SPECTRAN_POOLINGS = ("cls", "mean", "bands")
 SPECTRAN_BESIDE = (None, "frames")
-HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks", "none")
+HEAD_POOLINGS = ("cls", "cls_mean_std", "cls_blocks", "frames", "none")
 HEAD_LOSSES = ("bce", "softmax")
 TEXT_POOLINGS = ("last_mean", "input_mean", "cls")
 
@@ -38,7 +38,9 @@ class CalmConfig(PreTrainedConfig):
         head_smoothing: label smoothing in training.
         head_hidden, head_dropout: the two-layer MLP of a head (5.2); without a hidden layer, a head is linear.
         head_pooling: "cls" (5.2); or [CLS] beside mean and deviation: "cls_mean_std", of the outputs; "cls_blocks", of the encoded
-            blocks that the front end projects to tokens; "none": heads see the functionals alone.
+            blocks that the front end projects to tokens; "frames": attentive statistics of the frames (`calm.models.heads`), without
+            the transformer; "none": heads see the functionals alone.
+        head_frames_width, head_members: width of each member of "frames", and how many there are, whose logits are averaged.
         head_functionals: kind of functionals of an utterance's frames (`calm.audio.functionals`) that a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
         encoder: of which the upper blocks are part of the model and recompute the frames: `{"layers": [1, 2, 3], "config": {...}}`, the
@@ -83,6 +85,8 @@ class CalmConfig(PreTrainedConfig):
         head_hidden: int | None = 64,
         head_dropout: float = 0.1,
         head_pooling: str = "cls",
+        head_frames_width: int = 256,
+        head_members: int = 1,
         head_functionals: str | None = None,
         head_standardise: bool = False,
         encoder: dict | None = None,
@@ -103,6 +107,7 @@ class CalmConfig(PreTrainedConfig):
         self.temperatures, self.decisions = temperatures or {}, decisions or {}
         self.head_loss, self.head_smoothing = head_loss, head_smoothing
         self.head_hidden, self.head_dropout, self.head_pooling = head_hidden, head_dropout, head_pooling
+        self.head_frames_width, self.head_members = head_frames_width, head_members
         self.head_functionals, self.head_standardise = head_functionals, head_standardise
         self.encoder, self.modality, self.synthetic = encoder, modality, synthetic
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
@@ -148,6 +153,10 @@ class CalmConfig(PreTrainedConfig):
             raise ValueError(f"a patch of {tuple(self.patch)} does not fit a block of ({self.block_frames}, {width})")
         if self.head_pooling == "none" and not self.head_functionals:
             raise ValueError("head_pooling is 'none' without head_functionals: heads would see nothing")
+        if self.head_pooling == "frames" and (self.head_functionals or self.modality != "audio"):
+            raise ValueError("head_pooling is 'frames': heads see the frames of audio alone, without text and head_functionals")
+        if self.head_frames_width % 8:
+            raise ValueError(f"head_frames_width is {self.head_frames_width}: it must be a multiple of 8")
         choices = (
             ("spectran_pooling", SPECTRAN_POOLINGS),
             ("spectran_beside", SPECTRAN_BESIDE),

@@ -52,13 +52,14 @@ class EncoderBlocks(nn.Module):
         return (torch.cat(layers, -1) - self.mean) / self.deviation
 
 
-def frames_of_blocks(blocks: torch.Tensor, mask: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
+def frames_of_blocks(blocks: torch.Tensor, mask: torch.Tensor | None, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The frames that overlapping blocks were cut from: (batch, frames, channels), and the mask (batch, frames).
 
     Args:
-        blocks: (batch, blocks, frames of a block, channels); mask: (batch, blocks), False where padded.
+        blocks: (batch, blocks, frames of a block, channels); mask: (batch, blocks), False where padded; None: nothing is padded.
         hop: frames from block to block.
     """
+    mask = torch.ones(blocks.shape[:2], dtype=torch.bool, device=blocks.device) if mask is None else mask.bool()
     batch, most, size = blocks.shape[:3]
     last = mask.sum(1) - 1  # (batch,)
     steps = torch.arange((most - 1) * hop + size, device=blocks.device)

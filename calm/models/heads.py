@@ -1,10 +1,15 @@
 """Supervised heads (4.6, 5.2): the pooled representation that they see, and the two-layer MLP on it."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from calm.audio.functionals import PER_CHANNEL
 from calm.models.configuration import CalmConfig
+
+# Of `AttentivePooling`: attention heads, frames and groups of the convolution, and in training the dropout of its layers, and the share of
+# frames that are left out. States of neighbouring frames are alike: every second one is enough.
+ATTENTION_HEADS, AROUND, GROUPS, FRAME_DROPOUT, LEFT_OUT, EVERY = 4, 5, 8, 0.2, 0.1, 2
 
 
 class HeadLayer(nn.Linear):
@@ -49,8 +54,70 @@ class Head(nn.Sequential):
             self[0].fit(vectors)
 
 
+class MemberHeads(nn.ModuleList):
+    """A head for each member of `AttentivePooling`: (batch, members x width) -> (batch, members, classes) logits."""
+
+    def __init__(self, config: CalmConfig, classes: int, width: int):
+        """`width`: of all members together."""
+        super().__init__(Head(config, classes, width // config.head_members) for _ in range(config.head_members))
+        self.width = width
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return torch.stack([head(own) for head, own in zip(self, vectors.chunk(len(self), 1), strict=True)], 1)
+
+
+class AttentivePooling(nn.Module):
+    """Statistics of an utterance's frames, weighted by attention that is learned with the head (arXiv 1803.10963).
+
+    Several members, which differ in their initial weights and in dropout, each learn an own pooling. Every frame goes through a layer and
+    a convolution over time; each attention head weights the results' mean and deviation over time.
+    """
+
+    def __init__(self, config: CalmConfig):
+        super().__init__()
+        self.members = nn.ModuleList(AttentiveMember(config) for _ in range(config.head_members))
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, channels), and the mask (batch, frames), False where padded -> (batch, members x `attentive_width`)."""
+        return torch.cat([member(frames, mask) for member in self.members], -1)
+
+
+class AttentiveMember(nn.Module):
+    """One member of `AttentivePooling`."""
+
+    def __init__(self, config: CalmConfig):
+        super().__init__()
+        width = config.head_frames_width
+        self.inputs = nn.Sequential(nn.Dropout(FRAME_DROPOUT), HeadLayer(config.channels, width), nn.LayerNorm(width), nn.GELU())
+        self.dropout = nn.Dropout(FRAME_DROPOUT)
+        self.around = nn.Conv1d(width, width, AROUND, padding=AROUND // 2, groups=GROUPS)
+        self.attention = HeadLayer(width, ATTENTION_HEADS)
+        self.norm = nn.LayerNorm(attentive_width(config))
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, channels) -> (batch, `attentive_width`)."""
+        frames, mask = frames[:, ::EVERY], mask[:, ::EVERY]
+        if self.training:
+            mask = mask & (torch.rand(mask.shape, device=mask.device) > LEFT_OUT)
+        present = mask.unsqueeze(-1)
+        states = self.dropout(self.inputs(frames)) * present
+        states = states + F.gelu(self.around(states.transpose(1, 2)).transpose(1, 2))
+        scores = self.attention(states).masked_fill(~present, torch.finfo(states.dtype).min)
+        weights = (scores.softmax(1) * present).transpose(1, 2)  # (batch, attention heads, frames)
+        mean = weights @ states
+        deviation = (weights @ states.square() - mean.square()).clamp(min=1e-5).sqrt()
+        return self.norm(torch.cat([mean, deviation], -1).flatten(1))
+
+
+def attentive_width(config: CalmConfig) -> int:
+    """Width of what a member of `AttentivePooling` gives."""
+    return 2 * ATTENTION_HEADS * config.head_frames_width
+
+
 def pooled_width(config: CalmConfig, encoded_width: int) -> int:
     """Width of the output of `pool`, for a front end with this width of encoded blocks."""
+    if config.head_pooling == "frames":
+        return config.head_members * attentive_width(config)
     if config.head_pooling == "none":
         return functionals_width(config)
     added = {"cls": 0, "cls_mean_std": 4 * config.hidden_size, "cls_blocks": 2 * encoded_width}

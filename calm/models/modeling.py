@@ -16,7 +16,7 @@ from calm.models.configuration import CalmConfig
 from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks
 from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
-from calm.models.heads import Head, functionals_width, pool, pooled_width
+from calm.models.heads import AttentivePooling, Head, MemberHeads, functionals_width, pool, pooled_width
 from calm.models.language_model import pool_text
 from calm.models.losses import ContrastiveSettings
 from calm.models.multimodal import CalmModel, CalmPreTrainedModel
@@ -263,7 +263,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         self.calm = CalmModel(config)
         self.encoder = EncoderBlocks(config) if config.encoder else None
         width = pooled_width(config, self.calm.spectran.encoded_width)
-        self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
+        self.frames, kind = (AttentivePooling(config), MemberHeads) if config.head_pooling == "frames" else (None, Head)
+        self.heads = nn.ModuleDict({name: kind(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
 
     def pooled(self, input_ids, attention_mask, functionals: torch.Tensor | None = None, **inputs) -> torch.Tensor:
@@ -276,6 +277,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
             functionals = torch.zeros(len(input_ids), functionals_width(self.config), device=input_ids.device)
         if self.config.head_pooling == "none":
             return functionals
+        if self.frames is not None:
+            return self.frames(*frames_of_blocks(inputs["input_features"], inputs.get("acoustic_mask"), self.config.block_hop))
         return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
 
     def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -283,7 +286,6 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
 
         Frames after the last whole block are left out.
         """
-        mask = torch.ones(blocks.shape[:2], dtype=torch.bool, device=blocks.device) if mask is None else mask.bool()
         frames, present = frames_of_blocks(blocks, mask, self.config.block_hop)
         frames = self.encoder(frames, present)
         changed = blocks_of_frames(frames, blocks.shape[1], self.config.block_frames, self.config.block_hop)
@@ -317,12 +319,14 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         pooled = self.pooled(input_ids, attention_mask, **audio)
         if share is not None:
             pooled = share * pooled + (1 - share) * pooled[mixed_with]
-        logits = {name: head(pooled) / self.config.temperatures.get(name, 1.0) for name, head in self.heads.items()}
-        loss = None
+        each = {name: head(pooled) / self.config.temperatures.get(name, 1.0) for name, head in self.heads.items()}
+        logits, loss = {name: own if self.frames is None else own.mean(1) for name, own in each.items()}, None
         if labels is not None:
             labels = labels if isinstance(labels, dict) else dict.fromkeys(logits, labels)
+            if self.frames is not None:  # no member's gradient depends on another member
+                labels = {name: target[:, None].expand_as(each[name]) for name, target in labels.items()}
             smoothing = self.config.head_smoothing if self.training else 0.0
-            loss = sum(losses.classification(logits[name], target, self.config.head_loss, smoothing) for name, target in labels.items())
+            loss = sum(losses.classification(each[name], target, self.config.head_loss, smoothing) for name, target in labels.items())
         return ClassificationOutput(loss=loss, logits=next(iter(logits.values())) if len(logits) == 1 else logits)
 
 

@@ -74,7 +74,9 @@ class Networks:
             head_dropout=section.dropout,
             head_loss=section.loss,
             head_smoothing=section.label_smoothing,
-            head_pooling=condition.row.pooling or section.pooling,
+            head_pooling=self.pooling(condition),
+            head_frames_width=section.frames_width,
+            head_members=section.members,
             head_functionals=self.functionals(condition),
             encoder=self.encoder[0] if self.trains_encoder(condition) else None,
             head_standardise=section.standardise,
@@ -90,9 +92,13 @@ class Networks:
             network.encoder.load(encoder, mean, deviation)
         return network.to(factory.device())
 
+    def pooling(self, condition: Condition) -> str:
+        """What the heads see."""
+        return condition.row.pooling or self.settings.head.pooling
+
     def functionals(self, condition: Condition) -> str | None:
         """Kind of functionals of the frames that the heads see; None without audio, and for networks for comparison."""
-        sees = condition.modality != "text" and condition.row.network == "calm"
+        sees = condition.modality != "text" and condition.row.network == "calm" and self.pooling(condition) != "frames"
         return self.settings.head.functionals if sees else None
 
     def load(self, calm: CalmModel, condition: Condition) -> None:
@@ -159,7 +165,7 @@ class Networks:
             return replace(whole, frames=self.examples.copies[speed])
         if changed:
             return replace(whole, augment=factory.augmentation(section.augment))
-        if self.trains_front_end(condition) or self.trains_encoder(condition):
+        if self.trains_front_end(condition) or self.trains_encoder(condition) or self.pooling(condition) == "frames":
             return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(self.examples.copies.values()))
         return (
             whole

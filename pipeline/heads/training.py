@@ -195,6 +195,8 @@ def on_vectors(
 def start(networks: Networks, condition: Condition, seed: int, network: CalmForSequenceClassification, folder: Path) -> None:
     """Prepare a fresh head on the network that it starts from: the statistics of its inputs, and its weights (`head.first`)."""
     section, head, still = networks.settings.head, network.heads[TASK], replace(condition, tuning="frozen")
+    if network.frames is not None:  # nothing to start from: what heads see is normalised, and is learned with them
+        return
     if section.standardise or section.first == "head":
         vectors, sources = represented(networks, still, [seed])
         head.fit(vectors[networks.train_rows(condition), 0].to(network.device))

@@ -9,7 +9,7 @@ from pipeline.settings.models import Augment, Optimiser
 
 Modality = Literal["audio", "text", "both"]
 Tuning = Literal["frozen", "unfrozen"]
-Pooling = Literal["cls", "cls_mean_std", "cls_blocks", "none"]
+Pooling = Literal["cls", "cls_mean_std", "cls_blocks", "frames", "none"]
 RowName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
@@ -34,6 +34,13 @@ class HeadRow(Section):
         """A network for comparison has no pretrained weights that could be frozen, and takes both modalities."""
         if self.network != "calm" and (keys := {"start", "modalities", "tuning"} & self.model_fields_set):
             raise ValueError(f"network '{self.network}' is trained whole and on both modalities: remove {', '.join(sorted(keys))}")
+        return self
+
+    @model_validator(mode="after")
+    def frames_are_of_audio(self):
+        """Attention over frames is learned with the head, on audio."""
+        if self.pooling == "frames" and (self.modalities != ["audio"] or self.tuning != ["unfrozen"]):
+            raise ValueError("pooling: frames is learned with the head, on audio: set the row's modalities: [audio] and tuning: [unfrozen]")
         return self
 
 
@@ -84,7 +91,13 @@ class Head(Optimiser):
     each utterance has exactly one."""
     pooling: Pooling = "cls"
     """Input: [CLS] (5.2); with mean and deviation of the text outputs and of the acoustic outputs; or with those of SpecTran's blocks.
-    `none`: the `functionals` alone, without the transformer, for few utterances of audio."""
+    `none`: the `functionals` alone, without the transformer, for few utterances of audio. `frames`: mean and deviation of the acoustic
+    frames, weighted by attention that is learned with the head (arXiv 1803.10963), without the transformer and `functionals`; for
+    modality audio, unfrozen."""
+    frames_width: int = Field(256, ge=8, multiple_of=8)
+    """`pooling: frames`: width of the layers."""
+    members: Positive = 1
+    """`pooling: frames`: networks that are trained side by side, from other initial weights, and whose logits are averaged."""
     functionals: Literal["whole", "thirds"] | None = None
     """What the heads also see of every channel of the acoustic frames. `whole`: mean, deviation and three quantiles over the utterance.
     `thirds`: and the mean of each third of it."""
@@ -141,6 +154,13 @@ class Head(Optimiser):
         """Without the transformer, heads see functionals of audio."""
         if self.pooling == "none" and (not self.functionals or "text" in self.modalities):
             raise ValueError("pooling: none leaves functionals of audio alone: set functionals, and modalities: [audio]")
+        return self
+
+    @model_validator(mode="after")
+    def frames_are_of_audio(self):
+        """Attention over frames is learned with the head, on audio."""
+        if self.pooling == "frames" and (self.modalities != ["audio"] or self.tuning != ["unfrozen"]):
+            raise ValueError("pooling: frames is learned with the head, on audio: set modalities: [audio] and tuning: [unfrozen]")
         return self
 
     @model_validator(mode="after")

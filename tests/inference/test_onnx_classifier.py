@@ -19,6 +19,7 @@ from calm.inference.torch_classifier import Predictor
 from calm.models.modeling import CalmForSequenceClassification
 
 WAYS = [("both", "cls_blocks", "bands", None), ("audio", "cls", "cls", "frames"), ("text", "cls_mean_std", "mean", None)]
+WAYS += [("audio", "frames", "mean", None)]
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -26,6 +27,7 @@ def both_ways(request, tmp_path_factory):
     """One model by ONNX Runtime and by torch."""
     modality, head_pooling, spectran_pooling, beside = request.param
     config = {"head_pooling": head_pooling, "spectran_pooling": spectran_pooling, "spectran_beside": beside, "head_standardise": True}
+    config |= {"head_members": 2, "head_frames_width": 16}
     folder = release(tmp_path_factory.mktemp("model") / modality, modality, with_graph=True, config=config)
     return loading.load_classifier(folder, "cpu"), Predictor(folder)
 

@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig
 
 from calm.models.configuration import CalmConfig
-from calm.models.heads import Head, Standardise, pool
+from calm.models.heads import AttentivePooling, Head, Standardise, pool
 from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
 from calm.models.multimodal import CalmOutput
 
@@ -102,3 +102,63 @@ def test_what_heads_see_is_mixed():
 def test_unknown_pooling_is_told():
     with pytest.raises(ValueError, match="head_pooling is 'max': allowed are cls, cls_mean_std, cls_blocks"):
         config(head_pooling="max")
+
+
+def frames_config(**options) -> CalmConfig:
+    sizes = {"block_frames": 4, "block_hop": 2, "channels": 8, "patch": (2, 8), "stride": (2, 8), "cls_token_id": 1, "sep_token_id": 2}
+    return config(head_pooling="frames", head_frames_width=8, modality="audio", heads={"emotion": ["a", "b"]}, **sizes, **options)
+
+
+def test_attentive_pooling_by_hand():
+    """Every second frame counts, by softmax weights; its layer is the identity here, and the convolution adds nothing."""
+    (member,) = AttentivePooling(frames_config()).eval().members
+    member.inputs, member.norm = torch.nn.Identity(), torch.nn.Identity()
+    with torch.no_grad():
+        for parameter in (*member.around.parameters(), *member.attention.parameters()):
+            parameter.zero_()
+        member.attention.weight[1, 0] = 1.0  # the second attention head goes by the first channel
+    frames = torch.zeros(1, 7, 8)
+    frames[0, :, 0] = torch.tensor([1.0, 50.0, 3.0, 50.0, 70.0, 50.0, 70.0])  # the third that counts is padded, and so is the fourth
+    found = member(frames, torch.tensor([[True] * 4 + [False] * 3])).view(4, 2, 8)
+    first, second = 1 / (1 + 2.718281828**2), 1 / (1 + 2.718281828**-2)
+    mean = first + 3 * second
+    expected = torch.tensor([[2.0, 1.0], [mean, (first + 9 * second - mean**2) ** 0.5]])
+    flat = found.flatten(0, 1).flatten()  # means of all attention heads and channels interleaved by head
+    means, deviations = flat.view(4, 16)[:2, 0], flat.view(4, 16)[:2, 8]
+    torch.testing.assert_close(torch.stack([means, deviations], 1), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_padded_frames_change_nothing():
+    """An utterance gives the same logits alone and in a batch with a longer one."""
+    torch.manual_seed(0)
+    model = CalmForSequenceClassification(frames_config(head_members=2)).eval()
+    short, long = torch.randn(1, 2, 4, 8), torch.randn(1, 5, 4, 8)
+    for blocks in (short, long):
+        blocks[:, 1:, :2] = blocks[:, :-1, 2:]  # neighbouring blocks share two frames
+    padded = torch.cat([torch.nn.functional.pad(short, (0, 0, 0, 0, 0, 3)), long])
+    with torch.no_grad():
+        alone = torch.cat([model(input_features=blocks).logits for blocks in (short, long)])
+        together = model(input_features=padded, acoustic_mask=torch.tensor([[True] * 2 + [False] * 3, [True] * 5])).logits
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_members_are_averaged_and_learn_alone():
+    """Logits are the members' mean. A member's gradient is half of that which its own loss has, whatever the other member says."""
+    torch.manual_seed(0)
+    model = CalmForSequenceClassification(frames_config(head_members=2, head_loss="softmax", one_hot=["emotion"])).eval()
+    blocks, labels = torch.randn(3, 2, 4, 8), torch.eye(2)[[0, 1, 1]]
+    output = model(input_features=blocks, labels=labels)
+    each = model.heads["emotion"](model.pooled(torch.ones(3, 2).long(), None, input_features=blocks))
+    torch.testing.assert_close(output.logits, each.mean(1))
+    assert (each[:, 0] - each[:, 1]).abs().max() > 0.01
+    weight = model.frames.members[0].inputs[1].weight
+    (own,) = torch.autograd.grad(-(each[:, 0].log_softmax(-1) * labels).sum(-1).mean(), weight, retain_graph=True)
+    (found,) = torch.autograd.grad(output.loss, weight)
+    torch.testing.assert_close(found, own / 2)
+
+
+def test_frames_are_of_audio_alone():
+    with pytest.raises(ValueError, match="frames of audio alone"):
+        config(head_pooling="frames", modality="both")
+    with pytest.raises(ValueError, match="multiple of 8"):
+        config(head_pooling="frames", modality="audio", head_frames_width=12)

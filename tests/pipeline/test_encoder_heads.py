@@ -94,6 +94,21 @@ def test_the_encoder_is_trained_at_the_rate_of_the_body(made, trained):
     assert np.abs(answers(made, networks, fast, ids, False) - expected.numpy()).max() > 0.03
 
 
+def test_attention_over_frames_is_learned_with_the_head(made, trained):
+    """Without functionals and statistics; the released model answers audio as the stage did, at both speeds."""
+    condition = Condition(
+        "attention", HeadRow(start="language_model", pooling="frames", modalities=["audio"], tuning=["unfrozen"]), "unfrozen", "audio"
+    )
+    networks, logits, network = trained(condition, "attention", average_speeds=True, members=2, frames_width=16)
+    assert network.config.head_functionals is None and len(network.frames.members) == 2
+    torch.manual_seed(1)
+    fresh = networks.network(condition, 1).frames.state_dict()
+    assert all((fresh[name] - weights).abs().max() > 0 for name, weights in network.frames.state_dict().items())
+    ids = list(logits.index)
+    expected = torch.from_numpy(np.stack(logits["logits"])).log_softmax(1)
+    np.testing.assert_allclose(answers(made, networks, network, ids, True), expected, atol=0.03)
+
+
 def test_blocks_are_part_of_unfrozen_audio_alone(made, trained):
     """Frozen heads, those of text, and a setting that does not ask for them have none."""
     networks, _, frozen = trained(FROZEN, "frozen", train_encoder=True)
