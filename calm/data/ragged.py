@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from calm.data.augmentation import Augmentation
 
-BATCH = 256  # rows that are decoded at once
+GROUP, BATCH = 256, 32  # rows that lie together in a file, and that are decoded at once
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Ragged:
 
     def write(self, path: Path, ids: Sequence[str]) -> None:
         """Encoded blocks (rows of (blocks, width) float16) to Parquet: id, blocks, encoded."""
-        write_parquet(self.to_table(ids), path, row_group_size=BATCH)
+        write_parquet(self.to_table(ids), path, row_group_size=GROUP)
 
     def to_table(self, ids: Sequence[str]) -> pa.Table:
         """Encoded blocks as a table: id, blocks, encoded."""
