@@ -176,12 +176,12 @@ def described(result: Plan) -> str:
     machine = result.machine
     lines = [f"{result.title}, on {machine.title}"]
     lines += [f"  {name}: {size.utterances} utterances, {size.hours:.1f} h ({size.source})" for name, size in result.sizes.items()]
-    lines.append(f"  {'stage':<12}{'stages':>7}{'trainings':>11}{'TFLOP':>12}{'time':>10}{'disk':>10}   how")
+    lines.append(f"  {'stage':<12}{'stages':>7}{'trainings':>11}{'TFLOP':>14}{'time':>10}{'disk':>10}   how")
     for line in result.lines:
         flops = f"{line.flops / 1e12:,.1f}" if line.flops else "-"
         disk = f"{line.bytes / 1e6:,.0f} MB" if line.bytes else "-"
         trained = line.trainings or "-"
-        lines.append(f"  {line.stage:<12}{line.count:>7}{trained:>11}{flops:>12}{duration(line.seconds):>10}{disk:>10}   {line.how}")
+        lines.append(f"  {line.stage:<12}{line.count:>7}{trained:>11}{flops:>14}{duration(line.seconds):>10}{disk:>10}   {line.how}")
     total = sum(line.flops for line in result.lines)
     lines.append(f"  in all: {total / 1e12:,.0f} TFLOP, {duration(result.seconds)}; disk {result.bytes / 1e9:.1f} GB with DVC's copy")
     lines.append(f"  memory: {result.memory / 1e9:.1f} GB in the largest training stage, activations not counted")
@@ -205,7 +205,8 @@ def duration(seconds: float | None) -> str:
         return "unknown"
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (2 * DAYS, 3600, "h"), (math.inf, DAYS, "days")):
         if seconds < limit:
-            return f"{seconds / unit:.1f} {name}" if unit > 60 else f"{seconds / unit:.0f} {name}"
+            value = seconds / unit
+            return f"{value:,.1f} {name}" if unit > 60 and value < 100 else f"{value:,.0f} {name}"
     return "unknown"
 
 
