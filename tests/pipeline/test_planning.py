@@ -12,7 +12,7 @@ from calm import devices
 from calm.cli import app
 from pipeline import settings
 from pipeline.execution.workers import cores
-from pipeline.planning import plan, sizes, trainings
+from pipeline.planning import plan, scale, sizes, trainings
 from pipeline.planning.sizes import Size
 from tests.pipeline import made_corpus
 
@@ -134,6 +134,12 @@ def test_the_estimate_of_the_embedded_default_is_near_its_documented_time():
     result = json.loads(done.stdout)
     assert 6 / 3 * 60 < result["seconds"] < 3 * 8 * 60
     assert {stage["stage"] for stage in result["stages"]} >= {"transcribe", "calp", "embed", "pretrain", "head"}
+
+
+@pytest.mark.parametrize("table", [scale.corpora, scale.hours])
+def test_the_tables_of_the_page_are_those_that_are_counted(table):
+    """`python -m pipeline.planning.scale` prints them; the others take a minute."""
+    assert table() in (made_corpus.ROOT / "docs/scale.md").read_text()
 
 
 def test_a_faulty_recipe_is_an_error_of_the_user():
