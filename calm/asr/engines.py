@@ -45,12 +45,18 @@ class Whisper(ABC):
         self.name, self.window, self.beam, self.language = name, window, beam, language
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[Transcript]:
-        """Transcripts of clips, each float32 (samples,) at 16 kHz. All clips of a call are one batch and should be about equally long."""
+        """Transcripts of clips, each float32 (samples,) at 16 kHz. All clips of a call are one batch and should be about equally long.
+
+        Raises AsrError if the engine fails, such as for want of a GPU's memory.
+        """
         parts = [split(clip) for clip in clips]
         batch = [part for clip_parts in parts for part in clip_parts]
         seconds = window_seconds(max((len(part) for part in batch), default=0) / SAMPLE_RATE, self.window)
-        decoded = self._decode(batch, seconds, self.beam) if batch else []
-        windows = iter([self._corrected(part, window, seconds) for part, window in zip(batch, decoded, strict=True)])
+        try:
+            decoded = self._decode(batch, seconds, self.beam) if batch else []
+            windows = iter([self._corrected(part, window, seconds) for part, window in zip(batch, decoded, strict=True)])
+        except RuntimeError as error:  # most often memory
+            raise AsrError(f"{self.name} failed on {len(batch)} windows at once, with fewer it may not: {_first_line(error)}") from error
         return [join([next(windows) for _ in clip_parts]) for clip_parts in parts]
 
     def _corrected(self, part: np.ndarray, window: DecodedWindow, seconds: float) -> DecodedWindow:
