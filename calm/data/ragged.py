@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from calm.audio.functionals import functionals
 from calm.storage import write_parquet
 
+GROUP, BATCH = 256, 32  # rows that lie together in a file, and that are decoded at once
+
 
 @dataclass
 class Ragged:
@@ -38,17 +40,26 @@ class Ragged:
 
     @classmethod
     def read(cls, path: Path, ids: Sequence[str]) -> "Ragged":
-        """Encoded blocks from Parquet; raises ValueError if the file has other ids or another order."""
-        table = pq.read_table(path)
-        if table.column("id").to_pylist() != list(ids):
-            raise ValueError(f"{path} holds other utterances than the features: run its stage again")
-        width = int(table.schema.metadata[b"width"])
-        values = table.column("encoded").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return cls(values.reshape(-1, width), table.column("blocks").to_numpy().astype(np.int64))
+        """Encoded blocks from Parquet; raises ValueError if the file has other ids or another order.
+
+        The array is filled a few rows at a time, so that little more than the array itself is held.
+        """
+        with pq.ParquetFile(path) as file:
+            about = file.read(columns=["id", "blocks"])
+            if not about.column("id").equals(pa.chunked_array([pa.array(ids, pa.string())])):
+                raise ValueError(f"{path} holds other utterances than the features: run its stage again")
+            width, lengths = int(file.schema_arrow.metadata[b"width"]), about.column("blocks").to_numpy().astype(np.int64)
+            values, first = np.empty((int(lengths.sum()), width), np.float16), 0
+            for group in range(file.num_row_groups):  # all at once, the compressed columns would be held too
+                for batch in file.iter_batches(BATCH, row_groups=[group], columns=["encoded"]):
+                    part = batch.column("encoded").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+                    values[first : first + len(part)] = part
+                    first += len(part)
+        return cls(values, lengths)
 
     def write(self, path: Path, ids: Sequence[str]) -> None:
         """Encoded blocks (rows of (blocks, width) float16) to Parquet: id, blocks, encoded."""
-        write_parquet(self.to_table(ids), path)
+        write_parquet(self.to_table(ids), path, row_group_size=GROUP)
 
     def to_table(self, ids: Sequence[str]) -> pa.Table:
         """Encoded blocks as a table: id, blocks, encoded."""

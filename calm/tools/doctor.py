@@ -76,8 +76,21 @@ def devices() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("gpu", f"torch cannot be imported: {error}", True)
         return
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    yield Finding("gpu", ", ".join(names) or "none, everything runs on the CPU")
+    from calm import devices as gpus
+
+    names = [f"{torch.cuda.get_device_name(index)} ({_capability(index)})" for index in range(gpus.count())]
+    fault = gpus.fault()
+    yield Finding("gpu", fault or ", ".join(names) or "none, everything runs on the CPU", fault is not None)
+    if version := gpus.driver():
+        yield Finding("NVIDIA driver", version)
+    if names and (fault := gpus.ctranslate2_fault()):
+        yield Finding("Whisper on the GPU", fault)
+
+
+def _capability(index: int) -> str:
+    import torch
+
+    return "compute capability {}.{}".format(*torch.cuda.get_device_capability(index))
 
 
 def weights() -> Iterator[Finding]:

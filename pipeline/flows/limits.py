@@ -1,7 +1,6 @@
 """Slots of Prefect's global concurrency limits, and the GPU that goes with a slot."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +8,9 @@ from dataclasses import dataclass, field
 
 from filelock import FileLock, Timeout
 
+from calm import devices
 from pipeline import paths
+from pipeline.execution import gpus
 from pipeline.execution.workers import cores
 from pipeline.flows.subprocesses import raise_if_stopped
 from pipeline.settings import Flows
@@ -26,14 +27,7 @@ class MissingLimit(RuntimeError):
 
 def sizes(section: Flows) -> dict[str, int]:
     """Slots that each limit should have on this machine."""
-    return {"gpu": section.gpu or max(1, device_count()), "cpu": section.cpu or max(2, cores() // 2)}
-
-
-def device_count() -> int:
-    """Number of GPUs that this process may use."""
-    from torch import cuda
-
-    return cuda.device_count()
+    return {"gpu": section.gpu or max(1, devices.count()), "cpu": section.cpu or max(2, cores() // 2)}
 
 
 @dataclass
@@ -131,7 +125,7 @@ def read() -> Limits:
             f"Prefect's server has no global concurrency limit {' and '.join(missing)} with slots: run `python -m pipeline.flows limits` "
             "or `make up`, which create them. No stage was run."
         )
-    return Limits(slots, _visible_devices())
+    return Limits(slots, gpus.names())
 
 
 def create(section: Flows) -> dict[str, int]:
@@ -143,10 +137,3 @@ def create(section: Flows) -> dict[str, int]:
         for name, count in slots.items():
             client.upsert_global_concurrency_limit_by_name(name, count)
     return slots
-
-
-def _visible_devices() -> list[str]:
-    """Names of the GPUs that this process may use."""
-    if names := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return names.split(",")
-    return [str(index) for index in range(device_count())]

@@ -27,11 +27,12 @@ class HeadWorker(Worker):
     folder: Path  # of the stage's checkpoints
     tracked: TrackedRun
     threads: int
+    gpus: list[str]  # as CUDA_VISIBLE_DEVICES names them
     kept: tuple[Condition, int, int | None] | None  # condition, seed and fold whose network is kept
 
     def set_up(self, number: int) -> None:
-        if gpus := torch.cuda.device_count():
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)  # heeded, as CUDA has not been used yet
+        if self.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]  # heeded, as CUDA has not been used yet
         torch.set_num_threads(self.threads)
         self.networks, self.stopped = None, False
 

@@ -29,8 +29,14 @@ class Compute(Section):
 
     dask: str | None = None
     """Address of a Dask scheduler that runs the shards of features, transcribe and embed: "tcp://host:8786". null: local processes."""
-    devices: dict[Literal["calp", "pretrain"], Positive] = {}
-    """Processes per host that train a model together by torchrun, one per GPU. Default: 1."""
+    devices: dict[Literal["calp", "pretrain", "head"], Positive] = {}
+    """GPUs of a host that a stage uses. `calp` and `pretrain`: as many processes train a model together by torchrun; default 1. `head`:
+    each trains heads of its own; default: all that there are, and 1 in a flow."""
+    heads_per_gpu: Positive = 1
+    """Heads trained at the same time on one GPU, which a single small one leaves mostly idle."""
+    require_gpu: bool = False
+    """true: stages for a GPU (all that train, `transcribe`, `embed`, `transfer`) end at once where PyTorch sees none. false: they use the
+    CPU."""
     torchrun: list[str] = []
     """Further options of torchrun, for several hosts: [--nnodes=2, --rdzv-backend=c10d, --rdzv-endpoint=host:29500]."""
 

@@ -140,7 +140,8 @@ class Head(Optimiser):
     """Most tokens of text and audio together."""
     augment: Augment = Augment()
     workers: Annotated[Positive | None, RunTime()] = None
-    """Heads trained at the same time; results do not depend on it. null: one per GPU, or one per core but 8 at most."""
+    """Heads trained at the same time; results do not depend on it. null: `compute.heads_per_gpu` on
+    each GPU, or one per core but 8 at most."""
 
     @model_validator(mode="after")
     def regressions_are_linear(self):

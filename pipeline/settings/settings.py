@@ -152,7 +152,8 @@ class Settings(Section):
     @model_validator(mode="after")
     def batches_can_be_shared(self):
         """Processes that train together take equal parts of a batch."""
-        for stage, processes in self.compute.devices.items():
+        for stage in {"calp", "pretrain"} & set(self.compute.devices):
+            processes = self.compute.devices[stage]
             for batch in {self._of_model(name, stage).batch for name in self.models}:
                 if batch % processes:
                     raise ValueError(f"compute.devices.{stage} is {processes}: it must divide {stage}.batch, {batch}, which they share")

@@ -18,6 +18,7 @@ from calm.models.text_encoders import places
 from calm.storage import write_json, write_parquet
 from calm.training.loop import train
 from pipeline import factory, feature_extractors, paths
+from pipeline.execution import torchrun
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, not_pretrained, whole
 from pipeline.state import Visible, address, visible
@@ -54,9 +55,10 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
     tokenizer = load_tokenizer(model_settings.language_model)
     collator = pairs(settings, examples, language_model, tokenizer)
     torch.manual_seed(seed)
-    model = contrastive(settings, language_model, corpora, factory.channels(examples))
-    rows, untrained, curve, retrieved = trainable(settings, examples), embedded(model, examples, collator), [], []
-    read = probes(model, examples, "before")
+    model = contrastive(settings, language_model, corpora, factory.channels(examples)).to(factory.device())
+    rows, curve, retrieved, read, first = trainable(settings, examples), [], [], [], not torchrun.rank()
+    if first:  # of several processes, the one that writes
+        untrained, read = embedded(model, examples, collator), probes(model, examples, "before")
     if model_settings.aligned:
         curve = train(
             model,
@@ -71,6 +73,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
             log=tracked.training,
             title=f"CALP {name}",
         )
+    if model_settings.aligned and first:
         retrieved, read = retrieve(model, examples, collator), read + probes(model, examples, "after")
         write_parquet(space(examples, untrained, embedded(model, examples, collator)), folder / "space.parquet")
     metrics = {

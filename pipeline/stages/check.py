@@ -6,17 +6,25 @@ that is not made here, `data/fingerprints/<corpus>` holds the number, the sizes 
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from calm.corpora.fingerprint import fingerprint
 from calm.storage import read_json, write_json
 from pipeline import paths, state
+from pipeline.execution import gpus
 from pipeline.settings import Settings, load_or_exit
 from pipeline.settings.models import NO_CORPUS
 
 
 def run(settings: Settings) -> None:
-    """Write a file a stage and two files a corpus, and remove those of stages and corpora that are gone."""
+    """Write a file a stage and two files a corpus, and remove those of stages and corpora that are gone.
+
+    Raises ValueError if `compute` asks for GPUs that this machine does not have.
+    """
+    for stage in settings.compute.devices:  # by default there are none, and PyTorch need not be imported
+        if message := gpus.too_few(settings.compute, stage):
+            raise ValueError(message)
     addresses = {address: state.state(settings, stage, name) for stage, name, address in state.addresses(settings)}
     for address, content in addresses.items():
         _write(content, paths.state(address))
@@ -53,4 +61,7 @@ def _remove(folder: Path, kept: set[Path]) -> None:
 
 
 if __name__ == "__main__":
-    run(load_or_exit())
+    try:
+        run(load_or_exit())
+    except ValueError as error:
+        sys.exit(f"{error}\nNothing was run.")

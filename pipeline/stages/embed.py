@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from calm import devices
 from calm.data.examples import load_frames, shards
 from calm.data.ragged import Ragged
 from calm.models.modeling import CalmForContrastivePretraining
@@ -48,7 +49,7 @@ def write(features: dict[str, Path], model: Path, section: SpecTranSettings, fol
     """
     items = {corpus: [_items(shard) for shard in shards(source)] for corpus, source in features.items()}
     flat = [item for of_corpus in items.values() for of_shard in of_corpus for item in of_shard]
-    processes, blocks = min(torch.cuda.device_count() or cores(), max(1, len(flat))), 0
+    processes, blocks = min(devices.count() or cores(), max(1, len(flat))), 0
     bar = tqdm(total=len(flat), desc="SpecTran", unit="piece", delay=2)
     with bar, pool(BlockWorker(model, section), processes, dask=dask) as results_of:
         results = results_of(flat)
@@ -88,7 +89,7 @@ class BlockWorker(Worker):
 
     def set_up(self, number: int) -> None:
         torch.set_num_threads(1)
-        gpus = torch.cuda.device_count()
+        gpus = devices.count()
         device = torch.device("cuda", number % gpus) if gpus else torch.device("cpu")
         self.spectran = CalmForContrastivePretraining.from_pretrained(self.model).spectran.to(device)
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
+from calm import devices
 from calm.audio import decoding
 from calm.audio.encoder_states import EncoderStates, at_speed
 from calm.audio.features import ENCODER, LOG_MEL, FrameExtractor, extract
@@ -159,7 +160,7 @@ def _shards(frame: pd.DataFrame, section: Features, frames: Frames, work: Path, 
     """Compute and write the shards in order; those that lie finished in `work` are not computed again."""
     tables = [frame.iloc[first : first + section.shard] for first in range(0, len(frame), section.shard)]
     items = {number: _items(table) for number, table in enumerate(tables) if not _finished(work, number)}
-    most = _gpus() if frames.kind == ENCODER else 0
+    most = devices.count() if frames.kind == ENCODER else 0
     processes = min(section.workers or most or cores(), max(1, sum(map(len, items.values()))))
     bar = tqdm(total=len(frame), desc=frames.folder or LOG_MEL, unit="utt", delay=2)
     with bar, pool(FeatureWorker(frames.extractor, section.trim_db, frames.speed), processes, dask=dask) as results_of:
@@ -174,13 +175,6 @@ def _shards(frame: pd.DataFrame, section: Features, frames: Frames, work: Path, 
             else:
                 bar.update(len(table))
             yield _read_note(work, number)
-
-
-def _gpus() -> int:
-    """Number of GPUs, each of which computes the states of an encoder in a process of its own."""
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _items(table: pd.DataFrame) -> list[list[tuple]]:
@@ -204,7 +198,7 @@ class FeatureWorker(Worker):
     device: str = "cpu"
 
     def set_up(self, number: int) -> None:
-        if isinstance(self.extractor, EncoderStates) and (gpus := _gpus()):
+        if isinstance(self.extractor, EncoderStates) and (gpus := devices.count()):
             self.device = f"cuda:{number % gpus}"
 
     def __call__(self, item: list[tuple]) -> dict[int, np.ndarray | tuple[str, str]]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import torch
 from tqdm import tqdm
 
 from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
 from calm.storage import read_json, write_json, write_parquet
 from pipeline import factory, paths
+from pipeline.execution import gpus
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import cores
 from pipeline.heads.conditions import conditions, released
@@ -68,9 +68,11 @@ def train_all(settings: Visible, name: str, work: Path, tracked: TrackedRun) -> 
     kept = (released(heads, settings.head), settings.seeds[0], 0 if folds else None) if heads.release else None
     if kept and folds:
         items.append((kept[0], [kept[1]], 0))
-    processes = min(settings.head.workers or torch.cuda.device_count() or min(cores(), MOST_WORKERS), len(items))
+    devices = gpus.names()[: settings.compute.devices.get("head")]
+    slots = len(devices) * settings.compute.heads_per_gpu or min(cores(), MOST_WORKERS)
+    processes = min(settings.head.workers or slots, len(items))
     threads = max(1, cores() // processes)
-    worker = HeadWorker(settings, heads, work, tracked, threads, kept)
+    worker = HeadWorker(settings, heads, work, tracked, threads, devices, kept)
     folders = []
     with (
         tqdm(total=len(items), desc=f"Heads {heads.corpus} {heads.model}", unit="run") as bar,

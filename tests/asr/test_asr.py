@@ -112,6 +112,17 @@ def test_silence_and_no_clip(tiny):
     assert isinstance(silent, Transcript)
 
 
+def test_an_engine_that_runs_out_of_memory_says_so_in_a_sentence(tiny, monkeypatch):
+    engine = engines.load("faster-whisper", tiny, window=6)
+
+    def out_of_memory(*_):
+        raise RuntimeError("CUDA failed with error out of memory\nat some line")
+
+    monkeypatch.setattr(engine, "_decode", out_of_memory)
+    with pytest.raises(engines.AsrError, match="failed on 2 windows at once, with fewer it may not: CUDA failed with error out of memory$"):
+        engine([np.zeros(RATE, np.float32)] * 2)
+
+
 def test_openai_whisper_has_no_int8():
     with pytest.raises(engines.AsrError, match="int8"):
         engines.load("openai-whisper", "tiny.en", compute_type="int8")

@@ -1,6 +1,8 @@
 """From Parquet to batches: ragged arrays, blocks, pairs and masks."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -299,6 +301,29 @@ def test_tokens_round_trip_and_refuse_others(tmp_path):
     assert np.array_equal(again.values, ragged.values) and np.array_equal(again.lengths, ragged.lengths)
     with pytest.raises(ValueError, match="other utterances"):
         Ragged.read(tmp_path / "tokens.parquet", ["a", "c", "b"])
+
+
+READ = """
+import re, sys
+from pathlib import Path
+from calm.data.ragged import Ragged
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+Ragged.read(sys.argv[2], ["a"])  # imports and allocators
+ids, before = [str(row) for row in range(3000)], peak()
+values = Ragged.read(sys.argv[1], ids).values
+print((peak() - before) / values.nbytes)
+"""
+
+
+def test_reading_takes_little_more_memory_than_the_array(tmp_path):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (60_000, 1000), np.uint16).view(np.float16)  # 120 MB
+    Ragged(values, np.full(3000, 20)).write(tmp_path / "blocks.parquet", [str(row) for row in range(3000)])
+    Ragged(values[:1], np.array([1])).write(tmp_path / "small.parquet", ["a"])
+    files = [str(tmp_path / name) for name in ("blocks.parquet", "small.parquet")]
+    done = subprocess.run([sys.executable, "-c", READ, *files], capture_output=True, text=True, check=True, timeout=60)
+    assert 1 <= float(done.stdout) < 1.8
+    again = Ragged.read(tmp_path / "blocks.parquet", [str(row) for row in range(3000)])
+    assert np.array_equal(again.values.view(np.uint16), values.view(np.uint16))
 
 
 def test_several_blocks_of_an_utterance_for_its_text():

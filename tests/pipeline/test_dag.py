@@ -44,6 +44,11 @@ def test_a_stage_depends_on_its_state(name):
     assert not [dep for dep in listed if dep.endswith(".py")]
 
 
+@pytest.mark.parametrize("name", list(state.STAGES))
+def test_a_stage_for_a_gpu_takes_its_limit_in_dvc(name):
+    assert state.STAGES[name].gpu == (stage(name).get("meta", {}).get("limit") == "gpu")
+
+
 def test_paths_are_those_of_dvc():
     outs = {out if isinstance(out, str) else next(iter(out)) for name in STAGES for out in stage(name)["outs"]}
     key, corpus, model = "${key}", "${item.corpus}", "${item.model}"
