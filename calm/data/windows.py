@@ -5,6 +5,7 @@ frames and how they are changed, as small tensors. The device then cuts, stretch
 numbers.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,9 @@ class Store:
     """Rows of an array (all, width), of frames or encoded blocks, on the device where batches are cut from them."""
 
     def __init__(self, values: np.ndarray):
-        self.values = torch.from_numpy(values)  # shares its memory
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of arrays that must not be written to, as nothing does
+            self.values = torch.from_numpy(values)  # shares its memory
 
     @staticmethod
     def place(stores: Sequence["Store"], device: torch.device) -> None:
