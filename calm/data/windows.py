@@ -254,10 +254,11 @@ def _pinned(own: torch.Tensor | Windows) -> torch.Tensor | Windows:
     return own.pin_memory()
 
 
-def ahead(items: Iterator, number: int = 2) -> Iterator:
-    """The same items, so many of which are made ahead by a thread."""
+def ahead(items: Iterator, device: torch.device | None = None, number: int = 2) -> Iterator:
+    """The same items, so many of which are made ahead by a thread, whose GPU is `device`, not the first one."""
     end = object()
-    with ThreadPoolExecutor(1) as thread:
+    set_up = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device is not None and device.index is not None else {}
+    with ThreadPoolExecutor(1, **set_up) as thread:
         waiting = deque(thread.submit(next, items, end) for _ in range(number))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(thread.submit(next, items, end))
