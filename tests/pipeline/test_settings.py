@@ -47,6 +47,7 @@ def load_error(tmp_path, *keys, value):
         (("heads", "msp-small", "seeds"), [4, 4], ["heads.msp-small.seeds must be different"]),
         (("heads", "msp-small", "rows"), {}, ["heads.msp-small.rows", "at least 1"]),
         (("heads", "msp-small", "rows"), {"calm_frozen": {}}, ["'calm_frozen': names in _frozen are reserved for frozen heads"]),
+        (("heads", "msp-small", "rows"), {"calm": {"pooling": "frames"}}, ["pooling: frames is learned", "set the row's modalities"]),
         (("heads", "msp-small", "rows"), {"calm": {"labels": 0}}, ["heads.msp-small.rows.calm.labels is 0"]),
         (
             ("heads", "msp-small", "rows"),
@@ -164,6 +165,8 @@ ENCODER = {"encoder": "whisper-tiny.en", "layers": [2, 3]}
         ({"head": {"frozen_fit": "logistic", "hidden": None, "standardise": False}}, "set hidden: null and standardise: true"),
         ({"head_of": {"msp": {"frozen_fit": "logistic"}}}, "head_of.msp"),
         ({"head": {"mixup": -0.1}}, "head.mixup is -0.1"),
+        ({"head": {"pooling": "frames"}}, "set modalities: [audio] and tuning: [unfrozen]"),
+        ({"head": {"frames_width": 12}}, "head.frames_width is 12"),
         ({"evaluate": {"baselines": ["encoder_functionals"]}}, "evaluate.baselines has encoder_functionals, but features.encoder"),
     ],
 )
