@@ -60,6 +60,11 @@ class SpeechEncoder(nn.Module, ABC):
         del _blocks(model)[max(1, *layers) :]
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, up to the highest layer."""
+        return _blocks(self.model)
+
+    @property
     def channels(self) -> int:
         """Values of a frame: the width of a layer, times the number of layers."""
         return self.width * len(self.layers)
@@ -80,7 +85,7 @@ class SpeechEncoder(nn.Module, ABC):
         def keep(layer: int, output) -> None:
             states[layer] = output[0] if isinstance(output, tuple) else output
 
-        blocks = _blocks(self.model)
+        blocks = self.blocks
         hooks = [blocks[0].register_forward_pre_hook(lambda _, args, kwargs: keep(0, args or kwargs["hidden_states"]), with_kwargs=True)]
         hooks += [block.register_forward_hook(lambda *args, k=layer: keep(k, args[-1])) for layer, block in enumerate(blocks, 1)]
         try:
@@ -98,7 +103,7 @@ class SpeechEncoder(nn.Module, ABC):
         """Write the model, without the blocks above the highest layer, and its preprocessor's settings, for `load_speech_encoder`."""
         for name in ("encoder_layers", "encoder_num_hidden_layers", "num_hidden_layers"):
             if hasattr(self.model.config, name):
-                setattr(self.model.config, name, len(_blocks(self.model)))
+                setattr(self.model.config, name, len(self.blocks))
         self.model.save_pretrained(folder)
         if self.preprocessor is not None:
             self.preprocessor.save_pretrained(folder)

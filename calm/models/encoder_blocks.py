@@ -3,53 +3,106 @@
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioEncoderLayer
+from transformers.models.hubert.modeling_hubert import HubertEncoderLayer, HubertEncoderLayerStableLayerNorm
+from transformers.models.unispeech.modeling_unispeech import UniSpeechEncoderLayer, UniSpeechEncoderLayerStableLayerNorm
+from transformers.models.unispeech_sat.modeling_unispeech_sat import UniSpeechSatEncoderLayer, UniSpeechSatEncoderLayerStableLayerNorm
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayer, Wav2Vec2EncoderLayerStableLayerNorm
+from transformers.models.wavlm.modeling_wavlm import WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from calm.audio.functionals import PARTS, QUANTILES
 from calm.audio.speech_encoders import SpeechEncoder
-from calm.models.configuration import CalmConfig
+
+BLOCKS = {  # by family, of encoders with norms after the sums, and with norms before them
+    "whisper": (WhisperEncoderLayer, WhisperEncoderLayer),
+    "wav2vec2": (Wav2Vec2EncoderLayer, Wav2Vec2EncoderLayerStableLayerNorm),
+    "hubert": (HubertEncoderLayer, HubertEncoderLayerStableLayerNorm),
+    "unispeech": (UniSpeechEncoderLayer, UniSpeechEncoderLayerStableLayerNorm),
+    "unispeech-sat": (UniSpeechSatEncoderLayer, UniSpeechSatEncoderLayerStableLayerNorm),
+    "data2vec-audio": (Data2VecAudioEncoderLayer, Data2VecAudioEncoderLayer),
+    "wavlm": (WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm),
+}
+POSITIONS = "attention.rel_attn_embed.weight"  # of WavLM's first block, which hands on what it makes of them
 
 
 class EncoderBlocks(nn.Module):
     """Recomputes all layers of a frame but the first, by the encoder's own blocks, which can be trained.
 
-    A frame holds the states of neighbouring layers side by side, normalised: (layers x width,). The blocks start from the first of these
-    layers, and the result is normalised as the frames are, so that untrained blocks return the frames as they were.
+    A frame holds the states of several layers side by side, normalised: (layers x width,). All blocks from the first of these layers to
+    the last are run, and the result is normalised as the frames are, so that untrained blocks return the frames as they were.
+
+    Args:
+        encoder: `CalmConfig.encoder`: `layers`, in ascending order, and `config`, of the encoder.
 
     Raises:
         ValueError: the encoder's family has no such blocks.
     """
 
-    def __init__(self, config: CalmConfig):
+    def __init__(self, encoder: dict):
         super().__init__()
-        encoder = AutoConfig.for_model(**config.encoder["config"])
-        if encoder.model_type != "whisper":
-            raise ValueError(f"an encoder of the family {encoder.model_type} cannot be trained along: take a Whisper")
-        self.width, self.number = encoder.d_model, len(config.encoder["layers"])
-        self.blocks = nn.ModuleList(WhisperEncoderLayer(encoder) for _ in range(self.number - 1))
-        self.register_buffer("mean", torch.zeros(self.number * self.width))
-        self.register_buffer("deviation", torch.ones(self.number * self.width))
+        config, self.layers = AutoConfig.for_model(**encoder["config"]), tuple(encoder["layers"])
+        if config.model_type not in BLOCKS:
+            raise ValueError(
+                f"an encoder of the family {config.model_type} cannot be trained along: families that can are {', '.join(BLOCKS)}"
+            )
+        self.family, self.width = config.model_type, config.hidden_size
+        first, *_, last = self.layers
+        self.blocks = nn.ModuleList(_block(config, number == first) for number in range(first, last))
+        if self.family == "wavlm" and first:  # blocks below use them too, and stay as they are
+            self.blocks[0].get_parameter(POSITIONS).requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(len(self.layers) * self.width))
+        self.register_buffer("deviation", torch.ones(len(self.layers) * self.width))
+
+    @classmethod
+    def of(cls, encoder: SpeechEncoder) -> "EncoderBlocks":
+        """The blocks of a speech encoder, for its own layers."""
+        made = cls({"layers": encoder.layers, "config": encoder.model.config.to_dict()})
+        first, *_ = made.layers
+        own = {f"0.{POSITIONS}": encoder.blocks[0].get_parameter(POSITIONS)} if made.family == "wavlm" else {}
+        made.blocks.load_state_dict(encoder.blocks[first:].state_dict() | own)
+        return made
 
     def load(self, encoder: SpeechEncoder, mean: np.ndarray, deviation: np.ndarray) -> None:
         """Take the blocks of a speech encoder of the same layers, and the statistics that frames are normalised by, (channels,) each."""
-        first, *_ = encoder.layers
-        for block, theirs in zip(self.blocks, encoder.model.layers[first:], strict=True):
-            block.load_state_dict(theirs.state_dict())
+        self.load_state_dict(EncoderBlocks.of(encoder).state_dict())
+        self.normalised_by(mean, deviation)
+
+    def normalised_by(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        """Take the statistics that frames are normalised by, (channels,) each."""
         self.mean.copy_(torch.from_numpy(mean))
         self.deviation.copy_(torch.from_numpy(deviation))
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(batch, frames, layers x width) -> the same shape; the mask (batch, frames) is False where padded."""
         first = slice(0, self.width)
-        states = frames[..., first] * self.deviation[first] + self.mean[first]
-        hidden = torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
-        layers, seen = [states], hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # added to the scores of attention
-        for block in self.blocks:
-            states = block(states, seen)
-            states = states[0] if isinstance(states, tuple) else states
-            layers.append(states)
-        return (torch.cat(layers, -1) - self.mean) / self.deviation
+        return (self.states(frames[..., first] * self.deviation[first] + self.mean[first], mask) - self.mean) / self.deviation
+
+    def states(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """States of the first layer, (batch, frames, width) as the encoder gives them -> of all, (batch, frames, layers x width)."""
+        first, *_ = self.layers
+        layers, positions, seen = {first: states}, {}, self._seen(mask, states.dtype)
+        for number, block in enumerate(self.blocks, first + 1):
+            output = block(states, seen, **positions)
+            states, *others = output if isinstance(output, tuple) else (output,)
+            if self.family == "wavlm":
+                positions = {"position_bias": others[0]}
+            layers[number] = states
+        return torch.cat([layers[number] for number in self.layers], -1)
+
+    def _seen(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What attention is told of the padding: a mask (batch, frames) for WavLM, else what is added to its scores."""
+        if self.family == "wavlm":
+            return mask.long()
+        hidden = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+
+
+def _block(config: PreTrainedConfig, first: bool) -> nn.Module:
+    """A block of an encoder; the first one of WavLM makes the position bias that all others get."""
+    kind = BLOCKS[config.model_type][bool(getattr(config, "do_stable_layer_norm", False))]
+    return kind(config, has_relative_position_bias=first) if config.model_type == "wavlm" else kind(config)
 
 
 def frames_of_blocks(blocks: torch.Tensor, mask: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tensor]:

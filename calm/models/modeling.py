@@ -237,7 +237,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give names and classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
-        self.encoder = EncoderBlocks(config) if config.encoder else None
+        self.encoder = EncoderBlocks(config.encoder) if config.encoder else None
         width = pooled_width(config, self.calm.spectran.encoded_width)
         self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()

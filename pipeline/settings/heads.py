@@ -99,8 +99,8 @@ class Head(Optimiser):
     train_spectran: bool = False
     """Unfrozen: whether SpecTran is trained too."""
     train_encoder: bool = False
-    """Unfrozen: whether the blocks of the speech encoder above the first of `features.layers` are trained too, from that layer's states.
-    The layers must follow one another, as in [1, 2, 3], and the encoder must be a Whisper."""
+    """Unfrozen: whether the blocks of the speech encoder above the first of `features.layers` are trained too, from that layer's states:
+    all of them with [0, 4] of an encoder of four. Any family but w2v-BERT and Moonshine; with `spectran.normalise: corpus`."""
     train_words: bool = True
     """Unfrozen: whether the word embeddings are trained too, most of the parameters of a small model."""
     body_rate: float = Field(1.0, gt=0, le=1)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from calm.corpora.emotions import shared
 from calm.data.batching import SequenceCollator, tokenise
+from calm.data.examples import statistics
 from calm.evaluation.calibration import probabilities
 from calm.evaluation.resampling import Resamples, difference
 from calm.models.language_model import load_tokenizer
@@ -72,9 +73,11 @@ def load(heads: Heads) -> tuple[CalmForSequenceClassification, dict]:
 def transferred(settings: Visible, network: CalmForSequenceClassification, model: str, other: str, ids: pd.Series) -> np.ndarray:
     """Probabilities of a model for utterances of another corpus, (utterances, classes of the model); a row of NaN without features.
 
-    The log-mel is normalised by the statistics of its own corpus, as in pretraining on several corpora.
+    Frames are normalised by the statistics of their own corpus, as in pretraining on several corpora.
     """
     examples = factory.examples(settings, [other])
+    if network.encoder is not None:
+        network.encoder.normalised_by(*statistics(paths.frames(other, settings.spectran.frames)))
     tokens = tokenise(load_tokenizer(settings.models[model].language_model), examples.table["text"])
     most = min(settings.head.max_tokens, places(network.calm.language_model))
     collator = SequenceCollator(

@@ -12,7 +12,7 @@ from calm.audio import functionals as by_numpy
 from calm.audio.speech_encoders import load_speech_encoder
 from calm.inference import onnx_export
 from calm.models.configuration import CalmConfig
-from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks, functionals
+from calm.models.encoder_blocks import BLOCKS, EncoderBlocks, blocks_of_frames, frames_of_blocks, functionals
 from calm.models.modeling import CalmForSequenceClassification
 from tests.audio import encoders
 
@@ -86,17 +86,40 @@ def model(whisper) -> CalmForSequenceClassification:
     return made
 
 
-def test_untrained_blocks_return_the_frames_as_they_were(whisper, model):
-    """Of clips of different lengths too, of which the shorter one does not see its padding."""
-    frames, mask, *_ = batch(whisper[1])
+FAMILIES = [name for name, (family, _) in encoders.FAMILIES.items() if family in BLOCKS]
+
+
+@pytest.mark.parametrize("layers", [[1, 2, 3], [0, 2], [0, 3], [2, 3]], ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_untrained_blocks_return_the_frames_as_they_were(name, layers, tmp_path):
+    """Of clips of different lengths too, of which the shorter one does not see its padding; for every family and all gaps of layers."""
+    encoder = load_speech_encoder(str(encoders.folder(tmp_path, name)), layers)
     with torch.no_grad():
-        found = model.encoder(frames, mask)
+        frames, mask, mean, deviation = batch([encoder(torch.from_numpy(encoders.noise(samples))[None])[0] for samples in (14720, 8960)])
+    blocks = EncoderBlocks({"layers": layers, "config": encoder.model.config.to_dict()}).eval()
+    blocks.load(encoder, mean.numpy(), deviation.numpy())
+    assert len(blocks.blocks) == layers[-1] - layers[0]
+    with torch.no_grad():
+        found = blocks(frames, mask)
     torch.testing.assert_close(found[mask], frames[mask], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(frames[..., :WIDTH], frames[..., WIDTH : 2 * WIDTH], atol=0.1)
+    assert not torch.allclose(frames[..., :WIDTH], frames[..., -WIDTH:], atol=0.1)
     changed = frames.clone()
     changed[..., WIDTH:] = 7.0  # the upper layers come from the first one alone
     with torch.no_grad():
-        torch.testing.assert_close(model.encoder(changed, mask), found)
+        torch.testing.assert_close(blocks(changed, mask), found)
+
+
+@pytest.mark.parametrize(("first", "trained"), [(0, True), (1, False)])
+def test_positions_of_wavlm_are_trained_with_all_blocks_only(first, trained, tmp_path):
+    """They belong to its first block, and blocks below the first layer that is stored would hear a change of them."""
+    encoder = load_speech_encoder(str(encoders.folder(tmp_path, "wavlm")), [first, 3])
+    blocks = EncoderBlocks.of(encoder)
+    frames = torch.randn(1, 40, WIDTH)
+    blocks.states(frames, torch.ones(1, 40, dtype=torch.bool)).square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in blocks.blocks.named_parameters()}
+    positions = gradients.pop("0.attention.rel_attn_embed.weight")
+    assert (positions is not None and positions.any().item()) == trained
+    assert all(gradient is not None for gradient in gradients.values())
 
 
 def test_a_model_hears_what_its_blocks_give_and_trains_them(whisper, model):
@@ -129,12 +152,18 @@ def test_blocks_are_saved_and_loaded(whisper, model, tmp_path):
         assert not torch.allclose(again.encoder(frames, mask)[mask], frames[mask], atol=1e-2)
 
 
-def test_the_graph_computes_the_blocks(whisper, model, tmp_path):
-    for name in onnx_export.MADE_OF:
-        (tmp_path / name).touch()
+@pytest.mark.parametrize("name", ["whisper", "wav2vec2-layer-norm", "wavlm"])
+def test_the_graph_computes_the_blocks(name, tmp_path):
+    """For an utterance of another length than it was traced with."""
+    encoder = load_speech_encoder(str(encoders.folder(tmp_path / name, name)), LAYERS)
+    torch.manual_seed(0)
+    model = CalmForSequenceClassification(config(encoder)).eval()
+    frames = torch.randn(1, 46, 3 * WIDTH)
+    model.encoder.load(encoder, np.zeros(3 * WIDTH, np.float32), np.ones(3 * WIDTH, np.float32))
+    for file in onnx_export.MADE_OF:
+        (tmp_path / file).touch()
     assert onnx_export.write(model, tmp_path)
-    (frames, *_), words = batch(whisper[1]), torch.tensor([[5, 6, 7]])
-    blocks = blocks_of_frames(frames[:1], 7, 10, 6)
+    words, blocks = torch.tensor([[5, 6, 7]]), blocks_of_frames(frames, 7, 10, 6)
     with torch.no_grad():
         expected = model(input_ids=words, input_features=blocks).logits
     session = onnxruntime.InferenceSession(tmp_path / onnx_export.GRAPH)
@@ -143,8 +172,8 @@ def test_the_graph_computes_the_blocks(whisper, model, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["hubert", "moonshine"])
-def test_other_families_are_refused(whisper, family):
+@pytest.mark.parametrize("family", ["wav2vec2-bert", "moonshine"])
+def test_other_families_are_refused(family):
     other = AutoConfig.for_model(family).to_dict()
-    with pytest.raises(ValueError, match=f"an encoder of the family {family} cannot be trained along: take a Whisper"):
-        EncoderBlocks(config(whisper[0], encoder={"layers": LAYERS, "config": other}))
+    with pytest.raises(ValueError, match=f"an encoder of the family {family} cannot be trained along: families that can are whisper, wav2"):
+        EncoderBlocks({"layers": LAYERS, "config": other})
