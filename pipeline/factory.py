@@ -109,7 +109,7 @@ def schedule(section: Optimiser, **changes) -> Schedule:
     """Training schedule of a section of the settings; `changes` replace some of its fields."""
     shared = {name: getattr(section, name) for name in Optimiser.model_fields}
     if isinstance(section, Head):
-        shared |= {"body_rate": section.body_rate, "average": section.average}
+        shared |= {"average": section.average}
     return Schedule(**shared | changes)
 
 

@@ -26,6 +26,8 @@ BLOCKS = {  # by family, of encoders with norms after the sums, and with norms b
 }
 POSITIONS = "attention.rel_attn_embed.weight"  # of WavLM's first block, which hands on what it makes of them
 
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "out_proj"}  # of attention
+
 
 class EncoderBlocks(nn.Module):
     """Recomputes all layers of a frame but the first, by the encoder's own blocks, which can be trained.
@@ -42,7 +44,7 @@ class EncoderBlocks(nn.Module):
 
     def __init__(self, encoder: dict):
         super().__init__()
-        config, self.layers = AutoConfig.for_model(**encoder["config"]), tuple(encoder["layers"])
+        config, self.layers = AutoConfig.for_model(**encoder["config"], attn_implementation="sdpa"), tuple(encoder["layers"])
         if config.model_type not in BLOCKS:
             raise ValueError(
                 f"an encoder of the family {config.model_type} cannot be trained along: families that can are {', '.join(BLOCKS)}"
@@ -73,6 +75,26 @@ class EncoderBlocks(nn.Module):
         """Take the statistics that frames are normalised by, (channels,) each."""
         self.mean.copy_(torch.from_numpy(mean))
         self.deviation.copy_(torch.from_numpy(deviation))
+
+    def adapt(self, rank: int) -> None:
+        """Freeze the blocks, and train low-rank adapters beside their linear layers (arXiv 2106.09685), which change nothing at first.
+
+        WavLM's attention reads the weights of its projections past their adapters, so those of WavLM have none.
+        """
+        from peft import LoraConfig, inject_adapter_in_model  # a trained model is used without it
+
+        names = {name.rpartition(".")[2] for name, module in self.blocks.named_modules() if isinstance(module, nn.Linear)}
+        targets = sorted(names - PROJECTIONS if self.family == "wavlm" else names)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), self.blocks)
+
+    def merge(self) -> None:
+        """Add the adapters to the weights beside which they were trained, and take them out."""
+        from peft.tuners.lora import LoraLayer
+
+        for name, module in list(self.blocks.named_modules()):
+            if isinstance(module, LoraLayer):
+                module.merge()
+                self.blocks.set_submodule(name, module.get_base_layer())
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(batch, frames, layers x width) -> the same shape; the mask (batch, frames) is False where padded."""

@@ -29,7 +29,6 @@ class Schedule:
     warmup: float = 0.1  # share of the steps
     schedule: str = "cosine"
     checkpoint_minutes: float = 10
-    body_rate: float = 1.0  # share of the learning rate that pretrained parts get
     average: float = 0.0  # share of the last epochs whose weights are averaged
     clip: float = 1.0  # norm of all gradients together; 0: no clipping
 
@@ -63,7 +62,7 @@ def train(
     held_out: Sequence[int] = (),
     lengths: Sequence[int] | None = None,
     groups: Sequence[int] | None = None,
-    body: Sequence[nn.Module] = (),
+    shares: Sequence[tuple[nn.Module, float]] = (),
     callbacks: Sequence[TrainerCallback] = (),
     title: str | None = None,
 ) -> list[dict]:
@@ -80,7 +79,7 @@ def train(
         held_out: rows whose losses are logged after every epoch.
         lengths: length of every one of `rows`, to batch utterances of similar length.
         groups: number of the group of every one of `rows`, to batch many rows of few groups.
-        body: pretrained parts, trained at `schedule.body_rate` of the learning rate.
+        shares: parts of the model, and the share of the learning rate that each is trained at; 1 for the rest.
         callbacks: more callbacks for Trainer.
         title: of the progress bar; None: no bar.
 
@@ -102,7 +101,7 @@ def train(
         data_collator=lambda items: collator([row for row, _ in items], torch.Generator().manual_seed(mix(seed, *items[0]))),
         train_dataset=RowDataset(rows),
         callbacks=[HeldOutLosses(held_out, collator, schedule.batch), *optional, checkpoints, *callbacks],
-        optimizers=(optimizer(model, schedule, body), None),
+        optimizers=(optimizer(model, schedule, shares), None),
         batch=schedule.batch,
         lengths=lengths,
         groups=groups,
@@ -165,22 +164,22 @@ def precision() -> dict[str, bool]:
     return {"bf16": True} if torch.cuda.is_bf16_supported() else {"fp16": True}
 
 
-def optimizer(model: nn.Module, schedule: Schedule, body: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
-    """Adam, or AdamW without weight decay for biases and norms; with a learning rate of its own for the body."""
-    body_ids = {id(parameter) for part in body for parameter in part.parameters()}
-    groups: dict[tuple[bool, bool], list] = {}
+def optimizer(model: nn.Module, schedule: Schedule, shares: Sequence[tuple[nn.Module, float]] = ()) -> torch.optim.Optimizer:
+    """Adam, or AdamW without weight decay for biases and norms; with learning rates of their own for some parts, see `train`."""
+    share_of = {id(parameter): share for part, share in shares for parameter in part.parameters()}
+    groups: dict[tuple[float, bool], list] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in body_ids, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((share_of.get(id(parameter), 1.0), parameter.ndim > 1), []).append(parameter)
     kind, decay = (torch.optim.Adam, 0.0) if schedule.optimiser == "adam" else (torch.optim.AdamW, schedule.weight_decay)
     return kind(
         [
             {
                 "params": parameters,
-                "lr": schedule.learning_rate * (schedule.body_rate if in_body else 1),
+                "lr": schedule.learning_rate * share,
                 "weight_decay": decay if decays else 0.0,
             }
-            for (in_body, decays), parameters in groups.items()
+            for (share, decays), parameters in groups.items()
         ],
         fused=True,
     )

@@ -60,13 +60,18 @@ def _unfrozen(
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """Train a head and the network below it; logits by split (utterances, 1, classes), and the training curve."""
     (seed,), section = seeds, networks.settings.head
-    network, rows, body = networks.network(condition, seed), networks.train_rows(condition), []
+    network, rows, shares = networks.network(condition, seed), networks.train_rows(condition), []
     if condition.row.network != "joint_transformer":
         network.calm.spectran.requires_grad_(networks.trains_front_end(condition))
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
-        body = [pretrained_part(condition, network), *([] if network.encoder is None else [network.encoder])]
+        shares = [(pretrained_part(condition, network), section.body_rate)]
     collator = replace(networks.collator(condition, network), mixup=section.mixup)
     start(networks, condition, seed, network, folder / "first")
+    if network.encoder is not None:
+        if section.encoder_rank:
+            torch.manual_seed(seed)
+            network.encoder.adapt(section.encoder_rank)
+        shares.append((network.encoder, section.encoder_rate or section.body_rate))
     curve = train(
         network,
         rows,
@@ -76,9 +81,11 @@ def _unfrozen(
         seed,
         held_out=networks.splits["validation"],
         lengths=sum(collator.lengths(rows)),
-        body=body,
+        shares=shares,
         callbacks=[run.callback()],
     )
+    if network.encoder is not None and section.encoder_rank:
+        network.encoder.merge()
     if keep:
         network.save_pretrained(keep)
     return {split: _predicted(networks, network, collator, networks.splits[split])[:, None] for split in networks.held_out}, curve

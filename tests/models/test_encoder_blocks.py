@@ -1,5 +1,7 @@
 """The upper blocks of a speech encoder within a model: frames and blocks, functionals with a gradient, saving, and the graph."""
 
+import copy
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -107,6 +109,34 @@ def test_untrained_blocks_return_the_frames_as_they_were(name, layers, tmp_path)
     changed[..., WIDTH:] = 7.0  # the upper layers come from the first one alone
     with torch.no_grad():
         torch.testing.assert_close(blocks(changed, mask), found)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_adapters_change_nothing_at_first_and_are_merged_into_the_weights(name, tmp_path):
+    """All of them are trained and no weight of the encoder; merged, the blocks are the encoder's own again, and answer the same."""
+    torch.manual_seed(0)
+    blocks = EncoderBlocks.of(load_speech_encoder(str(encoders.folder(tmp_path, name)), [1, 3])).eval()
+    frames, mask = torch.randn(2, 40, WIDTH), torch.arange(40) < torch.tensor([[40], [25]])
+    untrained, before = blocks.states(frames, mask).detach(), copy.deepcopy(blocks.blocks.state_dict())
+    blocks.adapt(4)
+    torch.testing.assert_close(blocks.states(frames, mask), untrained, atol=1e-4, rtol=1e-4)
+    trained = {name: parameter for name, parameter in blocks.named_parameters() if parameter.requires_grad}
+    assert {parameter.shape[0 if "lora_A" in name else 1] for name, parameter in trained.items()} == {4}
+    optimiser = torch.optim.SGD(trained.values(), lr=0.3)
+    for _ in range(2):  # an A learns only once its B is not zero
+        optimiser.zero_grad()
+        blocks.states(frames, mask)[mask].square().mean().backward()
+        optimiser.step()
+    still = [name for name, parameter in trained.items() if not parameter.grad.any() and "k_proj" not in name]
+    assert not still
+    found = blocks.states(frames, mask).detach()
+    assert (found - untrained).abs().max() > 1e-3
+    blocks.merge()
+    assert blocks.blocks.state_dict().keys() == before.keys()
+    torch.testing.assert_close(blocks.states(frames, mask).detach(), found, atol=1e-4, rtol=1e-4)
+    changed = {name for name, values in blocks.blocks.state_dict().items() if not torch.equal(values, before[name])}
+    linear = {f"{name}.weight" for name, module in blocks.blocks.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert changed == {name for name in linear if not (blocks.family == "wavlm" and "_proj" in name)}
 
 
 @pytest.mark.parametrize(("first", "trained"), [(0, True), (1, False)])
