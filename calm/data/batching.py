@@ -36,6 +36,8 @@ class PairCollator:
         speakers: of every row, None where unknown, which counts as a speaker of its own; without `speakers`, batches do not say them.
         text_blocks: how many blocks of an utterance stand against its text: 1, the anchor (equation 2); more, drawn from all of them,
             because one block of half a second holds few of the words; None: all.
+        corpora: number of every row's corpus; batches then hold whole utterances and where their blocks begin, for an encoder that is
+            trained along; None: they hold the blocks.
     """
 
     frames: AcousticFrames
@@ -46,6 +48,7 @@ class PairCollator:
     augment: Augmentation | None = None
     speakers: Sequence[str | None] | None = None
     text_blocks: int | None = 1
+    corpora: np.ndarray | None = None
 
     def __post_init__(self):
         import pandas as pd
@@ -61,12 +64,23 @@ class PairCollator:
         rows = np.asarray(rows)
         augment = self.augment if generator is not None and self.augment else None
         frames, own = (self.frames.augmented(rows, augment, generator), np.arange(len(rows))) if augment else (self.frames, rows)
-        anchor, neighbour = _pairs(frames, own, generator, augment)
-        batch = {"anchor": anchor, "neighbour": neighbour, "text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        batch = {"text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        if self.corpora is None:
+            batch["anchor"], batch["neighbour"] = _pairs(frames, own, generator, augment)
+        else:
+            batch["anchor"], batch["neighbour"] = tensors(*_pair_starts(frames, own, generator))
+            values, batch["frame_mask"], batch["corpus"] = tensors(*frames.utterances.pad(own), self.corpora[rows])
+            batch["frames"] = values.float()
         if self.speakers is not None:
             batch["speaker_index"] = self.speaker_index[rows]
         if self.text_blocks != 1:
-            batch |= _some_blocks(frames, own, self.text_blocks, generator, augment)
+            row, start, mask = _some_blocks(frames, own, self.text_blocks, generator)
+            if self.corpora is None:
+                blocks = torch.from_numpy(frames.cut(row, start))
+                batch["text_blocks"] = augment.blocks(blocks, generator) if augment else blocks
+            else:
+                batch["text_blocks"] = torch.from_numpy(start)
+            batch["text_block_mask"] = torch.from_numpy(mask)
         if self.text_vectors is not None:
             return batch | {"text_vectors": self.text_vectors[rows]}
         ids, mask = tensors(*self.tokens.pad(rows))
@@ -91,11 +105,7 @@ def _pairs(
     frames: AcousticFrames, rows: np.ndarray, generator: torch.Generator | None, augment: Augmentation | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Two neighbouring blocks of each row, drawn by `generator` or from the middle, (rows, block, channels) each."""
-    blocks = frames.blocks[rows]
-    draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
-    start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * frames.hop
-    # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
-    following = np.where(blocks > 1, start + frames.hop, frames.utterances.lengths[rows] - frames.block)
+    start, following = _pair_starts(frames, rows, generator)
     anchor, neighbour = (torch.from_numpy(frames.cut(rows, at)) for at in (start, following))
     same = torch.from_numpy(following == start)
     if same.any():  # exactly one block long: shifted around its end
@@ -105,12 +115,21 @@ def _pairs(
     return anchor, neighbour
 
 
+def _pair_starts(frames: AcousticFrames, rows: np.ndarray, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """First frames of the blocks of `_pairs`, (rows,) each."""
+    blocks = frames.blocks[rows]
+    draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
+    start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * frames.hop
+    # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
+    return start, np.where(blocks > 1, start + frames.hop, frames.utterances.lengths[rows] - frames.block)
+
+
 def _some_blocks(
-    frames: AcousticFrames, rows: np.ndarray, most: int | None, generator: torch.Generator | None, augment: Augmentation | None
-) -> dict[str, torch.Tensor]:
+    frames: AcousticFrames, rows: np.ndarray, most: int | None, generator: torch.Generator | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At most so many blocks of each row: drawn without repetition, or evenly spread without a generator.
 
-    `text_blocks`, (blocks of all rows, block, channels), one row after another, and `text_block_mask`, (rows, most blocks of a row) bool.
+    Returns the row and the first frame of each, (blocks of all rows,), one row after another, and the mask (rows, most blocks of a row).
     """
     counts = frames.blocks[rows]
     kept = counts if most is None else np.minimum(counts, most)
@@ -122,8 +141,7 @@ def _some_blocks(
         order[np.arange(order.shape[1]) >= counts[:, None]] = np.inf
         chosen = np.argsort(order, 1)[:, : mask.shape[1]]
     row, place = np.nonzero(mask)
-    blocks = torch.from_numpy(frames.cut(rows[row], chosen[row, place] * frames.hop))
-    return {"text_blocks": augment.blocks(blocks, generator) if augment else blocks, "text_block_mask": torch.from_numpy(mask)}
+    return rows[row], chosen[row, place] * frames.hop, mask
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The upper blocks of a speech encoder as part of a model, so that they are trained with it, from stored states of the block below them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -72,9 +74,8 @@ class EncoderBlocks(nn.Module):
         self.normalised_by(mean, deviation)
 
     def normalised_by(self, mean: np.ndarray, deviation: np.ndarray) -> None:
-        """Take the statistics that frames are normalised by, (channels,) each."""
-        self.mean.copy_(torch.from_numpy(mean))
-        self.deviation.copy_(torch.from_numpy(deviation))
+        """Take the statistics that frames are normalised by, (channels,) each, or (corpora, channels)."""
+        self.mean, self.deviation = (torch.from_numpy(values).to(self.mean.device) for values in (mean, deviation))
 
     def adapt(self, rank: int) -> None:
         """Freeze the blocks, and train low-rank adapters beside their linear layers (arXiv 2106.09685), which change nothing at first.
@@ -96,10 +97,28 @@ class EncoderBlocks(nn.Module):
                 module.merge()
                 self.blocks.set_submodule(name, module.get_base_layer())
 
-    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, layers x width) -> the same shape; the mask (batch, frames) is False where padded."""
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor, corpus: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, frames, layers x width) -> the same shape.
+
+        Args:
+            mask: (batch, frames), False where padded.
+            corpus: (batch,) whose statistics each utterance is normalised by; None: there is one corpus.
+        """
+        mean, deviation = (own if corpus is None else own[corpus][:, None] for own in (self.mean, self.deviation))
         first = slice(0, self.width)
-        return (self.states(frames[..., first] * self.deviation[first] + self.mean[first], mask) - self.mean) / self.deviation
+        return (self.states(frames[..., first] * deviation[..., first] + mean[..., first], mask) - mean) / deviation
+
+    @torch.inference_mode()
+    def changed(self, frames: np.ndarray) -> np.ndarray:
+        """Stored frames of one utterance as these blocks give them: (frames, channels) float32, not normalised."""
+        states = torch.from_numpy(frames[None, :, : self.width]).to(self.mean.device)
+        return self.states(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))[0].float().cpu().numpy()
+
+    def write_to(self, encoder: SpeechEncoder) -> None:
+        """Put the blocks in the place of those of a speech encoder of the same layers."""
+        first, *_ = self.layers
+        for own, theirs in zip(self.blocks, encoder.blocks[first:], strict=True):
+            theirs.load_state_dict({name: values for name, values in own.state_dict().items() if name in theirs.state_dict()})
 
     def states(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States of the first layer, (batch, frames, width) as the encoder gives them -> of all, (batch, frames, layers x width)."""
@@ -119,6 +138,11 @@ class EncoderBlocks(nn.Module):
             return mask.long()
         hidden = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         return hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+
+
+def through(encoder: SpeechEncoder | None, device: torch.device | str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What makes frames of an encoder from stored ones with the same first layer, on a device; None without an encoder."""
+    return EncoderBlocks.of(encoder).to(device).eval().changed if encoder else None
 
 
 def _block(config: PreTrainedConfig, first: bool) -> nn.Module:
@@ -148,6 +172,11 @@ def frames_of_blocks(blocks: torch.Tensor, mask: torch.Tensor, hop: int) -> tupl
 def blocks_of_frames(frames: torch.Tensor, blocks: int, size: int, hop: int) -> torch.Tensor:
     """Overlapping blocks, (batch, blocks, size, channels), of frames (batch, frames, channels)."""
     return frames[:, torch.arange(blocks, device=frames.device)[:, None] * hop + torch.arange(size, device=frames.device)]
+
+
+def blocks_at(frames: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, size: int) -> torch.Tensor:
+    """One block of each of some rows, (blocks, size, channels), from frame `starts` (blocks,) on of frames (batch, frames, channels)."""
+    return frames[rows[:, None], starts[:, None] + torch.arange(size, device=frames.device)]
 
 
 def functionals(frames: torch.Tensor, mask: torch.Tensor, kind: str = "whole") -> torch.Tensor:

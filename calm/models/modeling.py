@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from calm.models import distributed, losses
 from calm.models.configuration import CalmConfig
-from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks
+from calm.models.encoder_blocks import EncoderBlocks, blocks_at, blocks_of_frames, frames_of_blocks
 from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
 from calm.models.heads import Head, functionals_width, pool, pooled_width
@@ -36,6 +36,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
     Args:
         language_model: trained along as part of this model; None: its vectors T_i are passed to `forward`.
         settings: of the loss; a trained model needs none.
+        encoder: blocks of a speech encoder, trained along as part of this model; None: frames stay as they are.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         config: CalmConfig,
         language_model: PreTrainedModel | None = None,
         settings: ContrastiveSettings = ContrastiveSettings(),  # noqa: B008, frozen
+        encoder: EncoderBlocks | None = None,
     ):
         super().__init__(config)
         if config.projection is None and config.embedding_width != config.text_width:
@@ -60,7 +62,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         if config.spectran_beside:
             self.spectran.projection_beside.requires_grad_(settings.train_beside)
         self.post_init()
-        self.language_model = language_model
+        self.language_model, self.encoder = language_model, encoder
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -87,6 +89,25 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         placed = vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
         return placed.sum(1) / mask.sum(1, keepdim=True)
 
+    def heard(
+        self,
+        frames: torch.Tensor,
+        mask: torch.Tensor,
+        corpus: torch.Tensor,
+        anchor: torch.Tensor,
+        neighbour: torch.Tensor,
+        text_blocks: torch.Tensor | None,
+        text_block_mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Blocks of whole utterances as the model's own encoder blocks give them; arguments and results as in `forward`."""
+        frames, size = self.encoder(frames, mask, corpus), self.config.block_frames
+        rows = torch.arange(len(frames), device=frames.device)
+        anchors, neighbours = blocks_at(frames, rows, anchor, size), blocks_at(frames, rows, neighbour, size)
+        same = (anchor == neighbour)[:, None, None]  # exactly one block long: shifted around its end
+        neighbours = torch.where(same, neighbours.roll(size // 3, 1), neighbours)
+        spoken = None if text_blocks is None else blocks_at(frames, text_block_mask.nonzero()[:, 0], text_blocks, size)
+        return anchors, neighbours, spoken
+
     def embed_text(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, width) vectors T_i -> (batch, projection), in the shared space."""
         return self.text_projection(vectors)
@@ -104,6 +125,9 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         speaker_index: torch.Tensor | None = None,
         text_blocks: torch.Tensor | None = None,
         text_block_mask: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        corpus: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> ContrastiveOutput:
         """Equation 2 of a mini-batch; in training by several processes, of the batch that their shares make up.
@@ -117,7 +141,11 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
             speaker_index: (batch,) the same number for utterances of one speaker.
             text_blocks: (blocks of all utterances, frames, channels), one utterance after another, that together stand for A_ij in the text
                 term, and text_block_mask: (batch, most blocks of an utterance); None: the anchor alone, as equation 2 has it.
+            frames: (batch, frames, channels) whole utterances, if an encoder is trained along. Then `anchor`, `neighbour` (batch,) and
+                `text_blocks` (blocks,) are the first frames of the blocks; with frame_mask (batch, frames) and `EncoderBlocks`' corpus.
         """
+        if frames is not None:
+            anchor, neighbour, text_blocks = self.heard(frames, frame_mask, corpus, anchor, neighbour, text_blocks, text_block_mask)
         if self.language_model is not None:
             text_vectors = pool_text(
                 self.language_model, {"input_ids": input_ids, "attention_mask": attention_mask}, words, self.config.text_pooling

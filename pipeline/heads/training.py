@@ -88,14 +88,17 @@ def _unfrozen(
         network.encoder.merge()
     if keep:
         network.save_pretrained(keep)
-    return {split: _predicted(networks, network, collator, networks.splits[split])[:, None] for split in networks.held_out}, curve
+    logits = {split: _predicted(networks, condition, network, collator, networks.splits[split]) for split in networks.held_out}
+    return {split: values[:, None] for split, values in logits.items()}, curve
 
 
-def _predicted(networks: Networks, network: CalmForSequenceClassification, collator: SequenceCollator, rows: np.ndarray) -> np.ndarray:
+def _predicted(
+    networks: Networks, condition: Condition, network: CalmForSequenceClassification, collator: SequenceCollator, rows: np.ndarray
+) -> np.ndarray:
     """Logits (rows, classes), averaged over the speeds where `head.average_speeds` says so."""
     section = networks.settings.head
     logits = [predict(network, rows, collator, section.batch)]
-    for frames in networks.examples.copies.values() if section.average_speeds and collator.modality != "text" else ():
+    for frames in networks.heard(condition).copies.values() if section.average_speeds and collator.modality != "text" else ():
         there = frames.utterances.lengths[rows] > 0  # the others count as they are
         logits.append(logits[0].copy())
         logits[-1][there] = predict(network, rows[there], replace(collator, frames=frames, encoded=None), section.batch)
@@ -251,7 +254,7 @@ def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarra
     """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
     network = networks.network(condition, seed).eval()
     body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
-    about = (digest(body), network.config.head_pooling, condition.modality, draw, speed)
+    about = (digest(body), network.config.head_pooling, condition.modality, networks.hears_trained_encoder(condition), draw, speed)
     file = networks.folder / f"vectors-{'-'.join(map(str, about))}.npy"
     with FileLock(f"{file}.lock"):
         if not file.exists():

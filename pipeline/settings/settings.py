@@ -178,6 +178,20 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def encoders_can_be_trained_by_calp(self):
+        """CALP trains an encoder that its frames come from, and masks no blocks, which are cut after it."""
+        for name, model in self.models.items():
+            section, spectran, key = self._of_model(name, "calp"), self._of_model(name, "spectran"), f"calp of the model {name}"
+            if not (section.train_encoder and model.aligned and self.pretraining_corpora(name)):
+                continue
+            if spectran.frames != "encoder":
+                raise ValueError(f"{key}: train_encoder is true, but its spectran.frames is {spectran.frames}")
+            _check_trained_encoder(spectran, self.features, key)
+            if section.augment.time_masks or section.augment.mel_masks:
+                raise ValueError(f"{key}: augment masks blocks, which train_encoder makes anew: set time_masks: 0 and mel_masks: 0")
+        return self
+
+    @model_validator(mode="after")
     def heads_hear_what_they_ask_for(self):
         """An encoder is trained, and copies are listened to, only where there are some."""
         for corpus in self.targets:

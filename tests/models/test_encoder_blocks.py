@@ -1,6 +1,7 @@
 """The upper blocks of a speech encoder within a model: frames and blocks, functionals with a gradient, saving, and the graph."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import onnxruntime
@@ -12,10 +13,12 @@ from transformers import AutoConfig, BertConfig
 
 from calm.audio import functionals as by_numpy
 from calm.audio.speech_encoders import load_speech_encoder
+from calm.data.batching import PairCollator
+from calm.data.ragged import AcousticFrames, Ragged
 from calm.inference import onnx_export
 from calm.models.configuration import CalmConfig
 from calm.models.encoder_blocks import BLOCKS, EncoderBlocks, blocks_of_frames, frames_of_blocks, functionals
-from calm.models.modeling import CalmForSequenceClassification
+from calm.models.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
 from tests.audio import encoders
 
 LAYERS, WIDTH = [1, 2, 3], 64
@@ -200,6 +203,37 @@ def test_the_graph_computes_the_blocks(name, tmp_path):
     given = {"input_ids": words.numpy(), "blocks": blocks[0].numpy(), "functionals": np.zeros((1, 8 * 3 * WIDTH), np.float32)}
     (found,) = session.run(["logits"], {node.name: given[node.name] for node in session.get_inputs()})
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("most", [1, 2, None])
+def test_contrastive_learning_hears_an_untrained_encoder_as_stored_frames(whisper, most):
+    """Of two corpora with statistics of their own, beside an utterance of one block and longer ones; all its blocks get gradients."""
+    states = [torch.cat(whisper[1])[first : first + length] for first, length in ((0, 10), (5, 29), (9, 40), (20, 13))]
+    corpora, pairs = np.array([0, 1, 0, 1]), [batch(states[::2])[2:], batch(states[1::2])[2:]]
+    blocks = EncoderBlocks.of(whisper[0])
+    mean, deviation = (np.stack([own[part].numpy() for own in pairs]) for part in (0, 1))
+    blocks.normalised_by(mean, deviation)
+    rows = [blocks.changed(own.numpy()) for own in states]  # a piece of a clip has another context than the clip
+    rows = [((own - mean[corpus]) / deviation[corpus]).astype(np.float16) for own, corpus in zip(rows, corpora, strict=True)]
+    frames = AcousticFrames(Ragged.from_rows(rows), np.ones(4, np.float32), 10, 6)
+    stored = PairCollator(frames, ["a", "b", "c", ""], torch.randn(4, 64), text_blocks=most)
+    torch.manual_seed(0)
+    model = CalmForContrastivePretraining(config(whisper[0], encoder=None)).eval()
+    for seed in (None, 1, 2):
+        plain, whole = (
+            collator([0, 1, 2, 3], None if seed is None else torch.Generator().manual_seed(seed))
+            for collator in (stored, dataclasses.replace(stored, corpora=corpora))
+        )
+        model.encoder = None
+        expected = model(**plain)
+        model.encoder = blocks
+        whole["frames"][..., WIDTH:] = 7.0  # the upper layers come from the first one alone
+        found = model(**whole)
+        torch.testing.assert_close(found.loss, expected.loss, atol=5e-3, rtol=5e-3)
+        torch.testing.assert_close(found.text_loss, expected.text_loss, atol=5e-3, rtol=5e-3)
+    found.loss.backward()
+    for name, parameter in blocks.blocks.named_parameters():
+        assert parameter.grad is not None and (parameter.grad.any() or "k_proj" in name), name
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-bert", "moonshine"])

@@ -162,6 +162,12 @@ ENCODER = {"encoder": "whisper-tiny.en", "layers": [2, 3]}
             "head of msp: train_encoder trains the blocks",
         ),
         ({"features": ENCODER, "spectran": {"normalise": "utterance"}, "head": {"train_encoder": True}}, "set spectran.normalise: corpus"),
+        ({"calp": {"train_encoder": True}}, "calp of the model small: train_encoder is true, but its spectran.frames is log-mel"),
+        ({"features": {"encoder": "x"}, "calp": {"train_encoder": True}}, "calp of the model small: train_encoder trains the blocks"),
+        (
+            {"features": ENCODER, "calp": {"train_encoder": True, "augment": {"mel_masks": 1}}},
+            "augment masks blocks, which train_encoder makes anew",
+        ),
         ({"features": ENCODER, "head": {"average_speeds": True}}, "head of mosei: average_speeds is true, but no model of it hears copies"),
         ({"features": {"speeds": [0.9]}, "head": {"average_speeds": True}}, "set features.encoder and features.speeds"),
         ({"head": {"frozen_fit": "logistic", "standardise": True}}, "frozen_fit: logistic fits a linear head on standardised inputs"),
@@ -186,7 +192,8 @@ def test_settings_of_an_encoder_that_fit(tmp_path):
     cases += [{"features": augmented["features"], "head": DEMO["head"] | {"augment": {"time_masks": 1, "mel_masks": 1, "speed": 0.1}}}]
     cases += [{"features": augmented["features"], "spectran": DEMO["spectran"] | {"patch": [5, 384], "encoder_layers": "learned_mean"}}]
     heads = DEMO["head"] | {"train_encoder": True, "average_speeds": True, "frozen_fit": "logistic", "hidden": None, "standardise": True}
-    cases += [{"features": DEMO["features"] | ENCODER | {"speeds": [0.9]}, "head": heads}]
+    calp = DEMO["calp"] | {"train_encoder": True, "encoder_rank": 4, "augment": {"speed": 0.1, "crop": 0.1}}
+    cases += [{"features": DEMO["features"] | ENCODER | {"speeds": [0.9]}, "head": heads, "calp": calp}]
     kinds = []
     for given in cases:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | given))
