@@ -1,5 +1,7 @@
 """CALP over a speech encoder that it trains along: what follows hears the trained encoder, and what is stored stays as it was."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,7 @@ from pipeline import factory, feature_extractors, paths
 from pipeline.heads.conditions import Condition
 from pipeline.heads.networks import Networks
 from pipeline.settings import HeadRow
-from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, release
+from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, release, transfer
 from pipeline.state import visible
 from tests.audio import encoders
 from tests.pipeline import made_corpus
@@ -79,6 +81,25 @@ def test_the_blocks_above_the_first_layer_are_trained_and_no_others():
     assert changed and all(name.startswith(("layers.1.", "layers.2.")) for name in changed)
     assert len(read_json(paths.calp("small") / "metrics.json")["curve"]) == 2
     assert CalmForContrastivePretraining.from_pretrained(paths.calp("small")).encoder is None
+
+
+def test_adapters_that_calp_trains_are_merged_into_the_encoder(rebuilt):
+    """Statistics are those of each corpus; the encoder's linear layers change by matrices of the rank, and nothing else."""
+    settings = rebuilt[1].model_copy(update={"calp": rebuilt[1].calp.model_copy(update={"encoder_rank": 2})})
+    model = CalmForContrastivePretraining.from_pretrained(paths.calp("small"))
+    encoder, before = calp.speech_encoder(["made"]), load_speech_encoder("whisper", [1, 3]).model.state_dict()
+    model.encoder = calp.blocks_to_train(settings, encoder, ["made", "other"])
+    assert model.encoder.mean.shape == (2, 128) and not torch.equal(*model.encoder.mean)
+    with torch.no_grad():
+        for name, parameter in model.encoder.named_parameters():
+            if parameter.requires_grad:
+                assert "lora" in name
+                parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+    calp.take_out(model, encoder)
+    differences = {name: values - before[name] for name, values in encoder.model.state_dict().items()}
+    changed = {name: values for name, values in differences.items() if values.any()}
+    assert model.encoder is None and len(changed) == 2 * 6
+    assert {int(torch.linalg.matrix_rank(values, rtol=1e-3)) for values in changed.values()} == {2}
 
 
 def test_the_processor_hears_the_trained_encoder(rebuilt):
@@ -144,3 +165,41 @@ def test_the_released_model_answers_as_the_stage_did():
     found = Predictor(folder)(clips[:1], None)
     (folder / "hidden.onnx").rename(folder / "encoder.onnx")
     np.testing.assert_allclose(np.log(found / (1 - found)), expected[:1], atol=0.03)
+
+
+def test_blocks_that_heads_train_start_from_the_trained_encoder(rebuilt, tmp_path):
+    """And from the encoder as it was, where a row starts from the language model."""
+    networks = training_networks(rebuilt[1], tmp_path)
+    for start, encoder in (("pretrained", load_encoder(paths.calp("small"))), ("language_model", load_speech_encoder("whisper", [1, 3]))):
+        network = networks.network(Condition("row", HeadRow(start=start), "unfrozen", "audio"), 1)
+        found, expected = network.encoder.blocks.state_dict(), encoder.blocks[1:].state_dict()
+        assert all(torch.equal(values.cpu(), expected[name]) for name, values in found.items())
+
+
+def test_a_transferred_model_hears_another_corpus_by_its_trained_encoder(rebuilt, tmp_path):
+    """As the released folder hears the audio, with the other corpus's statistics; blocks of a head take these too."""
+    heads, seen = rebuilt[1].heads["made"], visible(rebuilt[1], "head", "made")
+    released, about = transfer.load(heads)
+    settings = SimpleNamespace(calp=rebuilt[1].calp, models=rebuilt[1].models)
+    encoder = transfer.encoder_of(settings, heads, about["variant"])
+    assert transfer.encoder_of(settings, heads, "no_pretraining_frozen") is None
+    table = pd.read_parquet(paths.segments("other")).head(4)
+    found = transfer.transferred(seen, released, "small", "other", table["id"], encoder)
+    folder, spectran = paths.model("made", "small"), rebuilt[1].for_model("small").spectran
+    extractor = feature_extractors.extractor(spectran, ["other"], 512, "whole")
+    extractor.uses("cpu", folder)
+    predictor = Predictor.from_model(released, CalmProcessor(extractor, CalmProcessor.from_pretrained(folder).tokenizer))
+    np.testing.assert_allclose(predictor([read_audio(path) for path in table["audio"]], None), found, atol=0.01)
+    stale = transfer.transferred(seen, released, "small", "other", table["id"], None)
+    assert np.abs(stale - found).max() > 1e-3
+
+    network = training_networks(rebuilt[1], tmp_path).network(Condition("calm", HeadRow(), "unfrozen", "audio"), 1).eval()
+    with_blocks = transfer.transferred(seen, network, "small", "other", table["id"], encoder)
+    network.encoder = None
+    np.testing.assert_allclose(transfer.transferred(seen, network, "small", "other", table["id"], encoder), with_blocks, atol=2e-3)
+
+
+def training_networks(settings, folder) -> Networks:
+    """Networks whose heads train the encoder, on the transformer alone."""
+    section = settings.head.model_copy(update={"train_encoder": True, "functionals": None})
+    return Networks(visible(settings.model_copy(update={"head": section}), "head", "made"), "made", "small", folder)

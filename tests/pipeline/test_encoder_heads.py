@@ -133,7 +133,7 @@ def test_logits_of_trained_networks_are_means_over_speeds(trained):
     np.testing.assert_allclose(np.stack(averaged["logits"][ids]), (once + slower) / 2, atol=1e-2)
     assert np.abs(once - slower).max() > 0.05
     averaging.examples.copies[SPEED].utterances.lengths[rows[0]] = 0
-    found = training._predicted(averaging, network, collator, rows)
+    found = training._predicted(averaging, UNFROZEN, network, collator, rows)
     np.testing.assert_allclose(found[0], once[0], atol=1e-2)
     np.testing.assert_allclose(found[1:], (once + slower)[1:] / 2, atol=1e-2)
 
