@@ -32,7 +32,8 @@ from calm.models.language_model import load_language_model, load_tokenizer, text
 from calm.models.losses import ContrastiveSettings
 from calm.models.modeling import CalmForContrastivePretraining
 from calm.synthesis import sentences, voices
-from calm.training.trainer import Schedule, train
+from calm.training.loop import train
+from calm.training.schedule import Schedule
 
 RATE, FRAMES, HOP, LAYERS = 16000, 25, 15, (2, 4)  # blocks of 0.5 s every 0.3 s
 VALIDATION, TEST = "19", "27"  # readers of LibriSpeech with texts

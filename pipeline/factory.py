@@ -18,7 +18,7 @@ from calm.models.encoder_blocks import through
 from calm.models.losses import ContrastiveSettings
 from calm.storage import read_json
 from calm.training.forward import Collator, step_flops
-from calm.training.trainer import Schedule
+from calm.training.schedule import Schedule
 from pipeline import paths
 from pipeline.settings import Augment, Calp, Head, Optimiser, SpecTranSettings
 from pipeline.state import Visible
@@ -77,6 +77,7 @@ def contrastive(section: Calp) -> ContrastiveSettings:
         ignore_same_text=section.ignore_same_text,
         audio_negatives=section.audio_negatives,
         train_beside=section.train_beside,
+        chunk=section.chunk,
     )
 
 

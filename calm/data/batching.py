@@ -1,14 +1,19 @@
-"""Batches of examples: pairs of blocks for CALP, sequences of text and audio, and masked ones."""
+"""Batches of examples: pairs of blocks for CALP, sequences of text and audio, and masked ones.
+
+A collator plans a batch by `plan(rows, generator)`, whose windows are cut later, where training runs (`calm.data.windows`). Called, it
+gives the batch itself, on the CPU.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from calm.data import masking
-from calm.data.augmentation import Augmentation
+from calm.data.augmentation import Augmentation, Masks
 from calm.data.ragged import AcousticFrames, Ragged, fit
+from calm.data.windows import Store, View, Windows, padded, ready
 
 
 def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
@@ -20,13 +25,34 @@ def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
     return Ragged.from_rows([np.array(row, dtype=np.int64) for row in ids])
 
 
+Plan = dict[str, torch.Tensor | Windows]
+
+
+class Planner:
+    """What the collators share: a batch is what they plan, cut."""
+
+    stores: list[Store]
+
+    def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
+        """A batch whose windows are not cut yet; `generator` draws what is random, None draws nothing."""
+        raise NotImplementedError
+
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """The batch that is planned, on the CPU."""
+        return ready(self.plan(rows, generator))
+
+    def to(self, device: torch.device) -> None:
+        """Move the frames to a device where they fit, to cut batches there."""
+        Store.place(self.stores, device)
+
+
 def tensors(*arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
     """Torch tensors that share the memory of the arrays."""
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
 @dataclass
-class PairCollator:
+class PairCollator(Planner):
     """Batches of CALP (4.3): one A_ij, A_i(j+1) and T_i per utterance.
 
     Args:
@@ -49,35 +75,37 @@ class PairCollator:
     speakers: Sequence[str | None] | None = None
     text_blocks: int | None = 1
     corpora: np.ndarray | None = None
+    stores: list[Store] = field(init=False, repr=False)
 
     def __post_init__(self):
         import pandas as pd
 
+        self.stores = [Store(self.frames.utterances.values)]
         if self.speakers is not None:
             self.speaker_index = torch.from_numpy(numbered(self.speakers))
         folded = [text.casefold() for text in self.texts]
         self.text_index = torch.from_numpy(pd.factorize(np.asarray(folded, dtype=object))[0])
         self.has_text = torch.tensor([bool(text) for text in self.texts])
 
-    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+    def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch; `generator` draws j and the augmentation, None takes the middle pair without augmentation."""
         rows = np.asarray(rows)
         augment = self.augment if generator is not None and self.augment else None
-        frames, own = (self.frames.augmented(rows, augment, generator), np.arange(len(rows))) if augment else (self.frames, rows)
+        heard = [self.frames], self.stores, rows
+        view = View.drawn(*heard, augment, generator) if augment else View.plain(*heard)
         batch = {"text_index": self.text_index[rows], "has_text": self.has_text[rows]}
         if self.corpora is None:
-            batch["anchor"], batch["neighbour"] = _pairs(frames, own, generator, augment)
+            batch["anchor"], batch["neighbour"] = _pairs(view, generator, augment)
         else:
-            batch["anchor"], batch["neighbour"] = tensors(*_pair_starts(frames, own, generator))
-            values, batch["frame_mask"], batch["corpus"] = tensors(*frames.utterances.pad(own), self.corpora[rows])
-            batch["frames"] = values.float()
+            batch["anchor"], batch["neighbour"] = tensors(*_pair_starts(view, generator))
+            batch["frames"], batch["frame_mask"] = view.whole()
+            batch["corpus"] = torch.from_numpy(self.corpora[rows])
         if self.speakers is not None:
             batch["speaker_index"] = self.speaker_index[rows]
         if self.text_blocks != 1:
-            row, start, mask = _some_blocks(frames, own, self.text_blocks, generator)
+            which, start, mask = _some_blocks(view, self.text_blocks, generator)
             if self.corpora is None:
-                blocks = torch.from_numpy(frames.cut(row, start))
-                batch["text_blocks"] = augment.blocks(blocks, generator) if augment else blocks
+                batch["text_blocks"] = view.windows(which, view.steps(start), masks=_masks(augment, view, (len(which),), generator))
             else:
                 batch["text_blocks"] = torch.from_numpy(start)
             batch["text_block_mask"] = torch.from_numpy(mask)
@@ -88,7 +116,8 @@ class PairCollator:
 
     def pairs(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The middle pair of neighbouring blocks of each row, (rows, block, channels) each."""
-        return _pairs(self.frames, np.asarray(rows), None, None)
+        anchor, neighbour = _pairs(View.plain([self.frames], self.stores, np.asarray(rows)), None, None)
+        return anchor.cut(), neighbour.cut()
 
 
 def numbered(names: Sequence[str | None]) -> np.ndarray:
@@ -101,51 +130,50 @@ def numbered(names: Sequence[str | None]) -> np.ndarray:
     return numbers
 
 
-def _pairs(
-    frames: AcousticFrames, rows: np.ndarray, generator: torch.Generator | None, augment: Augmentation | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two neighbouring blocks of each row, drawn by `generator` or from the middle, (rows, block, channels) each."""
-    start, following = _pair_starts(frames, rows, generator)
-    anchor, neighbour = (torch.from_numpy(frames.cut(rows, at)) for at in (start, following))
-    same = torch.from_numpy(following == start)
-    if same.any():  # exactly one block long: shifted around its end
-        neighbour[same] = neighbour[same].roll(frames.block // 3, 1)
-    if augment:
-        anchor, neighbour = augment.blocks(anchor, generator), augment.blocks(neighbour, generator)
-    return anchor, neighbour
+def _pairs(view: View, generator: torch.Generator | None, augment: Augmentation | None) -> list[Windows]:
+    """Two neighbouring blocks of each utterance, drawn by `generator` or from the middle, (utterances, block, channels) each."""
+    every, (start, following) = np.arange(len(view.rows)), _pair_starts(view, generator)
+    steps = view.steps(following)
+    same = following == start  # exactly one block long: shifted around its end
+    steps[same] = np.roll(steps[same], view.sources[0].block // 3, 1)
+    return [view.windows(every, own, masks=_masks(augment, view, (len(every),), generator)) for own in (view.steps(start), steps)]
 
 
-def _pair_starts(frames: AcousticFrames, rows: np.ndarray, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
-    """First frames of the blocks of `_pairs`, (rows,) each."""
-    blocks = frames.blocks[rows]
-    draw = np.full(len(rows), 0.5) if generator is None else torch.rand(len(rows), generator=generator).numpy()
+def _pair_starts(view: View, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """First frames of the two blocks of `_pairs`, (utterances,) each."""
+    frames, blocks = view.sources[0], view.blocks
+    draw = np.full(len(blocks), 0.5) if generator is None else torch.rand(len(blocks), generator=generator).numpy()
     start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * frames.hop
     # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
-    return start, np.where(blocks > 1, start + frames.hop, frames.utterances.lengths[rows] - frames.block)
+    return start, np.where(blocks > 1, start + frames.hop, view.lengths - frames.block)
 
 
-def _some_blocks(
-    frames: AcousticFrames, rows: np.ndarray, most: int | None, generator: torch.Generator | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At most so many blocks of each row: drawn without repetition, or evenly spread without a generator.
+def _masks(augment: Augmentation | None, view: View, shape: tuple[int, ...], generator: torch.Generator | None) -> Masks:
+    frames = view.sources[0]
+    return augment.masks(shape, frames.block, frames.channels, generator) if augment else ()
 
-    Returns the row and the first frame of each, (blocks of all rows,), one row after another, and the mask (rows, most blocks of a row).
+
+def _some_blocks(view: View, most: int | None, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """At most so many blocks of each utterance: drawn without repetition, or evenly spread without a generator.
+
+    Returns the utterance and the first frame of each, (blocks of all,), one utterance after another, and the mask (utterances, most blocks
+    of one).
     """
-    counts = frames.blocks[rows]
+    counts = view.blocks
     kept = counts if most is None else np.minimum(counts, most)
     mask = np.arange(kept.max(initial=0)) < kept[:, None]
     if generator is None:
         chosen = np.floor((np.arange(mask.shape[1]) + 0.5) * (counts / kept)[:, None]).astype(np.int64)
     else:
-        order = torch.rand(len(rows), int(counts.max(initial=0)), generator=generator).numpy()
+        order = torch.rand(len(counts), int(counts.max(initial=0)), generator=generator).numpy()
         order[np.arange(order.shape[1]) >= counts[:, None]] = np.inf
         chosen = np.argsort(order, 1)[:, : mask.shape[1]]
-    row, place = np.nonzero(mask)
-    return rows[row], chosen[row, place] * frames.hop, mask
+    which, place = np.nonzero(mask)
+    return which, chosen[which, place] * view.sources[0].hop, mask
 
 
 @dataclass
-class SequenceCollator:
+class SequenceCollator(Planner):
     """Batches of text and audio for the multimodal transformer (4.4).
 
     Args:
@@ -169,6 +197,12 @@ class SequenceCollator:
     copies: Sequence[AcousticFrames] = ()
     functionals: str | None = None
     mixup: float = 0.0
+    stores: list[Store] = field(init=False, repr=False)
+    encoded_store: Store | None = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self.stores = [Store(source.utterances.values) for source in (self.frames, *self.copies) if source is not None]
+        self.encoded_store = None if self.encoded is None else Store(self.encoded.values)
 
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of tokens and of blocks that each row gets."""
@@ -176,40 +210,44 @@ class SequenceCollator:
         blocks = np.zeros(len(rows), dtype=np.int64) if self.modality == "text" else self.frames.blocks[rows]
         return fit(tokens, blocks, self.most)
 
-    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+    def used(self) -> list[Store]:
+        """What the audio of a batch is cut from."""
+        if self.modality == "text":
+            return []
+        return self.stores if self.encoded is None else [self.encoded_store]
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device what batches are cut from, if it fits."""
+        Store.place(self.used(), device)
+
+    def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch; `generator` draws the changes of blocks, None leaves them unchanged."""
-        rows = np.asarray(rows)
+        return self.planned(np.asarray(rows), generator)[0]
+
+    def planned(self, rows: np.ndarray, generator: torch.Generator | None) -> tuple[Plan, View]:
+        """A batch, and its utterances as it hears them."""
         tokens, blocks = self.lengths(rows)
         ids, mask = tensors(*self.tokens.pad(rows, tokens))
         self._end(ids, tokens, rows)
-        batch = {"input_ids": ids, "attention_mask": mask.long()}
-        if self.modality != "text":
-            if self.encoded is not None:
-                values, mask = tensors(*self.encoded.pad(rows, blocks))
-                batch |= {"encoded_blocks": values.float(), "acoustic_mask": mask}
-            else:
-                frames, own, limit = self._changed(rows, blocks, generator)
-                values, mask = tensors(*frames.all_blocks(own, limit))
-                values = self.augment.blocks(values, generator) if frames is not self.frames and self.augment else values
-                batch |= {"input_features": values, "acoustic_mask": mask}
-                if self.functionals:
-                    batch["functionals"] = torch.from_numpy(frames.functionals(own, self.functionals))
-            if self.functionals and self.encoded is not None:
-                batch["functionals"] = torch.from_numpy(self.frames.functionals(rows, self.functionals))
+        batch, view = {"input_ids": ids, "attention_mask": mask.long()}, View.plain([self.frames], self.stores, rows)
+        if self.modality != "text" and self.encoded is None:
+            changed, masks = generator is not None and (self.augment or self.copies), ()
+            if changed:
+                view = View.drawn([self.frames, *self.copies], self.stores, rows, self.augment, generator)
+            values, mask = view.all_blocks(self.most // 2 if changed else blocks)
+            if changed and self.augment:
+                masks = self.augment.masks(mask.shape, self.frames.block, self.frames.channels, generator)
+            batch |= {"input_features": replace(values, masks=masks), "acoustic_mask": torch.from_numpy(mask)}
+            batch["acoustic_places"] = values.places
+        elif self.modality != "text":
+            batch["encoded_blocks"], batch["acoustic_mask"] = padded(self.encoded_store, self.encoded, rows, blocks)
+        if self.modality != "text" and self.functionals:
+            batch["functionals"] = torch.from_numpy(view.functionals(self.functionals))
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
             if self.mixup and generator is not None:
                 batch |= mixed(batch["labels"], self.mixup, generator)
-        return batch
-
-    def _changed(
-        self, rows: np.ndarray, limit: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[AcousticFrames, np.ndarray, np.ndarray]:
-        """Frames that a batch is cut from, which of their rows it takes, and how many blocks of each at most."""
-        if generator is None or not (self.augment or self.copies):
-            return self.frames, rows, limit
-        frames = self.frames.augmented(rows, self.augment, generator, self.copies)
-        return frames, np.arange(len(rows)), np.full(len(rows), self.most // 2)
+        return batch, view
 
     def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
         """Put the last special token back at the end of texts that were cut."""
@@ -234,7 +272,7 @@ def mixed(labels: torch.Tensor, concentration: float, generator: torch.Generator
 
 
 @dataclass
-class MaskingCollator:
+class MaskingCollator(Planner):
     """Batches of masked prediction (4.5) over those of a SequenceCollator.
 
     Args:
@@ -253,18 +291,19 @@ class MaskingCollator:
     audio_draw: str = "each"
     style: str = "mask"
 
-    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+    def to(self, device: torch.device) -> None:
+        """Move to a device what batches and their labels are cut from, if it fits."""
+        Store.place([*self.sequences.stores, *(store for store in self.sequences.used() if store not in self.sequences.stores)], device)
+
+    def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch; `generator` draws the masks, None draws the same ones at every call."""
-        batch = self.sequences(rows, generator)
+        batch, view = self.sequences.planned(np.asarray(rows), generator)
         generator = generator or torch.Generator().manual_seed(int(rows[0]))
         ids, present = batch["input_ids"], batch["acoustic_mask"]
         word_mask = masking.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
         audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, self.audio_draw, generator)
-        if self.sequences.encoded is not None:
-            row, block = (index.numpy() for index in audio_mask.nonzero(as_tuple=True))
-            audio_labels = torch.from_numpy(self.sequences.frames.cut(np.asarray(rows)[row], block * self.sequences.frames.hop))
-        else:
-            audio_labels = batch["input_features"][audio_mask]
+        which, block = np.nonzero(audio_mask.numpy())
+        audio_labels = view.windows(which, view.steps(block * self.sequences.frames.hop))
         masked = {"word_mask": word_mask, "word_labels": ids[word_mask], "audio_mask": audio_mask, "audio_labels": audio_labels}
         return batch | masked | {"input_ids": self.replace(ids, word_mask, generator)}
 

@@ -6,7 +6,6 @@ Only numpy and pyarrow are imported, so that a trained model can be used without
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +13,6 @@ import pyarrow.parquet as pq
 
 from calm.audio.functionals import functionals
 from calm.storage import write_parquet
-
-if TYPE_CHECKING:
-    import torch
-
-    from calm.data.augmentation import Augmentation
 
 
 @dataclass
@@ -115,36 +109,13 @@ class AcousticFrames:
         index = (self.utterances.offsets[rows] + starts)[:, None] + np.arange(self.block)
         return self.utterances.values[index].astype(np.float32)
 
-    def augmented(
-        self, rows: np.ndarray, augment: "Augmentation | None", generator: "torch.Generator", copies: "Sequence[AcousticFrames]" = ()
-    ) -> "AcousticFrames":
-        """These rows alone, each drawn from the utterance and its copies, with tempo, channel axis, gain and ends changed."""
-        sources = self._drawn(rows, copies, generator) if copies else [self.utterances[row] for row in rows]
-        changed = [source.astype(np.float32) for source in sources]
-        if augment:
-            changed = [augment.frames(own, self.scale[row], self.block, generator) for own, row in zip(changed, rows, strict=True)]
-        return AcousticFrames(Ragged.from_rows(changed), self.scale[rows], self.block, self.hop)
-
-    def _drawn(self, rows: np.ndarray, copies: "Sequence[AcousticFrames]", generator: "torch.Generator") -> list[np.ndarray]:
-        """Frames of each row, (frames, channels), of the utterance or one of its copies by chance; a row without copies is itself."""
-        import torch
-
-        every = [self, *copies]
-        drawn = torch.randint(len(every), (len(rows),), generator=generator).tolist()
-        sources = [every[number].utterances[row] for number, row in zip(drawn, rows, strict=True)]
-        return [source if len(source) else self.utterances[row] for source, row in zip(sources, rows, strict=True)]
-
     def blocks_of(self, row: int) -> np.ndarray:
         """All blocks of one row, (blocks, block, channels) float32."""
         return self.all_blocks(np.array([row]))[0][0]
 
-    def all_blocks(self, rows: np.ndarray, limit: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """All blocks of each row, (rows, most blocks, block, channels) float32, zero where padded; and the mask (rows, most blocks).
-
-        Args:
-            limit: (rows,) how many blocks of each row to take at most; None: all.
-        """
-        counts = self.blocks[rows] if limit is None else np.minimum(self.blocks[rows], limit)
+    def all_blocks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All blocks of each row, (rows, most blocks, block, channels) float32, zero where padded; and the mask (rows, most blocks)."""
+        counts = self.blocks[rows]
         mask = np.arange(counts.max(initial=0)) < counts[:, None]
         row, block = np.nonzero(mask)
         blocks = np.zeros((*mask.shape, self.block, self.channels), dtype=np.float32)

@@ -168,7 +168,9 @@ class CalmProcessor(ProcessorMixin):
         if acoustic is not None:
             kept, blocks = collator.lengths(rows)
             warn_cut(int(((kept < tokens.lengths) | (blocks < acoustic.blocks)).sum()), len(rows), collator.most)
-        return collator(rows)
+        batch = collator(rows)
+        batch.pop("acoustic_places", None)  # only training needs it: see `CalmModel.encode`
+        return batch
 
     @property
     def model_input_names(self) -> list[str]:

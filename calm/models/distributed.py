@@ -51,7 +51,7 @@ def weights(*counts: int, device: torch.device) -> torch.Tensor:
     """Factors (counts,) for means over the items of this process: times these, their average over processes is the mean of all items."""
     if processes() == 1:
         return torch.ones(len(counts), device=device)
-    own = torch.tensor(counts, dtype=torch.float32, device=device)
+    own = torch.stack([torch.full((), count, dtype=torch.float32, device=device) for count in counts])
     total = own.clone()
     dist.all_reduce(total)
     return own * processes() / total.clamp(min=1)
@@ -82,6 +82,15 @@ def of_first(value):
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def of_all(value) -> list:
+    """The values of all processes, in the order of their ranks."""
+    if processes() == 1:
+        return [value]
+    values = [None] * processes()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def wait() -> None:

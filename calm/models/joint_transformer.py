@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from calm.models.configuration import CalmConfig
 from calm.models.heads import Head
@@ -71,9 +70,8 @@ class JointTransformer(nn.Module):
 
 
 def _encode(lstm: nn.LSTM, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """States of an LSTM over padded sequences, (batch, steps, width), zero where padded."""
-    packed = pack_padded_sequence(steps, mask.sum(1).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-    return pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=steps.shape[1])[0]
+    """States of an LSTM over padded sequences, (batch, steps, width), zero where padded, which is after all steps of a sequence."""
+    return lstm(steps)[0] * mask.unsqueeze(-1)
 
 
 class JointTransformerForSequenceClassification(CalmForSequenceClassification):
@@ -90,8 +88,6 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
             self.joint.words.weight.data.copy_(word_vectors)
         self.joint.words.requires_grad_(False)
 
-    def pooled(
-        self, input_ids, attention_mask, acoustic_mask=None, input_features=None, encoded_blocks=None, functionals=None
-    ) -> torch.Tensor:
+    def pooled(self, input_ids, attention_mask, acoustic_mask=None, input_features=None, **others) -> torch.Tensor:
         """Input of the heads, (batch, 2 x width)."""
         return self.joint(input_ids, attention_mask, input_features, acoustic_mask)

@@ -1,4 +1,8 @@
-"""The losses of the paper: NT-Xent and CALP (equation 2), masked words and masked audio (equation 3)."""
+"""The losses of the paper: NT-Xent and CALP (equation 2), masked words and masked audio (equation 3).
+
+They are computed in float32 whatever the precision of the model. What has no part in a mean is masked, not cut out, because the host would
+have to wait for the device to learn how much is left.
+"""
 
 from dataclasses import dataclass
 
@@ -20,6 +24,7 @@ class ContrastiveSettings:
             that voice and channel tell no pair from another; or of "other_speakers", so that blocks of one voice are not pushed apart.
         train_beside: train the projection of the frames beside SpecTran's output, too (`CalmConfig.spectran_beside`). If not, a token keeps
             a random projection of them, whatever the loss has no use for.
+        chunk: blocks, or texts, that are embedded at a time, so that the memory that a batch takes does not grow with it; None: all.
     """
 
     alpha: float = 0.25
@@ -30,6 +35,7 @@ class ContrastiveSettings:
     ignore_same_text: bool = False
     audio_negatives: str = "all"
     train_beside: bool = True
+    chunk: int | None = None
 
 
 def nt_xent(
@@ -52,16 +58,21 @@ def nt_xent(
     Returns:
         The mean over the anchors that have a negative, a scalar; 0 if none has one.
     """
-    logits = F.normalize(anchors, dim=-1) @ F.normalize(positives, dim=-1).T / temperature
+    with torch.autocast(anchors.device.type, enabled=False):
+        logits = F.normalize(_full(anchors), dim=-1) @ F.normalize(_full(positives), dim=-1).T / temperature
     excluded = torch.zeros_like(logits, dtype=torch.bool) if exclude is None else exclude.clone()
     excluded.fill_diagonal_(not keep_positive)
-    others = logits.masked_fill(excluded, -torch.inf)
     negatives = ~excluded
     negatives.fill_diagonal_(False)
     usable = negatives.any(1)
-    if not usable.any():
-        return logits.sum() * 0
-    return (torch.logsumexp(others[usable], 1) - logits.diagonal()[usable]).mean()
+    others = logits.masked_fill(excluded & usable[:, None], -torch.inf)
+    each = torch.logsumexp(others, 1) - logits.diagonal()
+    return each.where(usable, 0).sum() / usable.sum().clamp(min=1)
+
+
+def _full(values: torch.Tensor) -> torch.Tensor:
+    """In float32 if it was in half precision."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def calp(
@@ -98,9 +109,9 @@ def calp(
     if not settings.ignore_same_text:
         same_text = None
     spoken = anchors if spoken is None else spoken
-    if has_text is not None and not has_text.all():
-        spoken, texts = spoken[has_text], texts[has_text]
-        same_text = None if same_text is None else same_text[has_text][:, has_text]
+    if has_text is not None:  # without a negative, it has no part either as an anchor
+        without = ~has_text
+        same_text = without[:, None] | without if same_text is None else same_text | without[:, None] | without
     left_out = {"all": None, "same_speaker": ~same_speaker, "other_speakers": same_speaker} if same_speaker is not None else {"all": None}
     audio = both(anchors, neighbours, left_out[settings.audio_negatives])
     text = both(spoken, texts, same_text) if settings.alpha else audio.new_zeros(())
@@ -130,7 +141,7 @@ def masked_audio(predicted: torch.Tensor, target: torch.Tensor, frames: slice = 
     """
     if not len(target):
         return predicted.sum() * 0
-    return F.mse_loss(predicted[:, frames], target[:, frames])
+    return F.mse_loss(predicted[:, frames].float(), target[:, frames].float())
 
 
 def masked_words(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

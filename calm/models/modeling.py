@@ -1,10 +1,12 @@
 """The models to train: the front end with CALP (4.3), masked prediction (4.5) and supervised heads (4.6)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
@@ -14,7 +16,7 @@ from calm.models.configuration import CalmConfig
 from calm.models.encoder_blocks import EncoderBlocks, blocks_at, blocks_of_frames, frames_of_blocks
 from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
-from calm.models.heads import Head, functionals_width, pool, pooled_width
+from calm.models.heads import ClassificationOutput, Head, functionals_width, pool, pooled_width
 from calm.models.language_model import pool_text
 from calm.models.losses import ContrastiveSettings
 from calm.models.multimodal import CalmModel, CalmPreTrainedModel
@@ -85,7 +87,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         Args:
             blocks: (blocks of all utterances, frames, channels); mask: (batch, most blocks of an utterance) bool.
         """
-        vectors = F.normalize(self.embed_audio(blocks), dim=-1)
+        vectors = F.normalize(self._in_chunks(self.embed_audio, blocks), dim=-1)
         placed = vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
         return placed.sum(1) / mask.sum(1, keepdim=True)
 
@@ -100,17 +102,34 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         text_block_mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Blocks of whole utterances as the model's own encoder blocks give them; arguments and results as in `forward`."""
-        frames, size = self.encoder(frames, mask, corpus), self.config.block_frames
+        frames, size = self._in_chunks(self.encoder, frames, mask, corpus), self.config.block_frames
         rows = torch.arange(len(frames), device=frames.device)
         anchors, neighbours = blocks_at(frames, rows, anchor, size), blocks_at(frames, rows, neighbour, size)
         same = (anchor == neighbour)[:, None, None]  # exactly one block long: shifted around its end
         neighbours = torch.where(same, neighbours.roll(size // 3, 1), neighbours)
-        spoken = None if text_blocks is None else blocks_at(frames, text_block_mask.nonzero()[:, 0], text_blocks, size)
-        return anchors, neighbours, spoken
+        if text_blocks is not None:  # their number is known, so that nothing waits until the device has counted them
+            rows = torch.nonzero_static(text_block_mask, size=len(text_blocks))[:, 0]
+            text_blocks = blocks_at(frames, rows, text_blocks, size)
+        return anchors, neighbours, text_blocks
 
     def embed_text(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, width) vectors T_i -> (batch, projection), in the shared space."""
         return self.text_projection(vectors)
+
+    def _in_chunks(self, embed: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """Vectors of all rows of the inputs; in training of `settings.chunk` rows at a time.
+
+        What a chunk needs for its gradient is not kept, but computed again when the gradients of all vectors are known, with the same
+        dropout: cached gradients (GradCache, arXiv 2101.06983). They are those of the whole batch.
+        """
+        if self.settings.chunk is None or not self.training:
+            return embed(*inputs)
+        chunks = zip(*(values.split(self.settings.chunk) for values in inputs), strict=True)
+        return torch.cat([checkpoint(embed, *chunk, use_reentrant=False) for chunk in chunks])
+
+    def _text_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        tokens = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return pool_text(self.language_model, tokens, words, self.config.text_pooling)
 
     def forward(
         self,
@@ -128,7 +147,6 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         frames: torch.Tensor | None = None,
         frame_mask: torch.Tensor | None = None,
         corpus: torch.Tensor | None = None,
-        return_loss: bool = True,
     ) -> ContrastiveOutput:
         """Equation 2 of a mini-batch; in training by several processes, of the batch that their shares make up.
 
@@ -147,10 +165,8 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         if frames is not None:
             anchor, neighbour, text_blocks = self.heard(frames, frame_mask, corpus, anchor, neighbour, text_blocks, text_block_mask)
         if self.language_model is not None:
-            text_vectors = pool_text(
-                self.language_model, {"input_ids": input_ids, "attention_mask": attention_mask}, words, self.config.text_pooling
-            )
-        audio = self.embed_audio(torch.cat([anchor, neighbour]))
+            text_vectors = self._in_chunks(self._text_vectors, input_ids, attention_mask, words)
+        audio = self._in_chunks(self.embed_audio, torch.cat([anchor, neighbour]))
         anchors, neighbours = audio.chunk(2)
         texts = self.embed_text(text_vectors.to(audio.dtype))
         spoken = None if text_blocks is None else self.embed_utterances(text_blocks, text_block_mask)
@@ -227,7 +243,7 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         acoustic_mask: torch.Tensor,
         encoded_blocks: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
-        return_loss: bool = True,
+        acoustic_places: torch.Tensor | None = None,
     ) -> MaskedOutput:
         """Equation 3 of a mini-batch; in training by several processes, the mean of their losses is that of the whole batch.
 
@@ -235,12 +251,13 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
             input_ids, attention_mask: (batch, tokens), masked words already replaced.
             word_mask: (batch, tokens) bool, the set L; word_labels: (masked words,) their true ids, in row order.
             audio_mask: (batch, blocks) bool, the set K; audio_labels: (masked blocks, frames, channels), normalised frames.
-            acoustic_mask: (batch, blocks); encoded_blocks: (batch, blocks, encoded width), or input_features to train the front end.
+            acoustic_mask: (batch, blocks); encoded_blocks: (batch, blocks, encoded width), or input_features to train the front end,
+                with acoustic_places (see `CalmModel.encode`).
         """
-        output = self.calm(input_ids, attention_mask, input_features, encoded_blocks, acoustic_mask, audio_mask)
+        output = self.calm(input_ids, attention_mask, input_features, encoded_blocks, acoustic_mask, audio_mask, acoustic_places)
         text, audio = output.last_hidden_state.split([output.text_length, acoustic_mask.shape[1]], dim=1)
-        mlm = losses.masked_words(self.mlm_head(text[word_mask]), word_labels)
-        predicted = self.mam_head(audio[audio_mask]).view(-1, self.config.block_frames, self.config.channels)
+        mlm = losses.masked_words(self.mlm_head(states_at(text, word_mask, len(word_labels))), word_labels)
+        predicted = self.mam_head(states_at(audio, audio_mask, len(audio_labels))).view(-1, self.config.block_frames, self.config.channels)
         mam = losses.masked_audio(predicted, audio_labels)
         middle = losses.masked_audio(predicted.detach(), audio_labels, self.middle_frames())
         if self.training:
@@ -249,12 +266,13 @@ class CalmForMaskedPretraining(CalmPreTrainedModel):
         return MaskedOutput(loss=mlm + mam, mlm_loss=mlm.detach(), mam_loss=mam.detach(), mam_middle_loss=middle)
 
 
-@dataclass
-class ClassificationOutput(ModelOutput):
-    """`loss`: the sum over the heads; `logits`: (batch, classes) of one head, or by head name if there are several."""
+def states_at(states: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
+    """The states (batch, steps, width) at the so many steps that the mask marks, (number, width).
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | dict[str, torch.Tensor] | None = None
+    As `states[mask]`, but the host, which knows the number, need not wait for the device to count.
+    """
+    places = torch.nonzero_static(mask.flatten(), size=number).squeeze(1)
+    return states.flatten(0, 1).index_select(0, places)
 
 
 class CalmForSequenceClassification(CalmPreTrainedModel):
@@ -300,6 +318,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         input_features: torch.Tensor | None = None,
         encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
+        acoustic_places: torch.Tensor | None = None,
         functionals: torch.Tensor | None = None,
         share: torch.Tensor | None = None,
         mixed_with: torch.Tensor | None = None,
@@ -308,7 +327,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         """Logits of every head.
 
         Args:
-            input_ids ... acoustic_mask: see `CalmModel`.
+            input_ids ... acoustic_places: see `CalmModel`.
             functionals: (batch, functionals) of the utterances' frames, where the heads see them.
             share, mixed_with: of `calm.data.batching.mixed`; None: nothing is mixed.
             labels: (batch, classes) in [0, 1], or by head name; soft labels are allowed.
@@ -316,7 +335,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         blocks = encoded_blocks if encoded_blocks is not None else input_features
         input_ids, attention_mask = self.text_inputs(input_ids, attention_mask, blocks)
         audio = {"input_features": input_features, "encoded_blocks": encoded_blocks, "acoustic_mask": acoustic_mask}
-        audio["functionals"] = functionals
+        audio |= {"acoustic_places": acoustic_places, "functionals": functionals}
         pooled = self.pooled(input_ids, attention_mask, **audio)
         if share is not None:
             pooled = share * pooled + (1 - share) * pooled[mixed_with]
@@ -327,37 +346,6 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
             smoothing = self.config.head_smoothing if self.training else 0.0
             loss = sum(losses.classification(logits[name], target, self.config.head_loss, smoothing) for name, target in labels.items())
         return ClassificationOutput(loss=loss, logits=next(iter(logits.values())) if len(logits) == 1 else logits)
-
-
-class FrozenHeads(nn.Module):
-    """Heads of several seeds on representations computed once (4.6: "multiple heads ... without any cross-task influences").
-
-    Args:
-        seeds: of the initial weights, one head each; all see the same batches.
-        width: of the representations.
-    """
-
-    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], width: int):
-        super().__init__()
-        self.heads, self.loss, self.smoothing = nn.ModuleList(), config.head_loss, config.head_smoothing
-        for seed in seeds:
-            torch.manual_seed(seed)
-            self.heads.append(Head(config, classes, width))
-
-    def fit(self, vectors: torch.Tensor) -> None:
-        """Take the statistics of the training split's vectors, shaped as in `forward`, if the configuration standardises inputs."""
-        for head, own in zip(self.heads, vectors.expand(-1, len(self.heads), -1).unbind(1), strict=True):
-            head.fit(own)
-
-    def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None, return_loss: bool = True) -> ClassificationOutput:
-        """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) if all heads see the same."""
-        vectors = vectors.expand(-1, len(self.heads), -1)
-        logits = torch.stack([head(vectors[:, index]) for index, head in enumerate(self.heads)], 1)
-        loss = None
-        if labels is not None:  # the sum of the heads' means: no head's gradient depends on another head
-            smoothing = self.smoothing if self.training else 0.0
-            loss = losses.classification(logits, labels[:, None].expand_as(logits), self.loss, smoothing) * len(self.heads)
-        return ClassificationOutput(loss=loss, logits=logits)
 
 
 def count(module: nn.Module, besides: nn.Module | None = None) -> int:

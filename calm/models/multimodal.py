@@ -115,10 +115,15 @@ class CalmModel(CalmPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.get_input_embeddings()
 
-    def encode(self, blocks: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Blocks in the mask, encoded: (batch, blocks, frames, channels) -> (batch, blocks, encoded width), zero where padded."""
-        encoded = self.spectran.encode(blocks[mask])
-        return encoded.new_zeros(*mask.shape, encoded.shape[-1]).index_put((mask,), encoded)
+    def encode(self, blocks: torch.Tensor, mask: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+        """Blocks in the mask, encoded: (batch, blocks, frames, channels) -> (batch, blocks, encoded width), zero where padded.
+
+        Args:
+            places: (blocks in the mask,) their numbers among all; None: from the mask, for which the host waits for the device.
+        """
+        places = mask.flatten().nonzero().squeeze(1) if places is None else places
+        encoded = self.spectran.encode(blocks.flatten(0, 1).index_select(0, places))
+        return encoded.new_zeros(mask.numel(), encoded.shape[-1]).index_copy(0, places, encoded).unflatten(0, mask.shape)
 
     def forward(
         self,
@@ -128,6 +133,7 @@ class CalmModel(CalmPreTrainedModel):
         encoded_blocks: torch.Tensor | None = None,
         acoustic_mask: torch.Tensor | None = None,
         audio_mask: torch.Tensor | None = None,
+        acoustic_places: torch.Tensor | None = None,
         **kwargs,
     ) -> CalmOutput:
         """Encode text and audio together, or either alone.
@@ -139,6 +145,7 @@ class CalmModel(CalmPreTrainedModel):
             encoded_blocks: (batch, blocks, encoded width), the output of `encode` for these blocks.
             acoustic_mask: (batch, blocks), False where padded; None: nothing is padded.
             audio_mask: (batch, blocks), True for masked blocks, whose tokens are "set to the zero vector" (4.5); None: none.
+            acoustic_places: (blocks that are not padded,) see `encode`.
         """
         audio = encoded_blocks if encoded_blocks is not None else input_features
         input_ids, attention_mask = self.text_inputs(input_ids, attention_mask, audio)
@@ -152,7 +159,7 @@ class CalmModel(CalmPreTrainedModel):
             if acoustic_mask is None:
                 acoustic_mask = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
             if encoded_blocks is None:
-                encoded_blocks = self.encode(input_features, acoustic_mask.bool())
+                encoded_blocks = self.encode(input_features, acoustic_mask.bool(), acoustic_places)
             tokens = self.spectran.token(encoded_blocks)
             if audio_mask is not None:
                 tokens = tokens.masked_fill(audio_mask[..., None], 0)

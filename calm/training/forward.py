@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from calm.data.ragged import AcousticFrames, Ragged
+from calm.data.windows import Windows, ready
 from calm.models.spectran import FrontEnd
 
 Collator = Callable[..., dict[str, torch.Tensor]]
@@ -22,13 +23,15 @@ def losses(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int
     """Mean of every scalar that the model returns (`loss`, `mlm_loss`, ...), over batches weighted by their size; {} without rows."""
     training = model.training
     model.eval()
-    sums: dict[str, float] = {}
+    values: dict[str, list[torch.Tensor]] = {}  # of every batch; they stay on the device, so that no batch waits for the one before
+    sizes = []
     for chosen, output in _forward(model, rows, collator, batch):
+        sizes.append(len(chosen))
         for key, value in output.items():
             if isinstance(value, torch.Tensor) and value.ndim == 0:
-                sums[key] = sums.get(key, 0.0) + value.item() * len(chosen)
+                values.setdefault(key, []).append(value)
     model.train(training)
-    return {key: value / len(rows) for key, value in sums.items()}
+    return {key: float(np.dot(torch.stack(own).cpu().double().numpy(), sizes)) / len(rows) for key, own in values.items()}
 
 
 @torch.inference_mode()
@@ -38,14 +41,17 @@ def predict(model: nn.Module, rows: Sequence[int], collator: Collator, batch: in
     return np.concatenate([output.logits.float().cpu().numpy() for _, output in _forward(model, rows, collator, batch)])
 
 
+def planned(collator: Collator, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor | Windows]:
+    """A batch whose windows are not cut yet, where the collator can plan one."""
+    plan = getattr(collator, "plan", collator)
+    return plan(rows) if generator is None else plan(rows, generator)
+
+
 def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int):
     device = next(model.parameters()).device
     for first in range(0, len(rows), batch):
         chosen = rows[first : first + batch]
-        inputs = {key: value.to(device) for key, value in collator(chosen).items()}
-        with torch.autocast(device.type, enabled=False):
-            output = type(model).forward(model, **inputs)  # Accelerate hides the class's forward behind one with autocast
-        yield chosen, output
+        yield chosen, model(**ready(planned(collator, chosen), device))
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 GROUPS = 4  # groups in a batch of whole runs
@@ -93,10 +93,3 @@ class DistributedBatchSampler(Sampler):
         order = list(self.sampler)
         for first in range(0, len(self) * self.batch, self.batch):
             yield order[first : first + self.batch][self.rank :: self.processes]
-
-
-class EpochLoader(DataLoader):
-    """A loader whose batch sampler learns which epoch it is."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)

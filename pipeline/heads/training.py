@@ -1,7 +1,7 @@
 """Training of heads: on representations that stay as they are, or with the network below."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import torch
 from filelock import FileLock
 
 from calm.data.batching import SequenceCollator
-from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
+from calm.models.heads import FrozenHeads
+from calm.models.modeling import CalmForSequenceClassification
 from calm.storage import replacing
 from calm.training.forward import predict
-from calm.training.trainer import mix, train
+from calm.training.loop import train
+from calm.training.sampling import mix
 from pipeline import factory
 from pipeline.heads.conditions import Condition
 from pipeline.heads.logistic import fit
@@ -82,7 +84,8 @@ def _unfrozen(
         held_out=networks.splits["validation"],
         lengths=sum(collator.lengths(rows)),
         shares=shares,
-        callbacks=[run.callback()],
+        ids=networks.examples.table["id"].to_numpy(),
+        log=run.training,
     )
     if network.encoder is not None and section.encoder_rank:
         network.encoder.merge()
@@ -117,7 +120,7 @@ def _frozen(
     representations = represented(networks, condition, seeds)
     if networks.settings.head.frozen_fit == "logistic":
         return _logistic(networks, condition, seeds, *representations, keep)
-    heads, _, curve = on_vectors(networks, condition, *representations, seeds, folder, [run.callback()])
+    heads, _, curve = on_vectors(networks, condition, *representations, seeds, folder, run.training)
     if keep:
         network = networks.network(condition, seeds[0])
         network.heads[TASK].load_state_dict(heads.heads[0].state_dict())
@@ -180,7 +183,7 @@ def on_vectors(
     sources: np.ndarray,
     seeds: list[int],
     folder: Path,
-    callbacks: Sequence = (),
+    log: Callable[[dict[str, float], int], None] | None = None,
 ) -> tuple[FrozenHeads, Callable, list[dict]]:
     """Heads trained on vectors that do not change (see `represented`), with the collator of these and the training curve."""
     section, targets = networks.settings.head, torch.from_numpy(networks.targets[sources])
@@ -195,7 +198,8 @@ def on_vectors(
     # Clipping would scale one head's gradients by another's.
     changes = {"epochs": section.frozen_epochs, "learning_rate": section.frozen_learning_rate, "average": 0.0, "clip": 0.0}
     schedule, held_out = factory.schedule(section, **changes), networks.splits["validation"]
-    curve = train(heads, rows, collator, schedule, folder, seeds[0], held_out, callbacks=callbacks)
+    ids = networks.examples.table["id"].to_numpy()[sources]
+    curve = train(heads, rows, collator, schedule, folder, seeds[0], held_out=held_out, ids=ids, log=log)
     return heads, collator, curve
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from calm.storage import write_json, write_parquet
-from calm.training.trainer import Interrupted
+from calm.training.loop import Interrupted
 from pipeline.execution.workers import Worker
 from pipeline.heads.conditions import Condition
 from pipeline.heads.networks import Networks

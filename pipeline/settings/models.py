@@ -148,6 +148,10 @@ class Calp(Optimiser):
     """`train_encoder`: learning rate of the encoder's blocks or adapters, as a share of `learning_rate`."""
     train_language_model: bool = False
     """Whether the language model is trained too: "minimal training is performed for the lexical modality" (6.2)."""
+    chunk: Positive | None = None
+    """Blocks, or texts, embedded at a time, for batches whose activations the memory does not hold; gradients are those of the whole
+    batch, and everything is embedded twice (GradCache). With `train_encoder`, as many utterances go through the encoder at a time.
+    null: the whole batch at once."""
     augment: Augment = Augment()
 
 

@@ -22,7 +22,7 @@ from calm.models.modeling import CalmForContrastivePretraining, count
 from calm.models.multimodal import ordinary_permissions
 from calm.models.text_encoders import places
 from calm.storage import read_json, write_json, write_parquet
-from calm.training.trainer import train
+from calm.training.loop import train
 from pipeline import factory, feature_extractors, paths
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, not_pretrained, whole
@@ -79,7 +79,8 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
             held_out=examples.rows("validation"),
             groups=numbered(speakers(examples))[rows] if settings.calp.batch_of == "speakers" else None,
             shares=[] if encoder is None else [(model.encoder, settings.calp.encoder_rate)],
-            callbacks=[tracked.callback()],
+            ids=examples.table["id"].to_numpy(),
+            log=tracked.training,
             title=f"CALP {name}",
         )
         flops = factory.flops(model, batches, rows, settings.calp)

@@ -11,7 +11,7 @@ from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPre
 from calm.models.text_encoders import places
 from calm.storage import write_json
 from calm.training.forward import losses
-from calm.training.trainer import train
+from calm.training.loop import train
 from pipeline import factory, paths
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, not_pretrained, whole
@@ -77,7 +77,8 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
         seed,
         held_out=held_out,
         lengths=sum(sequences.lengths(rows)),
-        callbacks=[tracked.callback()],
+        ids=examples.table["id"].to_numpy(),
+        log=tracked.training,
         title=f"MLM + MAM {name}",
     )
     validation = losses(model, held_out, collator, section.batch)

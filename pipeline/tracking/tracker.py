@@ -84,22 +84,9 @@ class TrackedRun:
         with _ending(run):
             yield run
 
-    def callback(self, prefix: str = ""):
-        """A `transformers.TrainerCallback` that logs, by step, what `Trainer` logs, including the epoch.
-
-        Loss and learning rate go under `train/`, results of evaluations under `validation/`.
-        """
-        from transformers import TrainerCallback
-
-        run = self
-
-        class MlflowCallback(TrainerCallback):
-            def on_log(self, args, state, control, logs=None, **others):
-                if state.is_world_process_zero:
-                    numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
-                    run.log({prefix + _trainer_name(name): value for name, value in numbers.items()}, state.global_step)
-
-        return MlflowCallback()
+    def training(self, numbers: dict[str, float], step: int) -> None:
+        """Log what a training tells after an epoch: held-out losses under `validation/`, the epoch as it is, the others under `train/`."""
+        self.log({_of_training(name): value for name, value in numbers.items()}, step)
 
     def _try(self, call, *args, **options) -> bool:
         from mlflow.exceptions import MlflowException
@@ -228,13 +215,10 @@ def _flat(params: dict, prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-def _trainer_name(name: str) -> str:
-    if name == "epoch" or "/" in name:
+def _of_training(name: str) -> str:
+    if name == "epoch":
         return name
-    for prefix in ("eval_", "validation_"):
-        if name.startswith(prefix):
-            return f"validation/{name.removeprefix(prefix)}"
-    return f"train/{name.removeprefix('train_')}"
+    return f"validation/{name.removeprefix('validation_')}" if name.startswith("validation_") else f"train/{name}"
 
 
 def _key(name: str) -> str:

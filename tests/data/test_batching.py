@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from calm.data.augmentation import Augmentation
+from calm.data.augmentation import Augmentation, hide
 from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator, mixed
 from calm.data.examples import load_examples
 from calm.data.ragged import AcousticFrames, Ragged, fit
@@ -159,13 +159,15 @@ def test_augmentation_off_is_falsy_and_on_changes_only_training():
 
 def test_gain_is_in_decibels():
     frames = np.zeros((60, 64), dtype=np.float32)
-    moved = [Augmentation(gain_db=10).frames(frames, 2.0, 50, torch.Generator().manual_seed(seed))[0, 0] for seed in range(300)]
+    moved = [Augmentation(gain_db=10).draw(60, 64, 2.0, 50, torch.Generator().manual_seed(seed))(frames)[0, 0] for seed in range(300)]
     assert max(moved) == pytest.approx(np.log(10) / 2, rel=0.02)  # 10 dB is a factor 10 of power; the log-mel was divided by 2
     assert min(moved) == pytest.approx(-np.log(10) / 2, rel=0.02)
 
 
 def test_masks_hide_at_most_their_longest():
-    blocks = Augmentation(time_masks=1, time_mask_frames=10).blocks(torch.ones(500, 50, 64), torch.Generator().manual_seed(0))
+    masks = Augmentation(time_masks=1, time_mask_frames=10).masks((500,), 50, 64, torch.Generator().manual_seed(0))
+    blocks = torch.ones(500, 50, 64)
+    hide(blocks, masks)
     hidden = (blocks[:, :, 0] == 0).sum(1)
     assert hidden.max() <= 10 and hidden.max() >= 9
     assert ((blocks == 0).all(2) | (blocks == 1).all(2)).all()  # whole frames
@@ -175,12 +177,12 @@ def test_crop_keeps_a_stretch_of_the_frames():
     """Half may go, and no more than leaves a block; both ends lose some."""
     frames, draw = np.arange(200, dtype=np.float32)[:, None], torch.Generator().manual_seed(0)
     assert Augmentation(crop=0.5)
-    kept = [Augmentation(crop=0.5).frames(frames, 1.0, 120, draw)[:, 0] for _ in range(300)]
+    kept = [Augmentation(crop=0.5).draw(200, 1, 1.0, 120, draw)(frames)[:, 0] for _ in range(300)]
     assert all((np.diff(own) == 1).all() for own in kept)
     lengths, firsts, lasts = [len(own) for own in kept], [own[0] for own in kept], [own[-1] for own in kept]
     assert (min(lengths), max(lengths)) == (120, 200)
     assert (min(firsts), max(lasts)) == (0, 199) and max(firsts) > 50 and min(lasts) < 150
-    short = Augmentation(crop=0.9).frames(frames[:60], 1.0, 120, draw)
+    short = Augmentation(crop=0.9).draw(60, 1, 1.0, 120, draw)(frames[:60])
     assert len(short) == 60  # an utterance shorter than a block stays whole
 
 
@@ -329,3 +331,23 @@ def test_speakers_are_numbered_and_unknown_ones_differ():
     collator = PairCollator(frames_of([80] * 5), ["a"] * 5, torch.zeros(5, 4), speakers=["x", None, "y", "x", None])
     numbers = collator([0, 1, 2, 3, 4])["speaker_index"].tolist()
     assert numbers[0] == numbers[3] and len(set(numbers)) == 4
+
+
+@pytest.mark.parametrize("augment", [None, Augmentation(speed=0.2, gain_db=6, crop=0.3)])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_whole_utterances_and_where_their_blocks_begin(augment, seed):
+    """The same draws as without an encoder to train: blocks of the utterances, changed alike, are those of the other batch."""
+
+    def batch(**options) -> dict[str, torch.Tensor]:
+        collator = PairCollator(frames_of([300, 60, 110]), ["a", "b", "c"], torch.zeros(3, 4), augment=augment, text_blocks=2, **options)
+        return collator([0, 1, 2], None if seed is None else torch.Generator().manual_seed(seed))
+
+    plain, whole = batch(), batch(corpora=np.array([0, 1, 1]))
+    assert whole["corpus"].tolist() == [0, 1, 1] and whole["frame_mask"].shape == whole["frames"].shape[:2]
+    starts = {"anchor": range(3), "neighbour": range(3), "text_blocks": plain["text_block_mask"].nonzero()[:, 0]}
+    for name, rows in starts.items():
+        found = [whole["frames"][row, start : start + 50] for row, start in zip(rows, whole[name], strict=True)]
+        same = whole["anchor"] == whole["neighbour"]
+        for row, window, expected in zip(rows, found, plain[name], strict=True):
+            if not (name == "neighbour" and same[row]):  # exactly one block long: shifted where it is cut
+                assert torch.equal(window, expected)

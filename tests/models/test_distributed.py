@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from calm.models import distributed
-from calm.training.callbacks import last_checkpoint
+from calm.training.checkpoints import last_checkpoint
+from calm.training.loop import train
 from calm.training.sampling import DistributedBatchSampler, EpochSampler
-from calm.training.trainer import Schedule, train
+from calm.training.schedule import Schedule
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def outcomes(tmp_path_factory) -> list[dict]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.ranks", str(folder)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"outcomes-{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"outcomes-{rank}.pt", map_location="cpu", weights_only=True) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +76,18 @@ def test_a_training_of_two_is_that_of_one(outcomes, tmp_path):
 
 
 def test_one_process_goes_on_from_the_checkpoint_of_two(outcomes):
-    assert last_checkpoint(outcomes[0]["left"]).endswith("checkpoint-5")
+    assert last_checkpoint(outcomes[0]["left"]).name == "checkpoint-5"
     (weights, curve), (resumed, continued) = outcomes[0]["two blocks"], ranks.calp(Path(outcomes[0]["left"]), blocks=2, dropout=0.0)
     for name in weights:
         torch.testing.assert_close(weights[name], resumed[name], atol=1e-4, rtol=1e-4)
     for entry, again in zip(curve, continued, strict=True):
         assert again == pytest.approx(entry, abs=1e-4)
+
+
+def test_processes_end_together_at_a_loss_that_is_not_finite(outcomes):
+    (first, files), (second, _) = (process["not finite"] for process in outcomes)
+    assert first == second and first.startswith("step 1 (epoch 1) is not finite: its loss is ")
+    assert all(f"utterance {row}" in first for row in range(8)) and files == ["not-finite.json"]
 
 
 def test_shares_make_up_the_batches():

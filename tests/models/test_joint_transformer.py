@@ -87,7 +87,7 @@ def test_the_joint_transformer_sees_frames_once():
     frames = torch.arange(50 + 30.0)[:, None].expand(-1, 64)
     blocks = torch.stack([frames[:50], frames[30:]])[None]
     joint(torch.tensor([[2, 7, 3]]), torch.ones(1, 3, dtype=torch.long), blocks, torch.ones(1, 2, dtype=torch.bool))
-    assert seen["steps"].data[:, 0].tolist() == [0, 15, 30, 45]
+    assert seen["steps"][0, :, 0].tolist() == [0, 15, 30, 45]
 
 
 def test_joint_transformer_for_classification():

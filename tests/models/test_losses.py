@@ -190,3 +190,19 @@ def test_what_stands_for_the_anchor_in_the_text_term():
     terms = losses.calp(ANCHORS, POSITIVES, texts, ContrastiveSettings(), 0.5, spoken=spoken)
     assert terms["text"].item() == pytest.approx(losses.nt_xent(spoken, texts, 0.5).item())
     assert terms["audio"].item() == pytest.approx(losses.nt_xent(ANCHORS, POSITIVES, 0.5).item())
+
+
+def test_losses_are_in_float32_in_mixed_precision():
+    """Similarities in bfloat16 would have two or three digits."""
+    exact = losses.nt_xent(ANCHORS, POSITIVES, 0.07)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(losses.nt_xent(ANCHORS, POSITIVES, 0.07), exact, rtol=0, atol=1e-6)
+        half = [
+            losses.nt_xent(ANCHORS.bfloat16(), POSITIVES.bfloat16(), 0.07),
+            losses.masked_audio(torch.ones(1, 2, 2).bfloat16(), torch.zeros(1, 2, 2)),
+        ]
+        half += [
+            losses.masked_words(torch.ones(1, 4).bfloat16(), torch.tensor([0])),
+            losses.classification(torch.ones(1, 4).bfloat16(), torch.ones(1, 4)),
+        ]
+    assert {loss.dtype for loss in half} == {torch.float32}

@@ -189,7 +189,7 @@ def test_changed_code_reruns_the_stages_that_use_it(project, file, old, new, sta
 
 
 def test_comments_docstrings_reports_and_cards_retrain_nothing(project):
-    project.edit("calm/training/trainer.py", ('"""', '"""Other words. '), ("\nimport ", "\n# a comment\nimport "))
+    project.edit("calm/training/loop.py", ('"""', '"""Other words. '), ("\nimport ", "\n# a comment\nimport "))
     assert project.changed() == set()
     with (project.folder / "pipeline/report/figures.py").open("a") as file:
         file.write("\n\nEXTRA = 1\n")

@@ -146,11 +146,10 @@ def test_heads_of_two_codes_are_never_mixed(project):
     """The stage is stopped, the code edited, the stage started again: the result is that of the new code alone."""
     before = json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
     kept = stopped_heads(project)
-    trainer = project.folder / "calm/training/trainer.py"
-    edited = trainer.read_text().replace("learning_rate=schedule.learning_rate,", "learning_rate=schedule.learning_rate / 2,")
-    edited = edited.replace('"lr": schedule.learning_rate *', '"lr": schedule.learning_rate / 2 *')
-    assert edited != trainer.read_text()
-    trainer.write_text(edited)
+    schedule = project.folder / "calm/training/schedule.py"
+    edited = schedule.read_text().replace('"lr": schedule.learning_rate *', '"lr": schedule.learning_rate / 2 *')
+    assert edited != schedule.read_text()
+    schedule.write_text(edited)
     after = finished_heads(project)
     assert len(after) == len(before) and not any(entry in after for entry in kept)
 

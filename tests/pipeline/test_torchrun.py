@@ -8,7 +8,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 
+from calm.training import checkpoints
 from pipeline import settings, stage
 from pipeline.execution import torchrun
 from tests.pipeline import made_corpus
@@ -39,9 +41,10 @@ def test_calp_of_two_processes_is_stopped_and_goes_on(here):
     output, errors = stage.communicate(timeout=100)
     assert stage.returncode == 143, told + errors
     assert output == "" and "Traceback" not in told + errors
-    (checkpoint,) = Path("data/work/calp@small").glob("*/checkpoint-*/complete")
-    step = int(checkpoint.parent.name.split("-")[1])
-    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.parent.iterdir()}
+    (checkpoint,) = Path("data/work/calp@small").glob("*/checkpoint-*")
+    step = int(checkpoint.name.split("-")[1])
+    first, second = checkpoints.read(checkpoint)["random"]
+    assert not torch.equal(first["torch"], second["torch"])
     assert not list(Path("data/calp").glob("*"))
 
     stage = start()

@@ -128,14 +128,10 @@ def test_figure(folder):
     assert (folder / "mlruns/calm/mosei" / run.id / "artifacts/figures/curve.png").stat().st_size > 0
 
 
-def test_trainer_callback(client):
-    pytest.importorskip("transformers")
+def test_numbers_of_a_training(client):
     with tracker.stage_run(SETTINGS, "small", {}, synthetic=False) as run:
-        callback = run.callback()
-        state = SimpleNamespace(is_world_process_zero=True, global_step=7)
-        callback.on_log(None, state, None, logs={"loss": 0.5, "learning_rate": 1e-3, "epoch": 0.5})
-        callback.on_log(None, state, None, logs={"eval_loss": 0.6, "validation_mlm_loss": 0.1, "epoch": 0.5})
-    expected = {"train/loss": 0.5, "train/learning_rate": 1e-3, "validation/loss": 0.6, "validation/mlm_loss": 0.1, "epoch": 0.5}
+        run.training({"loss": 0.5, "learning_rate": 1e-3, "epoch": 2, "validation_loss": 0.6, "validation_mlm_loss": 0.1}, 7)
+    expected = {"train/loss": 0.5, "train/learning_rate": 1e-3, "validation/loss": 0.6, "validation/mlm_loss": 0.1, "epoch": 2}
     stored = client.get_run(run.id).data.metrics
     assert {name: stored[name] for name in expected} == expected
     assert client.get_metric_history(run.id, "train/loss")[0].step == 7
