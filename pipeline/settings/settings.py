@@ -180,9 +180,9 @@ class Settings(Section):
     @model_validator(mode="after")
     def encoders_can_be_trained_by_calp(self):
         """CALP trains an encoder that its frames come from, and masks no blocks, which are cut after it."""
-        for name, model in self.models.items():
+        for name in self.models:
             section, spectran, key = self._of_model(name, "calp"), self._of_model(name, "spectran"), f"calp of the model {name}"
-            if not (section.train_encoder and model.aligned and self.pretraining_corpora(name)):
+            if not self._calp_trains_encoder(name):
                 continue
             if spectran.frames != "encoder":
                 raise ValueError(f"{key}: train_encoder is true, but its spectran.frames is {spectran.frames}")
@@ -199,6 +199,14 @@ class Settings(Section):
             heard = [section for section in sections if section.frames == "encoder"]
             _check_hearing(self.for_target(corpus).head, self.features, heard, f"head of {corpus}")
         return self
+
+    def _calp_trains_encoder(self, name: str) -> bool:
+        return self._of_model(name, "calp").train_encoder and self.models[name].aligned and bool(self.pretraining_corpora(name))
+
+    def trains_encoder(self) -> bool:
+        """Whether CALP or heads train the blocks of the speech encoder."""
+        heads = (self.for_target(corpus).head for corpus in self.targets)
+        return any(map(self._calp_trains_encoder, self.models)) or any(head.train_encoder for head in heads)
 
     def for_target(self, corpus: str) -> "Settings":
         """The settings with a target's own values in `head`."""

@@ -6,6 +6,7 @@ that is not made here, `data/fingerprints/<corpus>` holds the number, the sizes 
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from calm.corpora.fingerprint import fingerprint
@@ -16,7 +17,15 @@ from pipeline.settings.models import NO_CORPUS
 
 
 def run(settings: Settings) -> None:
-    """Write a file a stage and two files a corpus, and remove those of stages and corpora that are gone."""
+    """Write a file a stage and two files a corpus, and remove those of stages and corpora that are gone.
+
+    Raises ValueError if the speech encoder is to be trained and is of a family that cannot be.
+    """
+    if settings.trains_encoder():
+        from calm.audio.speech_encoders import family
+        from calm.models.encoder_blocks import check_family
+
+        check_family(family(settings.features.encoder))
     addresses = {address: state.state(settings, stage, name) for stage, name, address in state.addresses(settings)}
     for address, content in addresses.items():
         _write(content, paths.state(address))
@@ -53,4 +62,7 @@ def _remove(folder: Path, kept: set[Path]) -> None:
 
 
 if __name__ == "__main__":
-    run(load_or_exit())
+    try:
+        run(load_or_exit())
+    except ValueError as error:
+        sys.exit(f"check: {error}")

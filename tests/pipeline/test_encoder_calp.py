@@ -21,7 +21,7 @@ from pipeline import factory, feature_extractors, paths
 from pipeline.heads.conditions import Condition
 from pipeline.heads.networks import Networks
 from pipeline.settings import HeadRow
-from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, release, transfer
+from pipeline.stages import baselines, calp, check, embed, evaluate, head, pretrain, release, transfer
 from pipeline.state import visible
 from tests.audio import encoders
 from tests.pipeline import made_corpus
@@ -203,3 +203,14 @@ def training_networks(settings, folder) -> Networks:
     """Networks whose heads train the encoder, on the transformer alone."""
     section = settings.head.model_copy(update={"train_encoder": True, "functionals": None})
     return Networks(visible(settings.model_copy(update={"head": section}), "head", "made"), "made", "small", folder)
+
+
+@pytest.mark.parametrize("part", ["calp", "head"])
+def test_families_that_cannot_be_trained_are_refused_before_any_work(rebuilt, part):
+    encoders.folder(rebuilt[0] / "moonshine", "moonshine")
+    trained = {name: getattr(rebuilt[1], name).model_copy(update={"train_encoder": name == part}) for name in ("calp", "head")}
+    settings = rebuilt[1].model_copy(update=trained | {"features": rebuilt[1].features.model_copy(update={"encoder": "moonshine"})})
+    with pytest.raises(ValueError, match="an encoder of the family moonshine cannot be trained along"):
+        check.run(settings)
+    untrained = settings.model_copy(update={part: trained[part].model_copy(update={"train_encoder": False})})
+    check.run(untrained)
