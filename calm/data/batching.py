@@ -62,6 +62,8 @@ class PairCollator(Planner):
         speakers: of every row, None where unknown, which counts as a speaker of its own; without `speakers`, batches do not say them.
         text_blocks: how many blocks of an utterance stand against its text: 1, the anchor (equation 2); more, drawn from all of them,
             because one block of half a second holds few of the words; None: all.
+        corpora: number of every row's corpus; batches then hold whole utterances and where their blocks begin, for an encoder that is
+            trained along; None: they hold the blocks.
     """
 
     frames: AcousticFrames
@@ -72,6 +74,7 @@ class PairCollator(Planner):
     augment: Augmentation | None = None
     speakers: Sequence[str | None] | None = None
     text_blocks: int | None = 1
+    corpora: np.ndarray | None = None
     stores: list[Store] = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -90,12 +93,22 @@ class PairCollator(Planner):
         augment = self.augment if generator is not None and self.augment else None
         heard = [self.frames], self.stores, rows
         view = View.drawn(*heard, augment, generator) if augment else View.plain(*heard)
-        anchor, neighbour = _pairs(view, generator, augment)
-        batch = {"anchor": anchor, "neighbour": neighbour, "text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        batch = {"text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        if self.corpora is None:
+            batch["anchor"], batch["neighbour"] = _pairs(view, generator, augment)
+        else:
+            batch["anchor"], batch["neighbour"] = tensors(*_pair_starts(view, generator))
+            batch["frames"], batch["frame_mask"] = view.whole()
+            batch["corpus"] = torch.from_numpy(self.corpora[rows])
         if self.speakers is not None:
             batch["speaker_index"] = self.speaker_index[rows]
         if self.text_blocks != 1:
-            batch |= _some_blocks(view, self.text_blocks, generator, augment)
+            which, start, mask = _some_blocks(view, self.text_blocks, generator)
+            if self.corpora is None:
+                batch["text_blocks"] = view.windows(which, view.steps(start), masks=_masks(augment, view, (len(which),), generator))
+            else:
+                batch["text_blocks"] = torch.from_numpy(start)
+            batch["text_block_mask"] = torch.from_numpy(mask)
         if self.text_vectors is not None:
             return batch | {"text_vectors": self.text_vectors[rows]}
         ids, mask = tensors(*self.tokens.pad(rows))
@@ -119,15 +132,20 @@ def numbered(names: Sequence[str | None]) -> np.ndarray:
 
 def _pairs(view: View, generator: torch.Generator | None, augment: Augmentation | None) -> list[Windows]:
     """Two neighbouring blocks of each utterance, drawn by `generator` or from the middle, (utterances, block, channels) each."""
-    frames, blocks, every = view.sources[0], view.blocks, np.arange(len(view.rows))
+    every, (start, following) = np.arange(len(view.rows)), _pair_starts(view, generator)
+    steps = view.steps(following)
+    same = following == start  # exactly one block long: shifted around its end
+    steps[same] = np.roll(steps[same], view.sources[0].block // 3, 1)
+    return [view.windows(every, own, masks=_masks(augment, view, (len(every),), generator)) for own in (view.steps(start), steps)]
+
+
+def _pair_starts(view: View, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """First frames of the two blocks of `_pairs`, (utterances,) each."""
+    frames, blocks = view.sources[0], view.blocks
     draw = np.full(len(blocks), 0.5) if generator is None else torch.rand(len(blocks), generator=generator).numpy()
     start = np.floor(draw * np.maximum(blocks - 1, 1)).astype(np.int64) * frames.hop
     # With one block only, the neighbour is the last window of the utterance: the same sounds, shifted in time.
-    following = np.where(blocks > 1, start + frames.hop, view.lengths - frames.block)
-    steps = view.steps(following)
-    same = following == start  # exactly one block long: shifted around its end
-    steps[same] = np.roll(steps[same], frames.block // 3, 1)
-    return [view.windows(every, own, masks=_masks(augment, view, (len(every),), generator)) for own in (view.steps(start), steps)]
+    return start, np.where(blocks > 1, start + frames.hop, view.lengths - frames.block)
 
 
 def _masks(augment: Augmentation | None, view: View, shape: tuple[int, ...], generator: torch.Generator | None) -> Masks:
@@ -135,10 +153,11 @@ def _masks(augment: Augmentation | None, view: View, shape: tuple[int, ...], gen
     return augment.masks(shape, frames.block, frames.channels, generator) if augment else ()
 
 
-def _some_blocks(view: View, most: int | None, generator: torch.Generator | None, augment: Augmentation | None) -> Plan:
+def _some_blocks(view: View, most: int | None, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At most so many blocks of each utterance: drawn without repetition, or evenly spread without a generator.
 
-    `text_blocks`, (blocks of all, block, channels), one utterance after another; `text_block_mask`, (utterances, most blocks of one) bool.
+    Returns the utterance and the first frame of each, (blocks of all,), one utterance after another, and the mask (utterances, most blocks
+    of one).
     """
     counts = view.blocks
     kept = counts if most is None else np.minimum(counts, most)
@@ -150,9 +169,7 @@ def _some_blocks(view: View, most: int | None, generator: torch.Generator | None
         order[np.arange(order.shape[1]) >= counts[:, None]] = np.inf
         chosen = np.argsort(order, 1)[:, : mask.shape[1]]
     which, place = np.nonzero(mask)
-    steps = view.steps(chosen[which, place] * view.sources[0].hop)
-    blocks = view.windows(which, steps, masks=_masks(augment, view, (len(which),), generator))
-    return {"text_blocks": blocks, "text_block_mask": torch.from_numpy(mask)}
+    return which, chosen[which, place] * view.sources[0].hop, mask
 
 
 @dataclass

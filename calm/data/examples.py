@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,6 +19,8 @@ from calm.data.ragged import AcousticFrames, Ragged
 
 if TYPE_CHECKING:
     import pandas as pd  # imported in functions: a trained model is used without it
+
+Through = Callable[[np.ndarray], np.ndarray]  # stored frames to those that are used, both (frames, channels) and not normalised
 
 IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
 
@@ -58,6 +60,7 @@ def load_examples(
     normalise: str = "corpus",
     fold: int = 0,
     copies: bool = False,
+    through: Through | None = None,
 ) -> Examples:
     """Read utterances, texts and features of the named corpora.
 
@@ -67,6 +70,7 @@ def load_examples(
         normalise: "corpus", by the statistics of the training split; "utterance", by those of the utterance.
         fold: whose splits the utterances have; its tested utterances are in no statistics of the corpus. 0: the splits of the table.
         copies: whether to read the copies at other speeds, which take as much memory again each.
+        through: changes the frames of each utterance before they are normalised; None: they are as stored.
     """
     import pandas as pd
 
@@ -84,14 +88,17 @@ def load_examples(
     table = table.drop(columns="frames")
     folders = [Path(features) for *_, features in corpora.values()]
     ids = [list(table.loc[table["corpus"] == name, "id"]) for name in corpora]
-    frames = _frames(ids, [(folder, folder) for folder in folders], block, hop, normalise, fold)
+    how = (block, hop, normalise, fold, through)
+    frames = _frames(ids, [(folder, folder) for folder in folders], *how)
     speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")}) if copies else []
-    changed = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], block, hop, normalise, fold) for speed in speeds}
+    changed = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], *how) for speed in speeds}
     columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
     return Examples(table[columns], frames, classes, one_hot, changed)
 
 
-def _frames(ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, hop: int, normalise: str, fold: int) -> AcousticFrames:
+def _frames(
+    ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, hop: int, normalise: str, fold: int, through: Through | None
+) -> AcousticFrames:
     """Normalised frames of all rows, in their order; a row without frames has none, and a shorter one than a block is padded to it.
 
     Args:
@@ -109,7 +116,7 @@ def _frames(ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, 
     utterances, scale, row = Ragged(np.empty(0), lengths), np.zeros(len(lengths), np.float32), 0
     present = np.flatnonzero(lengths)
     for folder, statistics in folders:
-        for frames, deviation in _all_normalised(folder, statistics, normalise, fold):
+        for frames, deviation in _all_normalised(folder, statistics, normalise, fold, through):
             if not row:
                 utterances.values = _empty((int(lengths.sum()), frames.shape[1]))
             first = utterances.offsets[present[row]]
@@ -125,21 +132,24 @@ def shards(folder: Path) -> list[Path]:
 
 
 def load_frames(
-    shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus"
+    shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus", through: Through | None = None
 ) -> tuple[list, AcousticFrames]:
-    """Ids and frames of one piece of a shard, counted from 0 in pieces of `rows` rows. Only the piece is held in memory."""
+    """Ids and frames of one piece of a shard, counted from 0 in pieces of `rows` rows. Only the piece is held in memory.
+
+    `through`: see `load_examples`.
+    """
     batch = next(islice(_batches(shard, rows), number, None))
-    return _piece(batch, statistics(shard.parent), block, hop, normalise)
+    return _piece(batch, statistics(shard.parent), block, hop, normalise, through)
 
 
 def each_frames(
-    folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus"
+    folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus", through: Through | None = None
 ) -> Iterator[tuple[list, AcousticFrames]]:
-    """Ids and frames of all shards, `rows` rows at a time. Only these are held in memory."""
+    """Ids and frames of all shards, `rows` rows at a time. Only these are held in memory. `through`: see `load_examples`."""
     stats = statistics(Path(folder))
     for shard in shards(folder):
         for batch in _batches(shard, rows):
-            yield _piece(batch, stats, block, hop, normalise)
+            yield _piece(batch, stats, block, hop, normalise, through)
 
 
 def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
@@ -147,9 +157,9 @@ def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _piece(
-    batch: pa.RecordBatch, stats: tuple[np.ndarray, np.ndarray], block: int, hop: int, normalise: str
+    batch: pa.RecordBatch, stats: tuple[np.ndarray, np.ndarray], block: int, hop: int, normalise: str, through: Through | None = None
 ) -> tuple[list, AcousticFrames]:
-    rows = list(_normalised(batch.column("features"), stats, normalise))
+    rows = list(_normalised(batch.column("features"), stats, normalise, through))
     utterances = Ragged(np.empty(0), np.array([max(len(frames), block) for frames, _ in rows], np.int64))
     utterances.values = np.zeros((int(utterances.lengths.sum()), len(stats[0])), np.float16)
     for first, (frames, _) in zip(utterances.offsets, rows, strict=True):
@@ -167,19 +177,24 @@ def statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
 
 
-def _all_normalised(folder: Path, beside: Path, normalise: str, fold: int) -> Iterator[tuple[np.ndarray, np.floating]]:
+def _all_normalised(
+    folder: Path, beside: Path, normalise: str, fold: int, through: Through | None
+) -> Iterator[tuple[np.ndarray, np.floating]]:
     """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
     stats = statistics(beside, fold)
     for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
-            yield from _normalised(batch.column("features"), stats, normalise)
+            yield from _normalised(batch.column("features"), stats, normalise, through)
 
 
-def _normalised(features: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], normalise: str) -> Iterator[tuple[np.ndarray, np.floating]]:
+def _normalised(
+    features: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], normalise: str, through: Through | None
+) -> Iterator[tuple[np.ndarray, np.floating]]:
     """Every row's normalised frames, (frames, channels) float32, and the mean of the deviations that it was divided by."""
     flat, ends = features.flatten().to_numpy(zero_copy_only=False), features.offsets.to_numpy() - features.offsets[0].as_py()
     for first, last in pairwise(ends):
         frames = flat[first:last].reshape(-1, len(stats[0])).astype(np.float32)
+        frames = through(frames) if through else frames
         mean, std = stats if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
         yield (frames - mean) / std, std.mean()
 

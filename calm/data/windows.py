@@ -220,6 +220,13 @@ class View:
         places = torch.from_numpy(np.flatnonzero(mask))
         return self.windows(which, self.steps(block * self.sources[0].hop), places=places, shape=mask.shape), mask
 
+    def whole(self) -> tuple[Windows, torch.Tensor]:
+        """Each whole utterance, (utterances, most frames, channels), 0 where padded; and the mask (utterances, most frames)."""
+        lengths = self.lengths[:, None]
+        steps = np.arange(lengths.max(initial=0))
+        present = torch.from_numpy(steps < lengths)
+        return self.windows(np.arange(len(self.rows)), np.minimum(steps, lengths - 1), present=present), present
+
 
 def _neighbours(at: np.ndarray, size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole numbers below and above fractional positions, in `size` many, and the share of the upper one, float32."""

@@ -43,8 +43,8 @@ class CalmConfig(PreTrainedConfig):
         head_frames_width, head_members: width of each member of "frames", and how many there are, whose logits are averaged.
         head_functionals: kind of functionals of an utterance's frames (`calm.audio.functionals`) that a head sees beside what is pooled.
         head_standardise: whether the inputs of a head are standardised by the statistics of the training split.
-        encoder: of which the upper blocks are part of the model and recompute the frames: `{"layers": [1, 2, 3], "config": {...}}`, the
-            layers of a frame and the encoder's own configuration. None: frames stay as they are.
+        encoder: of which the upper blocks are part of the model and recompute the frames: `{"layers": [0, 2, 4], "config": {...}}`, the
+            layers of a frame, in ascending order, and the encoder's own configuration. None: frames stay as they are.
         modality: "audio", "text" or "both": what the heads were trained on.
         synthetic: trained on synthetic speech.
         cls_token_id, sep_token_id: first and last special token of the tokenizer; audio alone is this pair and the acoustic tokens.

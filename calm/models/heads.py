@@ -1,10 +1,14 @@
 """Supervised heads (4.6, 5.2): the pooled representation that they see, and the two-layer MLP on it."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.utils import ModelOutput
 
 from calm.audio.functionals import PER_CHANNEL
+from calm.models import losses
 from calm.models.configuration import CalmConfig
 
 # Of `AttentivePooling`: attention heads, frames and groups of the convolution, and in training the dropout of its layers, and the share of
@@ -155,3 +159,42 @@ def masked_mean_and_deviation(states: torch.Tensor, mask: torch.Tensor) -> torch
     mean = (states * weights).sum(1)
     deviation = ((states - mean.unsqueeze(1)).square() * weights).sum(1).add(1e-6).sqrt() * (count > 0)
     return torch.cat([mean, deviation], -1)
+
+
+@dataclass
+class ClassificationOutput(ModelOutput):
+    """`loss`: the sum over the heads; `logits`: (batch, classes) of one head, or by head name if there are several."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | dict[str, torch.Tensor] | None = None
+
+
+class FrozenHeads(nn.Module):
+    """Heads of several seeds on representations computed once (4.6: "multiple heads ... without any cross-task influences").
+
+    Args:
+        seeds: of the initial weights, one head each; all see the same batches.
+        width: of the representations.
+    """
+
+    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], width: int):
+        super().__init__()
+        self.heads, self.loss, self.smoothing = nn.ModuleList(), config.head_loss, config.head_smoothing
+        for seed in seeds:
+            torch.manual_seed(seed)
+            self.heads.append(Head(config, classes, width))
+
+    def fit(self, vectors: torch.Tensor) -> None:
+        """Take the statistics of the training split's vectors, shaped as in `forward`, if the configuration standardises inputs."""
+        for head, own in zip(self.heads, vectors.expand(-1, len(self.heads), -1).unbind(1), strict=True):
+            head.fit(own)
+
+    def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None) -> ClassificationOutput:
+        """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) if all heads see the same."""
+        vectors = vectors.expand(-1, len(self.heads), -1)
+        logits = torch.stack([head(vectors[:, index]) for index, head in enumerate(self.heads)], 1)
+        loss = None
+        if labels is not None:  # the sum of the heads' means: no head's gradient depends on another head
+            smoothing = self.smoothing if self.training else 0.0
+            loss = losses.classification(logits, labels[:, None].expand_as(logits), self.loss, smoothing) * len(self.heads)
+        return ClassificationOutput(loss=loss, logits=logits)

@@ -13,10 +13,10 @@ from transformers.utils import ModelOutput
 
 from calm.models import distributed, losses
 from calm.models.configuration import CalmConfig
-from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks
+from calm.models.encoder_blocks import EncoderBlocks, blocks_at, blocks_of_frames, frames_of_blocks
 from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
-from calm.models.heads import AttentivePooling, Head, MemberHeads, functionals_width, pool, pooled_width
+from calm.models.heads import AttentivePooling, ClassificationOutput, Head, MemberHeads, functionals_width, pool, pooled_width
 from calm.models.language_model import pool_text
 from calm.models.losses import ContrastiveSettings
 from calm.models.multimodal import CalmModel, CalmPreTrainedModel
@@ -38,6 +38,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
     Args:
         language_model: trained along as part of this model; None: its vectors T_i are passed to `forward`.
         settings: of the loss; a trained model needs none.
+        encoder: blocks of a speech encoder, trained along as part of this model; None: frames stay as they are.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         config: CalmConfig,
         language_model: PreTrainedModel | None = None,
         settings: ContrastiveSettings = ContrastiveSettings(),  # noqa: B008, frozen
+        encoder: EncoderBlocks | None = None,
     ):
         super().__init__(config)
         if config.projection is None and config.embedding_width != config.text_width:
@@ -62,7 +64,7 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         if config.spectran_beside:
             self.spectran.projection_beside.requires_grad_(settings.train_beside)
         self.post_init()
-        self.language_model = language_model
+        self.language_model, self.encoder = language_model, encoder
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -88,6 +90,27 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         vectors = F.normalize(self._in_chunks(self.embed_audio, blocks), dim=-1)
         placed = vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
         return placed.sum(1) / mask.sum(1, keepdim=True)
+
+    def heard(
+        self,
+        frames: torch.Tensor,
+        mask: torch.Tensor,
+        corpus: torch.Tensor,
+        anchor: torch.Tensor,
+        neighbour: torch.Tensor,
+        text_blocks: torch.Tensor | None,
+        text_block_mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Blocks of whole utterances as the model's own encoder blocks give them; arguments and results as in `forward`."""
+        frames, size = self._in_chunks(self.encoder, frames, mask, corpus), self.config.block_frames
+        rows = torch.arange(len(frames), device=frames.device)
+        anchors, neighbours = blocks_at(frames, rows, anchor, size), blocks_at(frames, rows, neighbour, size)
+        same = (anchor == neighbour)[:, None, None]  # exactly one block long: shifted around its end
+        neighbours = torch.where(same, neighbours.roll(size // 3, 1), neighbours)
+        if text_blocks is not None:  # their number is known, so that nothing waits until the device has counted them
+            rows = torch.nonzero_static(text_block_mask, size=len(text_blocks))[:, 0]
+            text_blocks = blocks_at(frames, rows, text_blocks, size)
+        return anchors, neighbours, text_blocks
 
     def embed_text(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, width) vectors T_i -> (batch, projection), in the shared space."""
@@ -121,6 +144,9 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         speaker_index: torch.Tensor | None = None,
         text_blocks: torch.Tensor | None = None,
         text_block_mask: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        corpus: torch.Tensor | None = None,
     ) -> ContrastiveOutput:
         """Equation 2 of a mini-batch; in training by several processes, of the batch that their shares make up.
 
@@ -133,7 +159,11 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
             speaker_index: (batch,) the same number for utterances of one speaker.
             text_blocks: (blocks of all utterances, frames, channels), one utterance after another, that together stand for A_ij in the text
                 term, and text_block_mask: (batch, most blocks of an utterance); None: the anchor alone, as equation 2 has it.
+            frames: (batch, frames, channels) whole utterances, if an encoder is trained along. Then `anchor`, `neighbour` (batch,) and
+                `text_blocks` (blocks,) are the first frames of the blocks; with frame_mask (batch, frames) and `EncoderBlocks`' corpus.
         """
+        if frames is not None:
+            anchor, neighbour, text_blocks = self.heard(frames, frame_mask, corpus, anchor, neighbour, text_blocks, text_block_mask)
         if self.language_model is not None:
             text_vectors = self._in_chunks(self._text_vectors, input_ids, attention_mask, words)
         audio = self._in_chunks(self.embed_audio, torch.cat([anchor, neighbour]))
@@ -245,14 +275,6 @@ def states_at(states: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Te
     return states.flatten(0, 1).index_select(0, places)
 
 
-@dataclass
-class ClassificationOutput(ModelOutput):
-    """`loss`: the sum over the heads; `logits`: (batch, classes) of one head, or by head name if there are several."""
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | dict[str, torch.Tensor] | None = None
-
-
 class CalmForSequenceClassification(CalmPreTrainedModel):
     """Named heads on the multimodal transformer (4.6, 5.2, 5.3), with the loss of `CalmConfig.head_loss`."""
 
@@ -261,7 +283,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give names and classes, for example {'emotion': ['happy', 'sad']}")
         self.calm = CalmModel(config)
-        self.encoder = EncoderBlocks(config) if config.encoder else None
+        self.encoder = EncoderBlocks(config.encoder) if config.encoder else None
         width = pooled_width(config, self.calm.spectran.encoded_width)
         self.frames, kind = (AttentivePooling(config), MemberHeads) if config.head_pooling == "frames" else (None, Head)
         self.heads = nn.ModuleDict({name: kind(config, len(classes), width) for name, classes in config.heads.items()})
@@ -328,37 +350,6 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
             smoothing = self.config.head_smoothing if self.training else 0.0
             loss = sum(losses.classification(each[name], target, self.config.head_loss, smoothing) for name, target in labels.items())
         return ClassificationOutput(loss=loss, logits=next(iter(logits.values())) if len(logits) == 1 else logits)
-
-
-class FrozenHeads(nn.Module):
-    """Heads of several seeds on representations computed once (4.6: "multiple heads ... without any cross-task influences").
-
-    Args:
-        seeds: of the initial weights, one head each; all see the same batches.
-        width: of the representations.
-    """
-
-    def __init__(self, config: CalmConfig, classes: int, seeds: list[int], width: int):
-        super().__init__()
-        self.heads, self.loss, self.smoothing = nn.ModuleList(), config.head_loss, config.head_smoothing
-        for seed in seeds:
-            torch.manual_seed(seed)
-            self.heads.append(Head(config, classes, width))
-
-    def fit(self, vectors: torch.Tensor) -> None:
-        """Take the statistics of the training split's vectors, shaped as in `forward`, if the configuration standardises inputs."""
-        for head, own in zip(self.heads, vectors.expand(-1, len(self.heads), -1).unbind(1), strict=True):
-            head.fit(own)
-
-    def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None) -> ClassificationOutput:
-        """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) if all heads see the same."""
-        vectors = vectors.expand(-1, len(self.heads), -1)
-        logits = torch.stack([head(vectors[:, index]) for index, head in enumerate(self.heads)], 1)
-        loss = None
-        if labels is not None:  # the sum of the heads' means: no head's gradient depends on another head
-            smoothing = self.smoothing if self.training else 0.0
-            loss = losses.classification(logits, labels[:, None].expand_as(logits), self.loss, smoothing) * len(self.heads)
-        return ClassificationOutput(loss=loss, logits=logits)
 
 
 def count(module: nn.Module, besides: nn.Module | None = None) -> int:

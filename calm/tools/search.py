@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from calm.audio.encoder_states import WEIGHTS, load_encoder
 from calm.audio.features import ENCODER
 from calm.corpora.files import AUDIO, walk
 from calm.data.examples import each_frames, shards
@@ -22,6 +23,7 @@ from calm.data.ragged import AcousticFrames
 from calm.inference.extractor import CONFIG, kind_settings, text_or_empty
 from calm.inference.recordings import NO_SPEECH, Listener, Segment, over_files
 from calm.inference.torch_classifier import load_pretrained
+from calm.models.encoder_blocks import through
 from calm.models.language_model import load_language_model, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining
 
@@ -43,7 +45,8 @@ class CalpEncoder:
                 raise ValueError(f"{folder} is not a CALP model: it has no {name} (the stage `calp` writes such a folder)")
         self.folder, self.training = folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         model, self.processor = load_pretrained(CalmForContrastivePretraining, folder)
-        self.model = model.eval().to(device)
+        self.model, encoder = model.eval().to(device), load_encoder(folder)
+        self.through = through(encoder, device)
 
     @property
     def extractor(self):
@@ -63,8 +66,9 @@ class CalpEncoder:
     def digest(self) -> str:
         """SHA-256 of everything that the vectors of audio depend on."""
         total = hashlib.sha256()
-        for name in ("model.safetensors", CONFIG):
-            total.update((self.folder / name).read_bytes())
+        for name in ("model.safetensors", CONFIG, f"{WEIGHTS}/model.safetensors"):  # the last one, if an encoder was trained along
+            if (self.folder / name).is_file():
+                total.update((self.folder / name).read_bytes())
         return total.hexdigest()
 
     @torch.inference_mode()
@@ -188,7 +192,7 @@ def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
             raise ValueError(f"the features of {corpus} have {key} {stats.get(key)}, the model {value}: run the stage `features` again")
     utterances = _utterance_rows(corpus)
     with tqdm(total=len(utterances), desc=corpus, unit="utterance", delay=5) as bar:
-        for ids, acoustic in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise):
+        for ids, acoustic in each_frames(folder, ROWS, extractor.block_frames, extractor.block_hop, extractor.normalise, encoder.through):
             for row, id in enumerate(ids):
                 if id not in utterances:
                     raise ValueError(

@@ -71,7 +71,7 @@ class Training:
         held_out: rows whose losses are logged after every epoch.
         lengths: length of every one of `rows`, to batch utterances of similar length.
         groups: number of the group of every one of `rows`, to batch many rows of few groups.
-        body: pretrained parts, trained at `schedule.body_rate` of the learning rate.
+        shares: parts of the model, and the share of the learning rate that each is trained at; 1 for the rest.
         ids: by row number, to name the utterances of a batch whose loss is not finite.
         log: gets the numbers of every epoch, and the step, in the first process.
         on_step: called before every step.
@@ -88,7 +88,7 @@ class Training:
     held_out: Sequence[int] = ()
     lengths: Sequence[int] | None = None
     groups: Sequence[int] | None = None
-    body: Sequence[nn.Module] = ()
+    shares: Sequence[tuple[nn.Module, float]] = ()
     ids: Sequence[str] | None = None
     log: Callable[[dict[str, float], int], None] | None = None
     on_step: Callable[["Training"], None] | None = None
@@ -102,7 +102,7 @@ class Training:
         sampler = EpochSampler(len(self.rows), batch, self.seed, self.lengths, self.groups)
         self.batches = DistributedBatchSampler(sampler, batch, distributed.processes(), distributed.rank())
         self.steps, self.step, self.curve = len(self.batches) * self.schedule.epochs, 0, []
-        self.optimizer = optimizer(self.model, self.schedule, self.body)
+        self.optimizer = optimizer(self.model, self.schedule, self.shares)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if hasattr(self.collator, "to"):
             self.collator.to(self.device)

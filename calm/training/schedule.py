@@ -22,27 +22,26 @@ class Schedule:
     warmup: float = 0.1  # share of the steps
     schedule: str = "cosine"
     checkpoint_minutes: float = 10
-    body_rate: float = 1.0  # share of the learning rate that pretrained parts get
     average: float = 0.0  # share of the last epochs whose weights are averaged
     clip: float = 1.0  # norm of all gradients together; 0: no clipping
 
 
-def optimizer(model: nn.Module, schedule: Schedule, body: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
-    """Adam, or AdamW without weight decay for biases and norms; with a learning rate of its own for the body."""
-    body_ids = {id(parameter) for part in body for parameter in part.parameters()}
-    groups: dict[tuple[bool, bool], list] = {}
+def optimizer(model: nn.Module, schedule: Schedule, shares: Sequence[tuple[nn.Module, float]] = ()) -> torch.optim.Optimizer:
+    """Adam, or AdamW without weight decay for biases and norms; with learning rates of their own for some parts, see `Training`."""
+    share_of = {id(parameter): share for part, share in shares for parameter in part.parameters()}
+    groups: dict[tuple[float, bool], list] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in body_ids, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((share_of.get(id(parameter), 1.0), parameter.ndim > 1), []).append(parameter)
     kind, decay = (torch.optim.Adam, 0.0) if schedule.optimiser == "adam" else (torch.optim.AdamW, schedule.weight_decay)
     return kind(
         [
             {
                 "params": parameters,
-                "lr": schedule.learning_rate * (schedule.body_rate if in_body else 1),
+                "lr": schedule.learning_rate * share,
                 "weight_decay": decay if decays else 0.0,
             }
-            for (in_body, decays), parameters in groups.items()
+            for (share, decays), parameters in groups.items()
         ],
         fused=True,
     )

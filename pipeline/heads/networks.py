@@ -10,11 +10,12 @@ import torch
 from filelock import FileLock
 from transformers import PreTrainedModel
 
+from calm.audio.encoder_states import load_encoder
 from calm.audio.features import ENCODER
 from calm.audio.speech_encoders import SpeechEncoder, load_speech_encoder
 from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
-from calm.data.examples import statistics
+from calm.data.examples import Examples, statistics
 from calm.data.ragged import Ragged
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
 from calm.models.language_model import load_language_model, load_tokenizer, special_ids
@@ -89,7 +90,7 @@ class Networks:
         self.load(network.calm, condition)
         if network.encoder is not None:
             _, encoder, mean, deviation = self.encoder
-            network.encoder.load(encoder, mean, deviation)
+            network.encoder.load(self.trained_encoder if self.hears_trained_encoder(condition) else encoder, mean, deviation)
         return network.to(factory.device())
 
     def pooling(self, condition: Condition) -> str:
@@ -110,6 +111,24 @@ class Networks:
         calm.language_model.load_state_dict((self.aligned_language_model if start == "calp" else self.language_model).state_dict())
         if start == "calp":
             calm.spectran.load_state_dict(CalmForContrastivePretraining.from_pretrained(paths.calp(self.model)).spectran.state_dict())
+
+    @cached_property
+    def trained_encoder(self) -> SpeechEncoder | None:
+        """The speech encoder as CALP trained it along; None if it did not."""
+        return load_encoder(paths.calp(self.model))
+
+    @cached_property
+    def reheard(self) -> Examples:
+        """The examples with the frames of the encoder that CALP trained."""
+        return factory.examples(self.settings, [self.corpus], self.fold or 0, copies=True, encoder=self.trained_encoder)
+
+    def hears_trained_encoder(self, condition: Condition) -> bool:
+        """Whether the frames of a condition come from the encoder that CALP trained: where its weights are those after CALP."""
+        return not condition.random and self.trained_encoder is not None
+
+    def heard(self, condition: Condition) -> Examples:
+        """The examples with the frames of a condition."""
+        return self.reheard if self.hears_trained_encoder(condition) and condition.modality != "text" else self.examples
 
     @cached_property
     def pretrained(self) -> dict[str, torch.Tensor]:
@@ -160,13 +179,14 @@ class Networks:
         section = self.settings.head
         most = min(section.max_tokens, places(self.language_model))
         beside = self.functionals(condition)
-        whole = SequenceCollator(self.examples.frames, self.tokens, None, condition.modality, self.targets, most, functionals=beside)
+        heard = self.heard(condition)
+        whole = SequenceCollator(heard.frames, self.tokens, None, condition.modality, self.targets, most, functionals=beside)
         if speed is not None:
-            return replace(whole, frames=self.examples.copies[speed])
+            return replace(whole, frames=heard.copies[speed])
         if changed:
             return replace(whole, augment=factory.augmentation(section.augment))
         if self.trains_front_end(condition) or self.trains_encoder(condition) or self.pooling(condition) == "frames":
-            return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(self.examples.copies.values()))
+            return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(heard.copies.values()))
         return (
             whole
             if condition.modality == "text" or network.config.head_pooling == "none"
@@ -181,7 +201,7 @@ class Networks:
         file, ids = self.folder / f"encoded-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                encode_blocks(network.calm.spectran, self.examples.frames).write(file, ids)
+                encode_blocks(network.calm.spectran, self.heard(condition).frames).write(file, ids)
         return Ragged.read(file, ids)
 
 

@@ -11,7 +11,8 @@ import torch
 from filelock import FileLock
 
 from calm.data.batching import SequenceCollator
-from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
+from calm.models.heads import FrozenHeads
+from calm.models.modeling import CalmForSequenceClassification
 from calm.storage import replacing
 from calm.training.forward import predict
 from calm.training.loop import train
@@ -59,38 +60,53 @@ def train_heads(
 def _unfrozen(
     networks: Networks, condition: Condition, seeds: list[int], folder: Path, run: TrackedRun, keep: Path | None
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """Train a head and the network below it; logits by split (utterances, 1, classes), and the training curve."""
-    (seed,), section = seeds, networks.settings.head
-    network, rows, body = networks.network(condition, seed), networks.train_rows(condition), []
+    """Train a head and the network below it; logits by split (utterances, 1, classes), and the training curve.
+
+    Where the corpus asks for a refit, a second network learns from training and validation together. It answers test, and is kept.
+    """
+    rows, validation = networks.train_rows(condition), networks.splits["validation"]
+    network, collator, curve = _descended(networks, condition, seeds[0], rows, validation, folder, run.training)
+    answers = {"validation": _predicted(networks, condition, network, collator, validation)}
+    if networks.settings.corpora[networks.corpus].refit:
+        both = np.concatenate([rows, validation])
+        network, collator, _ = _descended(networks, condition, seeds[0], both, [], folder / "again", None)
+    if keep:
+        network.save_pretrained(keep)
+    if "test" in networks.held_out:
+        answers["test"] = _predicted(networks, condition, network, collator, networks.splits["test"])
+    return {split: values[:, None] for split, values in answers.items()}, curve
+
+
+def _descended(
+    networks: Networks, condition: Condition, seed: int, rows: np.ndarray, held_out: Sequence[int], folder: Path, log: Callable | None
+) -> tuple[CalmForSequenceClassification, SequenceCollator, list[dict]]:
+    """A network that learned from these rows step by step, with its batches and its training curve."""
+    section, network, shares = networks.settings.head, networks.network(condition, seed), []
     if condition.row.network != "joint_transformer":
         network.calm.spectran.requires_grad_(networks.trains_front_end(condition))
         network.calm.get_input_embeddings().requires_grad_(section.train_words)
-        body = [pretrained_part(condition, network), *([] if network.encoder is None else [network.encoder])]
+        shares = [(pretrained_part(condition, network), section.body_rate)]
     collator = replace(networks.collator(condition, network), mixup=section.mixup)
     start(networks, condition, seed, network, folder / "first")
-    curve = train(
-        network,
-        rows,
-        collator,
-        factory.schedule(section),
-        folder,
-        seed,
-        held_out=networks.splits["validation"],
-        lengths=sum(collator.lengths(rows)),
-        body=body,
-        ids=networks.examples.table["id"].to_numpy(),
-        log=run.training,
-    )
-    if keep:
-        network.save_pretrained(keep)
-    return {split: _predicted(networks, network, collator, networks.splits[split])[:, None] for split in networks.held_out}, curve
+    if network.encoder is not None:
+        if section.encoder_rank:
+            torch.manual_seed(seed)
+            network.encoder.adapt(section.encoder_rank)
+        shares.append((network.encoder, section.encoder_rate or section.body_rate))
+    schedule, lengths, ids = factory.schedule(section), sum(collator.lengths(rows)), networks.examples.table["id"].to_numpy()
+    curve = train(network, rows, collator, schedule, folder, seed, held_out=held_out, lengths=lengths, shares=shares, ids=ids, log=log)
+    if network.encoder is not None and section.encoder_rank:
+        network.encoder.merge()
+    return network, collator, curve
 
 
-def _predicted(networks: Networks, network: CalmForSequenceClassification, collator: SequenceCollator, rows: np.ndarray) -> np.ndarray:
+def _predicted(
+    networks: Networks, condition: Condition, network: CalmForSequenceClassification, collator: SequenceCollator, rows: np.ndarray
+) -> np.ndarray:
     """Logits (rows, classes), averaged over the speeds where `head.average_speeds` says so."""
     section = networks.settings.head
     logits = [predict(network, rows, collator, section.batch)]
-    for frames in networks.examples.copies.values() if section.average_speeds and collator.modality != "text" else ():
+    for frames in networks.heard(condition).copies.values() if section.average_speeds and collator.modality != "text" else ():
         there = frames.utterances.lengths[rows] > 0  # the others count as they are
         logits.append(logits[0].copy())
         logits[-1][there] = predict(network, rows[there], replace(collator, frames=frames, encoded=None), section.batch)
@@ -249,7 +265,7 @@ def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarra
     """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
     network = networks.network(condition, seed).eval()
     body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
-    about = (digest(body), network.config.head_pooling, condition.modality, draw, speed)
+    about = (digest(body), network.config.head_pooling, condition.modality, networks.hears_trained_encoder(condition), draw, speed)
     file = networks.folder / f"vectors-{'-'.join(map(str, about))}.npy"
     with FileLock(f"{file}.lock"):
         if not file.exists():

@@ -112,8 +112,13 @@ class Head(Optimiser):
     train_spectran: bool = False
     """Unfrozen: whether SpecTran is trained too."""
     train_encoder: bool = False
-    """Unfrozen: whether the blocks of the speech encoder above the first of `features.layers` are trained too, from that layer's states.
-    The layers must follow one another, as in [1, 2, 3], and the encoder must be a Whisper."""
+    """Unfrozen: whether the blocks of the speech encoder above the first of `features.layers` are trained too, from that layer's states:
+    all of them with [0, 4] of an encoder of four. Any family but w2v-BERT and Moonshine; with `spectran.normalise: corpus`."""
+    encoder_rank: Positive | None = None
+    """`train_encoder`: rank of low-rank adapters beside the linear layers of the blocks, which are trained in place of the blocks' own
+    weights and added to these at the end (arXiv 2106.09685). null: the blocks' own weights."""
+    encoder_rate: float | None = Field(None, gt=0, le=1)
+    """`train_encoder`: learning rate of the encoder's blocks or adapters, as a share of that of heads. null: as `body_rate`."""
     train_words: bool = True
     """Unfrozen: whether the word embeddings are trained too, most of the parameters of a small model."""
     body_rate: float = Field(1.0, gt=0, le=1)

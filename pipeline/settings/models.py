@@ -139,11 +139,19 @@ class Calp(Optimiser):
     keep what the loss has no use for, such as how something was said."""
     short: Literal["shift", "drop"] = "shift"
     """Utterances with fewer than two blocks: pair the block with a time-shifted copy of itself, or drop them."""
+    train_encoder: bool = False
+    """Whether the blocks of the speech encoder above the first of `features.layers` are trained too, as by `head.train_encoder`. All that
+    follows hears the trained encoder, but for rows that start from the language model. Without masks in `augment`."""
+    encoder_rank: Positive | None = None
+    """`train_encoder`: rank of low-rank adapters that are trained in place of the blocks' own weights. null: the blocks' own weights."""
+    encoder_rate: float = Field(0.1, gt=0, le=1)
+    """`train_encoder`: learning rate of the encoder's blocks or adapters, as a share of `learning_rate`."""
     train_language_model: bool = False
     """Whether the language model is trained too: "minimal training is performed for the lexical modality" (6.2)."""
     chunk: Positive | None = None
     """Blocks, or texts, embedded at a time, for batches whose activations the memory does not hold; gradients are those of the whole
-    batch, and everything is embedded twice (GradCache). null: the whole batch at once."""
+    batch, and everything is embedded twice (GradCache). With `train_encoder`, as many utterances go through the encoder at a time.
+    null: the whole batch at once."""
     augment: Augment = Augment()
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -178,13 +179,35 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def encoders_can_be_trained_by_calp(self):
+        """CALP trains an encoder that its frames come from, and masks no blocks, which are cut after it."""
+        for name in self.models:
+            section, spectran, key = self._of_model(name, "calp"), self._of_model(name, "spectran"), f"calp of the model {name}"
+            if not self._calp_trains_encoder(name):
+                continue
+            if spectran.frames != "encoder":
+                raise ValueError(f"{key}: train_encoder is true, but its spectran.frames is {spectran.frames}")
+            _check_trained_encoder(spectran, self.features, key)
+            if section.augment.time_masks or section.augment.mel_masks:
+                raise ValueError(f"{key}: augment masks blocks, which train_encoder makes anew: set time_masks: 0 and mel_masks: 0")
+        return self
+
+    @model_validator(mode="after")
     def heads_hear_what_they_ask_for(self):
         """An encoder is trained, and copies are listened to, only where there are some."""
         for corpus in self.targets:
-            models = [heads.model for heads in self.heads.values() if heads.corpus == corpus]
-            hears = any(self._of_model(model, "spectran").frames == "encoder" for model in models)
-            _check_hearing(self.for_target(corpus).head, self.features, hears, f"head of {corpus}")
+            sections = [self._of_model(heads.model, "spectran") for heads in self.heads.values() if heads.corpus == corpus]
+            heard = [section for section in sections if section.frames == "encoder"]
+            _check_hearing(self.for_target(corpus).head, self.features, heard, f"head of {corpus}")
         return self
+
+    def _calp_trains_encoder(self, name: str) -> bool:
+        return self._of_model(name, "calp").train_encoder and self.models[name].aligned and bool(self.pretraining_corpora(name))
+
+    def trains_encoder(self) -> bool:
+        """Whether CALP or heads train the blocks of the speech encoder."""
+        heads = (self.for_target(corpus).head for corpus in self.targets)
+        return any(map(self._calp_trains_encoder, self.models)) or any(head.train_encoder for head in heads)
 
     def for_target(self, corpus: str) -> "Settings":
         """The settings with a target's own values in `head`."""
@@ -246,14 +269,25 @@ def _check_augment(augment: Augment, section: SpecTranSettings, key: str) -> Non
         )
 
 
-def _check_hearing(head: Head, features: Features, hears_encoder: bool, key: str) -> None:
-    if head.train_encoder and not hears_encoder:
+def _check_hearing(head: Head, features: Features, heard: list[SpecTranSettings], key: str) -> None:
+    """`heard`: SpecTran's settings of the models of the heads that have an encoder's frames."""
+    if head.train_encoder and not heard:
         raise ValueError(f"{key}: train_encoder is true, but no model of it has spectran.frames: encoder")
-    layers = features.layers
-    if head.train_encoder and (len(layers) < 2 or layers != list(range(layers[0], layers[0] + len(layers)))):
-        raise ValueError(f"{key}: train_encoder needs layers that follow one another, as [1, 2, 3]; features.layers is {layers}")
-    if head.average_speeds and not (hears_encoder and features.speeds):
+    for section in heard if head.train_encoder else ():
+        _check_trained_encoder(section, features, key)
+    if head.average_speeds and not (heard and features.speeds):
         raise ValueError(f"{key}: average_speeds is true, but no model of it hears copies: set features.encoder and features.speeds")
+
+
+def _check_trained_encoder(section: SpecTranSettings, features: Features, key: str) -> None:
+    layers = features.layers
+    if len(layers) < 2 or any(layer >= after for layer, after in pairwise(layers)):
+        raise ValueError(
+            f"{key}: train_encoder trains the blocks above the first of several layers: features.layers is {layers}, set it in ascending "
+            "order, as [0, 4]"
+        )
+    if section.normalise != "corpus":
+        raise ValueError(f"{key}: train_encoder needs the states as they were before they were normalised: set spectran.normalise: corpus")
 
 
 def _check_frames(section: SpecTranSettings, features: Features, key: str) -> None:

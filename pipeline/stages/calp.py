@@ -1,21 +1,27 @@
 """CALP (4.3): train SpecTran against the frozen language model, with equation 2; then retrieve held-out texts and blocks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 
+from calm.audio.encoder_states import WEIGHTS
+from calm.audio.features import ENCODER
+from calm.audio.speech_encoders import SpeechEncoder, load_speech_encoder
 from calm.data.batching import PairCollator, numbered, tokenise
-from calm.data.examples import Examples
+from calm.data.examples import Examples, statistics
 from calm.evaluation.probes import label_probe, speaker_probe
 from calm.evaluation.retrieval import retrieval
 from calm.inference.processing import CalmProcessor
+from calm.models.encoder_blocks import EncoderBlocks
 from calm.models.language_model import MOST_TOKENS, load_language_model, load_tokenizer, pool_text, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining, count
 from calm.models.multimodal import ordinary_permissions
 from calm.models.text_encoders import places
-from calm.storage import write_json, write_parquet
+from calm.storage import read_json, write_json, write_parquet
 from calm.training.loop import train
 from pipeline import factory, feature_extractors, paths
 from pipeline.execution import torchrun
@@ -59,20 +65,32 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
     rows, curve, retrieved, read, first = trainable(settings, examples), [], [], [], not torchrun.rank()
     if first:  # of several processes, the one that writes
         untrained, read = embedded(model, examples, collator), probes(model, examples, "before")
+    encoder, flops = None, 0.0
     if model_settings.aligned:
+        batches = collator
+        if settings.calp.train_encoder:
+            encoder = speech_encoder(corpora)
+            model.encoder = blocks_to_train(settings, encoder, corpora).to(model.device)
+            batches = replace(collator, corpora=pd.factorize(examples.table["corpus"])[0])
         curve = train(
             model,
             rows,
-            collator,
+            batches,
             factory.schedule(settings.calp),
             work,
             seed,
             held_out=examples.rows("validation"),
             groups=numbered(speakers(examples))[rows] if settings.calp.batch_of == "speakers" else None,
+            shares=[] if encoder is None else [(model.encoder, settings.calp.encoder_rate)],
             ids=examples.table["id"].to_numpy(),
             log=tracked.training,
             title=f"CALP {name}",
         )
+        flops = factory.flops(model, batches, rows, settings.calp)
+        if encoder is not None:
+            take_out(model, encoder)
+            examples = factory.examples(settings, corpora, encoder=encoder)
+            collator = replace(collator, frames=examples.frames)
     if model_settings.aligned and first:
         retrieved, read = retrieve(model, examples, collator), read + probes(model, examples, "after")
         write_parquet(space(examples, untrained, embedded(model, examples, collator)), folder / "space.parquet")
@@ -84,13 +102,13 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
         "synthetic": factory.synthetic(settings, corpora),
         "seed": seed,
         "hours": factory.hours(corpora),
-        "flops": factory.flops(model, collator, rows, settings.calp) if model_settings.aligned else 0.0,
+        "flops": flops,
         "parameters": {"spectran": count(model.spectran), "projections": count(model, model.spectran)},
         "curve": curve,
         "retrieval": retrieved,
         "probes": read,
     }
-    save(model, folder)
+    save(model, encoder, folder)
     CalmProcessor(
         feature_extractors.extractor(settings.spectran, corpora, min(MOST_TOKENS, places(language_model))), tokenizer
     ).save_pretrained(folder)
@@ -135,6 +153,28 @@ def pairs(settings: Visible, examples: Examples, language_model, tokenizer) -> P
     return PairCollator(examples.frames, texts, text_vectors(language_model, tokenizer, texts, section.text_vector), **options)
 
 
+def speech_encoder(corpora: list[str]) -> SpeechEncoder:
+    """The speech encoder that the frames of the corpora come from."""
+    about = read_json(paths.frames(corpora[0], ENCODER) / "stats.json")
+    return load_speech_encoder(about["encoder"], about["layers"])
+
+
+def blocks_to_train(settings: Visible, encoder: SpeechEncoder, corpora: list[str]) -> EncoderBlocks:
+    """The blocks of an encoder, with the statistics of every corpus and with adapters where the settings ask for them."""
+    blocks = EncoderBlocks.of(encoder)
+    blocks.normalised_by(*map(np.stack, zip(*(statistics(paths.frames(corpus, ENCODER)) for corpus in corpora), strict=True)))
+    if settings.calp.encoder_rank:
+        blocks.adapt(settings.calp.encoder_rank)
+    return blocks
+
+
+def take_out(model: CalmForContrastivePretraining, encoder: SpeechEncoder) -> None:
+    """Put the trained blocks of a model in the place of those of the encoder; the model then takes frames that these give."""
+    blocks, model.encoder = model.encoder, None
+    blocks.merge()
+    blocks.write_to(encoder)
+
+
 def speakers(examples: Examples) -> list[str | None]:
     """Corpus and speaker of every row; None where the corpus does not name one."""
     names = zip(examples.table["corpus"], examples.table["speaker"], examples.table["speaker"].notna(), strict=True)
@@ -147,8 +187,11 @@ def trainable(settings: Visible, examples: Examples) -> np.ndarray:
     return rows[examples.frames.blocks[rows] > 1] if settings.calp.short == "drop" else rows
 
 
-def save(model: CalmForContrastivePretraining, folder: Path) -> None:
-    """SpecTran and projections; a language model that was trained along lies beside them."""
+def save(model: CalmForContrastivePretraining, encoder: SpeechEncoder | None, folder: Path) -> None:
+    """SpecTran and projections; a language model and a speech encoder that were trained along lie beside them."""
+    if encoder is not None:
+        encoder.save(folder / WEIGHTS)
+        ordinary_permissions(folder / WEIGHTS)
     if model.language_model is not None:
         model.language_model.save_pretrained(folder / "language_model")
         ordinary_permissions(folder / "language_model")

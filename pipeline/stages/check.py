@@ -20,11 +20,17 @@ from pipeline.settings.models import NO_CORPUS
 def run(settings: Settings) -> None:
     """Write a file a stage and two files a corpus, and remove those of stages and corpora that are gone.
 
-    Raises ValueError if `compute` asks for GPUs that this machine does not have.
+    Raises ValueError if `compute` asks for GPUs that this machine does not have, or if the speech encoder is to be trained and is of a
+    family that cannot be.
     """
     for stage in settings.compute.devices:  # by default there are none, and PyTorch need not be imported
         if message := gpus.too_few(settings.compute, stage):
             raise ValueError(message)
+    if settings.trains_encoder():
+        from calm.audio.speech_encoders import family
+        from calm.models.encoder_blocks import check_family
+
+        check_family(family(settings.features.encoder))
     addresses = {address: state.state(settings, stage, name) for stage, name, address in state.addresses(settings)}
     for address, content in addresses.items():
         _write(content, paths.state(address))

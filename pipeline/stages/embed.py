@@ -13,8 +13,10 @@ import torch
 from tqdm import tqdm
 
 from calm import devices
+from calm.audio.encoder_states import load_encoder
 from calm.data.examples import load_frames, shards
 from calm.data.ragged import Ragged
+from calm.models.encoder_blocks import through
 from calm.models.modeling import CalmForContrastivePretraining
 from calm.training.forward import encode_blocks
 from pipeline import paths
@@ -92,9 +94,10 @@ class BlockWorker(Worker):
         gpus = devices.count()
         device = torch.device("cuda", number % gpus) if gpus else torch.device("cpu")
         self.spectran = CalmForContrastivePretraining.from_pretrained(self.model).spectran.to(device)
+        self.through = through(load_encoder(self.model), device)
 
     def __call__(self, item: tuple[Path, int, int]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Ids, numbers of blocks, and the encoded blocks of all (blocks, encoded width)."""
-        ids, frames = load_frames(*item, self.section.block, self.section.hop, self.section.normalise)
+        ids, frames = load_frames(*item, self.section.block, self.section.hop, self.section.normalise, self.through)
         encoded = encode_blocks(self.spectran, frames)
         return ids, encoded.lengths, encoded.values

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from calm.audio.encoder_states import load_encoder
 from calm.data.batching import MaskingCollator, SequenceCollator, tokenise
 from calm.models.language_model import load_language_model, load_mlm_head, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
@@ -46,7 +47,7 @@ def run(settings: Settings, name: str) -> str:
 def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: Path) -> dict:
     """Train and save the model to `folder`; returns the metrics."""
     corpora, seed, section = settings.pretraining, settings.seeds[0], settings.pretrain
-    examples = factory.examples(settings, corpora)
+    examples = factory.examples(settings, corpora, encoder=load_encoder(paths.calp(name)))
     tokenizer = load_tokenizer(settings.models[name].language_model)
     torch.manual_seed(seed)
     model = multimodal(settings, name, tokenizer, corpora)

@@ -1,7 +1,9 @@
 """Stage `release`: a trained head's model for use, with thresholds, processor, graph and card, and its place in MLflow's registry."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from calm.audio.encoder_states import WEIGHTS
 from calm.audio.features import ENCODER
 from calm.inference import onnx_export
 from calm.inference.processing import CalmProcessor
@@ -12,7 +14,7 @@ from calm.storage import read_json, write_json
 from pipeline import factory, feature_extractors, model_card, paths
 from pipeline.evaluation import released as evaluated
 from pipeline.evaluation.released import Released
-from pipeline.heads.conditions import released
+from pipeline.heads.conditions import Condition, released
 from pipeline.heads.networks import TASK
 from pipeline.settings import Settings
 from pipeline.stage import measure, whole
@@ -37,7 +39,7 @@ def run(settings: Settings, name: str) -> str:
     synthetic = factory.synthetic(seen, [heads.corpus])
     with stage_run(seen, heads.corpus, {"heads": heads}, synthetic, seed) as tracked:
         with whole(folder) as partial:
-            write(seen, name, columns, predictions, figures, partial)
+            write(seen, name, condition, columns, predictions, figures, partial)
         tags = {**{key: str(value) for key, value in columns.items()}, "calm.synthetic": str(synthetic).lower()}
         kind = "argmax" if seen.head.decision == "argmax" else "tuned"
         validation = predictions.tables["validation"].rename(columns={f"decided_{kind}": "decided"})
@@ -47,7 +49,9 @@ def run(settings: Settings, name: str) -> str:
     return f"{folder}: {registered}"
 
 
-def write(settings: Visible, name: str, columns: dict, predictions: Released, figures: list[dict], folder: Path) -> None:
+def write(
+    settings: Visible, name: str, condition: Condition, columns: dict, predictions: Released, figures: list[dict], folder: Path
+) -> None:
     """Weights with thresholds, processor, graph, `release.json` and the card."""
     heads = settings.heads[name]
     trained = paths.heads(heads.corpus, heads.model)
@@ -63,7 +67,10 @@ def write(settings: Visible, name: str, columns: dict, predictions: Released, fi
         settings.spectran, [heads.corpus], most, network.config.head_functionals, settings.head.average_speeds
     )
     if settings.spectran.frames == ENCODER:
-        onnx_export.write_encoder(extractor.frame_extractor, folder)
+        states = extractor.frame_extractor
+        if not condition.random and (trained_along := paths.calp(heads.model) / WEIGHTS).exists():
+            states = replace(states, encoder=str(trained_along))
+        onnx_export.write_encoder(states, folder)
         extractor.encoder = model_card.public_name(extractor.encoder)
     CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     onnx_export.write(network.eval(), folder)

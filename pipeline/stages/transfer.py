@@ -5,8 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from calm.audio.encoder_states import load_encoder
+from calm.audio.speech_encoders import SpeechEncoder
 from calm.corpora.emotions import shared
 from calm.data.batching import SequenceCollator, tokenise
+from calm.data.examples import statistics
 from calm.evaluation.calibration import probabilities
 from calm.evaluation.resampling import Resamples, difference
 from calm.models.language_model import load_tokenizer
@@ -47,7 +50,8 @@ def run(settings: Settings, name: str) -> str:
         if not emotions:
             raise ValueError(f"{source.corpus} and {target.corpus} have no emotion in common: take {name} out of transfer")
         ours, theirs = ([emotion[number] for emotion in emotions] for number in (1, 2))
-        answers = transferred(seen, network, source.model, target.corpus, own.tables["test"]["id"])
+        encoder = encoder_of(seen, source, head["variant"])
+        answers = transferred(seen, network, source.model, target.corpus, own.tables["test"]["id"], encoder)
         first = Answers(answers[:, ours], np.array(network.config.thresholds[TASK])[ours])
         second = Answers(own.column("test", "probabilities")[:, theirs], own.thresholds[theirs])
         targets, speakers = own.column("test", "targets")[:, theirs], own.tables["test"]["speaker"].tolist()
@@ -69,12 +73,27 @@ def load(heads: Heads) -> tuple[CalmForSequenceClassification, dict]:
     return CalmForSequenceClassification.from_pretrained(folder).to(factory.device()), read_json(folder / "release.json")
 
 
-def transferred(settings: Visible, network: CalmForSequenceClassification, model: str, other: str, ids: pd.Series) -> np.ndarray:
+def encoder_of(settings: Visible, heads: Heads, variant: str) -> SpeechEncoder | None:
+    """The speech encoder of a released model where CALP trained it; None: frames are as stored."""
+    random = heads.rows[variant.removesuffix("_frozen")].start == "language_model"
+    if random or not settings.calp.train_encoder or not settings.models[heads.model].aligned:
+        return None
+    return load_encoder(paths.model(heads.corpus, heads.model))
+
+
+def transferred(
+    settings: Visible, network: CalmForSequenceClassification, model: str, other: str, ids: pd.Series, encoder: SpeechEncoder | None
+) -> np.ndarray:
     """Probabilities of a model for utterances of another corpus, (utterances, classes of the model); a row of NaN without features.
 
-    The log-mel is normalised by the statistics of its own corpus, as in pretraining on several corpora.
+    Frames are normalised by the statistics of their own corpus, as in pretraining on several corpora.
+
+    Args:
+        encoder: of the model, if it is not the one whose states are stored.
     """
-    examples = factory.examples(settings, [other])
+    examples = factory.examples(settings, [other], encoder=encoder)
+    if network.encoder is not None:
+        network.encoder.normalised_by(*statistics(paths.frames(other, settings.spectran.frames)))
     tokens = tokenise(load_tokenizer(settings.models[model].language_model), examples.table["text"])
     most = min(settings.head.max_tokens, places(network.calm.language_model))
     collator = SequenceCollator(

@@ -356,3 +356,23 @@ def test_speakers_are_numbered_and_unknown_ones_differ():
     collator = PairCollator(frames_of([80] * 5), ["a"] * 5, torch.zeros(5, 4), speakers=["x", None, "y", "x", None])
     numbers = collator([0, 1, 2, 3, 4])["speaker_index"].tolist()
     assert numbers[0] == numbers[3] and len(set(numbers)) == 4
+
+
+@pytest.mark.parametrize("augment", [None, Augmentation(speed=0.2, gain_db=6, crop=0.3)])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_whole_utterances_and_where_their_blocks_begin(augment, seed):
+    """The same draws as without an encoder to train: blocks of the utterances, changed alike, are those of the other batch."""
+
+    def batch(**options) -> dict[str, torch.Tensor]:
+        collator = PairCollator(frames_of([300, 60, 110]), ["a", "b", "c"], torch.zeros(3, 4), augment=augment, text_blocks=2, **options)
+        return collator([0, 1, 2], None if seed is None else torch.Generator().manual_seed(seed))
+
+    plain, whole = batch(), batch(corpora=np.array([0, 1, 1]))
+    assert whole["corpus"].tolist() == [0, 1, 1] and whole["frame_mask"].shape == whole["frames"].shape[:2]
+    starts = {"anchor": range(3), "neighbour": range(3), "text_blocks": plain["text_block_mask"].nonzero()[:, 0]}
+    for name, rows in starts.items():
+        found = [whole["frames"][row, start : start + 50] for row, start in zip(rows, whole[name], strict=True)]
+        same = whole["anchor"] == whole["neighbour"]
+        for row, window, expected in zip(rows, found, plain[name], strict=True):
+            if not (name == "neighbour" and same[row]):  # exactly one block long: shifted where it is cut
+                assert torch.equal(window, expected)

@@ -52,10 +52,16 @@ def test_windows_of_changed_utterances_are_windows_of_the_whole_changed_utteranc
     which = np.array([0, 1, 3, 3, 4, 2, 5])
     steps = view.steps(np.array([view.lengths[row] - 50 for row in which]))
     found = view.windows(which, steps).cut().numpy()
+    every = [of[source].utterances[row].astype(np.float32) for source, row in zip(view.of, rows, strict=True)]
+    every = [change(own) for change, own in zip(view.changes, every, strict=True)] if augment else every
     for window, row, at in zip(found, which, steps, strict=True):
-        whole = of[view.of[row]].utterances[rows[row]].astype(np.float32)
-        whole = view.changes[row](whole) if augment else whole
-        np.testing.assert_allclose(window, whole[at], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(window, every[row][at], rtol=0, atol=1e-6)
+
+    whole, present = view.whole()
+    assert present.sum(1).tolist() == [len(own) for own in every] and whole.cut().shape == (6, max(map(len, every)), CHANNELS)
+    for values, there, own in zip(whole.cut(), present, every, strict=True):
+        np.testing.assert_allclose(values[there], own, rtol=0, atol=1e-6)
+        assert not values[~there].any()
 
 
 def test_all_blocks_are_those_of_the_frames():

@@ -7,6 +7,7 @@ from transformers import BertConfig
 
 from calm.models import modeling
 from calm.models.configuration import CalmConfig
+from calm.models.encoder_blocks import EncoderBlocks
 from calm.models.losses import ContrastiveSettings
 from calm.models.modeling import CalmForContrastivePretraining
 from calm.models.text_encoders import build_encoder
@@ -105,3 +106,26 @@ def test_chunks_keep_little_for_the_gradients():
 def test_answers_of_a_trained_model_do_not_depend_on_chunks():
     with torch.no_grad():
         assert torch.equal(model(5).eval()(**batch()).loss, model(None).eval()(**batch()).loss)
+
+
+def test_chunks_of_utterances_go_through_an_encoder_that_is_trained_along():
+    """Of two corpora and all lengths: the gradients of its blocks, and of all else, are those of the whole batch."""
+
+    def found(chunk: int | None) -> dict[str, torch.Tensor]:
+        draw = torch.Generator().manual_seed(2)
+        own = model(chunk, dtype=torch.float64)
+        config = {"model_type": "whisper", "d_model": 32, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "encoder_layers": 2}
+        own.encoder = EncoderBlocks({"layers": [0, 2], "config": config}).double()
+        own.encoder.mean, own.encoder.deviation = torch.randn(2, 64, generator=draw), 1 + torch.rand(2, 64, generator=draw)
+        own.encoder.double()
+        lengths = torch.randint(80, 120, (ROWS,), generator=draw)
+        inputs = batch(torch.float64)
+        inputs |= {"anchor": lengths - 80, "neighbour": lengths - 50, "corpus": torch.arange(ROWS) % 2}
+        inputs |= {"text_blocks": torch.randint(0, 30, (len(inputs["text_blocks"]),), generator=draw)}
+        inputs |= {"frames": torch.randn(ROWS, 120, 64, generator=draw).double(), "frame_mask": torch.arange(120) < lengths[:, None]}
+        return gradients(own, inputs)
+
+    expected, chunked = found(None), found(5)
+    assert chunked.keys() == expected.keys() and chunked["encoder.blocks.1.fc1.weight"].abs().max() > 1e-4
+    for name, gradient in chunked.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-9, rtol=1e-7)

@@ -1,5 +1,8 @@
 """The upper blocks of a speech encoder within a model: frames and blocks, functionals with a gradient, saving, and the graph."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,10 +13,12 @@ from transformers import AutoConfig, BertConfig
 
 from calm.audio import functionals as by_numpy
 from calm.audio.speech_encoders import load_speech_encoder
+from calm.data.batching import PairCollator
+from calm.data.ragged import AcousticFrames, Ragged
 from calm.inference import onnx_export
 from calm.models.configuration import CalmConfig
-from calm.models.encoder_blocks import EncoderBlocks, blocks_of_frames, frames_of_blocks, functionals
-from calm.models.modeling import CalmForSequenceClassification
+from calm.models.encoder_blocks import BLOCKS, EncoderBlocks, blocks_of_frames, frames_of_blocks, functionals
+from calm.models.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
 from tests.audio import encoders
 
 LAYERS, WIDTH = [1, 2, 3], 64
@@ -86,17 +91,68 @@ def model(whisper) -> CalmForSequenceClassification:
     return made
 
 
-def test_untrained_blocks_return_the_frames_as_they_were(whisper, model):
-    """Of clips of different lengths too, of which the shorter one does not see its padding."""
-    frames, mask, *_ = batch(whisper[1])
+FAMILIES = [name for name, (family, _) in encoders.FAMILIES.items() if family in BLOCKS]
+
+
+@pytest.mark.parametrize("layers", [[1, 2, 3], [0, 2], [0, 3], [2, 3]], ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_untrained_blocks_return_the_frames_as_they_were(name, layers, tmp_path):
+    """Of clips of different lengths too, of which the shorter one does not see its padding; for every family and all gaps of layers."""
+    encoder = load_speech_encoder(str(encoders.folder(tmp_path, name)), layers)
     with torch.no_grad():
-        found = model.encoder(frames, mask)
+        frames, mask, mean, deviation = batch([encoder(torch.from_numpy(encoders.noise(samples))[None])[0] for samples in (14720, 8960)])
+    blocks = EncoderBlocks({"layers": layers, "config": encoder.model.config.to_dict()}).eval()
+    blocks.load(encoder, mean.numpy(), deviation.numpy())
+    assert len(blocks.blocks) == layers[-1] - layers[0]
+    with torch.no_grad():
+        found = blocks(frames, mask)
     torch.testing.assert_close(found[mask], frames[mask], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(frames[..., :WIDTH], frames[..., WIDTH : 2 * WIDTH], atol=0.1)
+    assert not torch.allclose(frames[..., :WIDTH], frames[..., -WIDTH:], atol=0.1)
     changed = frames.clone()
     changed[..., WIDTH:] = 7.0  # the upper layers come from the first one alone
     with torch.no_grad():
-        torch.testing.assert_close(model.encoder(changed, mask), found)
+        torch.testing.assert_close(blocks(changed, mask), found)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_adapters_change_nothing_at_first_and_are_merged_into_the_weights(name, tmp_path):
+    """All of them are trained and no weight of the encoder; merged, the blocks are the encoder's own again, and answer the same."""
+    torch.manual_seed(0)
+    blocks = EncoderBlocks.of(load_speech_encoder(str(encoders.folder(tmp_path, name)), [1, 3])).eval()
+    frames, mask = torch.randn(2, 40, WIDTH), torch.arange(40) < torch.tensor([[40], [25]])
+    untrained, before = blocks.states(frames, mask).detach(), copy.deepcopy(blocks.blocks.state_dict())
+    blocks.adapt(4)
+    torch.testing.assert_close(blocks.states(frames, mask), untrained, atol=1e-4, rtol=1e-4)
+    trained = {name: parameter for name, parameter in blocks.named_parameters() if parameter.requires_grad}
+    assert {parameter.shape[0 if "lora_A" in name else 1] for name, parameter in trained.items()} == {4}
+    optimiser = torch.optim.SGD(trained.values(), lr=0.3)
+    for _ in range(2):  # an A learns only once its B is not zero
+        optimiser.zero_grad()
+        blocks.states(frames, mask)[mask].square().mean().backward()
+        optimiser.step()
+    still = [name for name, parameter in trained.items() if not parameter.grad.any() and "k_proj" not in name]
+    assert not still
+    found = blocks.states(frames, mask).detach()
+    assert (found - untrained).abs().max() > 1e-3
+    blocks.merge()
+    assert blocks.blocks.state_dict().keys() == before.keys()
+    torch.testing.assert_close(blocks.states(frames, mask).detach(), found, atol=1e-4, rtol=1e-4)
+    changed = {name for name, values in blocks.blocks.state_dict().items() if not torch.equal(values, before[name])}
+    linear = {f"{name}.weight" for name, module in blocks.blocks.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert changed == {name for name in linear if not (blocks.family == "wavlm" and "_proj" in name)}
+
+
+@pytest.mark.parametrize(("first", "trained"), [(0, True), (1, False)])
+def test_positions_of_wavlm_are_trained_with_all_blocks_only(first, trained, tmp_path):
+    """They belong to its first block, and blocks below the first layer that is stored would hear a change of them."""
+    encoder = load_speech_encoder(str(encoders.folder(tmp_path, "wavlm")), [first, 3])
+    blocks = EncoderBlocks.of(encoder)
+    frames = torch.randn(1, 40, WIDTH)
+    blocks.states(frames, torch.ones(1, 40, dtype=torch.bool)).square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in blocks.blocks.named_parameters()}
+    positions = gradients.pop("0.attention.rel_attn_embed.weight")
+    assert (positions is not None and positions.any().item()) == trained
+    assert all(gradient is not None for gradient in gradients.values())
 
 
 def test_a_model_hears_what_its_blocks_give_and_trains_them(whisper, model):
@@ -129,12 +185,18 @@ def test_blocks_are_saved_and_loaded(whisper, model, tmp_path):
         assert not torch.allclose(again.encoder(frames, mask)[mask], frames[mask], atol=1e-2)
 
 
-def test_the_graph_computes_the_blocks(whisper, model, tmp_path):
-    for name in onnx_export.MADE_OF:
-        (tmp_path / name).touch()
+@pytest.mark.parametrize("name", ["whisper", "wav2vec2-layer-norm", "wavlm"])
+def test_the_graph_computes_the_blocks(name, tmp_path):
+    """For an utterance of another length than it was traced with."""
+    encoder = load_speech_encoder(str(encoders.folder(tmp_path / name, name)), LAYERS)
+    torch.manual_seed(0)
+    model = CalmForSequenceClassification(config(encoder)).eval()
+    frames = torch.randn(1, 46, 3 * WIDTH)
+    model.encoder.load(encoder, np.zeros(3 * WIDTH, np.float32), np.ones(3 * WIDTH, np.float32))
+    for file in onnx_export.MADE_OF:
+        (tmp_path / file).touch()
     assert onnx_export.write(model, tmp_path)
-    (frames, *_), words = batch(whisper[1]), torch.tensor([[5, 6, 7]])
-    blocks = blocks_of_frames(frames[:1], 7, 10, 6)
+    words, blocks = torch.tensor([[5, 6, 7]]), blocks_of_frames(frames, 7, 10, 6)
     with torch.no_grad():
         expected = model(input_ids=words, input_features=blocks).logits
     session = onnxruntime.InferenceSession(tmp_path / onnx_export.GRAPH)
@@ -143,8 +205,39 @@ def test_the_graph_computes_the_blocks(whisper, model, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["hubert", "moonshine"])
-def test_other_families_are_refused(whisper, family):
+@pytest.mark.parametrize("most", [1, 2, None])
+def test_contrastive_learning_hears_an_untrained_encoder_as_stored_frames(whisper, most):
+    """Of two corpora with statistics of their own, beside an utterance of one block and longer ones; all its blocks get gradients."""
+    states = [torch.cat(whisper[1])[first : first + length] for first, length in ((0, 10), (5, 29), (9, 40), (20, 13))]
+    corpora, pairs = np.array([0, 1, 0, 1]), [batch(states[::2])[2:], batch(states[1::2])[2:]]
+    blocks = EncoderBlocks.of(whisper[0])
+    mean, deviation = (np.stack([own[part].numpy() for own in pairs]) for part in (0, 1))
+    blocks.normalised_by(mean, deviation)
+    rows = [blocks.changed(own.numpy()) for own in states]  # a piece of a clip has another context than the clip
+    rows = [((own - mean[corpus]) / deviation[corpus]).astype(np.float16) for own, corpus in zip(rows, corpora, strict=True)]
+    frames = AcousticFrames(Ragged.from_rows(rows), np.ones(4, np.float32), 10, 6)
+    stored = PairCollator(frames, ["a", "b", "c", ""], torch.randn(4, 64), text_blocks=most)
+    torch.manual_seed(0)
+    model = CalmForContrastivePretraining(config(whisper[0], encoder=None)).eval()
+    for seed in (None, 1, 2):
+        plain, whole = (
+            collator([0, 1, 2, 3], None if seed is None else torch.Generator().manual_seed(seed))
+            for collator in (stored, dataclasses.replace(stored, corpora=corpora))
+        )
+        model.encoder = None
+        expected = model(**plain)
+        model.encoder = blocks
+        whole["frames"][..., WIDTH:] = 7.0  # the upper layers come from the first one alone
+        found = model(**whole)
+        torch.testing.assert_close(found.loss, expected.loss, atol=5e-3, rtol=5e-3)
+        torch.testing.assert_close(found.text_loss, expected.text_loss, atol=5e-3, rtol=5e-3)
+    found.loss.backward()
+    for name, parameter in blocks.blocks.named_parameters():
+        assert parameter.grad is not None and (parameter.grad.any() or "k_proj" in name), name
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-bert", "moonshine"])
+def test_other_families_are_refused(family):
     other = AutoConfig.for_model(family).to_dict()
-    with pytest.raises(ValueError, match=f"an encoder of the family {family} cannot be trained along: take a Whisper"):
-        EncoderBlocks(config(whisper[0], encoder={"layers": LAYERS, "config": other}))
+    with pytest.raises(ValueError, match=f"an encoder of the family {family} cannot be trained along: families that can are whisper, wav2"):
+        EncoderBlocks({"layers": LAYERS, "config": other})

@@ -5,8 +5,8 @@ import torch
 from transformers import BertConfig
 
 from calm.models.configuration import CalmConfig
-from calm.models.heads import AttentivePooling, Head, Standardise, pool
-from calm.models.modeling import CalmForSequenceClassification, FrozenHeads
+from calm.models.heads import AttentivePooling, FrozenHeads, Head, Standardise, pool
+from calm.models.modeling import CalmForSequenceClassification
 from calm.models.multimodal import CalmOutput
 
 TEXT = BertConfig(

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertForMaskedLM, BertModel
 
 from calm.models.configuration import CalmConfig
+from calm.models.heads import FrozenHeads
 from calm.models.language_model import load_language_model, load_mlm_head
 from calm.models.losses import ContrastiveSettings
 from calm.models.modeling import (
@@ -12,7 +13,6 @@ from calm.models.modeling import (
     CalmForMaskedPretraining,
     CalmForSequenceClassification,
     CalmModel,
-    FrozenHeads,
     count,
     parameter_table,
 )

@@ -12,13 +12,14 @@ from transformers import BertConfig
 from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator
 from calm.data.ragged import AcousticFrames, Ragged
 from calm.models.configuration import CalmConfig
+from calm.models.encoder_blocks import EncoderBlocks
+from calm.models.heads import FrozenHeads
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
 from calm.models.losses import ContrastiveSettings
 from calm.models.modeling import (
     CalmForContrastivePretraining,
     CalmForMaskedPretraining,
     CalmForSequenceClassification,
-    FrozenHeads,
 )
 from calm.models.text_encoders import build_encoder
 from calm.training.loop import Training
@@ -54,6 +55,15 @@ def contrastive(language_model=None, **options):
     return CalmForContrastivePretraining(config, language_model, ContrastiveSettings(**options))
 
 
+def with_encoder(**options):
+    """Of two corpora, with adapters beside the weights."""
+    model = contrastive(**options)
+    model.encoder = EncoderBlocks({"layers": [1, 2], "config": WHISPER})
+    model.encoder.normalised_by(np.zeros((2, 64), np.float32), np.ones((2, 64), np.float32))
+    model.encoder.adapt(2)
+    return model
+
+
 def masking(encoded=None, **options):
     return MaskingCollator(SequenceCollator(frames(), tokens(), encoded, **options), 103, (101, 102, 103), 200)
 
@@ -73,6 +83,10 @@ CASES = {
         pairs(text_blocks=2),
     ),
     "CALP with its language model": lambda: (contrastive(build_encoder(TEXT)), pairs(tokens=tokens())),
+    "CALP with an encoder": lambda: (
+        with_encoder(symmetric=True),
+        pairs(text_blocks=2, corpora=np.array([0, 1, 1, 0])),
+    ),
     "masked": lambda: (CalmForMaskedPretraining(CalmConfig(TEXT, **SIZES)), masking(encoded(64))),
     "masked, with SpecTran": lambda: (CalmForMaskedPretraining(CalmConfig(TEXT, **SIZES)), masking()),
     "head": lambda: (classifier(), heads()),

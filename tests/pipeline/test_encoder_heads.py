@@ -77,11 +77,13 @@ def changes(network: CalmForSequenceClassification, networks: Networks) -> float
     return np.mean([(ours - theirs).abs().mean().item() for ours, theirs in pairs])
 
 
-def test_the_encoder_is_trained_at_the_rate_of_the_body(made, trained):
+def test_the_encoder_is_trained_at_a_rate_of_its_own(made, trained):
     """A tenth of the rate changes its blocks a tenth as much; the statistics of the frames stay. It answers audio as the stage did."""
     networks, logits, fast = trained(UNFROZEN, "fast", train_encoder=True, average_speeds=True)
     *_, slow = trained(UNFROZEN, "slow", train_encoder=True, body_rate=0.1)
+    *_, own = trained(UNFROZEN, "own", train_encoder=True, encoder_rate=0.1)
     assert changes(fast, networks) > 1e-4
+    assert changes(own, networks) == pytest.approx(changes(slow, networks), rel=0.3)
     assert changes(fast, networks) / changes(slow, networks) == pytest.approx(10, rel=0.3)
     _, _, mean, deviation = networks.encoder
     np.testing.assert_array_equal(fast.encoder.mean, mean)
@@ -109,6 +111,21 @@ def test_attention_over_frames_is_learned_with_the_head(made, trained):
     np.testing.assert_allclose(answers(made, networks, network, ids, True), expected, atol=0.03)
 
 
+def test_adapters_are_trained_in_place_of_the_blocks_and_merged(made, trained):
+    """What is kept has the encoder's own weights, of which linear layers alone have changed, by matrices of the rank."""
+    networks, logits, network = trained(UNFROZEN, "adapted", train_encoder=True, encoder_rank=2, average_speeds=True)
+    _, encoder, *_ = networks.encoder
+    ours, theirs = network.encoder.blocks.state_dict(), encoder.blocks[1:].state_dict()
+    assert ours.keys() == theirs.keys()
+    differences = {name: ours[name] - theirs[name] for name in ours}
+    changed = {name: values for name, values in differences.items() if values.any()}
+    assert len(changed) == 2 * 6  # four projections and two layers of each block
+    assert {int(torch.linalg.matrix_rank(values, rtol=1e-2)) for values in changed.values()} == {2}
+    ids = list(logits.index)
+    expected = torch.from_numpy(np.stack(logits["logits"])).log_softmax(1)
+    np.testing.assert_allclose(answers(made, networks, network, ids, True), expected, atol=0.03)
+
+
 def test_blocks_are_part_of_unfrozen_audio_alone(made, trained):
     """Frozen heads, those of text, and a setting that does not ask for them have none."""
     networks, _, frozen = trained(FROZEN, "frozen", train_encoder=True)
@@ -131,7 +148,7 @@ def test_logits_of_trained_networks_are_means_over_speeds(trained):
     np.testing.assert_allclose(np.stack(averaged["logits"][ids]), (once + slower) / 2, atol=1e-2)
     assert np.abs(once - slower).max() > 0.05
     averaging.examples.copies[SPEED].utterances.lengths[rows[0]] = 0
-    found = training._predicted(averaging, network, collator, rows)
+    found = training._predicted(averaging, UNFROZEN, network, collator, rows)
     np.testing.assert_allclose(found[0], once[0], atol=1e-2)
     np.testing.assert_allclose(found[1:], (once + slower)[1:] / 2, atol=1e-2)
 

@@ -157,8 +157,18 @@ ENCODER = {"encoder": "whisper-tiny.en", "layers": [2, 3]}
         ({"spectran": {"encoder_layers": "learned_mean"}}, "encoder_layers is learned_mean, which needs an encoder's frames"),
         ({"features": {"encoder": "x"}, "spectran": {"encoder_layers": "learned_mean"}}, "with several features.layers"),
         ({"head": {"train_encoder": True}}, "head of mosei: train_encoder is true, but no model of it has spectran.frames: encoder"),
-        ({"features": ENCODER | {"layers": [1, 3]}, "head": {"train_encoder": True}}, "features.layers is [1, 3]"),
-        ({"features": ENCODER | {"layers": [2]}, "head_of": {"msp": {"train_encoder": True}}}, "head of msp: train_encoder needs layers"),
+        ({"features": ENCODER | {"layers": [3, 1]}, "head": {"train_encoder": True}}, "features.layers is [3, 1]"),
+        (
+            {"features": ENCODER | {"layers": [2]}, "head_of": {"msp": {"train_encoder": True}}},
+            "head of msp: train_encoder trains the blocks",
+        ),
+        ({"features": ENCODER, "spectran": {"normalise": "utterance"}, "head": {"train_encoder": True}}, "set spectran.normalise: corpus"),
+        ({"calp": {"train_encoder": True}}, "calp of the model small: train_encoder is true, but its spectran.frames is log-mel"),
+        ({"features": {"encoder": "x"}, "calp": {"train_encoder": True}}, "calp of the model small: train_encoder trains the blocks"),
+        (
+            {"features": ENCODER, "calp": {"train_encoder": True, "augment": {"mel_masks": 1}}},
+            "augment masks blocks, which train_encoder makes anew",
+        ),
         ({"features": ENCODER, "head": {"average_speeds": True}}, "head of mosei: average_speeds is true, but no model of it hears copies"),
         ({"features": {"speeds": [0.9]}, "head": {"average_speeds": True}}, "set features.encoder and features.speeds"),
         ({"head": {"frozen_fit": "logistic", "standardise": True}}, "frozen_fit: logistic fits a linear head on standardised inputs"),
@@ -185,7 +195,8 @@ def test_settings_of_an_encoder_that_fit(tmp_path):
     cases += [{"features": augmented["features"], "head": DEMO["head"] | {"augment": {"time_masks": 1, "mel_masks": 1, "speed": 0.1}}}]
     cases += [{"features": augmented["features"], "spectran": DEMO["spectran"] | {"patch": [5, 384], "encoder_layers": "learned_mean"}}]
     heads = DEMO["head"] | {"train_encoder": True, "average_speeds": True, "frozen_fit": "logistic", "hidden": None, "standardise": True}
-    cases += [{"features": DEMO["features"] | ENCODER | {"speeds": [0.9]}, "head": heads}]
+    calp = DEMO["calp"] | {"train_encoder": True, "encoder_rank": 4, "augment": {"speed": 0.1, "crop": 0.1}}
+    cases += [{"features": DEMO["features"] | ENCODER | {"speeds": [0.9]}, "head": heads, "calp": calp}]
     kinds = []
     for given in cases:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(DEMO | given))

@@ -13,7 +13,7 @@ from calm.training.checkpoints import last_checkpoint, read
 from calm.training.finite import NotFiniteError
 from calm.training.forward import losses, predict, step_flops
 from calm.training.loop import Interrupted, train
-from calm.training.schedule import Schedule, precision
+from calm.training.schedule import Schedule, optimizer, precision
 
 INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS[:, :2] * 2
@@ -51,6 +51,21 @@ def trained(folder, schedule, **options):
     model = Small()
     curve = train(model, range(30), collator, schedule, folder, seed=5, held_out=range(30, 40), **options)
     return model, curve
+
+
+def test_parts_learn_at_their_share_of_the_learning_rate():
+    """Biases without weight decay; what is frozen is left out, and what no part holds learns at the whole rate."""
+    model = nn.ModuleDict({"one": nn.Linear(2, 2), "two": nn.Linear(2, 2), "rest": nn.Linear(2, 2, bias=False)})
+    model["two"].bias.requires_grad_(False)
+    shares = [(model["one"], 0.1), (model["two"], 0.5)]
+    groups = optimizer(model, Schedule(epochs=1, batch=1, learning_rate=0.2, weight_decay=0.3), shares).param_groups
+    of = {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+    assert {name: of[id(own)] for name, own in model.named_parameters() if id(own) in of} == {
+        "one.weight": (pytest.approx(0.02), 0.3),
+        "one.bias": (pytest.approx(0.02), 0.0),
+        "two.weight": (0.1, 0.3),
+        "rest.weight": (0.2, 0.3),
+    }
 
 
 @pytest.mark.parametrize("average", [0.0, 0.5])
@@ -276,7 +291,7 @@ def test_predict_keeps_the_order_of_rows():
             self.weight = nn.Parameter(torch.ones(1))
 
         def forward(self, x, y):
-            from calm.models.modeling import ClassificationOutput
+            from calm.models.heads import ClassificationOutput
 
             return ClassificationOutput(logits=x[:, :1] * self.weight)
 
