@@ -1,7 +1,7 @@
 """Training of heads: on representations that stay as they are, or with the network below."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -43,8 +43,8 @@ class CorpusSettings(Section):
     """Cross-validation instead of one split: the number of folds, made so that no speaker is in two, or the folds
     that are `given`. With fewer speakers than folds, there is one for each."""
     refit: bool = False
-    """Baselines and logistic heads are fitted once more, on training and validation split together, before they answer the test split.
-    For corpora of few speakers. Thresholds are still tuned on answers that have not heard validation."""
+    """Baselines, logistic heads and heads that train the network are fitted once more, on training and validation split together, before
+    they answer the test split. For corpora of few speakers. Thresholds are still tuned on answers that have not heard validation."""
     options: dict = {}
     """Options of the format's reader, listed below."""
 

@@ -168,6 +168,20 @@ def test_a_refit_is_for_test_and_for_release(trained):
         assert np.abs(np.stack(found) - released[rows[split]]).max() > 0.01
 
 
+def test_a_network_is_trained_again_for_test_and_for_release(trained):
+    """By a second training on training and validation together, whose network answers test and is kept."""
+    networks, once, first = trained(UNFROZEN, "once")
+    _, again, network = trained(UNFROZEN, "again", refit=True)
+    ids, rows = networks.examples.table["id"].to_numpy(), networks.splits
+    validation, test = (ids[rows[split]] for split in ("validation", "test"))
+    np.testing.assert_array_equal(np.stack(again["logits"][validation]), np.stack(once["logits"][validation]))
+    assert np.abs(np.stack(again["logits"][test]) - np.stack(once["logits"][test])).max() > 0.01
+    collator = networks.collator(UNFROZEN, network)
+    released = predict(network, rows["test"], collator, 8)
+    np.testing.assert_allclose(np.stack(again["logits"][test]), released, atol=1e-2)
+    assert np.abs(predict(first, rows["test"], collator, 8) - released).max() > 0.01
+
+
 def test_logits_of_frozen_heads_are_means_over_speeds(made, trained):
     """By the regression that is kept; the released model answers audio in the same way."""
     networks, logits, network = trained(FROZEN, "averaged", average_speeds=True)
