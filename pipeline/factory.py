@@ -1,6 +1,7 @@
 """From settings to the objects of `calm`: configurations, examples and schedules."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,17 +88,24 @@ def synthetic(settings: Visible, corpora: list[str]) -> bool:
     return any(settings.corpora[name].synthetic for name in corpora)
 
 
-def examples(settings: Visible, corpora: list[str], fold: int = 0, copies: bool = False, encoder: SpeechEncoder | None = None) -> Examples:
+def examples(
+    settings: Visible,
+    corpora: list[str],
+    fold: int = 0,
+    copies: bool = False,
+    encoder: SpeechEncoder | None = None,
+    work: Path | None = None,
+) -> Examples:
     """Utterances and acoustic frames of the named corpora, with the splits and the normalisation of a fold (0: those of the tables).
 
     Args:
         copies: whether to read the copies at other speeds too.
         encoder: that frames come from, computed anew from the stored states of its first layer; None: they are as stored.
+        work: see `load_examples`.
     """
     files = {name: (paths.utterances(name), paths.texts(name), paths.frames(name, settings.spectran.frames)) for name in corpora}
-    return load_examples(
-        files, settings.spectran.block, settings.spectran.hop, settings.spectran.normalise, fold, copies, through(encoder, device())
-    )
+    section = settings.spectran
+    return load_examples(files, section.block, section.hop, section.normalise, fold, copies, through(encoder, device()), work)
 
 
 def channels(examples: Examples) -> int:
@@ -105,11 +113,10 @@ def channels(examples: Examples) -> int:
     return examples.frames.channels
 
 
-def encoded(model: str, examples: Examples, corpora: list[str]) -> Ragged:
-    """Blocks that the stage `embed` encoded, in the order of the examples."""
+def encoded(model: str, examples: Examples, corpora: list[str], work: Path | None = None) -> Ragged:
+    """Blocks that the stage `embed` encoded, in the order of the examples; `work`: see `load_examples`."""
     ids = examples.table["id"]
-    tables = [Ragged.read(paths.encoded(model) / f"{name}.parquet", ids[examples.table["corpus"] == name]) for name in corpora]
-    return Ragged.concatenate(tables)
+    return Ragged.read([(paths.encoded(model) / f"{name}.parquet", ids[examples.table["corpus"] == name]) for name in corpora], work)
 
 
 def schedule(section: Optimiser, **changes) -> Schedule:

@@ -1,7 +1,7 @@
 """Utterances of one or several corpora with their acoustic frames, read from the Parquet files that the stages wrote."""
 
+import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
+from calm.data.arrays import filled
 from calm.data.normalisation import outside
 from calm.data.ragged import AcousticFrames, Ragged
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd  # imported in functions: a trained model is used without it
 
 Through = Callable[[np.ndarray], np.ndarray]  # stored frames to those that are used, both (frames, channels) and not normalised
-
-IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped from a temporary file
 
 
 @dataclass
@@ -61,6 +60,7 @@ def load_examples(
     fold: int = 0,
     copies: bool = False,
     through: Through | None = None,
+    work: Path | None = None,
 ) -> Examples:
     """Read utterances, texts and features of the named corpora.
 
@@ -71,6 +71,7 @@ def load_examples(
         fold: whose splits the utterances have; its tested utterances are in no statistics of the corpus. 0: the splits of the table.
         copies: whether to read the copies at other speeds, which take as much memory again each.
         through: changes the frames of each utterance before they are normalised; None: they are as stored.
+        work: folder of files for large arrays, shared by all processes that are given it; None: each process has its own.
     """
     import pandas as pd
 
@@ -88,7 +89,7 @@ def load_examples(
     table = table.drop(columns="frames")
     folders = [Path(features) for *_, features in corpora.values()]
     ids = [list(table.loc[table["corpus"] == name, "id"]) for name in corpora]
-    how = (block, hop, normalise, fold, through)
+    how = (block, hop, normalise, fold, through, work)
     frames = _frames(ids, [(folder, folder) for folder in folders], *how)
     speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")}) if copies else []
     changed = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], *how) for speed in speeds}
@@ -97,7 +98,14 @@ def load_examples(
 
 
 def _frames(
-    ids: list[list[str]], folders: list[tuple[Path, Path]], block: int, hop: int, normalise: str, fold: int, through: Through | None
+    ids: list[list[str]],
+    folders: list[tuple[Path, Path]],
+    block: int,
+    hop: int,
+    normalise: str,
+    fold: int,
+    through: Through | None,
+    work: Path | None,
 ) -> AcousticFrames:
     """Normalised frames of all rows, in their order; a row without frames has none, and a shorter one than a block is padded to it.
 
@@ -113,16 +121,22 @@ def _frames(
             table = pq.read_table(shard, columns=["id", "frames"])
             chosen = [rows[id] for id in table["id"].to_pylist()]
             lengths[chosen] = np.maximum(table["frames"].to_numpy(), block)
-    utterances, scale, row = Ragged(np.empty(0), lengths), np.zeros(len(lengths), np.float32), 0
-    present = np.flatnonzero(lengths)
-    for folder, statistics in folders:
-        for frames, deviation in _all_normalised(folder, statistics, normalise, fold, through):
-            if not row:
-                utterances.values = _empty((int(lengths.sum()), frames.shape[1]))
-            first = utterances.offsets[present[row]]
-            utterances.values[first : first + len(frames)] = frames
-            scale[present[row]] = deviation
-            row += 1
+    utterances, present = Ragged(np.empty(0), lengths), np.flatnonzero(lengths)
+    starts = utterances.offsets[present]
+
+    def fill(values: np.ndarray) -> np.ndarray:
+        scale, row = np.zeros(len(lengths), np.float32), 0
+        for folder, beside in folders:
+            for frames, deviation in _all_normalised(folder, beside, normalise, fold, through):
+                values[starts[row] : starts[row] + len(frames)] = frames
+                scale[present[row]] = deviation
+                row += 1
+        return scale
+
+    about = json.dumps([[str(folder) for folder, _ in folders], ids, block, normalise, fold, through is not None])
+    file = work and work / f"frames-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+    mean, _ = statistics(folders[0][1])
+    utterances.values, scale = filled((int(lengths.sum()), len(mean)), fill, file)
     return AcousticFrames(utterances, scale, block, hop)
 
 
@@ -197,10 +211,3 @@ def _normalised(
         frames = through(frames) if through else frames
         mean, std = stats if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
         yield (frames - mean) / std, std.mean()
-
-
-def _empty(shape: tuple[int, int]) -> np.ndarray:
-    """Zeros in float16, in memory, or in a temporary file if they need more than IN_MEMORY."""
-    if 2 * shape[0] * shape[1] <= IN_MEMORY:
-        return np.zeros(shape, dtype=np.float16)
-    return np.memmap(tempfile.NamedTemporaryFile(prefix="calm-frames-"), dtype=np.float16, mode="w+", shape=shape)  # noqa: SIM115

@@ -3,7 +3,9 @@
 Only numpy and pyarrow are imported, so that a trained model can be used without torch.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calm.audio.functionals import functionals
+from calm.data.arrays import filled
 from calm.storage import write_parquet
 
 GROUP, BATCH = 256, 32  # rows that lie together in a file, and that are decoded at once
@@ -34,28 +37,32 @@ class Ragged:
         return cls(np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64))
 
     @classmethod
-    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """The rows of all parts, one part after another."""
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
-
-    @classmethod
-    def read(cls, path: Path, ids: Sequence[str]) -> "Ragged":
-        """Encoded blocks from Parquet; raises ValueError if the file has other ids or another order.
+    def read(cls, files: Sequence[tuple[Path, Sequence[str]]], work: Path | None = None) -> "Ragged":
+        """Encoded blocks from Parquet files, one after another.
 
         The array is filled a few rows at a time, so that little more than the array itself is held.
+
+        Args:
+            files: each with its ids in order.
+            work: see `calm.data.examples.load_examples`.
+
+        Raises:
+            ValueError: a file has other ids or another order.
         """
-        with pq.ParquetFile(path) as file:
-            about = file.read(columns=["id", "blocks"])
-            if not about.column("id").equals(pa.chunked_array([pa.array(ids, pa.string())])):
-                raise ValueError(f"{path} holds other utterances than the features: run its stage again")
-            width, lengths = int(file.schema_arrow.metadata[b"width"]), about.column("blocks").to_numpy().astype(np.int64)
-            values, first = np.empty((int(lengths.sum()), width), np.float16), 0
-            for group in range(file.num_row_groups):  # all at once, the compressed columns would be held too
-                for batch in file.iter_batches(BATCH, row_groups=[group], columns=["encoded"]):
-                    part = batch.column("encoded").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        counts = [_counted(path, ids) for path, ids in files]
+        lengths, width = np.concatenate([own for own, _ in counts]), counts[0][1]
+
+        def fill(values: np.ndarray) -> np.ndarray:
+            first = 0
+            for path, _ in files:
+                for part in _encoded(path, width):
                     values[first : first + len(part)] = part
                     first += len(part)
-        return cls(values, lengths)
+            return np.empty(0)
+
+        about = json.dumps([[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path, _ in files])
+        file = work and work / f"encoded-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+        return cls(filled((int(lengths.sum()), width), fill, file)[0], lengths)
 
     def write(self, path: Path, ids: Sequence[str]) -> None:
         """Encoded blocks (rows of (blocks, width) float16) to Parquet: id, blocks, encoded."""
@@ -84,6 +91,23 @@ class Ragged:
         values = self.values[np.where(mask, self.offsets[rows][:, None] + steps, 0)]
         values[~mask] = 0
         return values, mask
+
+
+def _counted(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Blocks of each row of a file, and the width of one. Raises ValueError if it has other ids or another order."""
+    with pq.ParquetFile(path) as file:
+        about = file.read(columns=["id", "blocks"])
+        if not about.column("id").equals(pa.chunked_array([pa.array(ids, pa.string())])):
+            raise ValueError(f"{path} holds other utterances than the features: run its stage again")
+        return about.column("blocks").to_numpy().astype(np.int64), int(file.schema_arrow.metadata[b"width"])
+
+
+def _encoded(path: Path, width: int) -> Iterator[np.ndarray]:
+    """Encoded blocks of a file, (blocks, width) float16, a few rows at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):  # all at once, the compressed columns would be held too
+            for batch in file.iter_batches(BATCH, row_groups=[group], columns=["encoded"]):
+                yield batch.column("encoded").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 @dataclass

@@ -42,7 +42,7 @@ class Networks:
 
     def __init__(self, settings: Visible, corpus: str, model: str, folder: Path, fold: int | None = None):
         self.settings, self.corpus, self.model, self.folder, self.fold = settings, corpus, model, folder, fold
-        self.examples = factory.examples(settings, [corpus], fold or 0, copies=True)
+        self.examples = factory.examples(settings, [corpus], fold or 0, copies=True, work=folder)
         model_settings = settings.models[model]
         self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
         self.tokenizer = load_tokenizer(model_settings.language_model)
@@ -120,7 +120,7 @@ class Networks:
     @cached_property
     def reheard(self) -> Examples:
         """The examples with the frames of the encoder that CALP trained."""
-        return factory.examples(self.settings, [self.corpus], self.fold or 0, copies=True, encoder=self.trained_encoder)
+        return factory.examples(self.settings, [self.corpus], self.fold or 0, copies=True, encoder=self.trained_encoder, work=self.folder)
 
     def hears_trained_encoder(self, condition: Condition) -> bool:
         """Whether the frames of a condition come from the encoder that CALP trained: where its weights are those after CALP."""
@@ -197,12 +197,12 @@ class Networks:
         """Blocks encoded by the network's SpecTran: those of `embed` where it is the same one, else computed once for all runs."""
         embedded = paths.encoded(self.model) / f"{self.corpus}.parquet"
         if not condition.random and embedded.exists():
-            return factory.encoded(self.model, self.examples, [self.corpus])
+            return factory.encoded(self.model, self.examples, [self.corpus], self.folder)
         file, ids = self.folder / f"encoded-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
         with FileLock(f"{file}.lock"):
             if not file.exists():
                 encode_blocks(network.calm.spectran, self.heard(condition).frames).write(file, ids)
-        return Ragged.read(file, ids)
+        return Ragged.read([(file, ids)], self.folder)
 
 
 def digest(module: torch.nn.Module) -> str:

@@ -56,7 +56,7 @@ def run(settings: Settings, name: str) -> str:
 def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: Path) -> dict:
     """Train, retrieve, and save the model with its processor and the shared space to `folder`; returns the metrics."""
     model_settings, corpora, seed = settings.models[name], settings.pretraining, settings.seeds[0]
-    examples = factory.examples(settings, corpora)
+    examples = factory.examples(settings, corpora, work=work)
     language_model = load_language_model(model_settings.language_model, model_settings.layers).to(factory.device())
     tokenizer = load_tokenizer(model_settings.language_model)
     collator = pairs(settings, examples, language_model, tokenizer)
@@ -89,7 +89,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
         flops = factory.flops(model, batches, rows, settings.calp)
         if encoder is not None:
             take_out(model, encoder)
-            examples = factory.examples(settings, corpora, encoder=encoder)
+            examples = factory.examples(settings, corpora, encoder=encoder, work=work)
             collator = replace(collator, frames=examples.frames)
     if model_settings.aligned and first:
         retrieved, read = retrieve(model, examples, collator), read + probes(model, examples, "after")

@@ -47,11 +47,11 @@ def run(settings: Settings, name: str) -> str:
 def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: Path) -> dict:
     """Train and save the model to `folder`; returns the metrics."""
     corpora, seed, section = settings.pretraining, settings.seeds[0], settings.pretrain
-    examples = factory.examples(settings, corpora, encoder=load_encoder(paths.calp(name)))
+    examples = factory.examples(settings, corpora, encoder=load_encoder(paths.calp(name)), work=work)
     tokenizer = load_tokenizer(settings.models[name].language_model)
     torch.manual_seed(seed)
     model = multimodal(settings, name, tokenizer, corpora)
-    encoded = None if section.train_spectran else factory.encoded(name, examples, corpora)
+    encoded = None if section.train_spectran else factory.encoded(name, examples, corpora, work)
     tokens = tokenise(tokenizer, examples.table["text"])
     most = min(section.max_tokens, places(model.calm.language_model))
     sequences = SequenceCollator(examples.frames, tokens, encoded, section.modality, most=most)

@@ -284,7 +284,7 @@ def test_examples_of_two_corpora_are_normalised_apart(corpus, monkeypatch):
     examples = load_examples({"one": files, "two": files})
     assert examples.table["corpus"].tolist() == ["one", "one", "two", "two"]
     assert examples.frames.utterances[2][0, 0] == 0.5
-    monkeypatch.setattr("calm.data.examples.IN_MEMORY", 0)
+    monkeypatch.setattr("calm.data.arrays.IN_MEMORY", 0)
     mapped = load_examples(corpus)
     assert isinstance(mapped.frames.utterances.values, np.memmap) and mapped.frames.utterances[0][0, 0] == 0.5
 
@@ -297,10 +297,10 @@ def test_utterance_normalisation(corpus):
 def test_tokens_round_trip_and_refuse_others(tmp_path):
     ragged = Ragged.from_rows([np.random.default_rng(0).normal(size=(n, 3)).astype(np.float16) for n in (2, 0, 4)])
     ragged.write(tmp_path / "tokens.parquet", ["a", "b", "c"])
-    again = Ragged.read(tmp_path / "tokens.parquet", ["a", "b", "c"])
+    again = Ragged.read([(tmp_path / "tokens.parquet", ["a", "b", "c"])])
     assert np.array_equal(again.values, ragged.values) and np.array_equal(again.lengths, ragged.lengths)
     with pytest.raises(ValueError, match="other utterances"):
-        Ragged.read(tmp_path / "tokens.parquet", ["a", "c", "b"])
+        Ragged.read([(tmp_path / "tokens.parquet", ["a", "c", "b"])])
 
 
 READ = """
@@ -308,9 +308,9 @@ import re, sys
 from pathlib import Path
 from calm.data.ragged import Ragged
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-Ragged.read(sys.argv[2], ["a"])  # imports and allocators
+Ragged.read([(Path(sys.argv[2]), ["a"])])  # imports and allocators
 ids, before = [str(row) for row in range(3000)], peak()
-values = Ragged.read(sys.argv[1], ids).values
+values = Ragged.read([(Path(sys.argv[1]), ids)]).values
 print((peak() - before) / values.nbytes)
 """
 
@@ -322,7 +322,7 @@ def test_reading_takes_little_more_memory_than_the_array(tmp_path):
     files = [str(tmp_path / name) for name in ("blocks.parquet", "small.parquet")]
     done = subprocess.run([sys.executable, "-c", READ, *files], capture_output=True, text=True, check=True, timeout=60)
     assert 1 <= float(done.stdout) < 1.8
-    again = Ragged.read(tmp_path / "blocks.parquet", [str(row) for row in range(3000)])
+    again = Ragged.read([(tmp_path / "blocks.parquet", [str(row) for row in range(3000)])])
     assert np.array_equal(again.values.view(np.uint16), values.view(np.uint16))
 
 
