@@ -1,7 +1,8 @@
 """The items of a stage on a Dask cluster, whose workers take the place of processes here.
 
 Each Dask worker is one process of one thread, on the same file system and with the same code. It sets itself up before its first item of
-a stage, so one that joins late, or replaces a killed one, is as good as the others. Items only return results: Dask may run one twice.
+a stage, so one that joins late, or replaces a killed one, is as good as the others. Dask may run an item twice: what it writes is then the
+same, and is renamed into place.
 """
 
 import contextlib

@@ -157,23 +157,33 @@ def kinds(section: Features) -> list[Frames]:
 
 
 def _shards(frame: pd.DataFrame, section: Features, frames: Frames, work: Path, dask: str | None) -> Iterator[Shard]:
-    """Compute and write the shards in order; those that lie finished in `work` are not computed again."""
+    """Compute and write the shards in order; those that lie finished in `work` are not computed again.
+
+    Processes here share the rows of a shard, which this one writes. A worker of a Dask cluster takes a whole shard and writes it, so that
+    no frames pass through the scheduler.
+    """
     tables = [frame.iloc[first : first + section.shard] for first in range(0, len(frame), section.shard)]
-    items = {number: _items(table) for number, table in enumerate(tables) if not _finished(work, number)}
+    missing, has_folds = [number for number in range(len(tables)) if not _finished(work, number)], bool(frame["fold"].notna().any())
+    kind = (frames.extractor, section.trim_db, frames.speed)
+    if dask:
+        worker = ShardWorker(*kind, work=work.absolute(), has_folds=has_folds)
+        items = {number: [(number, tables[number])] for number in missing}
+    else:
+        worker, items = FeatureWorker(*kind), {number: _items(tables[number]) for number in missing}
     most = devices.count() if frames.kind == ENCODER else 0
     processes = min(section.workers or most or cores(), max(1, sum(map(len, items.values()))))
     bar = tqdm(total=len(frame), desc=frames.folder or LOG_MEL, unit="utt", delay=2)
-    with bar, pool(FeatureWorker(frames.extractor, section.trim_db, frames.speed), processes, dask=dask) as results_of:
+    with bar, pool(worker, processes, dask=dask) as results_of:
         results = results_of(chain.from_iterable(items.values()))
         for number, table in enumerate(tables):
-            if number in items:
-                rows = {}
-                for part in islice(results, len(items[number])):
-                    rows |= part
-                    bar.update(len(part))
-                _write(work, number, table, rows, bool(frame["fold"].notna().any()))
-            else:
+            rows = {}
+            for part in islice(results, len(items.get(number, []))):
+                rows |= part or {}
+                bar.update(len(part or table))
+            if number not in items:
                 bar.update(len(table))
+            elif not dask:
+                _write(work, number, table, rows, has_folds)
             yield _read_note(work, number)
 
 
@@ -243,6 +253,20 @@ class FeatureWorker(Worker):
         if not np.isfinite(stored).all():
             return "NaN or infinity", f"samples up to {np.abs(samples).max():.3g}: {where}"
         return stored
+
+
+@dataclass
+class ShardWorker(FeatureWorker):
+    """A whole shard, which it writes to the folder `work`."""
+
+    work: Path = Path()
+    has_folds: bool = False
+
+    def __call__(self, item: tuple[int, pd.DataFrame]) -> None:
+        (number, table), rows = item, {}
+        for own in _items(table):
+            rows |= super().__call__(own)
+        _write(self.work, number, table, rows, self.has_folds)
 
 
 def _write(work: Path, number: int, table: pd.DataFrame, rows: dict, has_folds: bool) -> None:
