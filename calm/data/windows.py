@@ -5,6 +5,7 @@ frames and how they are changed, as small tensors. The device then cuts, stretch
 numbers.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,9 @@ class Store:
     """Rows of an array (all, width), of frames or encoded blocks, on the device where batches are cut from them."""
 
     def __init__(self, values: np.ndarray):
-        self.values = torch.from_numpy(values)  # shares its memory
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of arrays that must not be written to, as nothing does
+            self.values = torch.from_numpy(values)  # shares its memory
 
     @staticmethod
     def place(stores: Sequence["Store"], device: torch.device) -> None:
@@ -251,10 +254,11 @@ def _pinned(own: torch.Tensor | Windows) -> torch.Tensor | Windows:
     return own.pin_memory()
 
 
-def ahead(items: Iterator, number: int = 2) -> Iterator:
-    """The same items, so many of which are made ahead by a thread."""
+def ahead(items: Iterator, device: torch.device | None = None, number: int = 2) -> Iterator:
+    """The same items, so many of which are made ahead by a thread, whose GPU is `device`, not the first one."""
     end = object()
-    with ThreadPoolExecutor(1) as thread:
+    set_up = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device is not None and device.index is not None else {}
+    with ThreadPoolExecutor(1, **set_up) as thread:
         waiting = deque(thread.submit(next, items, end) for _ in range(number))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(thread.submit(next, items, end))

@@ -1,1 +1,1 @@
-"""The training loop, its batches and callbacks, and forward passes over many rows."""
+"""The training loop, its batches and checkpoints, and forward passes over many rows."""

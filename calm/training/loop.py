@@ -167,7 +167,7 @@ class Training:
         loader = iter(DataLoader(RowDataset(self.rows), batch_sampler=list(self.batches)[done:], collate_fn=self._collate))
         if done:  # the loader has drawn a number, as it had before the checkpoint
             self._restore_random_state()
-        for rows, batch in loader if self.device.type == "cpu" else ahead(loader):
+        for rows, batch in loader if self.device.type == "cpu" else ahead(loader, self.device):
             yield rows, ready(batch, self.device)
 
     def _collate(self, items: list[tuple[int, int]]) -> tuple[list[int], dict[str, torch.Tensor | Windows]]:

@@ -25,7 +25,7 @@ def sources() -> list[AcousticFrames]:
     return [frames(LENGTHS), frames(COPY, 1)]
 
 
-def stores(of: list[AcousticFrames]) -> list[Store]:
+def stores_of(of: list[AcousticFrames]) -> list[Store]:
     return [Store(source.utterances.values) for source in of]
 
 
@@ -39,7 +39,7 @@ def test_a_change_by_hand():
     changed = Change(np.array([0.0, 0.5, 1.25]), np.array([0.0, 0.5]), np.float32(100))(values)
     np.testing.assert_allclose(changed, [[100, 100.5], [105, 105.5], [112.5, 113]])
     acoustic = AcousticFrames(Ragged(values.astype(np.float16), np.array([3])), np.ones(1, np.float32), block=2)
-    view = View([acoustic], stores([acoustic]), np.array([0]), np.array([0]), [Change(np.array([0.0, 0.5, 1.25]), None, np.float32(0))])
+    view = View([acoustic], stores_of([acoustic]), np.array([0]), np.array([0]), [Change(np.array([0.0, 0.5, 1.25]), None, np.float32(0))])
     np.testing.assert_allclose(view.windows(np.array([0]), np.array([[1, 2]])).cut(), [[[5, 6], [12.5, 13.5]]])
 
 
@@ -47,7 +47,7 @@ def test_a_change_by_hand():
 @pytest.mark.parametrize("copies", [0, 1])
 def test_windows_of_changed_utterances_are_windows_of_the_whole_changed_utterance(augment, copies):
     of, rows = sources()[: 1 + copies], np.array([2, 0, 1, 3, 2, 2])
-    view = View.drawn(of, stores(of), rows, augment, torch.Generator().manual_seed(4))
+    view = View.drawn(of, stores_of(of), rows, augment, torch.Generator().manual_seed(4))
     assert set(view.of[rows == 1]) == {0} and len(set(view.of)) == 1 + copies
     which = np.array([0, 1, 3, 3, 4, 2, 5])
     steps = view.steps(np.array([view.lengths[row] - 50 for row in which]))
@@ -60,7 +60,7 @@ def test_windows_of_changed_utterances_are_windows_of_the_whole_changed_utteranc
 
 def test_all_blocks_are_those_of_the_frames():
     acoustic, rows = frames(LENGTHS), np.array([3, 2, 0])
-    view = View.plain([acoustic], stores([acoustic]), rows)
+    view = View.plain([acoustic], stores_of([acoustic]), rows)
     windows, mask = view.all_blocks(np.array([9, 4, 9]))
     blocks, all_of = acoustic.all_blocks(rows)
     assert mask.sum(1).tolist() == [1, 4, 4] and all_of.sum(1).tolist() == [1, 9, 4]
@@ -88,11 +88,8 @@ def test_batches_are_cut_on_the_device(name):
     assert any(isinstance(own, Windows) for own in planned.values())
     assert all(torch.equal(own, expected[key]) for key, own in ready(planned).items())
     with mode:
-        for store in (
-            collator.sequences.used() + collator.sequences.stores
-            if name == "masked"
-            else getattr(collator, "used", lambda: collator.stores)()
-        ):
+        stores = {id(store): store for own in planned.values() if isinstance(own, Windows) for store in own.stores}
+        for store in stores.values():
             store.values = mode.from_tensor(store.values).to("cuda")
         fake = {
             key: own.with_tensors(mode.from_tensor) if isinstance(own, Windows) else mode.from_tensor(own) for key, own in planned.items()
@@ -126,7 +123,7 @@ def test_windows_are_a_small_part_of_what_they_cut():
 
 def test_no_window_is_a_tensor_without_rows():
     acoustic = frames(LENGTHS)
-    view = View.plain([acoustic], stores([acoustic]), np.array([0]))
+    view = View.plain([acoustic], stores_of([acoustic]), np.array([0]))
     assert view.windows(np.array([], np.int64), view.steps(np.array([], np.int64))).cut().shape == (0, 50, CHANNELS)
 
 
