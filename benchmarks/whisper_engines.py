@@ -1,6 +1,6 @@
 """Word error rates and speed of both engines of `calm.asr.engines` on LibriSpeech, with the same weights and settings.
 
-    python benchmarks/whisper_engines.py --corpora FOLDER
+    python -m benchmarks.whisper_engines --corpora FOLDER
 
 The weights are the packaged tiny.en, converted for openai-whisper. The engines take turns, batch by batch, so that other load on the
 machine slows both alike. Each uses one thread.
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ct2_to_openai import convert
 from tqdm import tqdm
 
+from benchmarks.ct2_to_openai import convert
 from calm.asr import engines
 from calm.asr.transcripts import word_errors
 from calm.audio.decoding import read_audio

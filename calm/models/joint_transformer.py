@@ -80,7 +80,7 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
     def __init__(self, config: CalmConfig, word_vectors: torch.Tensor | None = None):
         """`word_vectors`: (words, embedding width), which are not trained; None: random ones."""
         CalmPreTrainedModel.__init__(self, config)
-        self.joint = JointTransformer(config)
+        self.joint, self.frames = JointTransformer(config), None
         width, heads = 2 * config.hidden_size, config.heads.items()
         self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in heads})
         self.post_init()

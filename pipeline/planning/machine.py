@@ -14,7 +14,8 @@ import torch
 from calm import devices
 from calm.audio.decoding import read_audio
 from calm.audio.logmel import LogMel
-from calm.training import trainer
+from calm.training.loop import train
+from calm.training.schedule import Schedule, precision
 from pipeline import factory
 from pipeline.execution.workers import cores
 from pipeline.planning.trainings import Training
@@ -40,13 +41,13 @@ class Machine:
         """FLOP/s of a large matrix product on one device: float32 on the CPU, in training's precision on a GPU."""
         size = 8192 if self.gpus else 2048
         a = torch.randn(size, size, device=self.device)
-        a = a.bfloat16() if self.precision is torch.bfloat16 else a.half() if self.precision else a
+        a = a.to(self.precision)
         return 2 * size**3 * _rate(lambda: a @ a, self.device)
 
     @property
-    def precision(self) -> torch.dtype | None:
-        """That of mixed-precision training; None: float32."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(next(iter(trainer.precision()), ""))
+    def precision(self) -> torch.dtype:
+        """That of mixed-precision training; torch.float32: none."""
+        return precision(self.device)
 
     def training_rate(self, training: Training) -> float:
         """FLOP/s of training steps on one device, the optimiser and the making of batches included."""
@@ -58,7 +59,7 @@ class Machine:
             adam = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], fused=True)
 
             def step() -> None:
-                with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     loss = model(**{key: value.to(self.device) for key, value in collator(rows).items()}).loss
                 loss.backward()
                 adam.step()
@@ -73,8 +74,8 @@ class Machine:
         model = _Point()
         with tempfile.TemporaryDirectory() as folder:
             begin = time.perf_counter()
-            schedule = trainer.Schedule(epochs=1, batch=1, learning_rate=0.01)
-            trainer.train(model.to(self.device), range(200), lambda rows, generator=None: {"x": torch.ones(1)}, schedule, Path(folder), 0)
+            schedule = Schedule(epochs=1, batch=1, learning_rate=0.01)
+            train(model.to(self.device), range(200), lambda rows, generator=None: {"x": torch.ones(1)}, schedule, Path(folder), 0)
         return (time.perf_counter() - begin) / 200
 
     @cached_property

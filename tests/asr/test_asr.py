@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ct2_to_openai import convert
 
+from benchmarks.ct2_to_openai import convert
 from calm.asr import engines, windows
 from calm.asr.transcripts import Transcript, compression_ratio, flags, repeats, word_errors
 from calm.audio import packaged

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import side_by_side
 import soundfile
 import torch
 import yaml
 from made_project import ROOT, small
 from typer.testing import CliRunner
 
+from benchmarks import side_by_side
 from calm.cli import app
 from calm.corpora.utterances import read_table
 from calm.tools import needs
