@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from calm.models.configuration import CalmConfig
-from calm.models.heads import Head
-from calm.models.modeling import CalmForSequenceClassification, CalmPreTrainedModel
+from calm.models.modeling import CalmForSequenceClassification
 
 
 class JointLayer(nn.Module):
@@ -79,14 +78,15 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
 
     def __init__(self, config: CalmConfig, word_vectors: torch.Tensor | None = None):
         """`word_vectors`: (words, embedding width), which are not trained; None: random ones."""
-        CalmPreTrainedModel.__init__(self, config)
-        self.joint, self.frames = JointTransformer(config), None
-        width, heads = 2 * config.hidden_size, config.heads.items()
-        self.heads = nn.ModuleDict({name: Head(config, len(classes), width) for name, classes in heads})
-        self.post_init()
+        super().__init__(config)
         if word_vectors is not None:
             self.joint.words.weight.data.copy_(word_vectors)
         self.joint.words.requires_grad_(False)
+
+    def add_body(self, config: CalmConfig) -> int:
+        """Add the joint transformer; returns the width of its vectors."""
+        self.joint = JointTransformer(config)
+        return 2 * config.hidden_size
 
     def pooled(self, input_ids, attention_mask, acoustic_mask=None, input_features=None, **others) -> torch.Tensor:
         """Input of the heads, (batch, 2 x width)."""

@@ -282,12 +282,16 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         super().__init__(config)
         if not config.heads:
             raise ValueError("CalmConfig.heads names no head: give names and classes, for example {'emotion': ['happy', 'sad']}")
-        self.calm = CalmModel(config)
+        width = self.add_body(config)
         self.encoder = EncoderBlocks(config.encoder) if config.encoder else None
-        width = pooled_width(config, self.calm.spectran.encoded_width)
         self.frames, kind = (AttentivePooling(config), MemberHeads) if config.head_pooling == "frames" else (None, Head)
         self.heads = nn.ModuleDict({name: kind(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
+
+    def add_body(self, config: CalmConfig) -> int:
+        """Add the network below the heads; returns the width of their input. A network for comparison overrides it, and `pooled`."""
+        self.calm = CalmModel(config)
+        return pooled_width(config, self.calm.spectran.encoded_width)
 
     def pooled(self, input_ids, attention_mask, functionals: torch.Tensor | None = None, **inputs) -> torch.Tensor:
         """Input of the heads, (batch, width of `Head`). Functionals are zero for an utterance without audio."""
