@@ -55,6 +55,9 @@ class Heads(Section):
     """Seeds of these heads. null: `seeds`. Entries with the same rows, other seeds, and models of one `lm` fill the rows together."""
     rows: Annotated[dict[RowName, HeadRow], Field(min_length=1)] = {"calm": HeadRow(), "no_pretraining": HeadRow(start="language_model")}
     """Rows of the tables, by the name of the variant. By default CALM, and the same without pretraining."""
+    together: dict[RowName, Annotated[list[str], Field(min_length=2)]] = {}
+    """More rows, by name: the answers of several variants of this entry, such as `[functionals_frozen, attention]`, averaged as logits, or
+    as log-probabilities of a softmax. They are evaluated and not released."""
     release: bool = True
     """Keep a model for use, and register it."""
 
@@ -63,6 +66,16 @@ class Heads(Section):
         """Networks for comparison are not released."""
         if self.release and all(row.network != "calm" for row in self.rows.values()):
             raise ValueError("release is true, but no row has network 'calm': set release: false")
+        return self
+
+    @model_validator(mode="after")
+    def what_answers_together_is_there(self):
+        """Variants are rows of this entry, and their common name is not one."""
+        for name, variants in self.together.items():
+            if name in self.rows:
+                raise ValueError(f"together: '{name}' is a row already: choose another name")
+            if unknown := [own for own in variants if own.removesuffix("_frozen") not in self.rows]:
+                raise ValueError(f"together.{name}: '{unknown[0]}' is none of its rows ({', '.join(self.rows)}), with or without _frozen")
         return self
 
     @field_validator("rows")

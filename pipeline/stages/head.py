@@ -18,6 +18,7 @@ from pipeline.execution import gpus
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import cores
 from pipeline.heads.conditions import conditions, released
+from pipeline.heads.together import averaged
 from pipeline.heads.worker import HeadWorker
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, whole
@@ -44,9 +45,10 @@ def run(settings: Settings, name: str) -> str:
         whole(paths.heads(corpus, model)) as folder,
     ):
         runs = train_all(seen, name, work, tracked)
-        tables = [pd.read_parquet(run / "logits.parquet") for run in runs]
+        logits = pd.concat([pd.read_parquet(run / "logits.parquet") for run in runs], ignore_index=True)
+        added = [averaged(logits, name, variants, seen.head.loss) for name, variants in heads.together.items()]
         curves = [entry for run in runs for entry in read_json(run / "curves.json")]
-        write_parquet(pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False), folder / "logits.parquet")
+        write_parquet(pa.Table.from_pandas(pd.concat([logits, *added], ignore_index=True), preserve_index=False), folder / "logits.parquet")
         write_json(curves, folder / "curves.json")
         for run in runs:
             if (run / "network").exists():
