@@ -1,7 +1,7 @@
 """This project and its peers, measured in turn on this machine: `python -m benchmarks`
 
-Systems take turns (A B A B), so that other load slows all of them alike; a first turn is not counted, and medians are compared. All use
-one thread. Real speech is LibriSpeech in $CALM_CORPORA; without it, synthetic speech. A table is printed, and reports/benchmarks.json
+Systems take turns (A B A B); a first turn is not counted, and medians of CPU time are compared, which other load hardly changes. All use
+one thread. The start to an answer is wall time too. Real speech is LibriSpeech in $CALM_CORPORA; without it, synthetic speech. A table is printed, and reports/benchmarks.json
 written.
 """
 
@@ -10,7 +10,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch
 
 import argparse
-import json
 import platform
 import tempfile
 import time
@@ -21,21 +20,21 @@ from pathlib import Path
 import torch
 
 from benchmarks import audio_rows, stages, training_rows
-from benchmarks.measuring import SIZE, Options, Result, product, say
-from benchmarks.side_by_side import in_turn
+from benchmarks.measuring import SIZE, Options, Result, cpu_in_turn, product, say
+from calm.storage import write_json
 
 ROWS = {
     "features": audio_rows.features,
-    "encoder": audio_rows.encoder,
     "spectran": training_rows.spectran,
-    "epoch": training_rows.epoch,
+    "seeds": training_rows.seeds,
     "encoded": training_rows.encoded,
     "frozen": training_rows.frozen,
-    "seeds": training_rows.seeds,
-    "asr": audio_rows.asr,
+    "encoder": audio_rows.encoder,
     "start": audio_rows.start,
-    "memory": stages.memory,
+    "epoch": training_rows.epoch,
+    "asr": audio_rows.asr,
     "growth": stages.growth,
+    "memory": stages.memory,
 }
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "faster-whisper", "openai-whisper", "torchaudio")
 
@@ -56,7 +55,7 @@ def machine() -> dict:
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
     )
-    seconds = in_turn({"product": product()}, 5)[0]["product"]
+    seconds = cpu_in_turn({"product": product()}, 5)["product"]
     return {
         "machine": f"{model or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         "product": 2 * SIZE**3 / seconds,
@@ -75,13 +74,15 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     options, results = parser.parse_args(arguments), []
     torch.set_num_threads(1)
     about = machine()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="calm-benchmarks-") as work:
         for name in [options.only] if options.only else ROWS:
             begin = time.perf_counter()
-            results += ROWS[name](Options(options.quick, 1 if options.quick else options.turns, Path(work)))
-            say(f"{name}: {time.perf_counter() - begin:.0f} s")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(about | {"rows": [asdict(result) | {"met": result.met} for result in results]}, indent=1))
+            own = ROWS[name](Options(options.quick, 1 if options.quick else options.turns, Path(work)))
+            results += own
+            say(f"{name}: {time.perf_counter() - begin:.0f} s\n{markdown(own)}")
+            rows = [asdict(result) | {"met": result.met} for result in results]
+            write_json(about | {"rows": rows}, options.out)  # after every row, as all take a while
     print(f"{about['machine']}; matrix product {about['product'] / 1e9:.1f} GFLOP/s on one thread; {about['date']}; {about['versions']}\n")
     print(markdown(results))
     return results

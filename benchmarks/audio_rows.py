@@ -102,7 +102,7 @@ def asr(options: Options) -> list[Result]:
     """Short utterances to text: calm's windows, and both engines as they come."""
     from faster_whisper import WhisperModel
 
-    files, texts, source = speech(3 if options.quick else 24)
+    files, texts, source = speech(3 if options.quick else 10)
     heard, found = sorted(zip(clips(files), texts, strict=True), key=lambda pair: -len(pair[0])), {}
     samples, references = [clip for clip, _ in heard], [text for _, text in heard]
     weights = engines.resolve("faster-whisper", "tiny.en")

@@ -1,8 +1,12 @@
 """What the rows of `python -m benchmarks` share: results, turns, the machine's limit, and speech."""
 
+import atexit
 import os
+import shutil
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +16,6 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.side_by_side import in_turn
 from calm.audio.decoding import read_audio
 from calm.corpora import read_corpus
 
@@ -60,10 +63,20 @@ class Options:
     work: Path
 
 
+def cpu_in_turn(calls: dict[str, Callable], turns: int) -> dict[str, float]:
+    """Median CPU seconds of this process in each call, which other load hardly changes; the first turn is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(turns + 1):
+        for name, call in calls.items():
+            begin = time.process_time()
+            call()
+            times[name].append(time.process_time() - begin)
+    return {name: statistics.median(own[1:]) for name, own in times.items()}
+
+
 def compared(what: str, calls: dict[str, Callable], options: Options, aim: float | None = None, note: str = "") -> list[Result]:
     """Time calls in turn; one result for each but the first, which is ours."""
-    wall, _ = in_turn(calls, options.turns)
-    (ours, seconds), *others = wall.items()
+    (ours, seconds), *others = cpu_in_turn(calls, options.turns).items()
     return [
         Result(what, f"{ours}: {seconds:.3g} s", f"{name}: {own:.3g} s", own / seconds, aim, note=note if number == 0 else "")
         for number, (name, own) in enumerate(others)
@@ -91,6 +104,7 @@ def speech(count: int, longest: float = 6.0) -> tuple[list[Path], list[str], str
     from calm.synthesis import plan, voices
 
     folder, files, texts = Path(tempfile.mkdtemp(prefix="calm-speech-")), [], []
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for number, turn in enumerate(plan.plan("mosei", max(60, count), 20, 0.0, 0)[:count]):
         files.append(folder / f"{number:04d}.flac")
         soundfile.write(files[-1], voices.speak(turn.line), RATE)

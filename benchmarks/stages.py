@@ -127,7 +127,7 @@ def growth(options: Options) -> list[Result]:
     results = []
     for stage in list(STAGES)[: 1 if options.quick else None]:
         sizes = [UTTERANCES * times for times in ((1, 2) if options.quick else (1, 4, 16))]
-        seconds = [np.median([child(stage, size)["seconds"] for _ in range(1 if size > sizes[1] else options.turns)]) for size in sizes]
+        seconds = [child(stage, size)["seconds"] for size in sizes]
         ours = ", ".join(f"{own:.2f}" for own in seconds) + " s of CPU"
         note = "without the start of the process"
         other = f"{', '.join(map(str, sizes))} utterances"

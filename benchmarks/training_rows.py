@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.made import CLASSES, SIZES, Corpus
-from benchmarks.measuring import SIZE, Options, Result, compared, product
-from benchmarks.side_by_side import in_turn
+from benchmarks.measuring import SIZE, Options, Result, compared, cpu_in_turn, product
 from calm.models.configuration import CalmConfig
 from calm.models.modeling import FrozenHeads
 from calm.models.spectran import SpecTran
@@ -54,9 +53,9 @@ def spectran(options: Options) -> list[Result]:
 
 def epoch(options: Options) -> list[Result]:
     """An epoch of the training loop, batches included, against the matrix product."""
-    corpus, results = Corpus.made(24 if options.quick else 192, CPU), []
+    corpus, results = Corpus.made(24 if options.quick else 128, CPU), []
     for objective, batch in (("CALP", 64), ("pretraining", 32), ("head", 16)):
-        corpus = corpus.first(96) if objective == "head" else corpus
+        corpus = corpus.first(64) if objective == "head" else corpus
         model, collator = corpus.built(objective, TEXT)
         rows = np.arange(len(corpus.lengths))
         sample = rows[:: max(1, len(rows) // 16)][:16]
@@ -67,9 +66,9 @@ def epoch(options: Options) -> list[Result]:
         def run(model=model, rows=rows, collator=collator, schedule=schedule, folder=folder, lengths=lengths) -> None:
             train(model, rows, collator, schedule, folder, 0, lengths=lengths)
 
-        wall, _ = in_turn({"product": product(), "epoch": run}, options.turns)
-        peak, rate = 2 * SIZE**3 / wall["product"], flops / wall["epoch"]
-        ours, limit = f"{rate / 1e9:.1f} GFLOP/s, {wall['epoch']:.2f} s", f"matrix product: {peak / 1e9:.1f} GFLOP/s"
+        seconds = cpu_in_turn({"product": product(), "epoch": run}, options.turns)
+        peak, rate = 2 * SIZE**3 / seconds["product"], flops / seconds["epoch"]
+        ours, limit = f"{rate / 1e9:.1f} GFLOP/s, {seconds['epoch']:.2f} s", f"matrix product: {peak / 1e9:.1f} GFLOP/s"
         results.append(Result(f"epoch of {objective}, BERT-tiny", ours, limit, 100 * rate / peak, 70, "%", note=f"{len(rows)} utterances"))
     return results
 
@@ -85,13 +84,13 @@ def encoded(options: Options) -> list[Result]:
         "on encoded": lambda: train(model, rows, collator, schedule, options.work / "encoded", 0),
         "every step": lambda: train(model, rows, every, schedule, options.work / "every", 0),
     }
-    wall, _ = in_turn(calls, options.turns)
-    return [_frozen("masked pretraining, SpecTran frozen", wall)]
+    seconds = cpu_in_turn(calls, options.turns)
+    return [_frozen("masked pretraining, SpecTran frozen", seconds)]
 
 
-def _frozen(what: str, wall: dict[str, float]) -> Result:
+def _frozen(what: str, seconds: dict[str, float]) -> Result:
     """So many epochs: what is frozen once and they on it, against all in every step."""
-    ours, other = wall["once"] + EPOCHS * wall["on encoded"], EPOCHS * wall["every step"]
+    ours, other = seconds["once"] + EPOCHS * seconds["on encoded"], EPOCHS * seconds["every step"]
     note = f"{EPOCHS} epochs, from one of each"
     return Result(what, f"computed once: {ours:.2f} s", f"every step: {other:.2f} s", other / ours, 5.0, note=note)
 
@@ -117,8 +116,8 @@ def frozen(options: Options) -> list[Result]:
         "on encoded": lambda: train(heads, rows, _on(vectors, collator.targets), schedule, options.work / "heads", 0),
         "every step": lambda: train(model, rows, collator, schedule, options.work / "network", 0),
     }
-    wall, _ = in_turn(calls, options.turns)
-    return [_frozen("heads on a frozen network", wall)]
+    seconds = cpu_in_turn(calls, options.turns)
+    return [_frozen("heads on a frozen network", seconds)]
 
 
 def _heads(config: CalmConfig, seeds: list[int]) -> FrozenHeads:
