@@ -1,8 +1,8 @@
 """This project and its peers, measured in turn on this machine: `python -m benchmarks`
 
 Systems take turns (A B A B); a first turn is not counted, and medians of CPU time are compared, which other load hardly changes. All use
-one thread. The start to an answer is wall time too. Real speech is LibriSpeech in $CALM_CORPORA; without it, synthetic speech. A table is printed, and reports/benchmarks.json
-written.
+one thread. The start to an answer is wall time too. Real speech is LibriSpeech in $CALM_CORPORA; without it, synthetic speech. A table is
+printed, and reports/benchmarks.json written.
 """
 
 import os

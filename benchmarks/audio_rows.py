@@ -57,7 +57,8 @@ def features(options: Options) -> list[Result]:
     calls = {"calm": ours, "torchaudio MelSpectrogram": theirs, "decoding alone": decode}
     if find_spec("kaldi_native_fbank"):
         calls["kaldi-native-fbank"] = lambda: write([_kaldi(file) for file in files])
-    results = compared("features to Parquet, one core", calls, options, 1.0, source)
+    spoken = sum(end for _, _, end, _ in rows)
+    results = compared("features to Parquet, one core", calls, options, 1.0, f"{source}, {len(rows)} clips, {spoken:.0f} s")
     for result in results:
         if result.other.startswith("decoding"):  # the limit: nothing that decodes is faster
             result.aim, result.note = None, "the limit of every system that decodes"

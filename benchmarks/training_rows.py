@@ -22,13 +22,13 @@ EPOCHS = 20  # of masked pretraining and of frozen heads
 class Unfolded(nn.Module):
     """SpecTran as it is written with PyTorch's own layers: unfolded patches, and nn.TransformerEncoder."""
 
-    def __init__(self, config: CalmConfig):
+    def __init__(self, config: CalmConfig, dropout: float = 0.1):
         super().__init__()
         width, (frames, bands) = config.hidden_size, config.patches
         self.unfold = nn.Unfold(config.patch, stride=config.stride)
         self.patches = nn.Linear(config.patch[0] * config.patch[1], width)
         self.cls, self.positions = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1 + frames * bands, width))
-        layer = nn.TransformerEncoderLayer(width, width // 64, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, width // 64, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, config.spectran_layers, enable_nested_tensor=False)
 
     def forward(self, blocks: torch.Tensor) -> torch.Tensor:
@@ -47,8 +47,10 @@ def spectran(options: Options) -> list[Result]:
 
         return call
 
-    calls = {"calm": step(SpecTran(config)), "nn.TransformerEncoderLayer, unfolded": step(Unfolded(config))}
-    return compared("SpecTran, training step", calls, replace(options, turns=5 * options.turns), 1.4, f"{len(blocks)} blocks, no dropout")
+    calls = {"calm": step(SpecTran(config))}
+    calls["nn.TransformerEncoderLayer, unfolded, no dropout"] = step(Unfolded(config, 0.0))
+    calls["nn.TransformerEncoderLayer, unfolded, as it comes"] = step(Unfolded(config))
+    return compared("SpecTran, training step", calls, replace(options, turns=5 * options.turns), 1.4, f"{len(blocks)} blocks")
 
 
 def epoch(options: Options) -> list[Result]:

@@ -61,7 +61,7 @@ def test_the_peer_of_spectran_computes_the_same():
 
 @DATA
 @pytest.mark.parametrize("row", [name for name in command.ROWS if name not in ("asr", "start")])
-def test_every_row_is_measured(row, tmp_path, monkeypatch):
+def test_every_one_is_measured(row, tmp_path, monkeypatch):
     monkeypatch.delenv("CALM_CORPORA", raising=False)
     before = torch.get_num_threads()
     try:
@@ -80,7 +80,7 @@ def test_every_row_is_measured(row, tmp_path, monkeypatch):
 
 @DATA
 @pytest.mark.parametrize("row", ["asr", "start"])
-def test_rows_on_packaged_models(row, tmp_path):
+def test_those_on_packaged_models(row, tmp_path):
     before = torch.get_num_threads()
     try:
         results = command.main(["--quick", "--only", row, "--out", str(tmp_path / "out.json")])
