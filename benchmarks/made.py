@@ -98,8 +98,8 @@ class Corpus:
 def draw(device: torch.device, *shape: int) -> np.ndarray:
     """Normal numbers in float16 from the device's generator."""
     rows = np.empty(shape, np.float16)
-    for begin in range(0, len(rows), 1 << 22):
-        part = rows[begin : begin + (1 << 22)]
+    for begin in range(0, len(rows), 1 << 20):
+        part = rows[begin : begin + (1 << 20)]
         part[:] = torch.randn(part.shape, device=device).half().cpu().numpy()
     return rows
 
