@@ -48,8 +48,11 @@ def optimizer(model: nn.Module, schedule: Schedule, shares: Sequence[tuple[nn.Mo
 
 
 def rates(optimiser: torch.optim.Optimizer, schedule: Schedule, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Course of the learning rates over so many steps: a rise over the share `warmup`, then `schedule`."""
-    return get_scheduler(schedule.schedule, optimiser, math.ceil(steps * schedule.warmup), steps)
+    """Course of the learning rates over so many steps: a rise from 0 over the share `warmup`, but not the last step, then `schedule`.
+
+    A training of one step would learn nothing if that step were the rise.
+    """
+    return get_scheduler(schedule.schedule, optimiser, min(math.ceil(steps * schedule.warmup), steps - 1), steps)
 
 
 def precision(device: torch.device) -> torch.dtype:

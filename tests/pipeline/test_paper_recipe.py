@@ -3,6 +3,8 @@
 import importlib
 import json
 
+import numpy as np
+import pandas as pd
 import paper_recipe
 import pytest
 import yaml
@@ -83,10 +85,21 @@ def test_the_report_of_two_models_has_every_row(few):
     folder, loaded = few
     assert paper_recipe.gaps(folder, loaded) == []
     assert paper_recipe.printed(folder) == {("mosei", 1), ("mosei", 2), ("mosei", 7), ("mosei", 9), ("msp", 2), ("msp", 3), ("msp", 8)}
-    (transfer,) = (folder / "reports/tables").glob("study-*transfer*.csv")
-    assert len(transfer.read_text().splitlines()) > 1
+    for threshold in ("0.5", "tuned"):
+        _, *rows = (folder / f"reports/tables/study-msp-transfer-{threshold}.csv").read_text().splitlines()
+        assert rows and all(row.startswith("mosei") for row in rows), rows
     page = (folder / "reports/index.html").read_text()
     assert "bert-random" in page and "Synthetic speech" in page
+
+
+def test_every_pretraining_changes_the_answers(few):
+    """CALM, after CALP alone, and without pretraining: heads of the same seed on the same utterances."""
+    folder, _ = few
+    logits = pd.read_parquet(folder / "data/heads/mosei/mosei-tiny/logits.parquet").query("modality == 'both' and split == 'test'")
+    calm, calp_only, neither = (
+        np.stack(logits[logits["variant"] == name].sort_values("id")["logits"]) for name in ("calm", "calp_only", "no_pretraining")
+    )
+    assert not np.allclose(calm, calp_only, atol=1e-4) and not np.allclose(calp_only, neither, atol=1e-4)
 
 
 def test_gaps_are_told(few, tmp_path):

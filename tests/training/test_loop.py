@@ -13,7 +13,7 @@ from calm.training.checkpoints import last_checkpoint, read
 from calm.training.finite import NotFiniteError
 from calm.training.forward import losses, predict, step_flops
 from calm.training.loop import Interrupted, train
-from calm.training.schedule import Schedule, optimizer, precision
+from calm.training.schedule import Schedule, optimizer, precision, rates
 
 INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS[:, :2] * 2
@@ -359,3 +359,22 @@ def test_each_part_of_the_optimiser_changes_the_weights(tmp_path, changes):
     second, _ = trained(tmp_path / "b", Schedule(**shared, **printed | changes))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, [0.1]), (2, [0.0, 0.1]), (4, [0.0, 0.05, 0.1, 0.1])])
+def test_the_rise_leaves_a_step_to_learn_in(steps, expected):
+    """Half of the steps, from 0. Of a single step none, which would learn nothing at a rate of 0."""
+    optimiser = torch.optim.SGD(Small().parameters(), 0.1)
+    course, found = rates(optimiser, Schedule(1, 1, 0.1, warmup=0.5, schedule="constant_with_warmup"), steps), []
+    for _ in range(steps):
+        found += course.get_last_lr()
+        optimiser.step()
+        course.step()
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant_with_warmup"])
+def test_a_training_of_one_step_changes_the_weights(kind, tmp_path):
+    network, before = Small(), Small().state_dict()
+    train(network, np.arange(40), collator, Schedule(1, 40, 0.01, schedule=kind), tmp_path, 0)
+    assert not any(torch.equal(value, before[name]) for name, value in network.state_dict().items())
