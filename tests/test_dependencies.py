@@ -27,7 +27,6 @@ NEVER_IMPORTED_BY_TESTS = {
     "pytest-xdist": "a plugin of pytest",
     "ruff": "a command",
     "setuptools": "builds the package without isolation",
-    "torchaudio": "imported by pytest.importorskip",
 }
 
 
