@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.made import CLASSES, SIZES, Corpus
 from benchmarks.measuring import SIZE, Options, Result, compared, cpu_in_turn, product
 from calm.models.configuration import CalmConfig
-from calm.models.modeling import FrozenHeads
+from calm.models.heads import FrozenHeads
 from calm.models.spectran import SpecTran
 from calm.training.forward import encode_blocks, step_flops
 from calm.training.loop import train

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pandas as pd
-import paper_recipe
 import pytest
 import yaml
 from made_project import ROOT, Project
 
+from benchmarks import paper_recipe
 from pipeline import repro, settings, state
 from pipeline.stages import check
 
