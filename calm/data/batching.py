@@ -4,6 +4,7 @@ A collator plans a batch by `plan(rows, generator)`, whose windows are cut later
 gives the batch itself, on the CPU.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,14 +29,14 @@ def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
 Plan = dict[str, torch.Tensor | Windows]
 
 
-class Planner:
+class Planner(ABC):
     """What the collators share: a batch is what they plan, cut."""
 
     stores: list[Store]
 
+    @abstractmethod
     def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch whose windows are not cut yet; `generator` draws what is random, None draws nothing."""
-        raise NotImplementedError
 
     def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """The batch that is planned, on the CPU."""

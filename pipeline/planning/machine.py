@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from calm import devices
 from calm.audio.decoding import read_audio
 from calm.audio.logmel import LogMel
+from calm.tools.needs import rate
 from calm.training.loop import train
 from calm.training.schedule import Schedule, precision
 from pipeline import factory
@@ -42,7 +42,7 @@ class Machine:
         size = 8192 if self.gpus else 2048
         a = torch.randn(size, size, device=self.device)
         a = a.to(self.precision)
-        return 2 * size**3 * _rate(lambda: a @ a, self.device)
+        return 2 * size**3 * rate(lambda: a @ a, self.device)
 
     @property
     def precision(self) -> torch.dtype:
@@ -65,7 +65,7 @@ class Machine:
                 adam.step()
                 adam.zero_grad()
 
-            self._rates[training.family] = training.row_flops * len(rows) * _rate(step, self.device, 0.5)
+            self._rates[training.family] = training.row_flops * len(rows) * rate(step, self.device, 0.5)
         return self._rates[training.family]
 
     @cached_property
@@ -86,7 +86,7 @@ class Machine:
         with tempfile.TemporaryDirectory() as folder:
             file, logmel = Path(folder) / "noise.wav", LogMel()
             soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, 10 * RATE), RATE)
-            return 10 * _rate(lambda: logmel(read_audio(file, 0, 10, RATE)))
+            return 10 * rate(lambda: logmel(read_audio(file, 0, 10, RATE)))
 
     @cached_property
     def egemaps(self) -> float:
@@ -94,7 +94,7 @@ class Machine:
         from calm.evaluation.baselines import _smile
 
         noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE)
-        return 3 * _rate(lambda: _smile().process_signal(noise, RATE))
+        return 3 * rate(lambda: _smile().process_signal(noise, RATE))
 
     @cached_property
     def spoken(self) -> tuple[float, float]:
@@ -124,18 +124,3 @@ class _Point(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loss": (self.weight * x - 1).square().sum()}
-
-
-def _rate(call: Callable[[], object], device: torch.device | None = None, seconds: float = 0.4) -> float:
-    """Calls a second, after a first one for warming up."""
-
-    def wait() -> None:
-        if device is not None and device.type == "cuda":
-            torch.cuda.synchronize()
-
-    call(), wait()
-    begin, calls = time.perf_counter(), 0
-    while not calls or time.perf_counter() - begin < seconds:
-        call(), wait()
-        calls += 1
-    return calls / (time.perf_counter() - begin)
