@@ -6,6 +6,7 @@ Figures from these corpora show that a pipeline works, not how good a method is.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from calm.storage import replacing
 from calm.synthesis import voices
 from calm.synthesis.layouts import write_mosei, write_msp_podcast
 from calm.synthesis.plan import Turn, plan
+from calm.typing import Floats32
 
 LEAST = 60  # utterances per corpus: fewer cannot have every class twice in every split
 MARK = "SYNTHETIC.txt"  # a folder with this file was written by `make` and may be replaced
@@ -64,14 +66,14 @@ def make(
     return seconds
 
 
-def _speak(turns: list[Turn], name: str, workers: int | None) -> Iterator[np.ndarray]:
+def _speak(turns: list[Turn], name: str, workers: int | None) -> Iterator[Floats32]:
     from tqdm import tqdm
 
     waves = voices.speak_all([turn.line for turn in turns], workers)
     yield from tqdm(waves, desc=f"speaking {name}", total=len(turns), unit="utterance", mininterval=0.5)
 
 
-def _write_readme(path: Path, layout: str, settings: dict) -> None:
+def _write_readme(path: Path, layout: str, settings: dict[str, Any]) -> None:
     from importlib.metadata import version
 
     lines = "\n".join(f"{key}: {value}" for key, value in settings.items())
