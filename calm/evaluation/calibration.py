@@ -10,7 +10,8 @@ def probabilities(logits: Floats, loss: str = "bce") -> Floats64:
     logits = np.asarray(logits, np.float64)
     if loss == "softmax":
         shares: Floats64 = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return shares / shares.sum(axis=-1, keepdims=True)
+        shares /= shares.sum(axis=-1, keepdims=True)
+        return shares
     size: Floats64 = np.exp(-np.abs(logits))  # never overflows
     return np.where(logits >= 0, 1, size) / (1 + size)
 

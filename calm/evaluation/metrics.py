@@ -17,7 +17,6 @@ import numpy.typing as npt
 from calm.evaluation.calibration import check_probabilities, expected_calibration_error
 from calm.typing import Bools, Floats, Floats64
 
-
 Numbers = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
 
 

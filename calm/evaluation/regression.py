@@ -36,7 +36,8 @@ class Linear:
             sigmoid: Floats = 1 / (1 + np.exp(-logits))
             return sigmoid
         odds: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        odds /= odds.sum(axis=1, keepdims=True)
+        return odds
 
 
 def fit_logistic(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calm.evaluation import metrics
-from calm.typing import Bools, Floats, Floats64, Ints
+from calm.typing import Bools, Floats64, Ints
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The pretrained language model: loading it by hub name, folder or package, and its vector T_i of an utterance's text (4.3)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from calm.models.text_encoders import encoder_class, keep_layers, places, prediction_weights, without_pooler
 
@@ -28,12 +28,13 @@ def packaged_folder() -> Path:
     return folder
 
 
-def load_tokenizer(name: str):
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Tokenizer of a language model given by hub name, by folder, or as "minilm"."""
-    return AutoTokenizer.from_pretrained(packaged_folder() if name == PACKAGED else name)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(packaged_folder() if name == PACKAGED else name)
+    return tokenizer
 
 
-def special_ids(tokenizer) -> dict[str, int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Arguments of `CalmConfig` for the special tokens around a text: "[CLS] [SEP]", "<s> </s>". Raises ValueError without any."""
     ids = tokenizer("")["input_ids"]
     if len(ids) < 2:
@@ -62,11 +63,14 @@ def load_language_model(name: str, layers: int | None = None) -> PreTrainedModel
     model = without_pooler(kind.from_pretrained(folder))
     if layers is not None:
         keep_layers(model, layers)
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.inference_mode()
-def text_vectors(model: PreTrainedModel, tokenizer, texts: Sequence[str], pooling: str = "last_mean", batch: int = 64) -> torch.Tensor:
+def text_vectors(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pooling: str = "last_mean", batch: int = 64
+) -> torch.Tensor:
     """T_i of every text, (texts, width); equal texts are computed once.
 
     Args:
@@ -91,7 +95,7 @@ def text_vectors(model: PreTrainedModel, tokenizer, texts: Sequence[str], poolin
     return torch.cat(vectors)[[row[text] for text in texts]]
 
 
-def pool_text(model: PreTrainedModel, tokens, words: torch.Tensor, pooling: str) -> torch.Tensor:
+def pool_text(model: PreTrainedModel, tokens: Mapping[str, torch.Tensor], words: torch.Tensor, pooling: str) -> torch.Tensor:
     """One vector per text, (batch, width).
 
     Args:
@@ -101,7 +105,7 @@ def pool_text(model: PreTrainedModel, tokens, words: torch.Tensor, pooling: str)
             last hidden state of the first token.
     """
     if pooling == "input_mean":
-        states = model.get_input_embeddings()(tokens["input_ids"])
+        states: torch.Tensor = model.get_input_embeddings()(tokens["input_ids"])
     else:
         states = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
     if pooling == "cls":

@@ -9,7 +9,7 @@ import numpy as np
 
 from calm.synthesis.plan import Turn
 from calm.synthesis.voices import SAMPLE_RATE
-from calm.typing import Floats, Floats32, Floats64, Ints
+from calm.typing import Floats32, Floats64, Ints
 
 # --- CMU-MOSEI ---------------------------------------------------------------------------------------------------------------------
 
@@ -129,11 +129,12 @@ def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[Float
     for turn, name, wave in zip(turns, names, waves, strict=True):
         _write_wav(audio / name, wave, turn.speaker.noise, rng)
         seconds += len(wave) / SAMPLE_RATE
-        votes = draw_votes(turn.label, rng)
+        label = str(turn.label)  # a code, in this corpus
+        votes = draw_votes(label, rng)
         attributes = np.array([_attributes(vote, rng) for vote in votes])
-        blocks.append(_annotation(name, turn.label, votes, attributes, rng))
+        blocks.append(_annotation(name, label, votes, attributes, rng))
         mean = ",".join(str(round(float(value), 6)) for value in attributes.mean(axis=0))
-        rows.append(f"{name},{turn.label},{mean},{turn.speaker.number},{turn.speaker.gender.capitalize()},{MSP_SPLITS[turn.split]}")
+        rows.append(f"{name},{label},{mean},{turn.speaker.number},{turn.speaker.gender.capitalize()},{MSP_SPLITS[turn.split]}")
     (labels / "labels.txt").write_text("\n".join(blocks), encoding="utf-8")
     (labels / "labels_consensus.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     partitions = (f"{MSP_SPLITS[turn.split]}; {name}\n" for turn, name in zip(turns, names, strict=True))

@@ -34,16 +34,8 @@ MOSEI_SHARES: dict[Label, float] = {
     ("sad", "disgust"): 0.015,
 }
 MSP_SHARES: dict[Label, float] = {
-    "N": 0.205,
-    "H": 0.17,
-    "A": 0.14,
-    "S": 0.13,
-    "U": 0.08,
-    "F": 0.08,
-    "D": 0.08,
-    "C": 0.07,
-    "X": 0.03,
-    "O": 0.015,
+    **{"N": 0.205, "H": 0.17, "A": 0.14, "S": 0.13, "U": 0.08, "F": 0.08, "D": 0.08, "C": 0.07},
+    **{"X": 0.03, "O": 0.015},
 }
 MSP_EMOTIONS: dict[str, tuple[str, ...]] = {
     **{"N": (), "H": ("happy",), "A": ("anger",), "S": ("sad",), "U": ("surprise",), "F": ("fear",), "D": ("disgust",), "C": ("contempt",)},

@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calm.typing import Floats, Floats32
+from calm.typing import Floats32
 
 if TYPE_CHECKING:
     from hibari import Hibari
@@ -164,7 +164,8 @@ def _stretch(spectrum: Floats32, octaves: float) -> Floats32:
     source = np.clip(np.arange(BINS) / 2**octaves, 0, BINS - 1)
     low = source.astype(int)
     weight = (source - low).astype(np.float32)[:, None]
-    return spectrum[low] * (1 - weight) + spectrum[np.minimum(low + 1, BINS - 1)] * weight
+    stretched: Floats32 = spectrum[low] * (1 - weight) + spectrum[np.minimum(low + 1, BINS - 1)] * weight
+    return stretched
 
 
 def _pitch(f0: Floats32, voice: Voice) -> Floats32:
