@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from calm.array_types import Floats16, Floats32
 from calm.storage import replacing
-from calm.typing import Floats16, Floats32
 
 IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped
 

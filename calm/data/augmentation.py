@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from calm.typing import Floats32, Floats64
+from calm.array_types import Floats32, Floats64
 
 NEPERS_PER_DB = np.log(10) / 10  # of power
 

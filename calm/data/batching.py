@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from calm.array_types import Bools, Floats32, Ints
 from calm.data import masking
 from calm.data.augmentation import Augmentation, Masks
 from calm.data.ragged import AcousticFrames, Ragged, fit
 from calm.data.windows import Batch, Plan, Store, View, Windows, padded, ready
-from calm.typing import Bools, Floats32, Ints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

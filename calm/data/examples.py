@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calm.array_types import Floats16, Floats32, Ints
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
 from calm.data.arrays import filled
 from calm.data.normalisation import outside
 from calm.data.ragged import AcousticFrames, Ragged
-from calm.typing import Floats16, Floats32, Ints
 
 if TYPE_CHECKING:
     import pandas as pd  # imported in functions: a trained model is used without it

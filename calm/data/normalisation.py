@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from calm.typing import Floats64
+from calm.array_types import Floats64
 
 
 def mean_and_deviation(frames: int, total: Floats64, squares: Floats64) -> tuple[Floats64, Floats64]:

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calm.array_types import Bools, Floats16, Floats32, Ints
 from calm.audio.functionals import functionals
 from calm.data.arrays import filled
 from calm.storage import write_parquet
-from calm.typing import Bools, Floats16, Floats32, Ints
 
 GROUP, BATCH = 256, 32  # rows that lie together in a file, and that are decoded at once
 

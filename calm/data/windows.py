@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from calm.array_types import Bools, Floats32, Floats64, Ints
 from calm.audio.functionals import functionals
 from calm.data.augmentation import Augmentation, Change, Masks, hide
 from calm.data.ragged import AcousticFrames, Ragged
-from calm.typing import Bools, Floats32, Floats64, Ints
 
 SHARE = 0.3  # of the free memory of a device that frames may take
 Interpolation = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # lower and upper neighbour of each position, share of the upper one
@@ -250,7 +250,7 @@ def padded(stores: Sequence[Store], ragged: Ragged, rows: Ints, limit: Ints) -> 
 
 
 Batch = dict[str, torch.Tensor]
-Plan = Mapping[str, torch.Tensor | Windows]
+Plan = Mapping[str, torch.Tensor | Windows]  # of a batch, some of whose tensors are not cut yet
 
 
 def ready(batch: Plan, device: torch.device | str = "cpu") -> Batch:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calm.array_types import Bools, Floats, Floats32, Floats64, Ints
 from calm.audio.decoding import read_audio
 from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
 from calm.evaluation.regression import Linear, fit_logistic
-from calm.typing import Bools, Floats, Floats32, Floats64, Ints
 
 if TYPE_CHECKING:
     import opensmile
@@ -250,7 +250,6 @@ def regress(
     if not usable.any():
         order = order[len(order) // 2 :][:1]
     best, with_features, linear = -np.inf, np.flatnonzero(good), None
-    chosen = order[0]
     for strength in order:  # in ascending order, each starts from the weights before
         linear = fit_logistic(heard, targets[sources], one_hot, strength, class_weight, linear)
         fitted.unconverged += linear.unconverged
@@ -258,11 +257,10 @@ def regress(
         auc = _mean_auc(targets[validation][:, usable], probabilities[validation][:, usable])
         fitted.validation_auc[strength] = auc
         if fitted.strength is None or auc > best:
-            best, chosen = auc, strength
-            fitted.strength, fitted.probabilities = strength, probabilities
-    if refit:
+            best, fitted.strength, fitted.probabilities = auc, strength, probabilities
+    if refit and fitted.strength is not None:
         _, heard, sources = _standardised(features, train | validation, scale=train)
-        linear = fit_logistic(heard, targets[sources], one_hot, chosen, class_weight)
+        linear = fit_logistic(heard, targets[sources], one_hot, fitted.strength, class_weight)
         elsewhere = ~(train | validation)
         again = _probabilities(linear, inputs, with_features, base, fitted.constant)
         fitted.probabilities = np.where(elsewhere[:, None], again, fitted.probabilities)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calm.typing import Bools, Floats, Floats64
+from calm.array_types import Bools, Floats, Floats64
 
 
 def probabilities(logits: Floats, loss: str = "bce") -> Floats64:

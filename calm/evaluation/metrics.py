@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calm.array_types import Bools, Floats, Floats64
 from calm.evaluation.calibration import check_probabilities, expected_calibration_error
-from calm.typing import Bools, Floats, Floats64
 
 Numbers = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
 

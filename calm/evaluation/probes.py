@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from calm.typing import Bools, Floats
+from calm.array_types import Bools, Floats
 
 Labels = npt.NDArray[np.str_] | npt.NDArray[np.int64] | Bools
 

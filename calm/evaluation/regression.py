@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calm.typing import Bools, Floats, Ints
+from calm.array_types import Bools, Floats, Ints
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calm.array_types import Bools, Floats64, Ints
 from calm.evaluation import metrics
-from calm.typing import Bools, Floats64, Ints
 
 
 @dataclass(frozen=True)

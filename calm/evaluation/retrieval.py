@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm.typing import Bools, Floats, Floats64, Ints
+from calm.array_types import Bools, Floats, Floats64, Ints
 
 
 def retrieval(

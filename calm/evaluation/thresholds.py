@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calm.typing import Bools, Floats, Floats64
+from calm.array_types import Bools, Floats, Floats64
 
 
 def tune_thresholds(targets: Bools, probabilities: Floats) -> Floats64:

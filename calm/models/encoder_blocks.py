@@ -14,9 +14,9 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayer,
 from transformers.models.wavlm.modeling_wavlm import WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from calm.array_types import Floats32
 from calm.audio.functionals import PARTS, QUANTILES
 from calm.audio.speech_encoders import SpeechEncoder
-from calm.typing import Floats32
 
 BLOCKS: dict[
     str, tuple[type[nn.Module], type[nn.Module]]

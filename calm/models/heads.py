@@ -1,4 +1,4 @@
-"""Supervised heads (4.6, 5.2): the pooled representation that they see, and the two-layer MLP on it."""
+"""Heads: of masked prediction (4.5); supervised ones (4.6, 5.2), two-layer MLPs, and the pooled representation that they see."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.utils.generic import ModelOutput
 
 from calm.audio.functionals import PER_CHANNEL
 from calm.models import losses
 from calm.models.configuration import CalmConfig
+from calm.models.text_encoders import prediction_activation, prediction_norm_eps
 
 if TYPE_CHECKING:
     from calm.models.multimodal import CalmOutput
@@ -18,6 +21,25 @@ if TYPE_CHECKING:
 # Of `AttentivePooling`: attention heads, frames and groups of the convolution, and in training the dropout of its layers, and the share of
 # frames that are left out. States of neighbouring frames are alike: every second one is enough.
 ATTENTION_HEADS, AROUND, GROUPS, FRAME_DROPOUT, LEFT_OUT, EVERY = 4, 5, 8, 0.2, 0.1, 2
+
+
+class PredictionHead(nn.Module):
+    """Masked-prediction head of the text encoder's family: a dense layer, its activation and LayerNorm, then the output layer (4.5).
+
+    Args:
+        width: of the dense layer's output.
+    """
+
+    def __init__(self, config: PreTrainedConfig, width: int, outputs: int):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, width)
+        self.activation = ACT2FN[prediction_activation(config)]
+        self.norm = nn.LayerNorm(width, eps=prediction_norm_eps(config))
+        self.decoder = nn.Linear(width, outputs)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.decoder(self.norm(self.activation(self.dense(states))))
+        return outputs
 
 
 class HeadLayer(nn.Linear):

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedConfig, PreTrainedModel
-from transformers.activations import ACT2FN
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from calm.models import distributed, losses
@@ -18,11 +17,19 @@ from calm.models.configuration import CalmConfig
 from calm.models.encoder_blocks import EncoderBlocks, blocks_at, blocks_of_frames, frames_of_blocks
 from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
-from calm.models.heads import AttentivePooling, ClassificationOutput, Head, MemberHeads, functionals_width, pool, pooled_width
+from calm.models.heads import (
+    AttentivePooling,
+    ClassificationOutput,
+    Head,
+    MemberHeads,
+    PredictionHead,
+    functionals_width,
+    pool,
+    pooled_width,
+)
 from calm.models.language_model import pool_text
 from calm.models.losses import ContrastiveSettings
 from calm.models.multimodal import CalmModel, CalmPreTrainedModel, given
-from calm.models.text_encoders import prediction_activation, prediction_norm_eps
 
 
 @dataclass
@@ -188,25 +195,6 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         same_text, same_speaker = (None if index is None else index[:, None] == index for index in (text_index, speaker_index))
         terms = losses.calp(anchors, neighbours, texts, self.settings, self.temperature(), same_text, has_text, same_speaker, spoken)
         return ContrastiveOutput(loss=terms["loss"], audio_loss=terms["audio"].detach(), text_loss=terms["text"].detach())
-
-
-class PredictionHead(nn.Module):
-    """Masked-prediction head of the text encoder's family: a dense layer, its activation and LayerNorm, then the output layer (4.5).
-
-    Args:
-        width: of the dense layer's output.
-    """
-
-    def __init__(self, config: PreTrainedConfig, width: int, outputs: int):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, width)
-        self.activation = ACT2FN[prediction_activation(config)]
-        self.norm = nn.LayerNorm(width, eps=prediction_norm_eps(config))
-        self.decoder = nn.Linear(width, outputs)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.decoder(self.norm(self.activation(self.dense(states))))
-        return outputs
 
 
 @dataclass
@@ -401,14 +389,8 @@ def parameter_table() -> list[dict[str, Any]]:
             contrastive, masked = CalmForContrastivePretraining(config), CalmForMaskedPretraining(config)
         language_model = count(masked.calm.language_model)
         besides = count(masked, masked.calm.language_model) + count(contrastive, contrastive.spectran)
-        rows.append(
-            {
-                "language_model": name,
-                "lm_parameters": language_model,
-                "calm_besides_lm": besides,
-                "all": language_model + besides,
-            }
-        )
+        sizes = {"lm_parameters": language_model, "calm_besides_lm": besides, "all": language_model + besides}
+        rows.append({"language_model": name, **sizes})
     return rows
 
 

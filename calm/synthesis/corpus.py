@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from calm.array_types import Floats32
 from calm.corpora.errors import CorpusError
 from calm.storage import replacing
 from calm.synthesis import voices
 from calm.synthesis.layouts import write_mosei, write_msp_podcast
 from calm.synthesis.plan import Turn, plan
-from calm.typing import Floats32
 
 LEAST = 60  # utterances per corpus: fewer cannot have every class twice in every split
 MARK = "SYNTHETIC.txt"  # a folder with this file was written by `make` and may be replaced

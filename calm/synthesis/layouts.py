@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from calm.array_types import Floats32, Floats64, Ints
 from calm.synthesis.plan import Turn
 from calm.synthesis.voices import SAMPLE_RATE
-from calm.typing import Floats32, Floats64, Ints
 
 # --- CMU-MOSEI ---------------------------------------------------------------------------------------------------------------------
 

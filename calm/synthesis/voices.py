@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calm.typing import Floats32
+from calm.array_types import Floats32
 
 if TYPE_CHECKING:
     from hibari import Hibari

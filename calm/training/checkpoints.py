@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from calm.array_types import Ints
 from calm.storage import replacing
-from calm.typing import Ints
 
 STATE, CHECKSUM = "state.pt", "sha256"  # files of a checkpoint
 KEPT = 2

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from calm.array_types import Floats32
 from calm.data.ragged import AcousticFrames, Ragged
 from calm.data.windows import Batch, Plan, ready
 from calm.models.spectran import FrontEnd
-from calm.typing import Floats32
 
 Collator = Callable[..., Batch]
 

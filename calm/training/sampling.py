@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from calm.typing import Ints
+from calm.array_types import Ints
 
 GROUPS = 4  # groups in a batch of whole runs
 
