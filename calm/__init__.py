@@ -4,6 +4,7 @@ The names below are the public interface. Each is imported from its module when 
 """
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -40,7 +41,7 @@ _MODULES = {  # public name -> its module
 __all__ = [*_MODULES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import a public name from its module (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module 'calm' has no attribute '{name}'")

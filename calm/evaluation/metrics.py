@@ -260,7 +260,7 @@ class Result:
             self.left_out[name] = list(left_out)
 
 
-def score(name: str, targets: np.ndarray, decisions: np.ndarray) -> float:
+def score(name: str, targets: Bools, decisions: Bools) -> float:
     """One metric of `OF_COUNTS` on all utterances; NaN if it is not defined on them."""
     return float(OF_COUNTS[name](count(targets, decisions)))
 
