@@ -134,23 +134,16 @@ def finished_heads(project) -> list[dict]:
     return json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
 
 
-def test_heads_go_on_after_a_polite_kill(project):
+def test_stopped_heads_go_on_and_those_of_two_codes_are_never_mixed(project, tmp_path):
+    """A polite kill; then the stage goes on, or starts again where its code was edited: the result is that of the new code alone."""
     before = json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
     kept = stopped_heads(project)
     assert 0 < len(kept) < len(before)
+    edited = project.copy(tmp_path / "edited")
     after = finished_heads(project)
     assert all(entry in after for entry in kept) and after == before
-
-
-def test_heads_of_two_codes_are_never_mixed(project):
-    """The stage is stopped, the code edited, the stage started again: the result is that of the new code alone."""
-    before = json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
-    kept = stopped_heads(project)
-    schedule = project.folder / "calm/training/schedule.py"
-    edited = schedule.read_text().replace('"lr": schedule.learning_rate *', '"lr": schedule.learning_rate / 2 *')
-    assert edited != schedule.read_text()
-    schedule.write_text(edited)
-    after = finished_heads(project)
+    edited.edit("calm/training/schedule.py", ('"lr": schedule.learning_rate *', '"lr": schedule.learning_rate / 2 *'))
+    after = finished_heads(edited)
     assert len(after) == len(before) and not any(entry in after for entry in kept)
 
 
@@ -173,6 +166,4 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(project):
     given = small()
     given["evaluate"]["bootstrap"] = 60
     project.write(given)
-    again = project.repro()
-    ran = [line.split("'")[1] for line in again.stdout.splitlines() if line.startswith("Running stage")]
-    assert again.returncode == 0 and ran == ["check", "evaluate@msp", "release@msp-small", "report"], ran
+    assert project.changed() == {"evaluate@msp", "report"}
