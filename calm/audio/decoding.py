@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from calm.audio import ffmpeg
+from calm.audio import ffmpeg, riff
 from calm.audio.errors import AudioError, NotNumbers
 from calm.audio.opening import opened, shown
 from calm.audio.sndfile import SMALL, SoundFile
@@ -78,6 +78,7 @@ class AudioFile:
 
     def _examine(self) -> Facts:
         """Find out who reads the file, and what its samples are like."""
+        riff.check(self.path)
         try:
             self._sound, reason = SoundFile(self.path), ""
         except soundfile.LibsndfileError as error:

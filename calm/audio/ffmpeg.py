@@ -70,7 +70,7 @@ def count(path: Path) -> Count:
     size = path.stat().st_size
     with _container(path) as (container, _):
         stream = container.streams.audio[0]
-        ticks, skipped, known, rate = 0, 0, False, getattr(stream, "rate", 0) or 1
+        ticks, skipped, known, rate = 0, 0, False, _rate(path, stream)
         for packet in container.demux(stream):
             ticks += _ticks(packet)
             for data in packet.iter_sidedata() if packet.has_sidedata("skip_samples") else ():
@@ -81,6 +81,13 @@ def count(path: Path) -> Count:
         seconds = max(0.0, float(ticks * stream.time_base) - skipped / rate)
         _check_promise(path, container, stream, seconds, known)
         return Count(seconds, known)
+
+
+def _rate(path: Path, stream) -> int:
+    """Sampling rate by the header. Raises AudioError if FFmpeg has no decoder for the stream."""
+    if rate := getattr(stream, "rate", None):
+        return rate
+    raise AudioError(f"{shown(path)} cannot be read as audio: its codec is not known, or its header tells no rate")
 
 
 def _ticks(packet) -> int:
@@ -143,9 +150,7 @@ def examine(path: Path, reason: str) -> Track:
     with _container(path, reason) as (container, av):
         streams = container.streams.audio
         for stream in streams:
-            if not hasattr(stream, "rate"):  # FFmpeg has no decoder for it
-                raise AudioError(f"{shown(path)} cannot be read as audio: its codec is not known")
-            check_size(path, path.stat().st_size, stream.rate or 0, stream.channels, 0)
+            check_size(path, path.stat().st_size, _rate(path, stream), stream.channels, 0)
         counters = [_Counter(path, path.stat().st_size) for _ in streams]
         blocks = [_Blocks(av, counter) for counter in counters]
         known = False

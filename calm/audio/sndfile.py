@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from calm.audio import ffmpeg, riff
+from calm.audio import ffmpeg
 from calm.audio.errors import AudioError
 from calm.audio.opening import check_size, opened, shown
 
@@ -52,14 +52,12 @@ class SoundFile:
     def whole(self) -> bool:
         """Whether libsndfile reads all of the file: its length is that of the data, or of the packets that FFmpeg counts.
 
-        Raises AudioError if the header promises more than is there, or something else follows the sound.
+        Raises AudioError if the header promises more than is there.
         """
         size = self.path.stat().st_size
         check_size(self.path, size, self.rate, self.channels, 0)
-        if self.file.format in WAVES:
-            riff.check(self.path)
-            if self.frames and self.file.subtype in SAMPLEWISE:
-                return True
+        if self.file.format in WAVES and self.frames and self.file.subtype in SAMPLEWISE:
+            return True  # `calm.audio.riff.check` has seen it
         counted = ffmpeg.count(self.path)
         if not self.file.seekable() or (self.file.format == "MP3" and not counted.known):
             return False  # of the MP3, libsndfile guesses the length from the file's size
