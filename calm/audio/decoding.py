@@ -23,6 +23,7 @@ from calm.audio.survey import BEYOND, Character, Survey
 __all__ = ["AudioError", "AudioFile", "NotNumbers", "read_audio"]
 
 EXCERPT = 10.0  # seconds at the start, in the middle and at the end by which the channels and the scale of a long file are judged
+FAR = "samples far beyond 1"
 LONG = 2**24  # samples that are resampled at once; more go piece by piece, with the same result
 
 
@@ -111,8 +112,8 @@ class AudioFile:
     def read(self, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
         """Samples from `start` to `end`, in seconds, averaged over the channels: float32 (samples,) at `sample_rate`.
 
-        None is the start or end of the file, and later ends are clamped to the end of the file. Channels that cancel, samples at the scale of
-        integers and constant offsets are mended, see `Character`. Raises AudioError if the interval is empty, its data do not decode or are
+        None is the start or end of the file, and later ends are clamped to the end of the file. Channels that cancel, samples at the
+        scale of integers and constant offsets are mended, see `Character`. Raises AudioError if the interval is empty, its data do not decode or are
         far beyond 1, and NotNumbers if samples are NaN or infinite.
         """
         start = 0.0 if start is None else float(start)
@@ -127,19 +128,16 @@ class AudioFile:
 
     def _signal(self, first: int, last: int, start: float) -> np.ndarray:
         """Mono samples at the file's own rate."""
-        signal, filled = np.empty(last - first, np.float32), 0
+        signal, filled, character = np.empty(last - first, np.float32), 0, self.facts.character
         for block in self._blocks(first, last):
             if not np.isfinite(block).all():
                 raise NotNumbers(f"{shown(self.path)} holds samples that are NaN or infinite after {start:g} s")
-            if self.facts.character.refused or (self.facts.character.scale == 1 and np.abs(block).max(initial=0) > BEYOND):
-                peak = max(self.facts.character.peak, float(np.abs(block).max(initial=0)))
-                raise AudioError(f"{shown(self.path)} has samples up to {peak:.6g}: divide them, so that they lie between -1 and 1", BEYOND_ONE)
-            signal[filled : filled + len(block)] = self.facts.character.signal(block)
+            if character.refused or (character.scale == 1 and np.abs(block).max(initial=0) > BEYOND):
+                peak = max(character.peak, float(np.abs(block).max(initial=0)))
+                raise AudioError(f"{shown(self.path)} has samples up to {peak:.6g}: divide them, so that they lie between -1 and 1", FAR)
+            signal[filled : filled + len(block)] = character.signal(block)
             filled += len(block)
         return signal[:filled]
-
-
-BEYOND_ONE = "samples far beyond 1"
 
 
 def _resampled(signal: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
@@ -158,7 +156,8 @@ def read_audio(path: str | Path, start: float | None = None, end: float | None =
         return file.read(start, end, sample_rate)
 
 
-# What was found of the files opened last, so that the many intervals of a long recording count its packets once. By name, inode, size and time.
+# What was found of the files opened last, so that the many intervals of a long recording count its packets once; by name, inode, size
+# and time.
 _FILES = 256
 _facts: OrderedDict[tuple, Facts] = OrderedDict()
 _lock = Lock()

@@ -40,7 +40,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Count:
-    """Samples of the first track by its packets, without decoding; 0 if packets do not tell. `known`: the header of an MP3 tells them too."""
+    """Seconds of the first track by its packets, without decoding; `known`: the header of an MP3 tells them too."""
 
     seconds: float
     known: bool
@@ -60,9 +60,18 @@ def _container(path: Path, reason: str = "") -> Iterator:
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, AudioError):
                 raise
-            told = re.sub(r"\s+", " ", getattr(error, "log", None) and error.log[2] or getattr(error, "strerror", "") or str(error)).strip()
-            told = "it is in no container of sound that is read here" if "whitelist" in told else told
-            raise AudioError(f"{shown(path)} cannot be read as audio: {f'{reason} (libsndfile); ' if reason else ''}{told} (FFmpeg)") from error
+            raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, _told(error))}") from error
+
+
+def _told(error: Exception) -> str:
+    """What FFmpeg says of an error, in one line."""
+    log = getattr(error, "log", None)
+    told = log[2] if log else getattr(error, "strerror", "") or str(error)
+    return "it is in no container of sound that is read here" if "whitelist" in told else " ".join(told.split())
+
+
+def _both(reason: str, told: str) -> str:
+    return f"{reason} (libsndfile); {told} (FFmpeg)" if reason else told
 
 
 def count(path: Path) -> Count:
@@ -174,7 +183,7 @@ def _check_decoded(path: Path, chosen: _Counter, reason: str) -> None:
     if not chosen.packets:
         raise AudioError(f"{shown(path)} holds no audio", "empty audio")
     if not chosen.frames:
-        raise AudioError(f"{shown(path)} cannot be read as audio: {reason and f'{reason} (libsndfile); '}nothing in it decodes (FFmpeg)")
+        raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, 'nothing in it decodes')}")
     if chosen.damaged > max(2, DAMAGED * chosen.packets):
         raise AudioError(f"{shown(path)} does not decode: {chosen.damaged} of its {chosen.packets} packets are damaged")
 

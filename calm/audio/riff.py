@@ -67,7 +67,8 @@ def _data(file: BinaryIO) -> Data | None:
             bytes_a_second = max(1.0, rate * align if tag in SAMPLEWISE else mean)
         elif name == b"data":
             promised = long if form != b"RIFF" and length == 0xFFFFFFFF else length
-            return Data(promised, start, size - start, whole + 8 + SLACK * promised >= start + promised, bytes_a_second)
+            meant = form != b"RIFF" or whole < NO_PROMISE
+            return Data(promised, start, size - start, meant and whole + 8 + SLACK * promised >= start + promised, bytes_a_second)
         file.seek(start + length + length % 2)
     return None
 

@@ -21,7 +21,7 @@ SMALL = 2**21  # values of a file that is decoded once and kept
 
 
 class SoundFile:
-    """A file that libsndfile opens, closed by `close`. Raises soundfile.LibsndfileError if it is of another kind, AudioError for a fault."""
+    """A file that libsndfile opens, until `close`. Raises soundfile.LibsndfileError if it is of another kind, AudioError for a fault."""
 
     def __init__(self, path: Path):
         self.path, self._handle, self._next = path, opened(path), None
