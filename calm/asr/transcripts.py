@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+LOWEST_LOGPROB = -1.0  # mean of a token, below which Whisper too takes a text for a guess
 MOST_COMPRESSION = 2.4  # Whisper's limit: text that compresses better is a loop
 
 
@@ -22,11 +23,12 @@ class Transcript:
 
 
 def flags(transcript: Transcript, no_speech_threshold: float = 0.6) -> list[str]:
-    """Signs that a transcript is wrong: "no_speech", "compression", "repeats". Flagged rows are marked, not deleted."""
+    """Signs that a transcript is wrong: "no_speech", "compression", "repeats", "improbable". Flagged rows are marked, not deleted."""
     signs = {
         "no_speech": transcript.no_speech_prob > no_speech_threshold,
         "compression": transcript.compression_ratio > MOST_COMPRESSION,
         "repeats": repeats(transcript.text),
+        "improbable": transcript.avg_logprob < LOWEST_LOGPROB,
     }
     return [name for name, present in signs.items() if present]
 
