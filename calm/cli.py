@@ -50,8 +50,8 @@ def check(
 ) -> None:
     """Check a corpus before any long work.
 
-    Reads labels and transcripts, and counts the samples of every audio file. Lists faults, missing parts of the layout, and audio that no row
-    uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
+    Reads labels and transcripts, and counts the samples of every audio file. Lists faults, missing parts of the layout, and audio that
+    no row uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
 
     Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or for which it would stop (told), or not enough disk.
     2: the corpus cannot be used.

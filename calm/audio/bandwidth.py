@@ -1,7 +1,6 @@
 """Where the spectrum of a file ends: telephone speech has nothing above 4 kHz, whatever its file's sampling rate."""
 
 import numpy as np
-from scipy.fft import rfft
 
 from calm.audio.decoding import AudioFile
 
@@ -19,7 +18,9 @@ def top_hz(file: AudioFile) -> float | None:
     if len(samples) < WINDOW:
         return None
     windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[:: WINDOW // 2]
-    power = np.square(np.abs(rfft((windows - windows.mean(axis=1, keepdims=True)) * np.hanning(WINDOW).astype(np.float32)))).sum(axis=0)
+    power = np.square(np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * np.hanning(WINDOW).astype(np.float32)))).sum(
+        axis=0
+    )
     above = np.cumsum(power[::-1])[::-1]
     if not above[0] > 1e-6:
         return None

@@ -113,8 +113,8 @@ class AudioFile:
         """Samples from `start` to `end`, in seconds, averaged over the channels: float32 (samples,) at `sample_rate`.
 
         None is the start or end of the file, and later ends are clamped to the end of the file. Channels that cancel, samples at the
-        scale of integers and constant offsets are mended, see `Character`. Raises AudioError if the interval is empty, its data do not decode or are
-        far beyond 1, and NotNumbers if samples are NaN or infinite.
+        scale of integers and constant offsets are mended, see `Character`. Raises AudioError if the interval is empty, its data do not
+        decode or are far beyond 1, and NotNumbers if samples are NaN or infinite.
         """
         start = 0.0 if start is None else float(start)
         if not start >= 0 or (end is not None and not end > start):

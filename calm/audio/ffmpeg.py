@@ -40,9 +40,16 @@ class Track:
 
 @dataclass(frozen=True)
 class Count:
-    """Seconds of the first track by its packets, without decoding; `known`: the header of an MP3 tells them too."""
+    """What the packets of the first track tell without decoding.
+
+    Attributes:
+        seconds: the length.
+        sure: every packet tells its duration.
+        known: a header of an MP3 tells what its encoder added.
+    """
 
     seconds: float
+    sure: bool
     known: bool
 
 
@@ -79,9 +86,10 @@ def count(path: Path) -> Count:
     size = path.stat().st_size
     with _container(path) as (container, _):
         stream = container.streams.audio[0]
-        ticks, skipped, known, rate = 0, 0, False, _rate(path, stream)
+        ticks, skipped, sure, known, rate = 0, 0, True, False, _rate(path, stream)
         for packet in container.demux(stream):
             ticks += _ticks(packet)
+            sure = sure and (packet.size == 0 or packet.duration != 0)
             for data in packet.iter_sidedata() if packet.has_sidedata("skip_samples") else ():
                 if data.data_type == "skip_samples":
                     start, end = np.frombuffer(bytes(data)[:8], "<u4")
@@ -89,7 +97,7 @@ def count(path: Path) -> Count:
             check_size(path, size, rate, 1, int(ticks * stream.time_base * rate))
         seconds = max(0.0, float(ticks * stream.time_base) - skipped / rate)
         _check_promise(path, container, stream, seconds, known)
-        return Count(seconds, known)
+        return Count(seconds, sure, known)
 
 
 def _rate(path: Path, stream) -> int:

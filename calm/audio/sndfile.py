@@ -62,7 +62,7 @@ class SoundFile:
         if not self.file.seekable() or (self.file.format == "MP3" and not counted.known):
             return False  # of the MP3, libsndfile guesses the length from the file's size
         slack = SAME_OGG if self.file.format == "OGG" else SAME
-        if self.frames == 0 or abs(counted.seconds - self.frames / self.rate) > slack:
+        if self.frames == 0 or not counted.sure or abs(counted.seconds - self.frames / self.rate) > slack:
             return False
         check_size(self.path, size, self.rate, self.channels, self.frames)
         return True

@@ -96,7 +96,8 @@ def _parquet(path: Path, key: str, only: bool) -> list[dict]:
 
 def _csv(path: Path, text: str, corpus: Corpus, key: str) -> list[dict]:
     usual = separator = "," if path.suffix.lower() == ".csv" else "\t"
-    first, _, rest = text.lstrip("\r\n").partition("\n")
+    text = text.lstrip("\r\n")
+    first, _, rest = text.partition("\n")
     if told := SEPARATOR_LINE.fullmatch(first.strip("\r")):
         text, separator = rest, told[1]
     head = next(iter(lines(text)), "")

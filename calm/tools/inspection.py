@@ -118,13 +118,16 @@ def described(result: dict) -> str:
     lines += described_missing(result["missing"])
     lines += [f"  no row has a {name.removesuffix('s')}: {ABSENT[name]}" for name in result["absent_columns"]]
     lines += [f"  left out, {reason}: {count} rows" for reason, count in result["left_out"].items()]
-    lines += [f"  corrected, {name}: {count} rows" for name, count in result["corrections"].items()]
+    lines += [f"  corrected, {name}: {count}{'' if name.startswith('file ') else ' rows'}" for name, count in result["corrections"].items()]
     lines += [f"  {name}: {_count(findings)}" for name, findings in result["checks"].items() if findings]
     if several := result["speakers_in_two_splits"]:
         lines.append(f"  speakers in two splits: {_few(several, len(several))}")
     if (unused := result["unused_audio"])["files"]:
         lines.append(f"  audio files that no row uses: {_few(unused['first'], unused['files'])}")
-    for key, phrase in (("to_cut", "to be cut at their pauses, where those without speech are dropped"), ("to_transcribe", "to be transcribed")):
+    for key, phrase in (
+        ("to_cut", "to be cut at their pauses, where those without speech are dropped"),
+        ("to_transcribe", "to be transcribed"),
+    ):
         if result[key]["rows"]:
             lines.append(f"  {phrase}: {result[key]['rows']} rows, {result[key]['hours']:.2f} h")
     return "\n".join(lines + _described_needs(result["needs"]))

@@ -95,7 +95,9 @@ def test_every_fault_has_its_reason(tmp_path):
         "labels": {"x": 1, "y": 1, "none of them": 1, "unlabelled": 1},
     }
     assert report["splits"]["validation"]["rows"] == 1 and report["speakers_in_two_splits"] == []
-    assert {"id": "gone[0-1]", "reason": "missing audio", "detail": f"{tmp_path / 'gone.wav'} does not exist", "fault": True} in report["dropped_rows"]
+    assert {"id": "gone[0-1]", "reason": "missing audio", "detail": f"{tmp_path / 'gone.wav'} does not exist", "fault": True} in report[
+        "dropped_rows"
+    ]
     assert table.attrs == {"classes": ("x", "y"), "one_hot": False}
 
 
