@@ -45,14 +45,16 @@ def check(
     path: Annotated[Path, typer.Argument(help="Folder of the corpus as its publisher ships it; for `manifest` the table.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}; msp is short for msp_podcast.")],
     option: Annotated[list[str], typer.Option(help="Option of the format: NAME=VALUE, the value in JSON. May be repeated.")] = [],  # noqa: B006
+    faults: Annotated[Path | None, typer.Option(help="File to write every row with a fault to, a JSON object a line.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a corpus before any long work.
 
-    Reads labels, transcripts and the header of every audio file. Lists faults, missing parts of the layout, and audio that no row
-    uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
+    Reads labels and transcripts, and counts the samples of every audio file. Lists faults, missing parts of the layout, and audio that
+    no row uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
 
-    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or not enough disk. 2: the corpus cannot be used.
+    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or for which it would stop (told), or not enough disk.
+    2: the corpus cannot be used.
 
         calm corpus check data/raw/mosei --format mosei
 
@@ -70,6 +72,8 @@ def check(
         message = "\n".join([f"{path} cannot be used: {error}", *inspection.described_missing(absent)])
         typer.echo(json.dumps({"error": str(error), "missing": absent}) if as_json else message, err=not as_json)
         raise typer.Exit(2) from None
+    if faults:
+        inspection.write_faults(result, faults)
     typer.echo(json.dumps(result, indent=2) if as_json else inspection.described(result))
     raise typer.Exit(2 if not result["kept"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
 
