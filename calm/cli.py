@@ -257,14 +257,20 @@ def serve_app(
     host: Annotated[
         str, typer.Option(help="Address to listen on. 127.0.0.1: this machine alone; 0.0.0.0: the whole network, without a password.")
     ] = "127.0.0.1",
+    name: Annotated[
+        list[str], typer.Option(help="Further host name of the server, as a reverse proxy passes it on. May be repeated.")
+    ] = [],  # noqa: B006
+    megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 500,
+    seconds: Annotated[int, typer.Option(min=1, help="Longest time of one analysis.")] = 1800,
     whisper: Annotated[str, typer.Option(help="Whisper model: a size, or a folder in faster-whisper's format.")] = "tiny.en",
     device: Device = "auto",
 ) -> None:
     """Serve a page for the browser: record or upload audio, and see the predictions, also over time.
 
     Beside each probability stands the threshold of the class, tuned on the validation split when the model was released, else 0.5. Works
-    without a network. Recordings never leave this machine and are removed when the page ends. Stop it with Ctrl-C. Exit code 2: the page
-    could not be served.
+    without a network. Recordings never leave this machine and are removed when the page ends. The page has no password: for others than
+    yourself put a reverse proxy with TLS and passwords before it (docs/security.md). Stop it with Ctrl-C. Exit code 2: the page could not
+    be served.
 
         calm app --model data/models/msp/small --port 8000
     """
@@ -273,7 +279,7 @@ def serve_app(
         from calm.tools.app import Analyser, served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
-        with served(Analyser(predictor, whisper), host, port) as (address, serve, _):
+        with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6) as (address, serve, _):
             typer.echo(f"{address} (stop with Ctrl-C)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()
