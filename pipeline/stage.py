@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from calm import devices
-from calm.storage import read_json, replacing, write_json
+from calm.storage import read_json, replacing, write_json, write_sums
 from pipeline import paths, state
 from pipeline.execution import gpus, torchrun
 from pipeline.settings import Settings, load_or_exit
@@ -91,8 +91,8 @@ def measure(address: str, **values: object) -> None:
 
 
 @contextlib.contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if the body succeeds, and is removed if it fails.
+def whole(folder: Path, sums: bool = True) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` if the body succeeds, with the checksums of its files, and is removed if it fails.
 
     Of the processes of torchrun the first one writes. The folder of each other process is thrown away, and the process goes on when the
     result is in place.
@@ -105,6 +105,8 @@ def whole(folder: Path) -> Iterator[Path]:
     with replacing(folder) as partial:
         partial.mkdir()
         yield partial
+        if sums:
+            write_sums(partial)
     torchrun.wait()
 
 

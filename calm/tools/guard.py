@@ -5,6 +5,7 @@ that its owner lets point there (DNS rebinding).
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
@@ -86,10 +87,8 @@ class _Limited:
         self.until = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def run(self, app: Callable, scope: dict) -> None:
-        try:
+        with contextlib.suppress(_Refused):
             await app(scope, self.receive, self.send)
-        except _Refused:
-            pass
         if self.refusal and not self.begun:
             await _answer(self._send, *self.refusal)
 

@@ -15,7 +15,7 @@ from calm.corpora import folds, read_corpus
 from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, write_table
-from calm.storage import write_json, write_parquet
+from calm.storage import write_json, write_parquet, write_sums
 from pipeline import paths
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import Worker, cores
@@ -50,6 +50,7 @@ def ingest(settings: Settings, name: str) -> dict:
     refuse(corpus, limits)
     folds.set_folds(corpus, source.folds)
     frame = write_table(corpus, paths.utterances(name))
+    write_sums(paths.utterances(name).parent)
     write_parquet(pa.Table.from_pandas(frame[SEGMENT], preserve_index=False), paths.segments(name))
     report = {
         "corpus": name,
