@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 SUMS = "SHA256SUMS"  # of a folder's files, in the form of `sha256sum`, which can check them too
 
 
-class Damaged(OSError):
+class Damaged(OSError, ValueError):
     """A file is not what was written."""
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from calm import devices
-from calm.storage import read_json, replacing, write_json, write_sums
+from calm.storage import SUMS, check_sums, read_json, replacing, write_json, write_sums
 from pipeline import paths, state
-from pipeline.execution import gpus, torchrun
+from pipeline.execution import alone, gpus, torchrun
 from pipeline.settings import Settings, load_or_exit
+from pipeline.tracking import provenance
 
 
 def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) -> None:
@@ -47,19 +49,41 @@ def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) 
         _look_for_gpus(settings, stage, address)
         if (processes := settings.compute.devices.get(stage, 1)) > 1 and stage != "head":
             torchrun.replace(processes, settings.compute.torchrun, settings.flows.stop_seconds)
+    alone.end_with_starter()
     begin = time.monotonic()
-    paths.measured(address).unlink(missing_ok=True)
     try:
-        summary = run(settings, name) if over else run(settings)
+        with alone.alone(paths.stage_lock(address), address) if not torchrun.rank() else contextlib.nullcontext():
+            paths.measured(address).unlink(missing_ok=True)
+            _refuse_damaged(address)
+            summary = run(settings, name) if over else run(settings)
     except (ValueError, OSError) as error:
         if os.environ.get("CALM_TRACEBACK"):
             raise
-        message = f"{error.filename or error} is missing: `dvc repro` makes it" if isinstance(error, FileNotFoundError) else error
+        message = _sentence(error)
         process = f", process {torchrun.rank()}" if torchrun.rank() else ""
         sys.exit(f"{address}{process}: {message}\n(CALM_TRACEBACK=1 shows where)")
     measure(address, seconds=time.monotonic() - begin, host=platform.node())
     if summary and not torchrun.rank():
         print(summary)
+
+
+def _sentence(error: Exception) -> str:
+    """What is said of an error that a user can do something about."""
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename or error} is missing: `dvc repro` makes it"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        return f"the disk is full{where}: make room, then start it again; what was finished is kept"
+    return str(error)
+
+
+def _refuse_damaged(address: str) -> None:
+    """Under DVC: raise Damaged if a folder that the stage depends on is not what was written."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    for path in map(Path, provenance.dependency_paths(provenance.root()).get(address, [])):
+        for sums in [*path.rglob(SUMS)] if path.is_dir() else []:
+            check_sums(sums.parent, within=0)
 
 
 def _look_for_gpus(settings: Settings, stage: str, address: str) -> None:

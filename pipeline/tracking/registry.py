@@ -130,10 +130,7 @@ def save(folder: Path, path: Path) -> None:
         path,
         python_model=str(Path(__file__).with_name("serving.py")),
         artifacts={"model": str(folder)},
-        signature=ModelSignature(
-            inputs,
-            Schema([*(ColSpec("double", name) for name in classes(folder)), ColSpec("string", "decided"), ColSpec("string", "decision")]),
-        ),
+        signature=ModelSignature(inputs, Schema(answers)),
         input_example=example(),
         pip_requirements=["calm-speech"],
     )

@@ -276,7 +276,7 @@ def test_hashes_of_a_file_and_of_outputs(tmp_path, monkeypatch):
     )
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  a:\n    outs: {outs}\n")
     monkeypatch.setattr(
-        provenance, "_dependency_paths", lambda folder: {"head": ["code.py", "data/state/head.json", "data/x", "data/texts/."]}
+        provenance, "dependency_paths", lambda folder: {"head": ["code.py", "data/state/head.json", "data/x", "data/texts/."]}
     )
     files = {"code.py": hashlib.md5(b"x = 1").hexdigest(), "data/state/head.json": hashlib.md5(b"{}").hexdigest()}
     outputs = {"data/x": "abc.dir", "data/texts/a": "a.dir", "data/texts/b": "b.dir"}
