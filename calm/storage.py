@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 SUMS = "SHA256SUMS"  # of a folder's files, in the form of `sha256sum`, which can check them too
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # what begins one, also in full width
+
+
 class Damaged(OSError, ValueError):
     """A file is not what was written."""
 
@@ -67,6 +70,17 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def csv_cell(value: object) -> object:
+    """A cell of a CSV table. A text that a spreadsheet would run as a formula has an apostrophe before it; numbers are left alone."""
+    if not isinstance(value, str) or not (value.startswith(FORMULA) or value.lstrip().startswith(FORMULA)):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 # Parquet, with a checksum in every page

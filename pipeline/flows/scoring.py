@@ -93,7 +93,7 @@ def score(inbox: Path, scores: Path, model: str) -> tuple[int, int, int]:
     with FileLock(scores / ".lock", timeout=0):
         known = dict(_columns(scores, ("file", "sha256")))
         # A file that was only touched has a new time but the same content.
-        new = [(entry, path) for entry, path in new_files(inbox, scores).items() if not (known.get(entry.file) or "-") == digest(path)]
+        new = [(entry, path) for entry, path in new_files(inbox, scores).items() if (known.get(entry.file) or "-") != digest(path)]
         if not new:
             return 0, 0, 0
         scorer, tries, total, faults = Scorer(model), Tries(scores / ".tried.json"), 0, 0
