@@ -125,12 +125,11 @@ def save(folder: Path, path: Path) -> None:
     from mlflow.types import ColSpec, Schema
 
     answers = [*(ColSpec("double", name) for name in classes(folder)), ColSpec("string", "decided"), ColSpec("string", "decision")]
-    inputs = Schema([ColSpec("string", name, required=False) for name in ("audio", "text")])
     mlflow.pyfunc.save_model(
         path,
         python_model=str(Path(__file__).with_name("serving.py")),
         artifacts={"model": str(folder)},
-        signature=ModelSignature(inputs, Schema(answers)),
+        signature=ModelSignature(outputs=Schema(answers)),  # for inputs see `serving`
         input_example=example(),
         pip_requirements=["calm-speech"],
     )
