@@ -304,6 +304,26 @@ def plan(
 
 
 @app.command()
+def forget(
+    speaker: Annotated[str, typer.Argument(help="Name of the speaker in the table of utterances.")],
+    corpus: Annotated[str | None, typer.Option(help="Corpus of the speaker; default: all that have one of this name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a speaker from all that was derived from a corpus.
+
+    Removes their rows from every table under data/, says which models heard them, and where they are still named. Later rebuilds read
+    none of their utterances. The raw corpus, DVC's cache, MLflow and models that were given away are left to you. Exit code 2: there is
+    no such speaker.
+
+        calm forget MSP-PODCAST_0023 --corpus msp
+    """
+    with console.user_errors():
+        forgetting = import_module("pipeline.forgetting")  # by name: the library itself never needs the pipeline
+        done = forgetting.forget(speaker, corpus)
+        typer.echo(json.dumps(vars(done), indent=2) if as_json else forgetting.described(done))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check the installation.
 

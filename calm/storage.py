@@ -93,9 +93,9 @@ def write_parquet(table: pa.Table, path: Path, **options) -> None:
 
 
 @contextmanager
-def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A writer of many tables to one file, which is written whole or not at all."""
-    with replacing(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
+def parquet_writer(path: Path, schema: pa.Schema, **options) -> Iterator[pq.ParquetWriter]:
+    """A writer of many tables to one file, which is written whole or not at all; options are those of `pyarrow.parquet.ParquetWriter`."""
+    with replacing(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True, **options) as writer:
         yield writer
 
 

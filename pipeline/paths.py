@@ -123,6 +123,11 @@ def registry_key() -> Path:
     return servers() / "registry.key"
 
 
+def forgotten(corpus: str) -> Path:
+    """Digests of the speakers that `calm forget` removed, one list a corpus; never removed by a stage."""
+    return DATA / "forgotten" / f"{corpus}.json"
+
+
 def stage_lock(address: str) -> Path:
     """Held by the process that runs a stage."""
     return DATA / "work" / f"{address}.lock"

@@ -16,7 +16,7 @@ from calm.corpora.checking import by_split, check, read_headers, refuse, speaker
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, write_table
 from calm.storage import write_json, write_parquet, write_sums
-from pipeline import paths
+from pipeline import forgetting, paths
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import Worker, cores
 from pipeline.settings import Cut, Settings
@@ -42,6 +42,7 @@ def ingest(settings: Settings, name: str) -> dict:
     seen = visible(settings, "ingest", name)
     source, section = seen.corpora[name], seen.ingest
     corpus = read_corpus(source.format, source.path, **source.options)
+    leave_out_forgotten(corpus, name)
     headers = read_headers({row.audio for row in corpus.utterances}, name)
     cut(corpus, headers, section.cut, name)
     read = len(corpus.utterances) + len(corpus.dropped)
@@ -72,6 +73,14 @@ def ingest(settings: Settings, name: str) -> dict:
     }
     write_json(report, paths.ingest_report(name))
     return report
+
+
+def leave_out_forgotten(corpus: Corpus, name: str) -> None:
+    """Take out the utterances of speakers that `calm forget` was told of; they are counted, and not named."""
+    gone = set(forgetting.forgotten(name))
+    kept = [row for row in corpus.utterances if not (gone and row.speaker is not None and forgetting.digest(row.speaker) in gone)]
+    corpus.corrections["utterances of forgotten speakers left out"] += len(corpus.utterances) - len(kept)
+    corpus.utterances = kept
 
 
 def cut(corpus: Corpus, headers: dict[Path, Header], section: Cut | None, name: str = "") -> None:
