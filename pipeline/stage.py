@@ -21,6 +21,8 @@ from pipeline.execution import alone, gpus, torchrun
 from pipeline.settings import Settings, load_or_exit
 from pipeline.tracking import provenance
 
+LEAST_BYTES = 1_000_000  # with less on the disk, nothing can be written
+
 
 def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) -> None:
     """The command `python -m pipeline.stages STAGE [NAME]`: run the stage and print its summary.
@@ -56,8 +58,8 @@ def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) 
             paths.measured(address).unlink(missing_ok=True)
             _refuse_damaged(address)
             summary = run(settings, name) if over else run(settings)
-    except (ValueError, OSError) as error:
-        if os.environ.get("CALM_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("CALM_TRACEBACK") or not (isinstance(error, ValueError | OSError) or _disk_is_full(error)):
             raise
         message = _sentence(error)
         process = f", process {torchrun.rank()}" if torchrun.rank() else ""
@@ -71,10 +73,15 @@ def _sentence(error: Exception) -> str:
     """What is said of an error that a user can do something about."""
     if isinstance(error, FileNotFoundError):
         return f"{error.filename or error} is missing: `dvc repro` makes it"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" for {error.filename}" if error.filename else ""
-        return f"the disk is full{where}: make room, then start it again; what was finished is kept"
+    if _disk_is_full(error):
+        return "the disk is full: make room, then start it again; what was finished is kept"
     return str(error)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether a disk without room is behind an error, which libraries tell in many ways, of which some name no reason."""
+    known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return known or "No space left on device" in str(error) or shutil.disk_usage(paths.DATA).free < LEAST_BYTES
 
 
 def _refuse_damaged(address: str) -> None:
