@@ -71,9 +71,14 @@ def new_files(inbox: Path, scores: Path) -> dict[InboxFile, Path]:
             if name.startswith(".") or name.endswith(PARTIAL) or not (stat := _stat(path)):
                 continue
             if now - stat.st_mtime >= SETTLE_SECONDS:
-                shown = os.fsencode(path.relative_to(inbox)).decode(errors="backslashreplace")
-                settled[InboxFile(shown, stat.st_size, stat.st_mtime_ns)] = path
+                name = shown(str(path.relative_to(inbox)))
+                settled[InboxFile(name, stat.st_size, stat.st_mtime_ns)] = path
     return {new: settled[new] for new in sorted(settled) if new not in done}
+
+
+def shown(text: str) -> str:
+    r"""A text with names of files in it, whose bytes that are not UTF-8 become \xff."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -183,7 +188,7 @@ class Scorer:
         try:
             return [classify_segment(self.classifier, segment) for segment in self.listener(path)]
         except (ValueError, OSError) as error:  # of which AudioError is one
-            return [{"fault": str(error).encode(errors="backslashreplace").decode()}]
+            return [{"fault": shown(str(error))}]
 
 
 def _unusable(path: Path, times: int) -> str | None:
