@@ -44,7 +44,6 @@ def test_a_speaker_is_gone_from_every_table_of_their_corpus(project):
     assert read_parquet(paths.calp("small") / "space.parquet").to_pylist() == [{"id": "a1", "corpus": "two"}, {"id": "b1", "corpus": "one"}]
     for table in (paths.utterances("two"), paths.features("two") / "part-00000.parquet"):
         assert pq.read_metadata(table).num_rows == 3
-    )
     check_sums(paths.features("one"))
     said = forgetting.described(done)
     assert "data/calp/small: train" in said and "2 recordings" in said
