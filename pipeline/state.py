@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from calm import corpora
-from pipeline import code
+from pipeline import code, forgetting
 from pipeline.settings import Settings, results_only
 
 EXECUTION = ("tracking", "compute", "flows")  # sections that never change a result: every stage sees them
@@ -73,7 +73,8 @@ def state(settings: Settings, stage: str, name: str = "") -> dict:
     """Settings and code of a stage, as plain data."""
     readers = [corpora.FORMATS[settings.corpora[name].format]] if stage == "ingest" else []
     sections = STAGES[stage].sections(settings, name)
-    return {"settings": _plain(sections), "code": code.modules(f"pipeline.stages.{stage}", readers)}
+    gone = {"forgotten": forgotten} if stage == "ingest" and (forgotten := forgetting.forgotten(name)) else {}
+    return {"settings": _plain(sections), "code": code.modules(f"pipeline.stages.{stage}", readers)} | gone
 
 
 def _plain(value: Any) -> Any:

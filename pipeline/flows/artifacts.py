@@ -9,6 +9,7 @@ from pipeline.report import result_tables
 from pipeline.report.table import cell_text
 from pipeline.settings import Settings
 from pipeline.tracking import provenance, store
+from pipeline.uris import masked
 
 
 def create(settings: Settings, rebuild: str, states: dict, complete: bool, seconds: float) -> None:
@@ -83,8 +84,8 @@ def mlflow_links(settings: Settings, rebuild: str) -> str:
         for experiment in client.search_experiments():
             for run in client.search_runs([experiment.experiment_id], f"tags.`calm.rebuild` = '{rebuild}'"):
                 name = f"{experiment.name}: {run.info.run_name}"
-                link = f"{uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
+                link = f"{masked(uri).rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
                 lines.append(f"- [{name}]({link})" if uri.startswith("http") else f"- {name}: run {run.info.run_id}")
     if not lines:
         return "No tracked stage was run."
-    return "\n".join(lines) + ("" if uri.startswith("http") else f"\n\n`mlflow ui --backend-store-uri {uri}` opens them.")
+    return "\n".join(lines) + ("" if uri.startswith("http") else f"\n\n`mlflow ui --backend-store-uri {masked(uri)}` opens them.")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from calm.storage import csv_cell
+
 
 class Score(NamedTuple):
     """Mean of a metric over seeds, its standard deviation (None for one seed), and the number of seeds."""
@@ -43,11 +45,12 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown, with the best of each column in bold."""
-        lines = ["| " + " | ".join(self.columns) + " |"]
+        lines = ["| " + " | ".join(map(_escaped, self.columns)) + " |"]
         lines.append("|" + "|".join(" --- " if column < self.left else " ---: " for column in range(len(self.columns))) + "|")
         for number, row in enumerate(self.rows):
-            cells = [f"**{cell_text(cell)}**" if (number, column) in self.bold else cell_text(cell) for column, cell in enumerate(row)]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            cells = [_escaped(cell_text(cell)) for cell in row]
+            cells = [f"**{cell}**" if (number, column) in self.bold else cell for column, cell in enumerate(cells)]
+            lines.append("| " + " | ".join(cells) + " |")
         return f"### {self.title}\n\n" + "\n".join(lines) + "\n" + (f"\n{self.note}\n" if self.note else "")
 
     def csv(self) -> str:
@@ -59,7 +62,7 @@ class Table:
             cells = [_csv_cells(cell, double) for cell, double in zip(row, has_scores, strict=True)]
             lines.append([part for parts in cells for part in parts])
         file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows(lines)
+        csv.writer(file, lineterminator="\n").writerows([csv_cell(part) for part in line] for line in lines)
         return file.getvalue()
 
     def text(self) -> str:
@@ -107,6 +110,11 @@ def best_cells(rows: list[list], left: int) -> set[tuple[int, int]]:
 def group_starts(groups: list) -> set[int]:
     """Numbers of the rows, after the first, whose group differs from that of the row before."""
     return {number for number in range(1, len(groups)) if groups[number] != groups[number - 1]}
+
+
+def _escaped(text: str) -> str:
+    """A text within a cell of a Markdown table, where no label becomes a column or HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _csv_cells(cell, double: bool) -> tuple:

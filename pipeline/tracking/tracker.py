@@ -19,23 +19,25 @@ from pathlib import Path
 
 from pipeline.tracking import provenance, store
 from pipeline.tracking.store import short
+from pipeline.uris import masked
 
 FLUSH_SECONDS = 5.0
+ROWS = (".parquet",)  # files that have a row an utterance
 TAG_LENGTH, PARAM_LENGTH, DIGEST_LENGTH = 5000, 6000, 36  # MLflow's limits
 
 
 class TrackedRun:
     """One MLflow run. Under torchrun only the first process writes; in the others, `client` is None and the methods do nothing."""
 
-    def __init__(self, client=None, id: str = "", experiment: str = "", uri: str = ""):
-        self.client, self.id, self.experiment, self.uri = client, id, experiment, uri
+    def __init__(self, client=None, id: str = "", experiment: str = "", uri: str = "", rows: bool = False):
+        self.client, self.id, self.experiment, self.uri, self.rows = client, id, experiment, uri, rows
         self._metrics, self._params, self._last_sent, self._warned = [], [], time.monotonic(), False
 
     def __reduce__(self):
-        return _attach, (self.id, self.experiment, self.uri)  # another process needs a client of its own
+        return _attach, (self.id, self.experiment, self.uri, self.rows)  # another process needs a client of its own
 
     def __repr__(self) -> str:
-        return f"run {self.id} of experiment {self.experiment} in {self.uri}"
+        return f"run {self.id} of experiment {self.experiment} in {masked(self.uri)}"
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Log the numbers of one step (None: 0). They are sent by the first call after FLUSH_SECONDS, or at the end of the run."""
@@ -61,11 +63,17 @@ class TrackedRun:
             del self._metrics[: len(metrics)], self._params[: len(params)]
 
     def artifact(self, path: str | Path) -> None:
-        """Store a copy of a file, or of a folder under its name; the folder `.name.partial`, not renamed yet, is stored as `name`."""
+        """Store a copy of a file, or of a folder under its name; the folder `.name.partial`, not renamed yet, is stored as `name`.
+
+        Tables of utterances, with their speakers and texts, are left out unless `tracking.utterances` says otherwise.
+        """
         path = Path(path)
         if self.client and path.is_dir():
-            self._try(self.client.log_artifacts, self.id, str(path), path.name.removeprefix(".").removesuffix(".partial"))
-        elif self.client:
+            name = Path(path.name.removeprefix(".").removesuffix(".partial"))
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
+                if self.rows or file.suffix not in ROWS:
+                    self._try(self.client.log_artifact, self.id, str(file), (name / file.parent.relative_to(path)).as_posix())
+        elif self.client and (self.rows or path.suffix not in ROWS):
             self._try(self.client.log_artifact, self.id, str(path))
 
     def figure(self, figure, name: str) -> None:
@@ -130,10 +138,12 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
     with store.clear_errors(uri):
         with lock:  # so that stages that start at the same time share one store, one experiment and one parent
             client = store.connect(uri)
+            store.end_abandoned(client)
             experiment_id = store.experiment(client, f"calm/{experiment}", uri, folder)
             parent = store.parent_run(client, experiment_id, tags)
             tags = {"mlflow.parentRunId": parent, "calm.kind": "stage", **tags}
             run = _start(client, experiment_id, uri, stage, params, tags)
+            run.rows = settings.tracking.utterances
         _log_data(run, digest or {path: value for path, value in hashes.items() if path.startswith("data/")})
     monitor = _monitor(run, settings.tracking.system_metrics_seconds)
     try:
@@ -144,12 +154,12 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
             run._try(store.end_parent, client, experiment_id, parent)
 
 
-def _attach(id: str, experiment: str, uri: str) -> TrackedRun:
-    return TrackedRun(store.connect(uri), id, experiment, uri) if id else TrackedRun()
+def _attach(id: str, experiment: str, uri: str, rows: bool) -> TrackedRun:
+    return TrackedRun(store.connect(uri), id, experiment, uri, rows) if id else TrackedRun()
 
 
 def _start(client, experiment_id: str, uri: str, name: str, params: dict, tags: dict) -> TrackedRun:
-    texts = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
+    texts = {key: str(value)[:TAG_LENGTH] for key, value in {**tags, store.PROCESS: store.process()}.items()}
     run = TrackedRun(client, client.create_run(experiment_id, tags=texts, run_name=name).info.run_id, experiment_id, uri)
     run._params = [(_key(key), str(value)[:PARAM_LENGTH]) for key, value in _flat(params)]
     return run

@@ -367,7 +367,7 @@ def test_files_of_the_inbox_are_scored_once(flows):
     (inbox / "still-copied.wav").unlink()
     os.utime(inbox / speech[0].name, (time.time() - 30,) * 2)  # touched, not changed
     assert scoring.new_files(inbox, scores)
-    assert scoring.score(inbox, scores, "no model is loaded") == (0, 0)
+    assert scoring.score(inbox, scores, "no model is loaded") == (0, 0, 0)
     assert len(pd.read_parquet(scores)) == len(table)
 
 

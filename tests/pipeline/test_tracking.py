@@ -1,9 +1,11 @@
 """MLflow tracking on a SQLite store in a temporary folder, and once on a server."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,10 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.settings import Tracking
 from pipeline.tracking import provenance, tracker
 
 REPOSITORY = Path(__file__).parents[2]
-SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=1))
+SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=1, utterances=False))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,7 @@ STAGE = """
 import sys, time
 from types import SimpleNamespace
 from pipeline.tracking import tracker
-settings = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=5))
+settings = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=5, utterances=False))
 with tracker.stage_run(settings, "both", {}, synthetic=True) as run:
     print(run.id, flush=True)
     time.sleep(float(sys.argv[1]))
@@ -177,6 +180,57 @@ def test_two_processes_share_a_fresh_store_and_one_parent(tmp_path):
     assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
     assert parent_of(client, runs[0]).info.status == "FINISHED"
     assert len(client.search_runs([runs[0].info.experiment_id])) == 3
+
+
+def test_runs_of_a_killed_process_end_with_the_next_start(folder, client):
+    process, living = start(folder, 60), start(folder, 60)
+    run, other = (one.stdout.readline().strip() for one in (process, living))
+    process.kill()
+    process.communicate()
+    assert client.get_run(run).info.status == "RUNNING"
+    assert start(folder).wait(60) == 0
+    assert client.get_run(run).info.status == "KILLED" and client.get_run(other).info.status == "RUNNING"
+    living.terminate()
+    living.communicate()
+
+
+def test_a_store_is_made_whole_or_not_at_all(tmp_path, folder, client):
+    """A set-up that is killed leaves nothing that the next one minds; one left half made by an older version is put aside."""
+    client.search_experiments()
+    process = start(tmp_path)
+    while not list(tmp_path.glob(".mlflow.db.partial*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "mlflow.db").exists()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as half:
+        half.execute("CREATE TABLE jobs (id INTEGER)")
+    again = start(tmp_path)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0 and "left half made" in said and (tmp_path / "mlflow.db.half-made").exists()
+
+
+def test_tables_of_utterances_stay_here(folder, client, tmp_path):
+    (tmp_path / "made").mkdir()
+    for name in ("space.parquet", "metrics.json"):
+        (tmp_path / "made" / name).write_text("{}")
+    for allowed in (False, True):
+        settings = SimpleNamespace(tracking=SimpleNamespace(**vars(SETTINGS.tracking) | {"utterances": allowed}))
+        with tracker.stage_run(settings, "mosei", {}, synthetic=False) as run:
+            run.artifact(tmp_path / "made")
+            run.artifact(tmp_path / "made/space.parquet")
+        names = {item.path for item in [*client.list_artifacts(run.id), *client.list_artifacts(run.id, "made")]}
+        assert names == {"made", "made/metrics.json"} | ({"made/space.parquet", "space.parquet"} if allowed else set())
+
+
+def test_passwords_are_never_shown(tmp_path):
+    """Of a URI in the environment, whatever its password holds; one in the settings is refused."""
+    process = start(tmp_path, MLFLOW_TRACKING_URI="http://ann:S3cr3t@x@127.0.0.1:1", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    said = "".join(process.communicate(timeout=120))
+    assert process.returncode == 1 and "http://ann:***@127.0.0.1:1 cannot be used" in said and "S3cr3t" not in said
+    with pytest.raises(ValueError, match="a password stands in it"):
+        Tracking(uri="postgresql://ann:S3cr3t@host/mlflow")
 
 
 def test_sigterm_is_recorded_as_killed(tmp_path, folder, client):
@@ -276,7 +330,7 @@ def test_hashes_of_a_file_and_of_outputs(tmp_path, monkeypatch):
     )
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  a:\n    outs: {outs}\n")
     monkeypatch.setattr(
-        provenance, "_dependency_paths", lambda folder: {"head": ["code.py", "data/state/head.json", "data/x", "data/texts/."]}
+        provenance, "dependency_paths", lambda folder: {"head": ["code.py", "data/state/head.json", "data/x", "data/texts/."]}
     )
     files = {"code.py": hashlib.md5(b"x = 1").hexdigest(), "data/state/head.json": hashlib.md5(b"{}").hexdigest()}
     outputs = {"data/x": "abc.dir", "data/texts/a": "a.dir", "data/texts/b": "b.dir"}
