@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from calm.corpora import FORMATS, CorpusError
-from calm.tools import console
+from calm.tools import console, projects
 
 ALIASES = {"msp": "msp_podcast"}  # other names of corpus formats
 
@@ -30,6 +30,9 @@ Transcribe = Annotated[bool, typer.Option("--transcribe", help="Transcribe the f
 Whisper = Annotated[str, typer.Option(help="Whisper model for --transcribe: a size, or a folder in faster-whisper's format.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+app.command()(projects.new)
+app.command()(projects.train)
 
 corpus_app = typer.Typer(help="Inspect corpora.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")

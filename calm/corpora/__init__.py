@@ -24,6 +24,7 @@ FORMATS = {  # name of a format -> its module, imported when it is used
     "librispeech": "calm.corpora.librispeech",
     "emobox": "calm.corpora.emobox",
     "manifest": "calm.corpora.manifest",
+    "class_folders": "calm.corpora.class_folders",
 }
 
 

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -23,6 +24,23 @@ def user_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+
+
+PARTS = {  # optional part of the installation: a module that only it has
+    "train": "torch",
+    "transcribe": "faster_whisper",
+    "pipeline": "dvc",
+    "app": "gradio",
+}
+
+
+@contextlib.contextmanager
+def needs_part(*parts: str) -> Iterator[None]:
+    """End the command with the line that installs them, if parts of the installation that the body needs are missing."""
+    absent = [part for part in parts if not find_spec(PARTS[part])]
+    if absent:
+        raise ValueError(f"this needs a part that is not installed: pip install 'calm-speech[{','.join(absent)}]'")
+    yield
 
 
 @contextlib.contextmanager
