@@ -37,10 +37,9 @@ def untrainable(corpus: Corpus, folds: int | str | None) -> list[str]:
     speakers = {who(row) for row in labelled}
     fewest = FEWEST if folds is not None else len(SPLITS)
     if len(speakers) < fewest:
-        names = ", ".join(sorted(speakers))
         found.append(
-            f"there {'is 1 speaker' if len(speakers) == 1 else f'are {len(speakers)} speakers'} with labels ({names}), and {fewest} are needed, "
-            "to train, to validate and to test: add speakers, or name those that are there, by a column or an option 'speaker'"
+            f"speakers with labels: {len(speakers)} ({', '.join(sorted(speakers))}), and {fewest} are needed, to train, to validate and to "
+            "test: add speakers, or name those that are there, by a column or an option 'speaker'"
         )
     return found + (_empty(corpus) if folds is None else _few(corpus))
 

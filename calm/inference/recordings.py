@@ -87,12 +87,23 @@ class Listener:
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
-def load_whisper(name: str):
-    """A Whisper engine for `Listener` by size, or by a folder in faster-whisper's format. Raises ValueError if it cannot be loaded."""
+def load_whisper(name: str, language: str | None = "en"):
+    """A Whisper engine for `Listener`.
+
+    Args:
+        name: a size, or a folder in faster-whisper's format.
+        language: code of the language that is spoken; None or "auto": detected for each segment.
+
+    Raises ValueError if the engine cannot be loaded, or hears English alone and another language is asked for.
+    """
     from calm.asr import engines
 
+    language = None if language == "auto" else language
     # A window of 5 s costs less than one of 30 s for short segments.
-    return engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0)
+    engine = engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0, language=language)
+    if language != "en" and not engine.model.model.is_multilingual:
+        raise ValueError(f"Whisper's {name} knows English alone, and --language is {language or 'auto'}: choose --whisper tiny, or larger")
+    return engine
 
 
 def classify_segment(classifier: Classifier, segment: Segment) -> dict:

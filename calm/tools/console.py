@@ -34,13 +34,10 @@ PARTS = {  # optional part of the installation: a module that only it has
 }
 
 
-@contextlib.contextmanager
-def needs_part(*parts: str) -> Iterator[None]:
-    """End the command with the line that installs them, if parts of the installation that the body needs are missing."""
-    absent = [part for part in parts if not find_spec(PARTS[part])]
-    if absent:
-        raise ValueError(f"this needs a part that is not installed: pip install 'calm-speech[{','.join(absent)}]'")
-    yield
+def need(part: str, what: str) -> None:
+    """Raises ValueError with the line that installs a part of the installation, if `what` needs it and it is missing."""
+    if not find_spec(PARTS[part]):
+        raise ValueError(f"{what} needs a part that is not installed: pip install 'calm-speech[{part}]'")
 
 
 @contextlib.contextmanager
@@ -68,20 +65,24 @@ def parse_option(text: str) -> tuple[str, object]:
 # Models
 
 
-def load_classifier(model: Path, device: str):
-    """A model for predictions alone, in the fastest way there is."""
+def load_classifier(model: str | None, device: str):
+    """A model for predictions alone, in the fastest way there is; see `calm.inference.finding.find`."""
 
     def load():
+        from calm.inference.finding import find
         from calm.inference.loading import load_compiled
 
-        return load_compiled(model, device) or _load_predictor(model, device)
+        folder = find(model)
+        return load_compiled(folder, device) or _load_predictor(folder, device)
 
     return load_on(device, load)
 
 
-def load_predictor(model: Path, device: str):
+def load_predictor(model: str | None, device: str):
     """A model in torch, for everything that is computed before the heads."""
-    return load_on(device, lambda: _load_predictor(model, device))
+    from calm.inference.finding import find
+
+    return load_on(device, lambda: _load_predictor(find(model), device))
 
 
 def load_encoder(model: Path | None, device: str):
@@ -108,6 +109,7 @@ def load_on(device: str, load: Callable):
 
 
 def _load_predictor(model: Path, device: str):
+    need("train", f"{model}, which has no ONNX graph for this device,")
     from calm.inference.torch_classifier import Predictor
 
     return Predictor(model, _torch_device(device))
@@ -133,7 +135,16 @@ def _only_calp_model() -> Path:
     return folders[0]
 
 
-def prepare(load: Callable, model: Path, device: str, files: list[Path], texts: list[str] | None, transcribe: bool, whisper: str):
+def prepare(
+    load: Callable,
+    model: str | None,
+    device: str,
+    files: list[Path],
+    texts: list[str] | None,
+    transcribe: bool,
+    whisper: str,
+    language: str | None,
+):
     """The model that `load` loads, and a listener for its recordings. Raises ValueError if the options do not go together."""
     if not files and not texts:
         raise ValueError("neither files nor --text were given: name audio files, or give a text")
@@ -151,7 +162,9 @@ def prepare(load: Callable, model: Path, device: str, files: list[Path], texts: 
         typer.echo(f"note: the model was trained on audio and text, and gets {absent}", err=True)
     from calm.inference.recordings import Listener, load_whisper
 
-    return predictor, Listener(predictor.sample_rate, load_whisper(whisper) if transcribe else None)
+    if transcribe:
+        need("transcribe", "--transcribe")
+    return predictor, Listener(predictor.sample_rate, load_whisper(whisper, language) if transcribe else None)
 
 
 # Output

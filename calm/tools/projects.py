@@ -62,7 +62,8 @@ def train(
 def _create(folder: Path, audio: list[Path], format: str | None, option: list[str]):
     """Make the project, say what was found, and return the module of projects."""
     options = dict(map(console.parse_option, option))
-    with console.user_errors(), console.needs_part("pipeline"):
+    with console.user_errors():
+        console.need("pipeline", "a project")
         projects = import_module("pipeline.project")  # by name: the library itself never needs the pipeline
         sources = [projects.source(audio[0], format, options), *map(projects.source, audio[1:])]
         for source in sources:
@@ -77,7 +78,7 @@ def _note(sources: list) -> None:
     for source in sources:
         if any(row.labels is not None and not row.speaker for row in source.corpus.utterances):
             typer.echo(
-                f"note: {source.path} has rows without a speaker, and each such file counts as a speaker of its own: a person who is heard in "
+                f"note: {source.path} has rows without a speaker, and each such file counts as a speaker of its own: whoever is heard in "
                 "training and in testing makes results look better. Name speakers by a column 'speaker', or --option speaker=PATTERN",
                 err=True,
             )
