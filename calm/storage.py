@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:
+    import pyarrow as pa  # which a model in use does not need
 
 
 @contextmanager
@@ -51,8 +52,10 @@ def read_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_parquet(table: pa.Table, path: Path, **options) -> None:
+def write_parquet(table: "pa.Table", path: Path, **options) -> None:
     """Write a table, whole or not at all; options are those of `pyarrow.parquet.write_table`."""
+    import pyarrow.parquet as pq
+
     with replacing(path) as partial:
         pq.write_table(table, partial, **options)
 

@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from calm.audio.decoding import AudioError, read_audio
-from calm.audio.pauses import Pauses
+from calm.audio.pauses import SAMPLE_RATE, Pauses, cut
 from calm.inference.classifier import Classifier
+from calm.inference.voice import NO_SPEECH, detects, heard
 
-NO_SPEECH = "no speech"
 VAD_WINDOW = 120.0  # seconds of audio in memory while pauses are searched
 
 
@@ -31,11 +31,15 @@ class Segment:
 
 def intervals(path: Path, pauses: Pauses) -> list[tuple[float, float]]:
     """Start and end in seconds of the segments of a recording; the whole of a short one, [] if nobody speaks. Raises AudioError."""
-    from calm.audio.pauses import cut
-
     seconds = duration(path)
-    segments = cut(path, seconds, pauses, VAD_WINDOW)
-    return [(0.0, seconds)] if segments and seconds <= pauses.longer_than else segments
+    if seconds <= pauses.longer_than:
+        return [(0.0, seconds)] if heard(read_audio(path, sample_rate=SAMPLE_RATE), SAMPLE_RATE) else []
+    if not detects():
+        raise AudioError(
+            f"{path} is longer than {pauses.longer_than:g} s, and the part that cuts it at its pauses is not installed: "
+            "pip install 'calm-speech[transcribe]'"
+        )
+    return cut(path, seconds, pauses, VAD_WINDOW)
 
 
 def duration(path: Path) -> float:
