@@ -86,8 +86,9 @@ def check(
         calm corpus check data/raw/ravdess --format ravdess --option 'test=[19, 20]'
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: spinning threads would distort the measurement
-    from calm.corpora import layout
-    from calm.tools import inspection
+    with console.user_errors():
+        from calm.corpora import layout
+        from calm.tools import inspection
 
     format, options = ALIASES.get(format, format), dict(map(console.parse_option, option))
     try:
@@ -287,6 +288,38 @@ def search(
     else:
         console.print_hits(result)
     raise typer.Exit(int(bool(result.faults)))
+
+
+@app.command()
+def export(
+    model: Annotated[str | None, typer.Argument(help="A released model, named as for `calm predict --model`.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Archive to write (.zip).", show_default=False)] = None,
+    push: Annotated[str | None, typer.Option(help="OWNER/NAME on the hub to upload the model to.", show_default=False)] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see. Mind the licences of its data.")] = False,
+) -> None:
+    """Put a released model into one archive, or on the hub.
+
+    `calm predict --model` and `calm.load_classifier` take the archive as it is. Weights carry the licences of the corpora that they were
+    trained on: the model's README.md names them. Exit code 2: nothing was done.
+
+        calm export data/models/msp/small -o msp.zip
+
+        calm export msp --push somebody/calm-msp
+    """
+    with console.user_errors():
+        if not (output or push):
+            raise ValueError("nothing to do: give -o ARCHIVE.zip, --push OWNER/NAME, or both")
+        from calm.inference import archives
+        from calm.inference.finding import find
+
+        folder = find(model)
+        if output:
+            console.check_folder_exists(output)
+            typer.echo(f"{output}: {archives.write(folder, output) / 1e6:.1f} MB, from {folder}")
+        if push:
+            from calm.inference import hub
+
+            typer.echo(hub.push(folder, push, private=not public))
 
 
 @app.command("app")

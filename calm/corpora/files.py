@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calm.corpora.errors import CorpusError
-from calm.corpora.utterances import Corpus
+
+if TYPE_CHECKING:
+    from calm.corpora.utterances import Corpus  # imports PyArrow, which a model in use does not need
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".aiff", ".aif", ".wma")
 
@@ -42,7 +45,7 @@ def walk(folder: Path, *suffixes: str) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if name.lower().endswith(suffixes) and not name.startswith("."))
 
 
-def read_text(path: Path, corpus: Corpus) -> str:
+def read_text(path: Path, corpus: "Corpus") -> str:
     """A UTF-8 text file, with or without byte order mark. Lines that are not UTF-8 are read as Latin-1, and such files are counted."""
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:

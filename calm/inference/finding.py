@@ -35,7 +35,12 @@ def find(name: str | Path | None = None) -> Path:
     if (MODELS / name).is_dir() and "/" not in name:
         return _of_corpus(name)
     if name.count("/") == 1 and not path.parent.is_dir() and not name.startswith((".", "~")):
-        return _from_hub(name)
+        from calm.inference import hub
+
+        try:
+            return hub.download(name)
+        except hub.HubError as error:
+            raise ValueError(f"{name} is neither here nor to be had from the hub ({error}): {WAYS}") from None
     raise ValueError(f"{name} is no released model: {WAYS}")
 
 
@@ -73,15 +78,3 @@ def _registered(name: str) -> Path:
     settings = import_module("pipeline.settings")  # by name: the library itself never needs the pipeline
     uri = settings.load().tracking.uri if Path("params.yaml").exists() else "sqlite:///mlflow.db"
     return import_module("pipeline.flows.scoring").model_folder(name, uri)
-
-
-def _from_hub(name: str) -> Path:
-    """A model of the hub, from the cache if it is there. Raises ValueError if it cannot be had."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{name} is neither here nor to be had from the hub ({reason}): {WAYS}") from None

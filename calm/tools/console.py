@@ -10,10 +10,18 @@ from pathlib import Path
 
 import typer
 
+PARTS = {  # extra of the package: modules that only it brings, the first of which stands for it
+    "train": ("torch",),
+    "transcribe": ("faster_whisper", "ctranslate2"),
+    "pipeline": ("dvc", "grimp", "mlflow", "prefect", "jinja2", "yaml"),
+    "app": ("gradio", "uvicorn"),
+}
+OTHERS = "train"  # brings the other modules
+
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """End the command with one sentence and exit code 2 if the input cannot be used.
+    """End the command with one sentence and exit code 2 if the input cannot be used, or if a part of the installation is missing.
 
     Silences Transformers and tokenizers too, which must not be imported yet.
     """
@@ -21,22 +29,19 @@ def user_errors() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        part = next((part for part, modules in PARTS.items() if module in modules), OTHERS)
+        typer.echo(f"{module} is not installed: pip install 'calm-speech[{part}]'", err=True)
+        raise typer.Exit(2) from None
     except (ValueError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
 
 
-PARTS = {  # optional part of the installation: a module that only it has
-    "train": "torch",
-    "transcribe": "faster_whisper",
-    "pipeline": "dvc",
-    "app": "gradio",
-}
-
-
 def need(part: str, what: str) -> None:
     """Raises ValueError with the line that installs a part of the installation, if `what` needs it and it is missing."""
-    if not find_spec(PARTS[part]):
+    if not find_spec(PARTS[part][0]):
         raise ValueError(f"{what} needs a part that is not installed: pip install 'calm-speech[{part}]'")
 
 

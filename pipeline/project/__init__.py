@@ -72,8 +72,8 @@ def create(folder: Path, sources: Sequence[Source]) -> None:
     labelled, unlabelled = ([one for one in sources if one.labelled == kind] for kind in (True, False))
     if len(labelled) != 1 or len(unlabelled) > 1:
         raise CorpusError(
-            f"{len(labelled)} of {len(sources)} have labels: give one with labels (a table with a column 'labels', or a folder of each class), and "
-            "beside it at most one without, for pretraining"
+            f"{len(labelled)} of {len(sources)} have labels: give one with labels (a table with a column 'labels', or a folder of "
+            "each class), and beside it at most one without, for pretraining"
         )
     refuse_untrainable(labelled[0].corpus, folds=5)
     text = written_settings(folder, labelled[0], unlabelled[0] if unlabelled else None)

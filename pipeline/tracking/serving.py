@@ -52,10 +52,8 @@ class ServingModel(mlflow.pyfunc.PythonModel):
             nothing if is_silent else self.classifier([clip], [text])[0] for clip, text, is_silent in zip(clips, texts, silent, strict=True)
         ]
         table = pd.DataFrame(probabilities, columns=self.classifier.classes)
-        table["decided"] = [
-            NO_SPEECH if is_silent else ", ".join(self.classifier.decided(row))
-            for row, is_silent in zip(probabilities, silent, strict=True)
-        ]
+        decided = [", ".join(self.classifier.decided(row)) for row in probabilities]
+        table["decided"] = [NO_SPEECH if is_silent else names for names, is_silent in zip(decided, silent, strict=True)]
         table["decision"] = [NO_SPEECH if is_silent else self.classifier.decision for is_silent in silent]
         return table
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
