@@ -9,13 +9,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:
+    import pyarrow as pa  # otherwise imported by the functions, because a model in use does not need it
+    import pyarrow.parquet as pq
 
 SUMS = "SHA256SUMS"  # of a folder's files, in the form of `sha256sum`, which can check them too
-
-
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # what begins one, also in full width
 
 
@@ -86,28 +86,36 @@ def csv_cell(value: object) -> object:
 # Parquet, with a checksum in every page
 
 
-def write_parquet(table: pa.Table, path: Path, **options) -> None:
+def write_parquet(table: "pa.Table", path: Path, **options) -> None:
     """Write a table, whole or not at all; options are those of `pyarrow.parquet.write_table`."""
+    import pyarrow.parquet as pq
+
     with replacing(path) as partial:
         pq.write_table(table, partial, write_page_checksum=True, **options)
 
 
 @contextmanager
-def parquet_writer(path: Path, schema: pa.Schema, **options) -> Iterator[pq.ParquetWriter]:
+def parquet_writer(path: Path, schema: "pa.Schema", **options) -> Iterator["pq.ParquetWriter"]:
     """A writer of many tables to one file, which is written whole or not at all; options are those of `pyarrow.parquet.ParquetWriter`."""
+    import pyarrow.parquet as pq
+
     with replacing(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True, **options) as writer:
         yield writer
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None, **options) -> pa.Table:
+def read_parquet(path: Path, columns: Sequence[str] | None = None, **options) -> "pa.Table":
     """A table; options are those of `pyarrow.parquet.read_table`. Raises Damaged if its folder's checksums or its pages' say so."""
+    import pyarrow.parquet as pq
+
     check_sums(Path(path).parent)
     with _naming(path):
         return pq.read_table(path, columns=columns and list(columns), page_checksum_verification=True, **options)
 
 
-def parquet_batches(path: Path, rows: int, columns: Sequence[str], groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+def parquet_batches(path: Path, rows: int, columns: Sequence[str], groups: Sequence[int] | None = None) -> Iterator["pa.RecordBatch"]:
     """A table, so many rows at a time, of all row groups or of some. Raises Damaged as `read_parquet` does."""
+    import pyarrow.parquet as pq
+
     check_sums(Path(path).parent)
     with _naming(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         yield from file.iter_batches(rows, row_groups=groups, columns=list(columns))
@@ -115,6 +123,8 @@ def parquet_batches(path: Path, rows: int, columns: Sequence[str], groups: Seque
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
         yield
     except FileNotFoundError:

@@ -44,6 +44,7 @@ class Predictor(Classifier):
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         model, processor = load_pretrained(CalmForSequenceClassification, check_folder(folder))
         self._set(model.to(resolve_device(device)), processor)
+        self.folder = Path(folder)
 
     @classmethod
     def from_model(cls, model: CalmForSequenceClassification, processor: CalmProcessor) -> "Predictor":

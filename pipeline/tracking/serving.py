@@ -3,15 +3,20 @@
 Input: a row per utterance with `audio` (a file's bytes, in base64 or as they are) and `text`; either may be missing if the model allows
 it. The model has no signature of inputs, with which MLflow would leave out a misspelt column without a word. Output: the
 probability of each class, as `calm predict` gives it for one piece of a recording, the classes `decided` (with commas between them),
-and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax".
+and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax". Where nobody speaks, there are no probabilities, and both are
+"no speech". What cannot be used is answered by one sentence, without a stack trace.
 """
 
 import base64
+import logging
 import tempfile
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("audio", "text")
 
@@ -25,7 +30,18 @@ class ServingModel(mlflow.pyfunc.PythonModel):
         self.classifier = load_classifier(context.artifacts["model"])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """Probabilities by class, and what is decided. Raises ValueError that names the first row that cannot be used."""
+        """Probabilities by class, and what is decided. Raises MlflowException that names the first row that cannot be used."""
+        try:
+            return self._answers(model_input)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        except Exception:
+            logger.exception("a request could not be answered")  # here, and not in the answer, which anybody may read
+            raise MlflowException("the model failed: its server's log says why") from None
+
+    def _answers(self, model_input: pd.DataFrame) -> pd.DataFrame:
+        from calm.inference.voice import NO_SPEECH, heard
+
         if unknown := [str(name) for name in model_input.columns if name not in COLUMNS]:
             raise ValueError(f"there is no column {', '.join(unknown)}: the columns are {' and '.join(COLUMNS)}")
         rows = model_input.reindex(columns=list(COLUMNS)).astype(object)
@@ -35,10 +51,16 @@ class ServingModel(mlflow.pyfunc.PythonModel):
             if clip is None and text is None:
                 raise ValueError(f"row {row} has neither audio nor text")
         # Row by row, so that no other row changes an answer: padding in a batch would change the sixth decimal place.
-        probabilities = [self.classifier([clip], [text])[0] for clip, text in zip(clips, texts, strict=True)]
+        silent = [clip is not None and not heard(clip, self.classifier.sample_rate) for clip in clips]
+        nothing = np.full(len(self.classifier.classes), np.nan)
+        probabilities = [
+            nothing if is_silent else self.classifier([clip], [text])[0] for clip, text, is_silent in zip(clips, texts, silent, strict=True)
+        ]
         table = pd.DataFrame(probabilities, columns=self.classifier.classes)
-        table["decided"] = [", ".join(self.classifier.decided(row)) for row in probabilities]
-        return table.assign(decision=self.classifier.decision)
+        decided = [", ".join(self.classifier.decided(row)) for row in probabilities]
+        table["decided"] = [NO_SPEECH if is_silent else names for names, is_silent in zip(decided, silent, strict=True)]
+        table["decision"] = [NO_SPEECH if is_silent else self.classifier.decision for is_silent in silent]
+        return table
 
     def _text(self, row: int, text: object) -> str | None:
         if _is_missing(text) or isinstance(text, str):

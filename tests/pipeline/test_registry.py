@@ -175,10 +175,12 @@ def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, 
         found = json.loads(result.stdout)["rows"]
         return [row["probabilities"] | {"decided": ", ".join(row["decided"]), "decision": row["decision"]} for row in found]
 
+    classes = load_classifier(Path("data/models/msp/small")).classes
     expected = predict(*files, "--text", texts[0], "--text", texts[1]) + predict(files[0]) + predict("--text", texts[1])
     first, second = (base64.b64encode((rebuilt.folder / file).read_bytes()).decode() for file in files)
     rows = [[first, texts[0]], [second, texts[1]], [first, None], [None, texts[1]]]
     soundfile.write("long.wav", np.full(31 * 8000, 0.1), 8000)
+    soundfile.write("silence.wav", np.zeros(16000), 16000)
     long = base64.b64encode((rebuilt.folder / "long.wav").read_bytes()).decode()
     faults = {
         "row 0: audio is not in base64": ["clip.wav", None],
@@ -193,6 +195,8 @@ def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, 
 
         answers = ask(*rows).raise_for_status().json()["predictions"]
         refused = {message: ask(row) for message, row in faults.items()}
+        silence = base64.b64encode((rebuilt.folder / "silence.wav").read_bytes()).decode()
+        silent, _ = ask([silence, texts[0]], rows[0]).raise_for_status().json()["predictions"]
         (text_alone,) = httpx.post(address, json={"dataframe_records": [{"text": texts[1]}]}, timeout=60).json()["predictions"]
     assert [list(answer) for answer in answers] == [list(row) for row in expected]
     for answer, row in zip([*answers, text_alone], [*expected, expected[3]], strict=True):
@@ -200,7 +204,8 @@ def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, 
             assert answer[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-6)), name
     assert abs(answers[0]["happy"] - answers[2]["happy"]) > 1e-4  # the text is heard
     for message, answer in refused.items():
-        assert answer.status_code == 400 and message in answer.text, answer.text
+        assert answer.status_code == 400 and message in answer.text and "Traceback" not in answer.text, answer.text
+    assert silent == dict.fromkeys(classes, None) | {"decided": "no speech", "decision": "no speech"}
 
 
 def test_a_missing_model_is_named(rebuilt):
