@@ -13,6 +13,7 @@ from calm.evaluation import resampling
 from pipeline.tracking.tracker import TrackedRun
 
 CHAMPION = "champion"
+DESCRIPTION_LENGTH = 5000  # MLflow's limit
 VALIDATION = "validation.parquet"  # a version's decisions on the validation split, which the next version is compared with
 
 
@@ -21,10 +22,13 @@ def name_of(corpus: str) -> str:
     return f"calm-{corpus}"
 
 
-def register(run: TrackedRun, corpus: str, folder: Path, validation: pd.DataFrame, tags: dict[str, str], samples: int, seed: int) -> str:
+def register(
+    run: TrackedRun, corpus: str, folder: Path, validation: pd.DataFrame, tags: dict[str, str], description: str, samples: int, seed: int
+) -> str:
     """Register the model in `folder` as a new version, and as the champion if it is better; returns a few words on what was done.
 
     Args:
+        description: of the version, Markdown for MLflow's page.
         validation: id, speaker, targets and decided (bool lists over the classes, at tuned thresholds) of the validation split.
         samples, seed: of the paired bootstrap over speakers (weighted accuracy; better: its 95 % interval lies above 0).
     """
@@ -36,10 +40,13 @@ def register(run: TrackedRun, corpus: str, folder: Path, validation: pd.DataFram
         save(folder, model)
         validation.to_parquet(model / VALIDATION)
         run.client.log_artifacts(run.id, str(model), "model")
-    if not run.client.search_registered_models(f"name='{name}'"):
-        run.client.create_registered_model(name)
+    about = f"Emotions in the speech of `{corpus}`. The alias `{CHAMPION}` marks the version to use: `models:/{name}@{CHAMPION}`."
+    if run.client.search_registered_models(f"name='{name}'"):
+        run.client.update_registered_model(name, about)
+    else:
+        run.client.create_registered_model(name, description=about)
     source = f"{run.client.get_run(run.id).info.artifact_uri}/model"
-    version = run.client.create_model_version(name, source, run.id, tags=tags).version
+    version = run.client.create_model_version(name, source, run.id, tags=tags, description=description[:DESCRIPTION_LENGTH]).version
     previous = champion(run, name)
     better, reason = (True, "the first") if previous is None else compare(validation, previous, samples, seed)
     if better:

@@ -9,7 +9,9 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.tracking import provenance
+from pipeline.tracking import provenance, relocation
+
+TRAINING = "custom_model_development"  # MLflow's name for the view of experiments that shows runs, metrics and charts
 
 
 class TrackingError(SystemExit):
@@ -32,20 +34,25 @@ def connect(uri: str):
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        if uri.startswith("sqlite:") and database.exists() and database.stat().st_size:
+            relocation.follow(database)
         return MlflowClient(tracking_uri=uri)
     finally:
         if gc_enabled:
             gc.enable()
 
 
-def experiment(client, name: str, uri: str, folder: Path) -> str:
-    """Id of an experiment, which is created, or restored if it was deleted."""
+def experiment(client, name: str, uri: str) -> str:
+    """Id of an experiment, which is created, or restored if it was deleted. MLflow's page opens it with runs, metrics and charts."""
     if existing := client.get_experiment_by_name(name):
         if existing.lifecycle_stage == "deleted":
             client.restore_experiment(existing.experiment_id)
+        if "mlflow.experimentKind" not in existing.tags:
+            client.set_experiment_tag(existing.experiment_id, "mlflow.experimentKind", TRAINING)
         return existing.experiment_id
-    local = str(folder / "mlruns" / name) if uri.startswith("sqlite:") else None  # a server chooses the location of artifacts itself
-    return client.create_experiment(name, artifact_location=local)
+    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / relocation.FOLDER / name
+    local = str(beside) if uri.startswith("sqlite:") else None  # a server chooses the location of artifacts itself
+    return client.create_experiment(name, artifact_location=local, tags={"mlflow.experimentKind": TRAINING})
 
 
 def parent_run(client, experiment_id: str, tags: dict[str, str]) -> str:

@@ -128,10 +128,7 @@ def write_stage_outputs(folder: Path, settings: Settings) -> None:
             for head in conditions
         ]
         write(paths.heads(corpus, "small") / "curves.json", curves)
-        heads = []
-        for head in conditions:  # frozen heads of all seeds share a run
-            seed = "" if head["variant"].endswith("_frozen") else head["seed"]
-            heads.append({**head, "seconds": 12.5, "mlflow_run": f"{head['variant']}-{head['modality']}-{seed}"})
+        heads = [{**head, "seconds": 12.5, "mlflow_run": "-".join(map(str, head.values()))} for head in conditions]
         measure(f"head@{corpus}-small", seconds=61.0, heads=heads)
     pairs = [(pair, split) for pair in ("audio to text", "audio to next block") for split in ("validation", "test")]
     shared = {"corpora": list(settings.corpora), "synthetic": True, "seed": 1, "hours": 0.4}
