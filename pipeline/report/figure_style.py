@@ -21,6 +21,7 @@ WIDTH = 4.6  # inches, at 100 px each: fits a phone, and two fit a screen
 STYLE = {
     "font.size": 8.5,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a class named a$b$ is data
     "text.color": COLOURS["ink"],
     "axes.edgecolor": COLOURS["line"],
     "axes.labelcolor": COLOURS["muted"],

@@ -2,9 +2,14 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import NamedTuple
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a formula may begin
+NUMBERS = re.compile(r"[+-][\d.,]+(e[+-]?\d+)?( to [+−-]?[\d.,]+)?")
 
 
 class Score(NamedTuple):
@@ -54,7 +59,7 @@ class Table:
         """As CSV with numbers at full precision. A Score fills two columns: mean and standard deviation."""
         has_scores = [any(isinstance(row[column], Score) for row in self.rows) for column in range(len(self.columns))]
         header = zip(self.columns, has_scores, strict=True)
-        lines = [[part for name, double in header for part in ((name, f"{name} std") if double else (name,))]]
+        lines = [[_inert(part) for name, double in header for part in ((name, f"{name} std") if double else (name,))]]
         for row in self.rows:
             cells = [_csv_cells(cell, double) for cell, double in zip(row, has_scores, strict=True)]
             lines.append([part for parts in cells for part in parts])
@@ -112,7 +117,13 @@ def group_starts(groups: list) -> set[int]:
 def _csv_cells(cell, double: bool) -> tuple:
     if isinstance(cell, Score):
         return cell.mean, "" if cell.spread is None else cell.spread
-    return (cell_text(cell), "") if double else (cell_text(cell),)
+    text = _inert(cell_text(cell))
+    return (text, "") if double else (text,)
+
+
+def _inert(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: a name that begins like one gets an apostrophe, numbers and ranges stay."""
+    return f"'{text}" if text[:1] in FORMULA and not NUMBERS.fullmatch(text) else text
 
 
 def _two_lines(name: str) -> tuple[str, str]:
