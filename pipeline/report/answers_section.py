@@ -66,7 +66,8 @@ def described(found: answers.Answers, settings: Settings, sounds: Sounds) -> lis
     """Rows for the page, the most wrong first: id, speaker, is, answer, probability in percent, wrong; text, sound and fold where known."""
     table = found.table.assign(sound=None, text="")
     if settings.report.examples:
-        table["text"] = table["id"].map(texts(found.corpus)).fillna("")
+        said = texts(found.corpus)
+        table["text"] = [said.get(name, "") for name in table["id"]]
         heard = utterance_examples.read_utterances(paths.utterances(found.corpus))
         places = {} if heard is None else {row.id: row for row in heard[["id", "audio", "start", "end"]].itertuples()}
         for number in both_ends(len(table)):

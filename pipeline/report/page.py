@@ -94,6 +94,7 @@ def render(content: dict) -> str:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = unbroken
     environment.filters["commands"] = with_commands_as_code
+    environment.filters["breakable"] = breakable
     environment.filters["csv"] = csv_link
     environment.globals["script"] = markup((Path(__file__).parent / "report.js").read_text(encoding="utf-8"))
     return environment.get_template("report.html.j2").render(content)
@@ -109,6 +110,13 @@ def markup(text: str):
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def breakable(name: str):
+    """A name as HTML that may break after its underscores."""
+    from markupsafe import Markup, escape
+
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def unbroken(text: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a formula may begin
 NUMBERS = re.compile(r"[+-][\d.,]+(e[+-]?\d+)?( to [+−-]?[\d.,]+)?")
 
