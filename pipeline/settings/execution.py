@@ -45,7 +45,8 @@ class Report(Section):
     """The page of results."""
 
     examples: int = Field(0, ge=0, le=12)
-    """Utterances of each corpus that the page plays. A corpus's licence may forbid sharing such a page."""
+    """Utterances of each corpus whose spectrogram the page shows. More than 0: the page also plays utterances of the test split, those that
+    went most wrong first, as many as fit, and shows their texts. A corpus's licence may forbid sharing such a page."""
 
 
 class Tracking(Section):
