@@ -35,7 +35,7 @@ def track(settings: Visible, evaluation: CorpusEvaluation, all_predictions: list
         for fold, run in known.items() if evaluation.folds else ():
             if fold:  # 0 is the network that is released, which nobody is left to test
                 systems.add_figures(tracked, run, systems.parameters(**names, fold=fold), of_fold(predictions, evaluation, fold), tags)
-        whole = systems.parameters(**names, **({"fold": "all"} if evaluation.folds else {}))
+        whole = systems.parameters(**names, **({"fold": systems.ALL_FOLDS} if evaluation.folds else {}))
         systems.add_figures(tracked, known.get(None), whole, figures[*system, seed], tags)
 
 
@@ -60,5 +60,8 @@ def of_fold(predictions: Predictions, evaluation: CorpusEvaluation, fold: int) -
         truth = evaluation.truth[split]
         rows = predictions.present(split) & (truth.table["fold"] == fold).to_numpy()
         if rows.any():
-            decided = metrics.decided(truth.targets[rows], decisions[rows], evaluation.classes, argmax=threshold == "argmax")
-            yield from ((split, threshold, name, value) for name, value in decided.values.items() if name in metrics.OF_COUNTS)
+            targets = truth.targets[rows]
+            values = metrics.decided(targets, decisions[rows], evaluation.classes, argmax=threshold == "argmax").values
+            if threshold == "0.5":
+                values |= metrics.ranked(targets, predictions.probabilities[split][rows], evaluation.classes).values
+            yield from ((split, threshold, name, value) for name, value in values.items() if name in metrics.OF_COUNTS or name in RANKED)

@@ -116,7 +116,7 @@ def mlflow_links(settings: Settings, rebuild: str) -> str:
         for experiment in client.search_experiments():
             for run in client.search_runs([experiment.experiment_id], f"tags.`calm.rebuild` = '{rebuild}'"):
                 name = f"{experiment.name}: {run.info.run_name}"
-                link = f"{uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
+                link = f"{uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}?{store.VIEW}"
                 lines.append(f"- [{name}]({link})" if uri.startswith("http") else f"- {name}: run {run.info.run_id}")
     if not lines:
         return "No tracked stage was run."

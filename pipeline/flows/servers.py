@@ -73,7 +73,7 @@ def up(settings: Settings) -> list[str]:
             _end(name, section.stop_seconds)
         raise
     section.inbox.mkdir(parents=True, exist_ok=True)
-    pages = {"Prefect": address(section.prefect_port), "MLflow": address(section.mlflow_port)}
+    pages = {"Prefect": address(section.prefect_port), "MLflow": f"{address(section.mlflow_port)}/#/experiments?{store.VIEW}"}
     return [
         *lines,
         *(f"{name}: {page}" for name, page in pages.items()),

@@ -82,7 +82,7 @@ function listen(row, cell) {
     player.controls = true;
     player.src = row.sound;
     cell.replaceChildren(player);
-    player.play();
+    player.play().catch(() => {});  // a browser may refuse; the controls are there
   });
   cell.append(button);
 }

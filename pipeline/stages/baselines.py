@@ -46,7 +46,8 @@ def run(settings: Settings, corpus: str) -> str:
 def track(corpus: str, name: str, figures: dict, seed: int, tracked: TrackedRun) -> dict:
     """A run of MLflow for a baseline, with what was found in fitting it; returns its names and the run's id."""
     names = {"variant": name, "modality": modality_of(name), "seed": seed}
-    with systems.opened(tracked, systems.parameters(corpus, "none", **names)) as run:
+    fold = {"fold": systems.ALL_FOLDS} if "folds" in figures else {}
+    with systems.opened(tracked, systems.parameters(corpus, "none", **names, **fold)) as run:
         run.log({key: value for key, value in figures.items() if isinstance(value, int | float)})
     return {**names, "mlflow_run": run.id}
 

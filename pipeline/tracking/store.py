@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline.tracking import provenance, relocation
 
-TRAINING = "custom_model_development"  # MLflow's name for the view of experiments that shows runs, metrics and charts
+TRAINING = "custom_model_development"  # MLflow's name for experiments whose runs, metrics and charts are shown
+VIEW = "workflowType=machine_learning"  # of addresses on MLflow's page, which otherwise opens the view for language models
 
 
 class TrackingError(SystemExit):

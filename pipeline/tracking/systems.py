@@ -10,26 +10,28 @@ from collections.abc import Iterable
 from pipeline.paper import BASELINES, FROZEN
 from pipeline.tracking.tracker import TrackedRun
 
+ALL_FOLDS = "all"  # the parameter `fold` of a run with the figures over all of them
 
-def parameters(corpus: str, model: str, variant: str, modality: str, seed: int, fold: int | None = None) -> dict[str, str]:
+
+def parameters(corpus: str, model: str, variant: str, modality: str, seed: int, fold: int | str | None = None) -> dict[str, str]:
     """What tells a head or a baseline from others. `variant`: as in `metrics.json`; `model`: of the settings, "none" for baselines."""
     tuning = "none" if variant in BASELINES else "frozen" if variant.endswith(FROZEN) else "unfrozen"
     names = {"corpus": corpus, "model": model, "row": variant.removesuffix(FROZEN), "tuning": tuning, "modality": modality, "seed": seed}
     return {key: str(value) for key, value in (names | ({} if fold is None else {"fold": fold})).items()}
 
 
-def title(variant: str, modality: str, seed: int, fold: int | None = None) -> str:
+def title(variant: str, modality: str, seed: int | str, fold: int | str | None = None) -> str:
     """Name of a run."""
     return ", ".join([variant, modality, f"seed {seed}", *([] if fold is None else [f"fold {fold}"])])
 
 
 @contextlib.contextmanager
 def opened(tracked: TrackedRun, about: dict[str, str], details: dict | None = None, tags: dict | None = None):
-    """A new run below that of the stage. `about`: its `parameters`; `details`: parameters that only some runs have."""
+    """A new run beside that of the stage, where charts and comparisons show it. `about`: its `parameters`; `details`: parameters that only some runs have."""
     variant = about["row"] + (FROZEN if about["tuning"] == "frozen" else "")
     named = {"variant": variant, "modality": about["modality"], "seed": about["seed"], "calm.kind": "head", **(tags or {})}
     name = title(variant, about["modality"], about["seed"], about.get("fold"))
-    with tracked.child(name, {**about, **(details or {})}, named) as run:
+    with tracked.child(name, {**about, **(details or {})}, named, nested=False) as run:
         yield run
 
 

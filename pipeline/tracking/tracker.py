@@ -74,11 +74,15 @@ class TrackedRun:
             self._try(self.client.log_figure, self.id, figure, f"figures/{name if Path(name).suffix else name + '.png'}")
 
     @contextlib.contextmanager
-    def child(self, name: str, params: dict | None = None, tags: dict | None = None):
-        """A run nested in this one, with the same methods, for example for one head or one seed."""
+    def child(self, name: str, params: dict | None = None, tags: dict | None = None, nested: bool = True):
+        """A run of a part of this one, with the same methods, for example of one head.
+
+        Args:
+            nested: MLflow's page shows it below this one, and only when that is unfolded; else beside it, with `calm.stage_run` as a tag.
+        """
         children = []
         if self.client:
-            tags = {"mlflow.parentRunId": self.id, "calm.kind": "part", **(tags or {})}
+            tags = {"mlflow.parentRunId" if nested else "calm.stage_run": self.id, "calm.kind": "part", **(tags or {})}
             self._try(lambda: children.append(_start(self.client, self.experiment, self.uri, name, params or {}, tags)))
         run = children[0] if children else TrackedRun()
         with _ending(run):
