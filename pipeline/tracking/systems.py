@@ -27,7 +27,10 @@ def title(variant: str, modality: str, seed: int | str, fold: int | str | None =
 
 @contextlib.contextmanager
 def opened(tracked: TrackedRun, about: dict[str, str], details: dict | None = None, tags: dict | None = None):
-    """A new run beside that of the stage, where charts and comparisons show it. `about`: its `parameters`; `details`: parameters that only some runs have."""
+    """A new run beside that of the stage, where charts and comparisons show it.
+
+    `about`: its `parameters`; `details`: parameters that only some runs have.
+    """
     variant = about["row"] + (FROZEN if about["tuning"] == "frozen" else "")
     named = {"variant": variant, "modality": about["modality"], "seed": about["seed"], "calm.kind": "head", **(tags or {})}
     name = title(variant, about["modality"], about["seed"], about.get("fold"))
