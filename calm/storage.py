@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SUMS = "SHA256SUMS"  # of a folder's files, in the form of `sha256sum`, which can check them too
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # what begins one, also in full width
+NUMBERS = re.compile(r"[+-]([\d.,]+(e[+-]?\d+)?|inf)( to [+−-]?[\d.,]+)?")
 
 
 class Damaged(OSError, ValueError):
@@ -73,14 +75,10 @@ def _plain(value: object) -> object:
 
 
 def csv_cell(value: object) -> object:
-    """A cell of a CSV table. A text that a spreadsheet would run as a formula has an apostrophe before it; numbers are left alone."""
-    if not isinstance(value, str) or not (value.startswith(FORMULA) or value.lstrip().startswith(FORMULA)):
+    """A cell of a CSV table. A text that a spreadsheet would run as a formula has an apostrophe before it; numbers and ranges are left."""
+    if not isinstance(value, str) or not value.lstrip().startswith(FORMULA) or NUMBERS.fullmatch(value):
         return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
+    return f"'{value}"
 
 
 # Parquet, with a checksum in every page

@@ -119,6 +119,11 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def body(folder: Path) -> str:
+    """The card in a folder, without the fields before its title."""
+    return (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2].strip()
+
+
 def _encoder(corpus: str) -> tuple[str, list[int]]:
     """Name and layers of the speech encoder."""
     stats = read_json(paths.frames(corpus, ENCODER) / "stats.json")

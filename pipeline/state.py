@@ -221,5 +221,5 @@ STAGES = {
     "evaluate": Stage("targets", _evaluate),
     "release": Stage("heads", _release),
     "transfer": Stage("transfer", _transfer, gpu=True),
-    "report": Stage(None, _everything, templates=("report/report.html.j2",)),
+    "report": Stage(None, _everything, templates=("report/report.html.j2", "report/report.js")),
 }

@@ -216,6 +216,18 @@ def model_folder(model: str, tracking_uri: str) -> tuple[Path, str]:
     return registry.released_model(version, uri), version
 
 
+def rows_of(scores: Path, files: list[InboxFile]) -> list[dict]:
+    """Rows of the table that belong to these files, by file and start."""
+    parts = sorted(map(str, scores.glob("scores-*.parquet")))
+    if not parts:
+        return []
+    named = pyarrow.dataset.field("file").isin([file.file for file in files])
+    rows = pyarrow.dataset.dataset(parts, schema=SCHEMA).to_table(filter=named).to_pylist()
+    return sorted(
+        (row for row in rows if InboxFile(*map(row.get, InboxFile._fields)) in set(files)), key=lambda row: (row["file"], row["start"] or 0)
+    )
+
+
 def _columns(scores: Path, names: tuple[str, ...]) -> list[tuple]:
     """Some columns of the table, as rows; [] if there is no table yet."""
     files = sorted(map(str, scores.glob("scores-*.parquet")))

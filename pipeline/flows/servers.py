@@ -74,8 +74,14 @@ def up(settings: Settings) -> list[str]:
         for name in reversed(started):
             _end(name, section.stop_seconds)
         raise
-    pages = {"Prefect": address(section.prefect_port), "MLflow": address(section.mlflow_port)}
-    return [*lines, *(f"{name}: {page}" for name, page in pages.items()), f"logs: {paths.servers()}/*.log; `make down` ends all of it"]
+    section.inbox.mkdir(parents=True, exist_ok=True)
+    pages = {"Prefect": address(section.prefect_port), "MLflow": f"{address(section.mlflow_port)}/#/experiments?{store.VIEW}"}
+    return [
+        *lines,
+        *(f"{name}: {page}" for name, page in pages.items()),
+        f"audio to score: {section.inbox}",
+        f"logs: {paths.servers()}/*.log; `make down` ends all of it",
+    ]
 
 
 def down(section: Flows) -> list[str]:

@@ -120,7 +120,8 @@ def _escaped(text: str) -> str:
 def _csv_cells(cell, double: bool) -> tuple:
     if isinstance(cell, Score):
         return cell.mean, "" if cell.spread is None else cell.spread
-    return (cell_text(cell), "") if double else (cell_text(cell),)
+    text = cell_text(cell)
+    return (text, "") if double else (text,)
 
 
 def _two_lines(name: str) -> tuple[str, str]:

@@ -1,42 +1,55 @@
 """Settings of the report, the tracking, and where and when stages run: none changes the method."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field
 
 from pipeline.settings.base import Positive, Section
 from pipeline.uris import without_password
 
+Uri = Annotated[str, AfterValidator(without_password)]
+
+
+def _schedule(cron: str) -> str:
+    """A schedule that Prefect's server takes. Raises ValueError that says what is wrong."""
+    from cronsim import CronSim, CronSimError
+
+    form = 'write cron\'s five fields, such as "0 2 * * *" for every day at 2'
+    if len(cron.split()) != 5:
+        raise ValueError(f"it has {len(cron.split())} fields: {form}")
+    if unknown := re.search(r"\dL|LW", cron.upper()):  # CronSim knows them, Prefect does not
+        raise ValueError(f"{unknown[0]} is unknown to Prefect: {form}")
+    try:
+        CronSim(cron, datetime(2000, 1, 1))
+    except CronSimError as error:
+        raise ValueError(f"{str(error).lower()}: {form}") from None
+    return cron
+
 
 def _time_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, OSError, ValueError):  # unknown, a folder of zones, a path
-        raise ValueError("there is no such time zone: write one such as Europe/Paris") from None
+    """A name of the IANA database. Raises ValueError with names like it."""
+    from difflib import get_close_matches
+    from zoneinfo import available_timezones
+
+    if name not in (known := available_timezones()):
+        near = " or ".join(get_close_matches(name, known, 2)) or "a name such as Europe/Paris"
+        raise ValueError(f"there is no such time zone: write {near}")
     return name
 
 
-def _cron(schedule: str) -> str:
-    try:
-        CronSim(schedule, datetime(2000, 1, 1))
-    except CronSimError as error:
-        raise ValueError(f"must be cron's five fields, such as 0 2 * * * ({error})") from None
-    return schedule
-
-
-Uri = Annotated[str, AfterValidator(without_password)]
-Schedule = Annotated[str, AfterValidator(_cron)]
+Schedule = Annotated[str, AfterValidator(_schedule)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 
 
 class Report(Section):
     """The page of results."""
 
     examples: int = Field(0, ge=0, le=12)
-    """Utterances of each corpus that the page plays. A corpus's licence may forbid sharing such a page."""
+    """Utterances of each corpus whose spectrogram the page shows. More than 0: the page also plays utterances of the test split, those that
+    went most wrong first, as many as fit, and shows their texts. A corpus's licence may forbid sharing such a page."""
 
 
 class Tracking(Section):
@@ -73,7 +86,7 @@ class Compute(Section):
 class Flows(Section):
     """Prefect: when the flows run, and how many stages run at once (`pipeline/flows`)."""
 
-    timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    timezone: TimeZone = "UTC"
     """Time zone of the schedules."""
     rebuild: Schedule | None = "0 2 * * *"
     """Schedule of the flow `rebuild`, in cron's five fields. null: only on request."""

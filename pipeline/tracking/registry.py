@@ -20,6 +20,7 @@ from pipeline.tracking.tracker import TrackedRun
 from pipeline.uris import masked
 
 CHAMPION = "champion"
+DESCRIPTION_LENGTH = 5000  # MLflow's limit
 VALIDATION = "validation.parquet"  # of a version's run: decisions on the validation split, which the next version is compared with
 
 
@@ -29,12 +30,21 @@ def name_of(corpus: str) -> str:
 
 
 def register(
-    run: TrackedRun, corpus: str, folder: Path, decisions: pd.DataFrame, tags: dict[str, str], samples: int, seed: int, newest: bool = False
+    run: TrackedRun,
+    corpus: str,
+    folder: Path,
+    decisions: pd.DataFrame,
+    tags: dict[str, str],
+    description: str,
+    samples: int,
+    seed: int,
+    newest: bool = False,
 ) -> str:
     """Register the model in `folder` as a new version, and as the champion if it is better; returns a few words on what was done.
 
     Args:
         decisions: id, speaker, targets and decided (bool lists over the classes, at tuned thresholds) of the validation split.
+        description: of the version, Markdown for MLflow's page.
         samples, seed: of the paired bootstrap over speakers (weighted accuracy; better: its 95 % interval lies above 0).
         newest: whether it becomes the champion in any case.
     """
@@ -47,10 +57,13 @@ def register(
         run.client.log_artifacts(run.id, str(model), "model")
         write_parquet(pa.Table.from_pandas(compared.assign(classes=[classes(folder)] * len(compared))), Path(temporary) / VALIDATION)
         run.client.log_artifact(run.id, str(Path(temporary) / VALIDATION))
-    if not run.client.search_registered_models(f"name='{name}'"):
-        run.client.create_registered_model(name)
+    about = f"Emotions in the speech of `{corpus}`. The alias `{CHAMPION}` marks the version to use: `models:/{name}@{CHAMPION}`."
+    if run.client.search_registered_models(f"name='{name}'"):
+        run.client.update_registered_model(name, about)
+    else:
+        run.client.create_registered_model(name, description=about)
     source = f"{run.client.get_run(run.id).info.artifact_uri}/model"
-    version = run.client.create_model_version(name, source, run.id, tags=tags).version
+    version = run.client.create_model_version(name, source, run.id, tags=tags, description=description[:DESCRIPTION_LENGTH]).version
     better, reason = _is_better(run, name, compared, classes(folder), samples, seed)
     if better or newest:
         run.client.set_registered_model_alias(name, CHAMPION, version)

@@ -12,8 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from calm.storage import replacing
-from pipeline.tracking import provenance
+from pipeline.tracking import provenance, relocation
 from pipeline.uris import masked
+
+TRAINING = "custom_model_development"  # MLflow's name for experiments whose runs, metrics and charts are shown
+VIEW = "workflowType=machine_learning"  # of addresses on MLflow's page, which otherwise opens the view for language models
 
 
 class TrackingError(SystemExit):
@@ -27,7 +30,9 @@ def connect(uri: str):
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # give up after seconds, not minutes, if the server does not answer
     if uri.startswith("sqlite:///"):
-        _set_up(Path(uri.removeprefix("sqlite:///")))
+        database = Path(uri.removeprefix("sqlite:///"))
+        _set_up(database)
+        relocation.follow(database)
     return _client(uri)
 
 
@@ -79,14 +84,17 @@ def _is_whole(database: Path) -> bool:
         return True
 
 
-def experiment(client, name: str, uri: str, folder: Path) -> str:
-    """Id of an experiment, which is created, or restored if it was deleted."""
+def experiment(client, name: str, uri: str) -> str:
+    """Id of an experiment, which is created, or restored if it was deleted. MLflow's page opens it with runs, metrics and charts."""
     if existing := client.get_experiment_by_name(name):
         if existing.lifecycle_stage == "deleted":
             client.restore_experiment(existing.experiment_id)
+        if "mlflow.experimentKind" not in existing.tags:
+            client.set_experiment_tag(existing.experiment_id, "mlflow.experimentKind", TRAINING)
         return existing.experiment_id
-    local = str(folder / "mlruns" / name) if uri.startswith("sqlite:") else None  # a server chooses the location of artifacts itself
-    return client.create_experiment(name, artifact_location=local)
+    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / relocation.FOLDER / name
+    local = str(beside) if uri.startswith("sqlite:") else None  # a server chooses the location of artifacts itself
+    return client.create_experiment(name, artifact_location=local, tags={"mlflow.experimentKind": TRAINING})
 
 
 def parent_run(client, experiment_id: str, tags: dict[str, str]) -> str:

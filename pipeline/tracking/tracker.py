@@ -82,26 +82,59 @@ class TrackedRun:
             self._try(self.client.log_figure, self.id, figure, f"figures/{name if Path(name).suffix else name + '.png'}")
 
     @contextlib.contextmanager
-    def child(self, name: str, params: dict | None = None, tags: dict | None = None):
-        """A run nested in this one, with the same methods, for example for one head or one seed."""
+    def child(self, name: str, params: dict | None = None, tags: dict | None = None, nested: bool = True):
+        """A run of a part of this one, with the same methods, for example of one head.
+
+        Args:
+            nested: MLflow's page shows it below this one, and only when that is unfolded; else beside it, with `calm.stage_run` as a tag.
+        """
         children = []
         if self.client:
-            tags = {"mlflow.parentRunId": self.id, "calm.kind": "part", **(tags or {})}
+            tags = {"mlflow.parentRunId" if nested else "calm.stage_run": self.id, "calm.kind": "part", **(tags or {})}
             self._try(lambda: children.append(_start(self.client, self.experiment, self.uri, name, params or {}, tags)))
         run = children[0] if children else TrackedRun()
         with _ending(run):
             yield run
 
-    def training(self, numbers: dict[str, float], step: int) -> None:
-        """Log what a training tells after an epoch: held-out losses under `validation/`, the epoch as it is, the others under `train/`."""
-        self.log({_of_training(name): value for name, value in numbers.items()}, step)
+    def has(self, id: str) -> bool:
+        """Whether a run of this id is in the store, and not deleted."""
+        return bool(self.client) and self._try(lambda: self._must_be_active(id), quietly=True)
 
-    def _try(self, call, *args, **options) -> bool:
+    def _must_be_active(self, id: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if self.client.get_run(id).info.lifecycle_stage != "active":
+            raise MlflowException(f"run {id} is deleted")
+
+    @contextlib.contextmanager
+    def again(self, id: str):
+        """A run of the same experiment that has ended already, to log more into it. Its status stays."""
+        run = TrackedRun(self.client, id, self.experiment, self.uri)
+        try:
+            yield run
+        finally:
+            run.flush()
+
+    def tag(self, tags: dict) -> None:
+        """Set tags."""
+        for key, value in tags.items() if self.client else ():
+            self._try(self.client.set_tag, self.id, key, str(value)[:TAG_LENGTH])
+
+    def training(self, numbers: dict[str, float], step: int, objective: str = "") -> None:
+        """Log what a training tells after an epoch: held-out losses under `validation/`, the epoch as it is, the others under `train/`.
+
+        `train/loss` is that of a head. Other objectives are named: `train/calp_loss`.
+        """
+        self.log({_of_training(name, objective): value for name, value in numbers.items()}, step)
+
+    def _try(self, call, *args, quietly: bool = False, **options) -> bool:
         from mlflow.exceptions import MlflowException
 
         try:
             call(*args, **options)
         except (MlflowException, OSError) as error:
+            if quietly:
+                return False
             if not self._warned:
                 print(f"MLflow: {self} did not accept what was logged ({short(error)}). The stage continues.", file=sys.stderr)
             self._warned = True
@@ -139,7 +172,7 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
         with lock:  # so that stages that start at the same time share one store, one experiment and one parent
             client = store.connect(uri)
             store.end_abandoned(client)
-            experiment_id = store.experiment(client, f"calm/{experiment}", uri, folder)
+            experiment_id = store.experiment(client, f"calm/{experiment}", uri)
             parent = store.parent_run(client, experiment_id, tags)
             tags = {"mlflow.parentRunId": parent, "calm.kind": "stage", **tags}
             run = _start(client, experiment_id, uri, stage, params, tags)
@@ -225,10 +258,11 @@ def _flat(params: dict, prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-def _of_training(name: str) -> str:
+def _of_training(name: str, objective: str) -> str:
     if name == "epoch":
         return name
-    return f"validation/{name.removeprefix('validation_')}" if name.startswith("validation_") else f"train/{name}"
+    part, name = ("validation", name.removeprefix("validation_")) if name.startswith("validation_") else ("train", name)
+    return f"{part}/{objective}_loss" if name == "loss" and objective else f"{part}/{name}"
 
 
 def _key(name: str) -> str:

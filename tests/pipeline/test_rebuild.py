@@ -112,6 +112,26 @@ def test_every_number_leads_to_a_run(rebuilt):
     assert run.data.tags["variant"] == "calm" and run.data.tags["seed"] in ("1", "2")
 
 
+def test_runs_of_heads_and_baselines_compare(rebuilt):
+    """A run each, found by its parameters, with figures under the same names; a version of a model is described."""
+    client = mlflow.MlflowClient(f"sqlite:///{rebuilt.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("calm/msp").experiment_id
+    heads = client.search_runs([experiment], "params.modality = 'audio'")
+    told = [tuple(run.data.params[name] for name in ("row", "tuning", "seed")) for run in heads]
+    trained = [(row, tuning, seed) for row in ("calm", "no_pretraining") for tuning in ("frozen", "unfrozen") for seed in ("1", "2")]
+    assert sorted(told) == sorted([*trained, ("logmel_functionals", "none", "1")])
+    assert all("test/tuned/weighted_accuracy" in run.data.metrics for run in heads)
+    losses = [run.data.metrics["train/loss"] for run in heads if run.data.params["tuning"] != "none"]
+    assert max(losses) < 2 * min(losses)  # not the sum over seeds
+    (run,) = [run for run in client.search_runs([experiment]) if run.info.run_name == "calm_frozen, audio, seed 1"]
+    rows = json.loads((rebuilt.folder / "reports/metrics.json").read_text())
+    wanted = {"variant": "calm_frozen", "modality": "audio", "split": "test", "threshold": "tuned", "seed": 1, "metric": "f1_macro"}
+    (value,) = [row["value"] for row in rows if wanted.items() <= row.items()]
+    assert run.data.metrics["test/tuned/f1_macro"] == value
+    (version,) = client.search_model_versions("name='calm-msp'")
+    assert "Trained on synthetic speech" in version.description and client.get_registered_model("calm-msp").description
+
+
 HEAD = (sys.executable, "-m", "pipeline.stages", "head", "msp-small")
 
 

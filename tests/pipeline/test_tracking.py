@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.settings import Tracking
-from pipeline.tracking import provenance, tracker
+from pipeline.tracking import provenance, store, systems, tracker
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=1, utterances=False))
@@ -134,10 +134,48 @@ def test_figure(folder):
 def test_numbers_of_a_training(client):
     with tracker.stage_run(SETTINGS, "small", {}, synthetic=False) as run:
         run.training({"loss": 0.5, "learning_rate": 1e-3, "epoch": 2, "validation_loss": 0.6, "validation_mlm_loss": 0.1}, 7)
+        run.training({"loss": 4.0, "validation_loss": 4.1}, 7, "calp")
     expected = {"train/loss": 0.5, "train/learning_rate": 1e-3, "validation/loss": 0.6, "validation/mlm_loss": 0.1, "epoch": 2}
+    expected |= {"train/calp_loss": 4.0, "validation/calp_loss": 4.1}
     stored = client.get_run(run.id).data.metrics
     assert {name: stored[name] for name in expected} == expected
     assert client.get_metric_history(run.id, "train/loss")[0].step == 7
+
+
+def test_a_head_and_its_figures_are_one_run_that_a_search_by_parameters_finds(client):
+    about = systems.parameters("mosei", "small", "calm_frozen", "audio", 2)
+    figures = [("test", "tuned", "weighted_accuracy", 0.7), ("test", "0.5", "auc_macro", None)]
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run, systems.opened(run, about, {"pooling": "cls"}) as head:
+        head.training({"loss": 0.5}, 1)
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+        systems.add_figures(run, head.id, about, figures, {"table": "table-1"})
+        systems.add_figures(run, "0" * 32, systems.parameters("mosei", "none", "egemaps", "audio", 2), figures, {})  # of another store
+    experiment = client.get_run(run.id).info.experiment_id
+    assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
+    found = {run.data.params["row"]: run for run in client.search_runs([experiment], "params.modality = 'audio' and params.seed = '2'")}
+    assert set(found) == {"calm", "egemaps"} and {run.info.status for run in found.values()} == {"FINISHED"}
+    assert {run.data.params["tuning"] for run in found.values()} == {"frozen", "none"} and found["calm"].info.run_id == head.id
+    assert "mlflow.parentRunId" not in found["calm"].data.tags  # else the page would hide it below the stage
+    assert found["calm"].data.metrics == {"train/loss": 0.5, "test/tuned/weighted_accuracy": 0.7}
+    assert found["egemaps"].data.metrics == {"test/tuned/weighted_accuracy": 0.7} and found["calm"].data.tags["table"] == "table-1"
+
+
+def test_artifacts_are_found_after_the_folder_moved(client, folder, tmp_path):
+    with tracker.stage_run(SETTINGS, "moved", {}, synthetic=False) as run:
+        run.artifact(__file__)
+    client.create_registered_model("calm-moved")
+    client.create_model_version("calm-moved", f"{client.get_run(run.id).info.artifact_uri}/model", run.id)
+    shutil.copytree(folder, tmp_path / "new place")
+    other = store.connect(f"sqlite:///{tmp_path}/new place/mlflow.db")
+    new = f"{tmp_path}/new place/mlruns/calm/moved"
+    assert other.get_experiment_by_name("calm/moved").artifact_location == new
+    assert other.get_model_version("calm-moved", "1").source == f"{new}/{run.id}/artifacts/model"
+    assert other.get_run(run.id).info.artifact_uri == f"{new}/{run.id}/artifacts"
+    assert [item.path for item in other.list_artifacts(run.id)] == [Path(__file__).name]
+    (tmp_path / "alone").mkdir()
+    shutil.copy(folder / "mlflow.db", tmp_path / "alone")  # without its artifacts: they stay where they are
+    other = store.connect(f"sqlite:///{tmp_path}/alone/mlflow.db")
+    assert other.get_experiment_by_name("calm/moved").artifact_location == f"{folder}/mlruns/calm/moved"
 
 
 def test_only_the_first_process_of_several_writes(monkeypatch):
