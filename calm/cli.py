@@ -79,7 +79,8 @@ def check(
     Reads labels, transcripts and the header of every audio file. Lists faults, missing parts of the layout, and audio that no row
     uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
 
-    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or not enough disk. 2: the corpus cannot be used.
+    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or not enough disk. 2: the corpus cannot be used, or no head
+    can be trained on it, such as with one speaker, one class, or a class that a split lacks.
 
         calm corpus check data/raw/mosei --format mosei
 
@@ -99,7 +100,7 @@ def check(
         typer.echo(json.dumps({"error": str(error), "missing": absent}) if as_json else message, err=not as_json)
         raise typer.Exit(2) from None
     typer.echo(json.dumps(result, indent=2) if as_json else inspection.described(result))
-    raise typer.Exit(2 if not result["kept"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
+    raise typer.Exit(2 if not result["kept"] or result["unfit"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from calm.corpora.checking import by_split, check, read_headers, speakers_in_two
 from calm.corpora.files import AUDIO, walk
 from calm.corpora.layout import missing
 from calm.corpora.limits import Limits
+from calm.corpora.trainable import unfit
 from calm.corpora.utterances import Corpus, frame_of
 from calm.tools.needs import needs
 
@@ -51,6 +52,7 @@ def inspect(format: str, path: Path, options: dict) -> dict:
         "absent_columns": [name for name in ABSENT if _empty(frame[name])] if len(frame) else [],
         "unused_audio": {"files": len(unused), "first": unused[:SHOWN]},
         "checks": corpus.checks,
+        "unfit": unfit(corpus) if len(frame) else [],
         "speakers_in_two_splits": speakers_in_two_splits(frame),
         "splits": by_split(frame, corpus.classes),
         "to_cut": to_cut,
@@ -90,6 +92,7 @@ def described(result: dict) -> str:
     for reason, rows in result["faults"].items():
         lines.append(f"  FAULT {reason}: {rows['rows']} rows")
         lines += [f"    {row['id']}: {row['detail'] or reason}" for row in rows["first"]]
+    lines += [f"  NOT FOR TRAINING: {sentence}" for sentence in result["unfit"]]
     lines += described_missing(result["missing"])
     lines += [f"  no row has a {name.removesuffix('s')}: {ABSENT[name]}" for name in result["absent_columns"]]
     lines += [f"  left out, {reason}: {count} rows" for reason, count in result["left_out"].items()]

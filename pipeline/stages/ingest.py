@@ -14,6 +14,7 @@ from calm.audio.pauses import Pauses
 from calm.corpora import folds, read_corpus
 from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
 from calm.corpora.limits import Limits
+from calm.corpora.trainable import refuse_untrainable
 from calm.corpora.utterances import Corpus, write_table
 from calm.storage import write_json, write_parquet
 from pipeline import paths
@@ -36,7 +37,8 @@ def run(settings: Settings, corpus: str) -> str:
 def ingest(settings: Settings, name: str) -> dict:
     """Read a corpus, check its audio, write the table, the segments and the report; returns the report.
 
-    Raises CorpusError, with nothing written, if the corpus is missing or loses a larger share of its rows than `ingest.max_dropped`.
+    Raises CorpusError, with nothing written, if the corpus is missing, loses a larger share of its rows than `ingest.max_dropped`, or is a
+    target and no head can be trained on it.
     Rows that the options do not ask for (another test set, songs) are dropped but count as no loss.
     """
     seen = visible(settings, "ingest", name)
@@ -49,6 +51,8 @@ def ingest(settings: Settings, name: str) -> dict:
     check(corpus, headers, limits)
     refuse(corpus, limits)
     folds.set_folds(corpus, source.folds)
+    if name in seen.targets:
+        refuse_untrainable(corpus, source.folds)
     frame = write_table(corpus, paths.utterances(name))
     write_parquet(pa.Table.from_pandas(frame[SEGMENT], preserve_index=False), paths.segments(name))
     report = {
