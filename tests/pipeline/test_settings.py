@@ -108,6 +108,11 @@ def load_error(tmp_path, *keys, value):
         (("head", "optimiser"), "adam", ["optimiser is adam, but weight_decay is 0.01: set weight_decay: 0"]),
         (("pretrain", "schedule"), "constant", ["schedule is constant, but warmup is 0.1: set warmup: 0"]),
         (("features", "high_hz"), 9000, ["high_hz", "8000"]),
+        (("flows",), {"timezone": "Europe/Berlinn"}, ["flows.timezone is 'Europe/Berlinn': there is no such time zone"]),
+        (("flows",), {"rebuild": "nightly"}, ["flows.rebuild is 'nightly': must be cron's five fields, such as 0 2 * * *"]),
+        (("flows",), {"score_new": "0 2 31 2 x"}, ["flows.score_new is '0 2 31 2 x': must be cron's five fields"]),
+        (("tracking",), {"uri": "http://ann:S3@host"}, ["tracking.uri is 'http://ann:***@host': a password stands in it", "environment"]),
+        (("flows",), {"mlflow_database": "postgresql://a:b@h/m"}, ["flows.mlflow_database is 'postgresql://a:***@h/m': a password"]),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(tmp_path, keys, value, parts):
