@@ -76,7 +76,7 @@ class Survey:
         """What the blocks tell together."""
         if not self.count or self.peak == 0:
             return Character()
-        scale = next((full for full in INTEGERS if self.peak <= full), self.peak) if self.integers and self.peak > 1 else 1.0
+        scale = next((full for full in INTEGERS if 1 < self.peak <= full), 1) if self.integers else 1  # floats beyond are whole anyway
         channel, offset = self._channel(), 0.0
         if channel is None:
             mean = self.mean / self.count
