@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 CANCELLED = 0.01  # power of the channels' mean, as a share of their own: below it they cancel (20 dB)
-OFFSET = 0.01  # least mean that is taken for a constant offset, and as a share of the standard deviation:
-OFFSET_SHARE = 0.1
+OFFSET = 0.02  # least mean that is taken for a constant offset, and as a share of the standard deviation:
+OFFSET_SHARE = 0.25
 BEYOND = 10.0  # peak from which samples that are no integers are refused; floats of a hot recording reach 2 or 3
 SILENT = 1e-4  # peak of a track that nobody speaks on
 INTEGERS = (2**15, 2**23, 2**31)  # full scales
