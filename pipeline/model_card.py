@@ -1,5 +1,6 @@
 """The card of a released model, `README.md` in its folder: its data, its metrics, what it is for, and its limits."""
 
+import html
 from pathlib import Path
 
 from calm.audio.encoder_states import GRAPH
@@ -91,7 +92,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         model=heads.model,
         inputs=INPUTS[config.modality],
         count=len(classes),
-        classes=", ".join(classes),
+        classes=html.escape(", ".join(classes), quote=False),
         several="An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
         synthetic=SYNTHETIC if config.synthetic else "",
         format=settings.corpora[heads.corpus].format,
@@ -116,6 +117,11 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         **{key: curve[key] for key in ("variant", "modality", "seed")},
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def body(folder: Path) -> str:
+    """The card in a folder, without the fields before its title."""
+    return (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2].strip()
 
 
 def _encoder(corpus: str) -> tuple[str, list[int]]:

@@ -24,6 +24,11 @@ FORMATS = {  # name of a format -> its module, imported when it is used
     "librispeech": "calm.corpora.librispeech",
     "emobox": "calm.corpora.emobox",
     "manifest": "calm.corpora.manifest",
+    "class_folders": "calm.corpora.class_folders",
+    "meld": "calm.corpora.meld",
+    "iemocap": "calm.corpora.iemocap",
+    "audformat": "calm.corpora.audformat_database",
+    "datasets": "calm.corpora.hf_datasets",
 }
 
 

@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calm.audio.opening import POINTER
 from calm.corpora.errors import CorpusError
-from calm.corpora.utterances import Corpus
+
+if TYPE_CHECKING:
+    from calm.corpora.utterances import Corpus  # imports PyArrow, which a model in use does not need
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".aiff", ".aif", ".wma")
 
@@ -44,7 +47,7 @@ def walk(folder: Path, *suffixes: str) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if name.lower().endswith(suffixes) and not name.startswith("."))
 
 
-def read_text(path: Path, corpus: Corpus) -> str:
+def read_text(path: Path, corpus: "Corpus") -> str:
     """A text file in UTF-8 or, by its byte order mark, UTF-16. Lines that are not UTF-8 are read as Windows-1252, and such files counted.
 
     Raises CorpusError for a pointer of Git LFS, and for what is no regular file.

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from calm.storage import write_parquet
+from calm.storage import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd  # otherwise imported by the functions, because inference does not need pandas
@@ -172,7 +171,7 @@ def write_table(corpus: Corpus, path: Path) -> "pd.DataFrame":
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame":
     """Read a table of utterances. `attrs` of the result has `classes` (tuple) and `one_hot` (bool)."""
-    table = pq.read_table(path, columns=list(columns) if columns else None)
+    table = read_parquet(path, columns)
     meta = json.loads(table.schema.metadata[b"calm"])
     frame = table.replace_schema_metadata(None).to_pandas()
     frame.attrs = {"classes": tuple(meta["classes"]), "one_hot": meta["one_hot"]}

@@ -15,8 +15,8 @@ from calm.corpora import CorpusError, folds, read_corpus
 from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
 from calm.corpora.limits import Limits
 from calm.corpora.utterances import Corpus, write_table
-from calm.storage import write_json, write_parquet
-from pipeline import paths
+from calm.storage import write_json, write_parquet, write_sums
+from pipeline import forgetting, paths
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import Worker, cores
 from pipeline.settings import Cut, Ingest, Settings
@@ -51,6 +51,7 @@ def ingest(settings: Settings, name: str) -> dict:
     }
     try:
         corpus = read_corpus(source.format, source.path, **source.options)
+        leave_out_forgotten(corpus, name)
         facts["read"] = len(corpus.utterances) + len(corpus.dropped)
         facts["cut"] = select(corpus, section, name)
         folds.set_folds(corpus, source.folds)
@@ -58,6 +59,7 @@ def ingest(settings: Settings, name: str) -> dict:
         write_json(facts | {"refused": str(error)} | _losses(corpus), paths.ingest_report(name))
         raise
     frame = write_table(corpus, paths.utterances(name))
+    write_sums(paths.utterances(name).parent)
     write_parquet(pa.Table.from_pandas(frame[SEGMENT], preserve_index=False), paths.segments(name))
     report = facts | {
         "kept": len(frame),
@@ -90,6 +92,14 @@ def _losses(corpus: Corpus) -> dict:
         "checks": corpus.checks,
         "dropped_rows": [asdict(row) for row in corpus.dropped],
     }
+
+
+def leave_out_forgotten(corpus: Corpus, name: str) -> None:
+    """Take out the utterances of speakers that `calm forget` was told of; they are counted, and not named."""
+    gone = set(forgetting.forgotten(name))
+    kept = [row for row in corpus.utterances if not (gone and row.speaker is not None and forgetting.digest(row.speaker) in gone)]
+    corpus.corrections["utterances of forgotten speakers left out"] += len(corpus.utterances) - len(kept)
+    corpus.utterances = kept
 
 
 def cut(corpus: Corpus, headers: dict[Path, Header], section: Cut | None, name: str = "") -> tuple[int, int]:

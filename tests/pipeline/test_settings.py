@@ -21,7 +21,7 @@ def load_error(tmp_path, *keys, value):
     values = yaml.safe_load(yaml.safe_dump(DEMO))
     section = values
     for key in keys[:-1]:
-        section = section[key]
+        section = section.setdefault(key, {})
     section[keys[-1]] = value
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(values))
@@ -38,6 +38,11 @@ def load_error(tmp_path, *keys, value):
         (("transcribe", "engine"), "kaldi", ["transcribe.engine is 'kaldi'", "faster-whisper", "openai-whisper"]),
         (("head", "epoch"), 3, ["head.epoch: there is no such setting"]),
         (("head", "modalities"), ["video"], ["head.modalities.0 is 'video'", "audio"]),
+        (("flows", "timezone"), "Europe/Berlinn", ["flows.timezone is 'Europe/Berlinn'", "write Europe/Berlin"]),
+        (("flows", "rebuild"), "nightly", ["flows.rebuild is 'nightly'", "it has 1 fields: write cron's five"]),
+        (("flows", "study"), "0 2 * * * *", ["flows.study is '0 2 * * * *'", "it has 6 fields"]),
+        (("flows", "score_new"), "61 * * * *", ["flows.score_new is '61 * * * *'", "bad minute"]),
+        (("flows", "rebuild"), "0 2 * * 5L", ["5L is unknown to Prefect"]),
         (("seeds",), [], ["seeds is []", "at least 1"]),
         (("seeds",), [1, 1], ["seeds", "different"]),
         (("targets",), ["iemocap"], ["targets: 'iemocap' is not one of corpora (mosei, msp)"]),
