@@ -1,5 +1,6 @@
 """FFmpeg through PyAV: counts the packets of a file, and decodes what libsndfile cannot, from the start where time stamps jump."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,9 +73,9 @@ def _container(path: Path, reason: str = "") -> Iterator:
 
 def _told(error: Exception) -> str:
     """What FFmpeg says of an error, in one line."""
-    log = getattr(error, "log", None)
-    told = log[2] if log else getattr(error, "strerror", "") or str(error)
-    return "it is in no container of sound that is read here" if "whitelist" in told else " ".join(told.split())
+    if getattr(error, "errno", None) == errno.EINVAL:  # not in the list of containers
+        return "it is in no container of sound that is read here"
+    return " ".join((getattr(error, "strerror", "") or str(error)).split())
 
 
 def _both(reason: str, told: str) -> str:

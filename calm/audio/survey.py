@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 CANCELLED = 0.01  # power of the channels' mean, as a share of their own: below it they cancel (20 dB)
-OFFSET = 0.01  # least mean that is taken for a constant offset, and as a share of the standard deviation:
-OFFSET_SHARE = 0.1
+OFFSET = 0.02  # least mean that is taken for a constant offset, and as a share of the standard deviation:
+OFFSET_SHARE = 0.25
 BEYOND = 10.0  # peak from which samples that are no integers are refused; floats of a hot recording reach 2 or 3
 SILENT = 1e-4  # peak of a track that nobody speaks on
 INTEGERS = (2**15, 2**23, 2**31)  # full scales
@@ -76,7 +76,7 @@ class Survey:
         """What the blocks tell together."""
         if not self.count or self.peak == 0:
             return Character()
-        scale = next((full for full in INTEGERS if self.peak <= full), self.peak) if self.integers and self.peak > 1 else 1.0
+        scale = next((full for full in INTEGERS if 1 < self.peak <= full), 1) if self.integers else 1  # floats beyond are whole anyway
         channel, offset = self._channel(), 0.0
         if channel is None:
             mean = self.mean / self.count

@@ -53,7 +53,7 @@ def read_text(path: Path, corpus: "Corpus") -> str:
     Raises CorpusError for a pointer of Git LFS, and for what is no regular file.
     """
     if path.exists() and not path.is_file():
-        raise CorpusError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a file: put the file there")
+        raise CorpusError(f"{path} cannot be read: it is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a file")
     data = path.read_bytes()
     if data.startswith(POINTER):
         raise CorpusError(f"{path} is a pointer of Git LFS, not the file: fetch it with `git lfs pull`")
