@@ -13,23 +13,50 @@ from typing import Annotated
 import typer
 
 from calm.corpora import FORMATS, CorpusError
-from calm.tools import console
+from calm.tools import console, projects
 
 ALIASES = {"msp": "msp_podcast"}  # other names of corpus formats
 
-app = typer.Typer(help="Joint audio-language representations of speech.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Joint audio-language representations of speech.", no_args_is_help=True, pretty_exceptions_enable=False)
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILES...", help="Audio of any sampling rate, number of channels and format.", show_default=False),
+    typer.Argument(metavar="FILES...", help="Audio of any rate, number of channels and format, or folders of it.", show_default=False),
 ]
-Model = Annotated[Path, typer.Option(help="Folder of a released model: data/models/<corpus>/<model>.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A released model: its folder or archive, a corpus of the project, models:/NAME@ALIAS, or OWNER/NAME on the hub. Default: the "
+        "one that CALM_MODEL names, else that of the project in this folder.",
+        show_default=False,
+    ),
+]
 Texts = Annotated[
     list[str] | None, typer.Option(help="Transcript. Repeat it once per file, in the order of the files.", show_default=False)
 ]
 Transcribe = Annotated[bool, typer.Option("--transcribe", help="Transcribe the files with Whisper.")]
 Whisper = Annotated[str, typer.Option(help="Whisper model for --transcribe: a size, or a folder in faster-whisper's format.")]
+Language = Annotated[str | None, typer.Option(help="Language of the speech for --transcribe: a code such as pl; auto: detected.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+app.command()(projects.new)
+app.command()(projects.train)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from calm import __version__
+
+        typer.echo(f"calm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _calm(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Joint audio-language representations of speech."""
+
 
 corpus_app = typer.Typer(help="Inspect corpora.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
@@ -45,22 +72,25 @@ def check(
     path: Annotated[Path, typer.Argument(help="Folder of the corpus as its publisher ships it; for `manifest` the table.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}; msp is short for msp_podcast.")],
     option: Annotated[list[str], typer.Option(help="Option of the format: NAME=VALUE, the value in JSON. May be repeated.")] = [],  # noqa: B006
+    faults: Annotated[Path | None, typer.Option(help="File to write every row with a fault to, a JSON object a line.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a corpus before any long work.
 
-    Reads labels, transcripts and the header of every audio file. Lists faults, missing parts of the layout, and audio that no row
-    uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
+    Reads labels and transcripts, and counts the samples of every audio file. Lists faults, missing parts of the layout, and audio that
+    no row uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
 
-    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or not enough disk. 2: the corpus cannot be used.
+    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or for which it would stop (told), or not enough disk.
+    2: the corpus cannot be used, or no head can be trained on it, such as with one speaker, one class, or a class that a split lacks.
 
         calm corpus check data/raw/mosei --format mosei
 
         calm corpus check data/raw/ravdess --format ravdess --option 'test=[19, 20]'
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: spinning threads would distort the measurement
-    from calm.corpora import layout
-    from calm.tools import inspection
+    with console.user_errors():
+        from calm.corpora import layout
+        from calm.tools import inspection
 
     format, options = ALIASES.get(format, format), dict(map(console.parse_option, option))
     try:
@@ -70,17 +100,21 @@ def check(
         message = "\n".join([f"{path} cannot be used: {error}", *inspection.described_missing(absent)])
         typer.echo(json.dumps({"error": str(error), "missing": absent}) if as_json else message, err=not as_json)
         raise typer.Exit(2) from None
+    if faults:
+        inspection.write_faults(result, faults)
     typer.echo(json.dumps(result, indent=2) if as_json else inspection.described(result))
-    raise typer.Exit(2 if not result["kept"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
+    raise typer.Exit(2 if not result["kept"] or result["unfit"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
 
 
 @app.command()
 def predict(
-    model: Model,
     files: Files = [],  # noqa: B006
+    model: Model = None,
     text: Texts = None,
     transcribe: Transcribe = False,
     whisper: Whisper = "tiny.en",
+    language: Language = "en",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Table to write: .csv or .parquet.", show_default=False)] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -92,37 +126,43 @@ def predict(
 
     Exit code 0: success. 1: a file could not be read. 2: nothing was done.
 
+        calm predict clip.wav
+
         calm predict clip.wav --model data/models/msp/small --text "i am so glad to see you"
 
-        calm predict *.flac --model data/models/msp/small --transcribe --json
+        calm predict recordings --model msp --transcribe -o predictions.csv
 
         calm predict --model data/models/msp/small --text "leave me alone"
     """
     with console.user_errors():
-        classifier, listener = console.prepare(console.load_classifier, model, device, files, text, transcribe, whisper)
-        from calm.inference import recordings
+        from calm.tools import prediction
 
-        if files:
-            rows = list(recordings.over_files(files, listener, lambda segment: recordings.classify_segment(classifier, segment), text))
-        else:
-            answers = [classifier.answer(row) for row in classifier(None, text)]
-            rows = [{"file": None, "fault": None, "text": line} | answer for line, answer in zip(text, answers, strict=True)]
+        if output:
+            prediction.check_table(output)
+        files = prediction.audio_in(files)
+        classifier, listener = console.prepare(console.load_classifier, model, device, files, text, transcribe, whisper, language)
+        rows = list(prediction.rows(classifier, listener, files, text))
+        if output:
+            prediction.write(rows, classifier, output)
+    about = prediction.about(classifier)
     if as_json:
-        about = {"model": str(model), "synthetic": classifier.synthetic, "classes": classifier.classes, "decision": classifier.decision}
         typer.echo(json.dumps(about | {"rows": rows}, indent=2))
+    elif output:
+        typer.echo(f"{output}: {len(rows)} rows; {prediction.described(about)}")
     else:
         for row in rows:
             console.print_prediction(row)
+        typer.echo(prediction.described(about), err=True)
     raise typer.Exit(int(any(console.unreadable(row) for row in rows)))
 
 
 @app.command()
 def timeline(
     file: Annotated[Path, typer.Argument(help="Audio of any sampling rate, number of channels, format and length.")],
-    model: Model,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Table to write (CSV): time, start and end in seconds, and one column per class.")
     ],
+    model: Model = None,
     picture: Annotated[Path | None, typer.Option(help="Picture to draw (PNG, SVG, PDF): probabilities, waveform, acoustic frames.")] = None,
     window: Annotated[float, typer.Option(help="Length in seconds of the window around each block.")] = 3.0,
     device: Device = "auto",
@@ -158,11 +198,12 @@ def timeline(
 @app.command()
 def embed(
     files: Files,
-    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write (Parquet).")],
+    model: Model = None,
     text: Texts = None,
     transcribe: Transcribe = False,
     whisper: Whisper = "tiny.en",
+    language: Language = "en",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -183,8 +224,11 @@ def embed(
 
     with console.user_errors():
         console.check_folder_exists(output)
-        predictor, listener = console.prepare(console.load_predictor, model, device, files, text, transcribe, whisper)
         from calm.inference import recordings
+        from calm.tools import prediction
+
+        files = prediction.audio_in(files)
+        predictor, listener = console.prepare(console.load_predictor, model, device, files, text, transcribe, whisper, language)
         from calm.tools import embedding
 
         rows = recordings.over_files(files, listener, lambda segment: embedding.vectors(predictor, segment), text)
@@ -250,21 +294,59 @@ def search(
     raise typer.Exit(int(bool(result.faults)))
 
 
+@app.command()
+def export(
+    model: Annotated[str | None, typer.Argument(help="A released model, named as for `calm predict --model`.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Archive to write (.zip).", show_default=False)] = None,
+    push: Annotated[str | None, typer.Option(help="OWNER/NAME on the hub to upload the model to.", show_default=False)] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see. Mind the licences of its data.")] = False,
+) -> None:
+    """Put a released model into one archive, or on the hub.
+
+    `calm predict --model` and `calm.load_classifier` take the archive as it is. Weights carry the licences of the corpora that they were
+    trained on: the model's README.md names them. Exit code 2: nothing was done.
+
+        calm export data/models/msp/small -o msp.zip
+
+        calm export msp --push somebody/calm-msp
+    """
+    with console.user_errors():
+        if not (output or push):
+            raise ValueError("nothing to do: give -o ARCHIVE.zip, --push OWNER/NAME, or both")
+        from calm.inference import archives
+        from calm.inference.finding import find
+
+        folder = find(model)
+        if output:
+            console.check_folder_exists(output)
+            typer.echo(f"{output}: {archives.write(folder, output) / 1e6:.1f} MB, from {folder}")
+        if push:
+            from calm.inference import hub
+
+            typer.echo(hub.push(folder, push, private=not public))
+
+
 @app.command("app")
 def serve_app(
-    model: Model,
+    model: Model = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 7860,
     host: Annotated[
         str, typer.Option(help="Address to listen on. 127.0.0.1: this machine alone; 0.0.0.0: the whole network, without a password.")
     ] = "127.0.0.1",
+    name: Annotated[
+        list[str], typer.Option(help="Further host name of the server, as a reverse proxy passes it on. May be repeated.")
+    ] = [],  # noqa: B006
+    megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 500,
+    seconds: Annotated[int, typer.Option(min=1, help="Longest time of one analysis.")] = 1800,
     whisper: Annotated[str, typer.Option(help="Whisper model: a size, or a folder in faster-whisper's format.")] = "tiny.en",
     device: Device = "auto",
 ) -> None:
     """Serve a page for the browser: record or upload audio, and see the predictions, also over time.
 
     Beside each probability stands the threshold of the class, tuned on the validation split when the model was released, else 0.5. Works
-    without a network. Recordings never leave this machine and are removed when the page ends. Stop it with Ctrl-C. Exit code 2: the page
-    could not be served.
+    without a network. Recordings never leave this machine and are removed when the page ends. The page has no password: for others than
+    yourself put a reverse proxy with TLS and passwords before it (docs/security.md). Stop it with Ctrl-C. Exit code 2: the page could not
+    be served.
 
         calm app --model data/models/msp/small --port 8000
     """
@@ -273,7 +355,7 @@ def serve_app(
         from calm.tools.app import Analyser, served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
-        with served(Analyser(predictor, whisper), host, port) as (address, serve, _):
+        with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6) as (address, serve, _):
             typer.echo(f"{address} (stop with Ctrl-C)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()
@@ -298,6 +380,26 @@ def plan(
 
 
 @app.command()
+def forget(
+    speaker: Annotated[str, typer.Argument(help="Name of the speaker in the table of utterances.")],
+    corpus: Annotated[str | None, typer.Option(help="Corpus of the speaker; default: all that have one of this name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a speaker from all that was derived from a corpus.
+
+    Removes their rows from every table under data/, says which models heard them, and where they are still named. Later rebuilds read
+    none of their utterances. The raw corpus, DVC's cache, MLflow and models that were given away are left to you. Exit code 2: there is
+    no such speaker.
+
+        calm forget MSP-PODCAST_0023 --corpus msp
+    """
+    with console.user_errors():
+        forgetting = import_module("pipeline.forgetting")  # by name: the library itself never needs the pipeline
+        done = forgetting.forget(speaker, corpus)
+        typer.echo(json.dumps(vars(done), indent=2) if as_json else forgetting.described(done))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check the installation.
 
@@ -318,7 +420,3 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     raise typer.Exit(int(any(finding.fault for finding in findings)))
-
-
-if __name__ == "__main__":
-    app()

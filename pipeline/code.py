@@ -41,6 +41,11 @@ def digest(source: str) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
+def of_file(name: str) -> str:
+    """SHA-256 of a file below the folder of this package, its first 16 digits."""
+    return hashlib.sha256((ROOT / "pipeline" / name).read_bytes()).hexdigest()[:16]
+
+
 def _is_text(node: ast.stmt) -> bool:
     """Whether a statement is a text alone: a docstring, of a field too."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from calm import corpora
-from pipeline import code
+from pipeline import code, forgetting
 from pipeline.settings import Settings, results_only
 
 EXECUTION = ("tracking", "compute", "flows")  # sections that never change a result: every stage sees them
@@ -39,11 +39,13 @@ class Stage:
         over: the section whose names it is repeated over; None: it runs once.
         sections: the sections that it sees, from all settings and a name of `over`.
         gpu: whether most of it is computed on a GPU if there is one; `meta: {limit: gpu}` of `dvc.yaml`.
+        templates: files beside the code that it fills in, below the folder of the package `pipeline`.
     """
 
     over: str | None
     sections: Callable[[Settings, str], dict[str, Any]]
     gpu: bool = False
+    templates: tuple[str, ...] = ()
 
 
 def visible(settings: Settings, stage: str, name: str = "") -> Visible:
@@ -73,7 +75,9 @@ def state(settings: Settings, stage: str, name: str = "") -> dict:
     """Settings and code of a stage, as plain data."""
     readers = [corpora.FORMATS[settings.corpora[name].format]] if stage == "ingest" else []
     sections = STAGES[stage].sections(settings, name)
-    return {"settings": _plain(sections), "code": code.modules(f"pipeline.stages.{stage}", readers)}
+    digests = code.modules(f"pipeline.stages.{stage}", readers) | {name: code.of_file(name) for name in STAGES[stage].templates}
+    gone = {"forgotten": forgotten} if stage == "ingest" and (forgotten := forgetting.forgotten(name)) else {}
+    return {"settings": _plain(sections), "code": digests} | gone
 
 
 def _plain(value: Any) -> Any:
@@ -103,6 +107,10 @@ def _target(settings: Settings, corpus: str, *others: str) -> dict:
 
 def _raw(settings: Settings, corpus: str) -> dict:
     return {"corpora": {corpus: settings.corpora[corpus]}}
+
+
+def _ingest(settings: Settings, corpus: str) -> dict:
+    return _raw(settings, corpus) | {"ingest": settings.ingest, "targets": [name for name in settings.targets if name == corpus]}
 
 
 def _models(settings: Settings, *names: str) -> dict:
@@ -206,7 +214,7 @@ def _everything(settings: Settings, _: str) -> dict:
 
 STAGES = {
     "synthesise": Stage("synthetic", lambda settings, name: {"synthetic": {name: settings.synthetic[name]}}),
-    "ingest": Stage("corpora", lambda settings, name: _raw(settings, name) | {"ingest": settings.ingest}),
+    "ingest": Stage("corpora", _ingest),
     "transcribe": Stage("corpora", lambda settings, name: _raw(settings, name) | {"transcribe": settings.transcribe}, gpu=True),
     "features": Stage("corpora", _features),
     "calp": Stage("models", _calp, gpu=True),
@@ -217,5 +225,5 @@ STAGES = {
     "evaluate": Stage("targets", _evaluate),
     "release": Stage("heads", _release),
     "transfer": Stage("transfer", _transfer, gpu=True),
-    "report": Stage(None, _everything),
+    "report": Stage(None, _everything, templates=("report/report.html.j2", "report/report.js")),
 }

@@ -1,6 +1,6 @@
 """Sequences of different lengths in one array; acoustic frames, and the blocks that are cut from them (5.1).
 
-Only numpy and pyarrow are imported, so that a trained model can be used without torch.
+Only numpy is imported, so that a trained model can be used without torch and pyarrow.
 """
 
 import hashlib
@@ -8,17 +8,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from calm.array_types import Bools, Floats16, Floats32, Ints
 from calm.audio.functionals import functionals
 from calm.data.arrays import filled
-from calm.storage import write_parquet
+from calm.storage import parquet_batches, read_parquet, write_parquet
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # otherwise imported by the functions, because inference does not need it
 
 GROUP, BATCH = 256, 32  # rows that lie together in a file, and that are decoded at once
 
@@ -71,8 +72,10 @@ class Ragged:
         """Encoded blocks (rows of (blocks, width) float16) to Parquet: id, blocks, encoded."""
         write_parquet(self.to_table(ids), path, row_group_size=GROUP)
 
-    def to_table(self, ids: Sequence[str]) -> pa.Table:
+    def to_table(self, ids: Sequence[str]) -> "pa.Table":
         """Encoded blocks as a table: id, blocks, encoded."""
+        import pyarrow as pa
+
         width = self.values.shape[1]
         offsets = np.append(self.offsets, len(self.values)) * width
         encoded = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(self.values.ravel(), pa.float16()))
@@ -98,19 +101,21 @@ class Ragged:
 
 def _counted(path: Path, ids: Sequence[str]) -> tuple[Ints, int]:
     """Blocks of each row of a file, and the width of one. Raises ValueError if it has other ids or another order."""
-    with pq.ParquetFile(path) as file:
-        about = file.read(columns=["id", "blocks"])
-        if not about.column("id").equals(pa.chunked_array([pa.array(ids, pa.string())])):
-            raise ValueError(f"{path} holds other utterances than the features: run its stage again")
-        return about.column("blocks").to_numpy().astype(np.int64), int(file.schema_arrow.metadata[b"width"])
+    import pyarrow as pa
+
+    about = read_parquet(path, ["id", "blocks"])
+    if not about.column("id").equals(pa.chunked_array([pa.array(ids, pa.string())])):
+        raise ValueError(f"{path} holds other utterances than the features: run its stage again")
+    return about.column("blocks").to_numpy().astype(np.int64), int(about.schema.metadata[b"width"])
 
 
 def _encoded(path: Path, width: int) -> Iterator[Floats16]:
     """Encoded blocks of a file, (blocks, width) float16, a few rows at a time."""
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):  # all at once, the compressed columns would be held too
-            for batch in file.iter_batches(BATCH, row_groups=[group], columns=["encoded"]):
-                yield batch.column("encoded").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    import pyarrow.parquet as pq
+
+    for group in range(pq.read_metadata(path).num_row_groups):  # all at once, the compressed columns would be held too
+        for batch in parquet_batches(path, BATCH, ["encoded"], [group]):
+            yield batch.column("encoded").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 @dataclass

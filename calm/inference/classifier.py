@@ -3,6 +3,7 @@
 This module imports neither torch nor Transformers, which take most of the time of a single prediction.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from calm.audio.encoder_states import at_speed
 from calm.evaluation.calibration import probabilities
 from calm.evaluation.thresholds import likeliest
 from calm.inference.extractor import CONFIG, AcousticExtractor
+from calm.storage import check_sums
+
+TOKENIZER = "tokenizer.json"
+MADE_OF = ("model.safetensors", "config.json", CONFIG, TOKENIZER)
 
 
 class Classifier(ABC):
@@ -26,6 +31,7 @@ class Classifier(ABC):
     argmax: bool  # the likeliest class is decided, not those at or above their thresholds
     loss: str  # of the head: "bce", or "softmax", whose probabilities sum to 1
     extractor: AcousticExtractor
+    folder: Path | None = None  # of the released model; None: it was made in memory
 
     @abstractmethod
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
@@ -68,6 +74,11 @@ class Classifier(ABC):
         """What is said of one utterance: `probabilities` by class, the classes `decided`, and the `decision` that they are decided by."""
         by_class = dict(zip(self.classes, probabilities.tolist(), strict=True))
         return {"probabilities": by_class, "decided": self.decided(probabilities), "decision": self.decision}
+
+    @property
+    def version(self) -> str | None:
+        """Which model this is, whatever it is called: the first digits of the SHA-256 of its weights and settings; None in memory."""
+        return self.folder and digest(self.folder)[:12]
 
     @property
     def sample_rate(self) -> int:
@@ -128,9 +139,19 @@ class Classifier(ABC):
         return frames, texts
 
 
+def digest(folder: Path) -> str:
+    """SHA-256 of the weights and settings of a released model, as a hex string."""
+    total = hashlib.sha256()
+    for name in MADE_OF:
+        with (folder / name).open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
 def check_folder(folder: Path) -> Path:
-    """Return the folder of a released model. Raises ValueError if the folder has no model."""
+    """The folder of a released model. Raises ValueError if the folder has no model, and Damaged if a file is not what was written."""
     for name in ("config.json", "model.safetensors", CONFIG):
         if not (Path(folder) / name).is_file():
             raise ValueError(f"{folder} is not a released model: it has no {name} (the stage `release` writes such a folder)")
+    check_sums(Path(folder), within=0)
     return Path(folder)

@@ -17,6 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from calm.audio.decoding import read_audio
 from calm.evaluation.calibration import probabilities
 from calm.inference.torch_classifier import Predictor
+from calm.inference.voice import NO_SPEECH, heard
 from calm.models.configuration import CalmConfig
 from calm.models.modeling import CalmForSequenceClassification
 
@@ -27,7 +28,7 @@ class EmotionPipeline(Pipeline):
     """Scores of every class for audio, text or both, most likely first.
 
     `[{"label": "happy", "score": 0.8, "decided": True, "decision": "argmax"}, ...]`: `decided` by the model's own `decision`, see
-    `Classifier.decision`.
+    `Classifier.decision`. Where nobody speaks, silence or noise, the only label is "no speech", decided by "no speech".
 
     A call takes one of these, or a list of them (scored in batches of `batch_size`):
 
@@ -72,15 +73,23 @@ class EmotionPipeline(Pipeline):
         elif isinstance(audio, str | Path):
             audio, sampling_rate = read_audio(audio, sample_rate=extractor.sampling_rate), extractor.sampling_rate
         (samples,) = extractor.clips(audio, sampling_rate)
+        if not heard(samples, extractor.sampling_rate):
+            return np.empty((0, extractor.channels), np.float16)  # no frame: nobody speaks
         return extractor.frames(samples)
 
     def _forward(self, inputs: dict[str, list]) -> dict[str, torch.Tensor]:
         frames, texts = (
             [value for part in inputs[name] for value in (part if isinstance(part, list) else [part])] for name in ("frames", "text")
         )
-        return {"logits": torch.from_numpy(Predictor.from_model(self.model, self.processor).logits(frames, texts))}
+        predictor = Predictor.from_model(self.model, self.processor)
+        logits = np.full((len(texts), len(predictor.classes)), np.nan, np.float32)  # of utterances in which nobody speaks
+        if rows := [row for row, utterance in enumerate(frames) if utterance is None or len(utterance)]:
+            logits[rows] = predictor.logits([frames[row] for row in rows], [texts[row] for row in rows])
+        return {"logits": torch.from_numpy(logits)}
 
     def postprocess(self, outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict]:
+        if outputs["logits"].isnan().all():
+            return [{"label": NO_SPEECH, "score": 1.0, "decided": True, "decision": NO_SPEECH}]
         predictor = Predictor.from_model(self.model, self.processor)
         (scores,) = probabilities(outputs["logits"].numpy(), predictor.loss)
         classes, decided, decision = predictor.classes, predictor.decided(scores), predictor.decision

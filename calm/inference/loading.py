@@ -3,20 +3,22 @@
 from pathlib import Path
 
 from calm.inference.classifier import Classifier, check_folder
+from calm.inference.finding import find
 
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # device files of NVIDIA's, AMD's and Windows' drivers
 
 
-def load_classifier(folder: Path, device: str = "auto") -> Classifier:
+def load_classifier(model: str | Path | None = None, device: str = "auto") -> Classifier:
     """Load a released model. On the CPU its ONNX graph computes, if it has one; else torch.
 
     Args:
-        folder: a folder that the stage `head` wrote.
+        model: a folder that the stage `release` wrote, an archive of it, or another name that `calm.inference.finding.find` knows.
         device: "cpu", "cuda", "cuda:1" ...; "auto": a GPU if there is one.
 
     Raises:
         ValueError: the folder has no released model, or one of its files is damaged.
     """
+    folder = find(model)
     if classifier := load_compiled(folder, device):
         return classifier
     from calm.inference.torch_classifier import Predictor

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 
 from calm.audio.functionals import PER_CHANNEL
 from calm.data.ragged import fit
-from calm.inference.classifier import Classifier
+from calm.inference.classifier import TOKENIZER, Classifier, digest
 from calm.inference.extractor import AcousticExtractor, text_or_empty, warn_cut
-from calm.inference.onnx_export import GRAPH, TOKENIZER, digest
+from calm.inference.onnx_export import GRAPH
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Compiled(Classifier):
     """The ONNX graph of a released model, as `calm.inference.onnx_export.write` writes it."""
 
     def __init__(self, folder: Path, session: onnxruntime.InferenceSession):
-        self.session, self.extractor = session, AcousticExtractor.read(folder)
+        self.folder, self.session, self.extractor = folder, session, AcousticExtractor.read(folder)
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(512)

@@ -1,6 +1,5 @@
 """Export a released model as an ONNX graph beside its weights. The graph takes one utterance, so nothing is padded or masked."""
 
-import hashlib
 import json
 import logging
 import warnings
@@ -11,15 +10,14 @@ import numpy as np
 
 from calm.audio.encoder_states import GRAPH as ENCODER_GRAPH
 from calm.audio.encoder_states import WEIGHTS, EncoderStates
-from calm.inference.extractor import CONFIG
+from calm.inference.classifier import digest
 from calm.storage import replacing
 
 if TYPE_CHECKING:
     from calm.models.configuration import CalmConfig
     from calm.models.modeling import CalmForSequenceClassification
 
-GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
-MADE_OF = ("model.safetensors", "config.json", CONFIG, TOKENIZER)
+GRAPH = "model.onnx"
 ABOUT = ("heads", "thresholds", "modality", "synthetic", "decisions", "head_loss")  # what a prediction needs of the configuration
 
 logger = logging.getLogger(__name__)
@@ -185,12 +183,3 @@ def _session(graph: Path):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of the files that a graph is made of, as a hex string."""
-    total = hashlib.sha256()
-    for name in MADE_OF:
-        with (folder / name).open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()

@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from calm.audio.decoding import AudioError, read_audio
-from calm.audio.pauses import Pauses
+from calm.audio.pauses import SAMPLE_RATE, Pauses, cut
 from calm.inference.classifier import Classifier
+from calm.inference.voice import NO_SPEECH, detects, heard
 
-NO_SPEECH = "no speech"
 VAD_WINDOW = 120.0  # seconds of audio in memory while pauses are searched
 
 
@@ -31,11 +31,15 @@ class Segment:
 
 def intervals(path: Path, pauses: Pauses) -> list[tuple[float, float]]:
     """Start and end in seconds of the segments of a recording; the whole of a short one, [] if nobody speaks. Raises AudioError."""
-    from calm.audio.pauses import cut
-
     seconds = duration(path)
-    segments = cut(path, seconds, pauses, VAD_WINDOW)
-    return [(0.0, seconds)] if segments and seconds <= pauses.longer_than else segments
+    if seconds <= pauses.longer_than:
+        return [(0.0, seconds)] if heard(read_audio(path, sample_rate=SAMPLE_RATE), SAMPLE_RATE) else []
+    if not detects():
+        raise AudioError(
+            f"{path} is longer than {pauses.longer_than:g} s, and the part that cuts it at its pauses is not installed: "
+            "pip install 'calm-speech[transcribe]'"
+        )
+    return cut(path, seconds, pauses, VAD_WINDOW)
 
 
 def duration(path: Path) -> float:
@@ -87,12 +91,23 @@ class Listener:
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
-def load_whisper(name: str):
-    """A Whisper engine for `Listener` by size, or by a folder in faster-whisper's format. Raises ValueError if it cannot be loaded."""
+def load_whisper(name: str, language: str | None = "en"):
+    """A Whisper engine for `Listener`.
+
+    Args:
+        name: a size, or a folder in faster-whisper's format.
+        language: code of the language that is spoken; None or "auto": detected for each segment.
+
+    Raises ValueError if the engine cannot be loaded, or hears English alone and another language is asked for.
+    """
     from calm.asr import engines
 
+    language = None if language == "auto" else language
     # A window of 5 s costs less than one of 30 s for short segments.
-    return engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0)
+    engine = engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0, language=language)
+    if language != "en" and not engine.model.model.is_multilingual:
+        raise ValueError(f"Whisper's {name} knows English alone, and --language is {language or 'auto'}: choose --whisper tiny, or larger")
+    return engine
 
 
 def classify_segment(classifier: Classifier, segment: Segment) -> dict:

@@ -5,14 +5,23 @@ import gc
 import json
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
 
+PARTS = {  # extra of the package: modules that only it brings, the first of which stands for it
+    "train": ("torch",),
+    "transcribe": ("faster_whisper", "ctranslate2"),
+    "pipeline": ("dvc", "grimp", "mlflow", "prefect", "jinja2", "yaml"),
+    "app": ("gradio", "uvicorn"),
+}
+OTHERS = "train"  # brings the other modules
+
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """End the command with one sentence and exit code 2 if the input cannot be used.
+    """End the command with one sentence and exit code 2 if the input cannot be used, or if a part of the installation is missing.
 
     Silences Transformers and tokenizers too, which must not be imported yet.
     """
@@ -20,9 +29,20 @@ def user_errors() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        part = next((part for part, modules in PARTS.items() if module in modules), OTHERS)
+        typer.echo(f"{module} is not installed: pip install 'calm-speech[{part}]'", err=True)
+        raise typer.Exit(2) from None
     except (ValueError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+
+
+def need(part: str, what: str) -> None:
+    """Raises ValueError with the line that installs a part of the installation, if `what` needs it and it is missing."""
+    if not find_spec(PARTS[part][0]):
+        raise ValueError(f"{what} needs a part that is not installed: pip install 'calm-speech[{part}]'")
 
 
 @contextlib.contextmanager
@@ -50,20 +70,24 @@ def parse_option(text: str) -> tuple[str, object]:
 # Models
 
 
-def load_classifier(model: Path, device: str):
-    """A model for predictions alone, in the fastest way there is."""
+def load_classifier(model: str | None, device: str):
+    """A model for predictions alone, in the fastest way there is; see `calm.inference.finding.find`."""
 
     def load():
+        from calm.inference.finding import find
         from calm.inference.loading import load_compiled
 
-        return load_compiled(model, device) or _load_predictor(model, device)
+        folder = find(model)
+        return load_compiled(folder, device) or _load_predictor(folder, device)
 
     return load_on(device, load)
 
 
-def load_predictor(model: Path, device: str):
+def load_predictor(model: str | None, device: str):
     """A model in torch, for everything that is computed before the heads."""
-    return load_on(device, lambda: _load_predictor(model, device))
+    from calm.inference.finding import find
+
+    return load_on(device, lambda: _load_predictor(find(model), device))
 
 
 def load_encoder(model: Path | None, device: str):
@@ -90,6 +114,7 @@ def load_on(device: str, load: Callable):
 
 
 def _load_predictor(model: Path, device: str):
+    need("train", f"{model}, which has no ONNX graph for this device,")
     from calm.inference.torch_classifier import Predictor
 
     return Predictor(model, _torch_device(device))
@@ -115,7 +140,16 @@ def _only_calp_model() -> Path:
     return folders[0]
 
 
-def prepare(load: Callable, model: Path, device: str, files: list[Path], texts: list[str] | None, transcribe: bool, whisper: str):
+def prepare(
+    load: Callable,
+    model: str | None,
+    device: str,
+    files: list[Path],
+    texts: list[str] | None,
+    transcribe: bool,
+    whisper: str,
+    language: str | None,
+):
     """The model that `load` loads, and a listener for its recordings. Raises ValueError if the options do not go together."""
     if not files and not texts:
         raise ValueError("neither files nor --text were given: name audio files, or give a text")
@@ -133,7 +167,9 @@ def prepare(load: Callable, model: Path, device: str, files: list[Path], texts: 
         typer.echo(f"note: the model was trained on audio and text, and gets {absent}", err=True)
     from calm.inference.recordings import Listener, load_whisper
 
-    return predictor, Listener(predictor.sample_rate, load_whisper(whisper) if transcribe else None)
+    if transcribe:
+        need("transcribe", "--transcribe")
+    return predictor, Listener(predictor.sample_rate, load_whisper(whisper, language) if transcribe else None)
 
 
 # Output

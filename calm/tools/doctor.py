@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from calm.tools.console import PARTS
 
 PACKAGE = "calm-speech"
 TIMEOUT = 5.0  # seconds to wait for a server
@@ -33,7 +36,8 @@ def examine() -> Iterator[Finding]:
     yield Finding("python", platform.python_version())
     yield from packages()
     yield from devices()
-    yield from weights()
+    if find_spec("torch"):
+        yield from weights()
     yield server("MLflow", "MLFLOW_TRACKING_URI", "/health")
     yield server("Prefect", "PREFECT_API_URL", "/health")
     free = shutil.disk_usage(".").free / 1e9
@@ -41,7 +45,7 @@ def examine() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Versions of this package and of all that it requires."""
+    """Versions of this package and of all that it and its installed parts require, and the parts that are not installed."""
     from packaging.requirements import Requirement
 
     try:
@@ -50,9 +54,14 @@ def packages() -> Iterator[Finding]:
         yield Finding(PACKAGE, "not installed: pip install -e . in the project's folder", True)
         return
     yield Finding(PACKAGE, metadata.version(PACKAGE))
+    absent = [part for part, (module, *_) in PARTS.items() if not find_spec(module)]
+    installed = {"", *PARTS} - set(absent)
     for requirement in requirements:
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        needed = requirement.marker is None or any(requirement.marker.evaluate({"extra": part}) for part in installed)
+        if needed and requirement.name != PACKAGE:
             yield package(requirement.name, requirement.specifier)
+    for part in absent:
+        yield Finding(f"part {part}", f"not installed: pip install '{PACKAGE}[{part}]'")
 
 
 def package(name: str, specifier) -> Finding:
@@ -71,6 +80,9 @@ def devices() -> Iterator[Finding]:
     from calm.tools.needs import cores
 
     yield Finding("cpu", f"{cores()} cores")
+    if not find_spec("torch"):
+        yield Finding("gpu", "none is used: the part train is not installed")
+        return
     try:
         import torch
     except (ImportError, OSError) as error:

@@ -6,10 +6,12 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calm.corpora.utterances import Utterance
+if TYPE_CHECKING:
+    from calm.corpora.utterances import Utterance
 
 LOGMEL_UTTERANCES = 8  # measured for log-mel
 LOGMEL_SECONDS = 30.0  # most seconds of each of them
@@ -32,7 +34,7 @@ class Need:
     how: str  # what was measured, and what the estimate leaves out
 
 
-def needs(rows: Sequence[Utterance]) -> dict:
+def needs(rows: Sequence["Utterance"]) -> dict:
     """Needs of every stage and of all together, and whether the disk of the working folder has room for them."""
     stages = (
         [features(rows), encoder_states(rows), *([transcription(rows)] if any(row.text is None for row in rows) else []), *training(rows)]
@@ -44,7 +46,7 @@ def needs(rows: Sequence[Utterance]) -> dict:
     return {"stages": [asdict(stage) for stage in stages], "megabytes": megabytes, "free_megabytes": free, "enough": megabytes <= free}
 
 
-def features(rows: Sequence[Utterance]) -> Need:
+def features(rows: Sequence["Utterance"]) -> Need:
     """Needs of log-mel in float16; the stage runs one process per core."""
     from calm.audio.decoding import AudioError, read_audio
     from calm.audio.logmel import LogMel
@@ -66,7 +68,7 @@ def features(rows: Sequence[Utterance]) -> Need:
     return Need("features", _megabytes(size), length * spent / measured / cores() if measured else None, how)
 
 
-def encoder_states(rows: Sequence[Utterance]) -> Need:
+def encoder_states(rows: Sequence["Utterance"]) -> Need:
     """Needs of the packaged speech encoder's second layer, for those who set `features.encoder`; its disk does not count for the others."""
     from calm.audio.decoding import AudioError, read_audio
     from calm.audio.encoder_states import EncoderStates
@@ -93,7 +95,7 @@ def encoder_states(rows: Sequence[Utterance]) -> Need:
     return Need("encoder states", None, seconds, f"{how}; measured with {states.encoder}, layer 2, on {measured:.0f} s of audio")
 
 
-def transcription(rows: Sequence[Utterance]) -> Need:
+def transcription(rows: Sequence["Utterance"]) -> Need:
     """Needs of Whisper for the rows without a text. The cost is that of windows of 30 s, however short the speech in them."""
     from calm.asr import engines, windows
     from calm.audio.decoding import AudioError, read_audio
@@ -123,7 +125,7 @@ def transcription(rows: Sequence[Utterance]) -> Need:
     return Need("transcription", None, count * seconds_per_window / processes, how)
 
 
-def training(rows: Sequence[Utterance]) -> list[Need]:
+def training(rows: Sequence["Utterance"]) -> list[Need]:
     """Needs of the acoustic tokens of every block, and of an epoch of CALP, which takes a pair of blocks per utterance."""
     from calm.audio.logmel import LogMel
     from calm.models.configuration import CalmConfig
@@ -185,7 +187,7 @@ def rate(call: Callable[[], object], device=None, seconds: float = 0.4) -> float
     return calls / (time.perf_counter() - begin)
 
 
-def spread(rows: Sequence[Utterance], count: int) -> Sequence[Utterance]:
+def spread(rows: Sequence["Utterance"], count: int) -> Sequence["Utterance"]:
     """At most `count` rows, evenly spread."""
     return rows[:: max(1, len(rows) // count)][:count]
 

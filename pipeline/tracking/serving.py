@@ -1,16 +1,24 @@
 """The model that MLflow serves. MLflow stores this file beside the weights ("models from code").
 
-Input: a row per utterance with `audio` (a file's bytes in base64) and `text`; either may be missing if the model allows it. Output: the
+Input: a row per utterance with `audio` (a file's bytes, in base64 or as they are) and `text`; either may be missing if the model allows
+it. The model has no signature of inputs, with which MLflow would leave out a misspelt column without a word. Output: the
 probability of each class, as `calm predict` gives it for one piece of a recording, the classes `decided` (with commas between them),
-and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax".
+and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax". Where nobody speaks, there are no probabilities, and both are
+"no speech". What cannot be used is answered by one sentence, without a stack trace.
 """
 
 import base64
+import logging
 import tempfile
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("audio", "text")
 
 
 class ServingModel(mlflow.pyfunc.PythonModel):
@@ -22,37 +30,74 @@ class ServingModel(mlflow.pyfunc.PythonModel):
         self.classifier = load_classifier(context.artifacts["model"])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """Probabilities by class, and what is decided. Raises ValueError that names the first row that cannot be used."""
-        rows = model_input.reindex(columns=["audio", "text"])
-        texts = [text if isinstance(text, str) else None for text in rows["text"]]
-        clips = [self._read(row, audio) if isinstance(audio, str) else None for row, audio in enumerate(rows["audio"])]
+        """Probabilities by class, and what is decided. Raises MlflowException that names the first row that cannot be used."""
+        try:
+            return self._answers(model_input)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        except Exception:
+            logger.exception("a request could not be answered")  # here, and not in the answer, which anybody may read
+            raise MlflowException("the model failed: its server's log says why") from None
+
+    def _answers(self, model_input: pd.DataFrame) -> pd.DataFrame:
+        from calm.inference.voice import NO_SPEECH, heard
+
+        if unknown := [str(name) for name in model_input.columns if name not in COLUMNS]:
+            raise ValueError(f"there is no column {', '.join(unknown)}: the columns are {' and '.join(COLUMNS)}")
+        rows = model_input.reindex(columns=list(COLUMNS)).astype(object)
+        texts = [self._text(row, text) for row, text in enumerate(rows["text"])]
+        clips = [None if _is_missing(audio) else self._read(row, audio) for row, audio in enumerate(rows["audio"])]
         for row, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             if clip is None and text is None:
                 raise ValueError(f"row {row} has neither audio nor text")
         # Row by row, so that no other row changes an answer: padding in a batch would change the sixth decimal place.
-        probabilities = [self.classifier([clip], [text])[0] for clip, text in zip(clips, texts, strict=True)]
+        silent = [clip is not None and not heard(clip, self.classifier.sample_rate) for clip in clips]
+        nothing = np.full(len(self.classifier.classes), np.nan)
+        probabilities = [
+            nothing if is_silent else self.classifier([clip], [text])[0] for clip, text, is_silent in zip(clips, texts, silent, strict=True)
+        ]
         table = pd.DataFrame(probabilities, columns=self.classifier.classes)
-        table["decided"] = [", ".join(self.classifier.decided(row)) for row in probabilities]
-        return table.assign(decision=self.classifier.decision)
+        decided = [", ".join(self.classifier.decided(row)) for row in probabilities]
+        table["decided"] = [NO_SPEECH if is_silent else names for names, is_silent in zip(decided, silent, strict=True)]
+        table["decision"] = [NO_SPEECH if is_silent else self.classifier.decision for is_silent in silent]
+        return table
 
-    def _read(self, row: int, audio: str) -> np.ndarray:
-        """Samples of a file in base64. Raises ValueError that names the row."""
+    def _text(self, row: int, text: object) -> str | None:
+        if _is_missing(text) or isinstance(text, str):
+            return text if isinstance(text, str) else None
+        raise ValueError(f"row {row}: text is {type(text).__name__}, and must be a string")
+
+    def _read(self, row: int, audio: object) -> np.ndarray:
+        """Samples of a file. Raises ValueError that names the row."""
         from calm.audio.decoding import AudioError, read_audio
         from calm.audio.pauses import Pauses
 
-        longest = Pauses.longer_than
+        longest, content = Pauses.longer_than, _bytes(row, audio)
         with tempfile.NamedTemporaryFile() as file:
             try:
-                file.write(base64.b64decode(audio, validate=True))
+                file.write(content)
                 file.flush()
                 samples = read_audio(file.name, sample_rate=self.classifier.sample_rate)
             except AudioError as error:
                 raise ValueError(f"row {row}: {str(error).replace(file.name, 'its audio')}") from None
-            except ValueError:
-                raise ValueError(f"row {row}: audio is not in base64") from None
         if len(samples) > longest * self.classifier.sample_rate:
             raise ValueError(f"row {row}: its audio is longer than {longest:g} s: cut it at its pauses first, as `calm predict` does")
         return samples
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or isinstance(value, float) and np.isnan(value)
+
+
+def _bytes(row: int, audio: object) -> bytes:
+    """A file's bytes, which may be in base64, also with line ends (MIME) and in a data URL."""
+    if isinstance(audio, bytes | bytearray | memoryview):
+        return bytes(audio)
+    try:
+        encoded = audio.partition(";base64,")[2] if audio.startswith("data:") else audio
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (ValueError, AttributeError):
+        raise ValueError(f"row {row}: audio is not in base64") from None
 
 
 mlflow.models.set_model(ServingModel())

@@ -7,13 +7,19 @@ from made_model import CLASSES, speech
 from transformers import AutoModelForAudioClassification, pipeline
 
 from calm.audio.decoding import AudioError
-from calm.inference import emotion_pipeline
+from calm.inference import emotion_pipeline, voice
 from calm.inference.torch_classifier import Predictor
 
 
 @pytest.fixture(scope="module")
 def scored(released):
     return pipeline(emotion_pipeline.TASK, model=str(released), device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def made_speech_is_heard(monkeypatch):
+    """Voice activity detection would not take the clips made here for speech; levels decide."""
+    monkeypatch.setattr(voice, "detects", lambda: False)
 
 
 @pytest.fixture
@@ -97,3 +103,11 @@ def test_transformers_own_task_has_the_same_scores(released):
         assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in expected], abs=1e-5)
         assert audio(clip, top_k=1) == rows[:1]
     assert sum(row["score"] for row in audio(clips[0])) != pytest.approx(1, abs=1e-3)  # sigmoids, not a softmax
+
+
+def test_silence_has_no_class(scored, clip, tmp_path):
+    path, _ = clip
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
+    first, second, third = scored([tmp_path / "silence.wav", path, {"audio": tmp_path / "silence.wav", "text": "hello"}], batch_size=3)
+    assert first == third == [{"label": "no speech", "score": 1.0, "decided": True, "decision": "no speech"}]
+    assert as_scores(second) == pytest.approx(as_scores(scored(path)), abs=1e-5)

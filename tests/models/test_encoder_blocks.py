@@ -15,7 +15,7 @@ from calm.audio import functionals as by_numpy
 from calm.audio.speech_encoders import load_speech_encoder
 from calm.data.batching import PairCollator
 from calm.data.ragged import AcousticFrames, Ragged
-from calm.inference import onnx_export
+from calm.inference import classifier, onnx_export
 from calm.models.configuration import CalmConfig
 from calm.models.encoder_blocks import BLOCKS, EncoderBlocks, blocks_of_frames, frames_of_blocks, functionals
 from calm.models.modeling import CalmForContrastivePretraining, CalmForSequenceClassification
@@ -193,7 +193,7 @@ def test_the_graph_computes_the_blocks(name, tmp_path):
     model = CalmForSequenceClassification(config(encoder)).eval()
     frames = torch.randn(1, 46, 3 * WIDTH)
     model.encoder.load(encoder, np.zeros(3 * WIDTH, np.float32), np.ones(3 * WIDTH, np.float32))
-    for file in onnx_export.MADE_OF:
+    for file in classifier.MADE_OF:
         (tmp_path / file).touch()
     assert onnx_export.write(model, tmp_path)
     words, blocks = torch.tensor([[5, 6, 7]]), blocks_of_frames(frames, 7, 10, 6)
