@@ -20,7 +20,7 @@ _MODULES = {  # public name -> its module
     "CalmProcessor": "calm.inference.processing",
     "LogMel": "calm.audio.logmel",
     "read_audio": "calm.audio.decoding",
-    "AudioError": "calm.audio.decoding",
+    "AudioError": "calm.audio.errors",
     # Predictions by a released model
     "load_classifier": "calm.inference.loading",  # the fastest way: ONNX Runtime or torch
     "Classifier": "calm.inference.classifier",  # what it returns
