@@ -81,7 +81,7 @@ def check(
     no row uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
 
     Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or for which it would stop (told), or not enough disk.
-    2: the corpus cannot be used.
+    2: the corpus cannot be used, or no head can be trained on it, such as with one speaker, one class, or a class that a split lacks.
 
         calm corpus check data/raw/mosei --format mosei
 
@@ -103,7 +103,7 @@ def check(
     if faults:
         inspection.write_faults(result, faults)
     typer.echo(json.dumps(result, indent=2) if as_json else inspection.described(result))
-    raise typer.Exit(2 if not result["kept"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
+    raise typer.Exit(2 if not result["kept"] or result["unfit"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
 
 
 @app.command()

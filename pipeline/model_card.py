@@ -100,7 +100,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         pretraining=f"- pretraining: {', '.join(pretrained['corpora'])}, {pretrained['hours']:.2f} h\n"
         if pretrained and curve["variant"].startswith("calm")
         else "",
-        language_model=settings.models[heads.model].language_model,
+        language_model=public_name(settings.models[heads.model].language_model),
         **_about_encoder(states, (folder / GRAPH).is_file()),
         epochs=len(curve["curve"]),
         validation_loss=last["validation_loss"],
@@ -130,9 +130,9 @@ def _encoder(corpus: str) -> tuple[str, list[int]]:
     return public_name(stats["encoder"]), stats["layers"]
 
 
-def public_name(encoder: str) -> str:
-    """An encoder's name, of a folder without the way to it on this machine."""
-    return Path(encoder).resolve().name if Path(encoder).is_dir() else encoder
+def public_name(model: str) -> str:
+    """A model's name, of a folder without the way to it on this machine."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _about_encoder(states: tuple[str, list[int]] | None, graph: bool) -> dict[str, str]:

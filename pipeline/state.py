@@ -109,6 +109,10 @@ def _raw(settings: Settings, corpus: str) -> dict:
     return {"corpora": {corpus: settings.corpora[corpus]}}
 
 
+def _ingest(settings: Settings, corpus: str) -> dict:
+    return _raw(settings, corpus) | {"ingest": settings.ingest, "targets": [name for name in settings.targets if name == corpus]}
+
+
 def _models(settings: Settings, *names: str) -> dict:
     """Models by name, without what differs from other sections (those are resolved), their seeds and their names in tables."""
     apart = {"lm": None, "seed": None, "stands_for": None, "spectran": {}, "calp": {}, "pretrain": {}}
@@ -210,7 +214,7 @@ def _everything(settings: Settings, _: str) -> dict:
 
 STAGES = {
     "synthesise": Stage("synthetic", lambda settings, name: {"synthetic": {name: settings.synthetic[name]}}),
-    "ingest": Stage("corpora", lambda settings, name: _raw(settings, name) | {"ingest": settings.ingest}),
+    "ingest": Stage("corpora", _ingest),
     "transcribe": Stage("corpora", lambda settings, name: _raw(settings, name) | {"transcribe": settings.transcribe}, gpu=True),
     "features": Stage("corpora", _features),
     "calp": Stage("models", _calp, gpu=True),

@@ -74,10 +74,10 @@ def finished(folder: Path, *command: str) -> None:
         raise Wrong(f"{' '.join(command)} failed:\n{(folder / 'faults.log').read_text(errors='replace')[-3000:]}")
 
 
-def kill(folder: Path, process: subprocess.Popen, chance: random.Random) -> str:
+def kill(folder: Path, process: subprocess.Popen, chance: random.Random, last: float = LAST) -> str:
     """SIGKILL to the group of a process, or to one process of the project alone; returns what was killed."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(chance.uniform(FIRST, LAST))
+        process.wait(chance.uniform(FIRST, last))
         return "nothing"
     victims = family(folder)
     if not victims or chance.random() < 0.4:
@@ -222,7 +222,7 @@ def scoring(base: Path, fresh: Callable[[str], Path], length: int, chance: rando
         os.utime(folder / "inbox" / file.name, (time.time() - 60,) * 2)
     command, killed = (sys.executable, "-m", "pipeline.flows.scoring", "inbox", "scores", "data/models/msp/small"), 0
     for _ in range(max(2, length // 10)):
-        killed += kill(folder, started(folder, *command), chance) != "nothing"
+        killed += kill(folder, started(folder, *command), chance, LAST / 5) != "nothing"
     finished(folder, *command)
     table = pd.read_parquet(folder / "scores")
     if table.duplicated(["file", "start"]).any() or table["file"].nunique() != len(list((folder / "inbox").iterdir())):

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from calm.audio import packaged
 from calm.cli import app
 from calm.corpora import FORMATS
-from calm.tools import doctor, needs
+from calm.tools import doctor, inspection, needs
 
 CORPORA = os.environ.get("CALM_CORPORA")
 
@@ -33,7 +33,9 @@ def calm(*arguments: object):
 
 
 @pytest.fixture
-def manifest(tmp_path):
+def manifest(tmp_path, monkeypatch):
+    """A table of so few rows that only its counts are of interest."""
+    monkeypatch.setattr(inspection, "unfit", lambda corpus: [])
     soundfile.write(tmp_path / "a.wav", np.full(32000, 0.1), 16000)
     rows = ["a.wav,0,1,hello,s1,train,x", "a.wav,1,2,,s2,test,y", "gone.wav,0,1,,s1,train,x", "gone.wav,1,2,,s1,train,x"]
     (tmp_path / "mine.csv").write_text("\n".join(["audio,start,end,text,speaker,split,labels", *rows]))
@@ -162,6 +164,14 @@ def test_no_fault_no_exit_code(tmp_path, manifest):
     assert done.exit_code == 0 and "4 of 4 rows" in done.output
 
 
+@pytest.mark.usefixtures("measured", "without_whisper")
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(32000, 0.1), 16000)
+    (tmp_path / "mine.csv").write_text("audio,label,text\na.wav,x,hello\n")
+    done = calm("corpus", "check", tmp_path / "mine.csv", "--format", "manifest")
+    assert done.exit_code == 2 and "NOT FOR TRAINING: the table has a column 'label' and none called 'labels': rename it" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -249,7 +259,7 @@ def test_embed_writes_vectors(released, clip, tmp_path):
     ("arguments", "says"),
     [
         (["predict", "--model", "MODEL"], "neither files nor --text"),
-        (["predict", "a.wav", "--model", "nowhere", "--text", "x"], "nowhere is not a released model: it has no config.json"),
+        (["predict", "a.wav", "--model", "nowhere", "--text", "x"], "nowhere is no released model: give --model a folder or an archive"),
         (["predict", "a.wav", "b.wav", "--model", "MODEL", "--text", "x"], "2 files and 1 texts"),
         (["predict", "a.wav", "--model", "MODEL", "--text", "x", "--transcribe"], "leave one of them out"),
         (["predict", "a.wav", "--model", "MODEL", "--device", "abacus"], "--device abacus: "),

@@ -41,8 +41,10 @@ def read(
     check_shares(validation_share, test_share)
     try:
         database = audformat.Database.load(str(path))
-    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
-        raise CorpusError(f"{path} is no database that audformat reads ({error}): give the folder with its db.yaml") from None
+    except Exception as error:  # of many kinds: the library does not check what it reads
+        raise CorpusError(
+            f"{path} does not load by audformat ({type(error).__name__}: {error}): give the folder with its db.yaml"
+        ) from None
     if label not in database.schemes:
         raise CorpusError(f"{path} has no scheme '{label}': set the option label to one of {', '.join(database.schemes) or 'none'}")
     if unknown := sorted(set(tables or ()) - set(database.tables)):

@@ -22,6 +22,17 @@ def refuse_untrainable(corpus: Corpus, folds: int | str | None) -> None:
         raise CorpusError("; ".join(found))
 
 
+def unfit(corpus: Corpus) -> list[str]:
+    """As `untrainable`, before it is known whether there will be folds: there will be where the corpus has no splits of its own.
+
+    A corpus without any label is fit for pretraining.
+    """
+    if all(row.labels is None for row in corpus.utterances):
+        return renamed(corpus)
+    made_here = corpus.checks.get("rows whose split was made here") or any(row.fold is not None for row in corpus.utterances)
+    return untrainable(corpus, 5 if made_here else None)
+
+
 def untrainable(corpus: Corpus, folds: int | str | None) -> list[str]:
     """Sentences that say why no head can be trained, and what to do; [] if one can be.
 

@@ -16,6 +16,7 @@ from calm.corpora.checking import by_split, check, read_headers, refuse, speaker
 from calm.corpora.files import AUDIO, walk
 from calm.corpora.layout import missing
 from calm.corpora.limits import Limits
+from calm.corpora.trainable import unfit
 from calm.corpora.utterances import Corpus, frame_of
 from calm.storage import replacing
 from calm.tools.needs import needs
@@ -55,6 +56,7 @@ def inspect(format: str, path: Path, options: dict) -> dict:
         "absent_columns": [name for name in ABSENT if _empty(frame[name])] if len(frame) else [],
         "unused_audio": {"files": len(unused), "first": unused[:SHOWN]},
         "checks": corpus.checks,
+        "unfit": unfit(corpus) if len(frame) else [],
         "speakers_in_two_splits": speakers_in_two_splits(frame),
         "splits": by_split(frame, corpus.classes),
         "to_cut": to_cut,
@@ -115,6 +117,7 @@ def described(result: dict) -> str:
         lines += [f"    ... and {rows['rows'] - len(shown)} more: --faults FILE lists all"] * (len(shown) < rows["rows"])
     if result["refused"]:
         lines.append(f"  FAULT the stage ingest would refuse it: {result['refused']}")
+    lines += [f"  NOT FOR TRAINING: {sentence}" for sentence in result["unfit"]]
     lines += described_missing(result["missing"])
     lines += [f"  no row has a {name.removesuffix('s')}: {ABSENT[name]}" for name in result["absent_columns"]]
     lines += [f"  left out, {reason}: {count} rows" for reason, count in result["left_out"].items()]

@@ -23,42 +23,48 @@ TITLES = {  # of the list's columns
     "text": "text",
 }
 MOST_WRONG = 6  # clips that are shown
-LISTED = 3000  # utterances at most
+LISTED = 2000  # utterances at most, of all corpora
 
 
-def answers_section(headline: Headline | None, decision: str, settings: Settings, sounds: Sounds, folder: Path) -> dict | None:
+def answers_section(headline: Headline | None, settings: Settings, sounds: Sounds, corpora: int, folder: Path) -> dict | None:
     """What the template shows; None where `evaluate` left no predictions of the head. The figure is written to the folder.
 
     Sound and texts are there if `report.examples` asks for utterances to hear.
+
+    Args:
+        sounds: the room for sound of this corpus.
+        corpora: that share the page.
     """
     if headline is None:
         return None
-    corpus = headline.corpus
-    read = (answers.read(corpus, headline.key, seed, decision) for seed in settings.seeds)
+    read = (answers.read(headline.corpus, headline.key, seed, headline.threshold) for seed in settings.seeds)
     found = next((one for one in read if one is not None), None)
     if found is None:
         return None
-    rows = described(found, settings, sounds)
-    counts = answers.confusion(found)
-    table = Table(
-        f"{corpus}-confusion",
-        f"{corpus}, test: confusions",
-        ["is", *counts],
-        [[name, *map(str, row)] for name, *row in counts.itertuples()],
-    )
-    wrong = int(found.table["wrong"].sum())
+    rows, wrong, listed = described(found, settings, sounds), int(found.table["wrong"].sum()), LISTED // corpora
     return {
+        **matrix(found, folder),
         "head": f"{found.key.full_title}, from {found.key.input} (seed {found.seed})",
         "sentence": f"{wrong:,} of {len(found.table):,} answers are wrong" + (" in one class or more." if not found.one_hot else "."),
-        "picture": picture("Is (rows), and was answered (columns)", figures.confusion(counts), f"{corpus}-confusion", folder, _note(found)),
-        "table": table,
-        "wrong": [row for row in rows if row["wrong"]][:MOST_WRONG],
-        "rows": rows[:LISTED],
-        "columns": [name for name in TITLES if any(row.get(name) not in (None, "") for row in rows)],
-        "titles": TITLES,
         "one_hot": found.one_hot,
-        "heard": sum(row["sound"] is not None for row in rows[:LISTED]),
-        "more": max(0, len(rows) - LISTED),
+        "wrong": [row for row in rows if row["wrong"]][:MOST_WRONG],
+        "rows": rows[:listed],
+        "more": max(0, len(rows) - listed),
+        "heard": sum(row["sound"] is not None for row in rows[:listed]),
+        "titles": TITLES,
+        "columns": [name for name in TITLES if any(row.get(name) not in (None, "") for row in rows)],
+    }
+
+
+def matrix(found: answers.Answers, folder: Path) -> dict:
+    """The confusion matrix as a picture and as a table."""
+    counts, name = answers.confusion(found), f"{found.corpus}-confusion"
+    several = "" if found.one_hot else " An utterance with several classes counts once for each."
+    note = f"Utterances; shaded by the share of their row.{several}"
+    cells = [[is_class, *map(str, row)] for is_class, *row in counts.itertuples()]
+    return {
+        "picture": picture("Is (rows), and was answered (columns)", figures.confusion(counts), name, folder, note),
+        "table": Table(name, f"{found.corpus}, test: confusions", ["is", *counts], cells),
     }
 
 
@@ -83,9 +89,3 @@ def texts(corpus: str) -> dict[str, str]:
     file = paths.texts(corpus) / "texts.parquet"
     table = pd.read_parquet(file, columns=["id", "text"]).dropna() if file.exists() else pd.DataFrame({"id": [], "text": []})
     return dict(zip(table["id"], table["text"], strict=True))
-
-
-def _note(found: answers.Answers) -> str:
-    """What the shades of the matrix mean."""
-    several = "" if found.one_hot else " An utterance with several classes counts once for each."
-    return f"Utterances; shaded by the share of their row.{several}"

@@ -31,6 +31,7 @@ class Headline(NamedTuple):
 
     corpus: str
     key: Key
+    threshold: str  # kind of thresholds
     score: Score
     baseline: tuple[Key, Score] | None
 
@@ -70,7 +71,7 @@ def headline(corpus: str, rows: list[dict], decision: str) -> Headline | None:
         return None
     best = max(candidates, key=lambda key: validation.get(key, Score(0.0, None, 0)).mean)
     baselines = [(key, score) for key, score in test.items() if key.variant in BASELINES and key.variant != "chance"]
-    return Headline(corpus, best, test[best], max(baselines, key=lambda pair: pair[1].mean, default=None))
+    return Headline(corpus, best, kind, test[best], max(baselines, key=lambda pair: pair[1].mean, default=None))
 
 
 def pretraining_sentence(settings: Settings, outputs: StageOutputs) -> str:
@@ -106,7 +107,7 @@ def test_sentence(outputs: StageOutputs) -> str:
 def result_sentence(headlines: list[Headline]) -> str:
     """The result of every corpus in one sentence; "" where no head was evaluated."""
     parts = []
-    for number, (corpus, key, score, baseline) in enumerate(headlines):
+    for number, (corpus, key, _, score, baseline) in enumerate(headlines):
         measure = " in weighted accuracy, where 50 % is knowing nothing" if not number else ""
         other = f"; the best baseline, {baseline[0].title}, reaches {baseline[1].text} %" if baseline else ""
         parts.append(f"on {corpus}, {key.title}, from {key.input}, reaches {score.text} %{measure}{other}")

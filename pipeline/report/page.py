@@ -2,14 +2,13 @@
 
 import base64
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from calm.evaluation.metrics import METRICS
 from pipeline.report import figure_style, stage_graph
 from pipeline.report.answers_section import answers_section
 from pipeline.report.data_section import data_section
-from pipeline.report.opening import headline, opening
+from pipeline.report.opening import Headline, headline, opening
 from pipeline.report.parameter_tables import paper_sizes, parameter_tables
 from pipeline.report.results_section import results_section
 from pipeline.report.run_table import run_table
@@ -41,10 +40,8 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
     metrics = {row["metric"] for row in outputs.rows}
     synthetic = [name for name, corpus in settings.corpora.items() if corpus.synthetic]
     targets = [name for name in settings.targets if name in evaluated]
-    decisions = {name: outputs.notes.get(name, {}).get("decision", "tuned") for name in targets}
-    headlines = {name: headline(name, outputs.rows, decisions[name]) for name in targets}
-    room = Sounds().part(len(targets))
-    answered = {name: answers_section(headlines[name], decisions[name], settings, replace(room), folder) for name in targets}
+    headlines = {name: headline(name, outputs.rows, outputs.notes.get(name, {}).get("decision", "tuned")) for name in targets}
+    answered = answers_sections(headlines, settings, folder)
     results = [results_section(name, name in synthetic, outputs, folder) | {"answers": answered[name]} for name in targets]
     study = study_section(settings, outputs, folder)
     training = training_section(settings, outputs, folder)
@@ -76,6 +73,12 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
         "ui": mlflow_command(settings.tracking.uri),
         "tables": [table for table in tables if table.rows],
     }
+
+
+def answers_sections(headlines: dict[str, Headline | None], settings: Settings, folder: Path) -> dict[str, dict | None]:
+    """The part "Answers" of every corpus. They share the page's room for sound."""
+    count = len(headlines)
+    return {name: answers_section(found, settings, Sounds().part(count), count, folder) for name, found in headlines.items()}
 
 
 def model_text(name: str, settings: Settings) -> str:

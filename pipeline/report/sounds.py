@@ -8,7 +8,7 @@ import numpy as np
 
 from calm.audio.decoding import AudioError, read_audio
 
-MOST = 2_000_000  # characters of sound on the page, of the 4 MB that it may have
+MOST = 1_700_000  # characters of sound on the page, of the 4 MB that it may have
 LONGEST = 20.0  # seconds of an utterance that is played
 
 

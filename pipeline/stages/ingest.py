@@ -14,6 +14,7 @@ from calm.audio.pauses import Pauses
 from calm.corpora import CorpusError, folds, read_corpus
 from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
 from calm.corpora.limits import Limits
+from calm.corpora.trainable import refuse_untrainable
 from calm.corpora.utterances import Corpus, write_table
 from calm.storage import write_json, write_parquet, write_sums
 from pipeline import forgetting, paths
@@ -36,9 +37,9 @@ def run(settings: Settings, corpus: str) -> str:
 def ingest(settings: Settings, name: str) -> dict:
     """Read a corpus, check its audio, write the table, the segments and the report; returns the report.
 
-    Raises CorpusError if the corpus is missing or loses a larger share of its rows than `ingest.max_dropped`; the report is then still
-    written, with the reason as `refused`, and no table. Rows that the options do not ask for (another test set, songs) are dropped but
-    count as no loss. A recording that is cut is one row read, and as many kept as pieces.
+    Raises CorpusError if the corpus is missing, loses a larger share of its rows than `ingest.max_dropped`, or is a target and no head can
+    be trained on it; the report is then still written, with the reason as `refused`, and no table. Rows that the options do not ask for
+    (another test set, songs) are dropped but count as no loss. A recording that is cut is one row read, and as many kept as pieces.
     """
     seen = visible(settings, "ingest", name)
     source, section, corpus = seen.corpora[name], seen.ingest, Corpus()
@@ -55,6 +56,8 @@ def ingest(settings: Settings, name: str) -> dict:
         facts["read"] = len(corpus.utterances) + len(corpus.dropped)
         facts["cut"] = select(corpus, section, name)
         folds.set_folds(corpus, source.folds)
+        if name in seen.targets:
+            refuse_untrainable(corpus, source.folds)
     except CorpusError as error:
         write_json(facts | {"refused": str(error)} | _losses(corpus), paths.ingest_report(name))
         raise

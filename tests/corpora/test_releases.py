@@ -150,7 +150,7 @@ def test_audformat(tmp_path):
     assert len(read_corpus("audformat", tmp_path, tables=["emotion.test"]).utterances) == 2
     with pytest.raises(CorpusError, match="no scheme 'mood': set the option label to one of emotion, speaker"):
         read_corpus("audformat", tmp_path, label="mood")
-    with pytest.raises(CorpusError, match="no database that audformat reads"):
+    with pytest.raises(CorpusError, match="does not load by audformat"):
         read_corpus("audformat", write(tmp_path / "x/db.yaml", "- 1").parent)
 
 

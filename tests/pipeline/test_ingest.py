@@ -176,7 +176,9 @@ def test_kept_and_dropped_add_to_what_was_read(sounds, rows):
 def test_the_command(tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
-    corpus(folder, ["a.wav,,,s,train,x", "gone.wav,,,s,train,x"], a=1)
+    places = [(split, label) for split in ("train", "validation", "test") for label in "xy"]
+    rows = [f"a.wav,{place / 2},{place / 2 + 0.4},s-{split},{split},{label}" for place, (split, label) in enumerate(places)]
+    corpus(folder, [*rows, "gone.wav,,,s,train,x"], a=3)
     params = yaml.safe_load((HERE / "recipes/demo.yaml").read_text())
     params |= {"synthetic": {}, "targets": ["mine"], "ingest": {"max_dropped": 0.5}}
     params["heads"] = {"mine-small": {"corpus": "mine", "model": "small"}}
@@ -188,8 +190,11 @@ def test_the_command(tmp_path):
         return subprocess.run(arguments, cwd=tmp_path, env={"PYTHONPATH": str(HERE), "PATH": ""}, capture_output=True, text=True)
 
     done = command("mine")
-    assert done.returncode == 0 and done.stdout.startswith("mine: 1 of 2 rows kept") and len(done.stdout.splitlines()) == 1
-    assert read_table(tmp_path / paths.utterances("mine"))["audio"].tolist() == ["raw/a.wav"]  # relative, as the path was given
+    assert done.returncode == 0 and done.stdout.startswith("mine: 6 of 7 rows kept") and len(done.stdout.splitlines()) == 1
+    assert read_table(tmp_path / paths.utterances("mine"))["audio"].tolist() == 6 * ["raw/a.wav"]  # relative, as the path was given
+    corpus(folder, rows[:-1], a=3)
+    refused = command("mine")
+    assert refused.returncode == 1 and refused.stderr.startswith("ingest@mine: test has no row of y: move rows of it there")
     missing = command("gone")
     assert missing.returncode == 1 and missing.stderr.startswith("ingest@gone: raw/gone is missing") and "Traceback" not in missing.stderr
     assert not (tmp_path / paths.utterances("gone")).exists()

@@ -93,8 +93,8 @@ def load_error(tmp_path, *keys, value):
         (("corpora", "none"), DEMO["corpora"]["msp"], ["corpora: 'none' stands for no corpus"]),
         (
             ("corpora", "msp", "format"),
-            "iemocap",
-            ["corpora.msp.format is 'iemocap': there is no corpus format 'iemocap': choose one of mosei, "],
+            "savee",
+            ["corpora.msp.format is 'savee': there is no corpus format 'savee': choose one of mosei, "],
         ),
         (("corpora", "msp", "path"), "data/raw/msp", ["synthetic.msp: corpora has no 'msp' with its path, data/raw/msp-synthetic"]),
         (("synthetic", "iemocap"), DEMO["synthetic"]["msp"], ["synthetic.iemocap: corpora has no 'iemocap' with its path"]),
@@ -108,6 +108,8 @@ def load_error(tmp_path, *keys, value):
         (("head", "optimiser"), "adam", ["optimiser is adam, but weight_decay is 0.01: set weight_decay: 0"]),
         (("pretrain", "schedule"), "constant", ["schedule is constant, but warmup is 0.1: set warmup: 0"]),
         (("features", "high_hz"), 9000, ["high_hz", "8000"]),
+        (("tracking",), {"uri": "http://ann:S3@host"}, ["tracking.uri is 'http://ann:***@host': a password stands in it", "environment"]),
+        (("flows",), {"mlflow_database": "postgresql://a:b@h/m"}, ["flows.mlflow_database is 'postgresql://a:***@h/m': a password"]),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(tmp_path, keys, value, parts):
