@@ -72,15 +72,16 @@ def check(
     path: Annotated[Path, typer.Argument(help="Folder of the corpus as its publisher ships it; for `manifest` the table.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}; msp is short for msp_podcast.")],
     option: Annotated[list[str], typer.Option(help="Option of the format: NAME=VALUE, the value in JSON. May be repeated.")] = [],  # noqa: B006
+    faults: Annotated[Path | None, typer.Option(help="File to write every row with a fault to, a JSON object a line.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a corpus before any long work.
 
-    Reads labels, transcripts and the header of every audio file. Lists faults, missing parts of the layout, and audio that no row
-    uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
+    Reads labels and transcripts, and counts the samples of every audio file. Lists faults, missing parts of the layout, and audio that
+    no row uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
 
-    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or not enough disk. 2: the corpus cannot be used, or no head
-    can be trained on it, such as with one speaker, one class, or a class that a split lacks.
+    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or for which it would stop (told), or not enough disk.
+    2: the corpus cannot be used, or no head can be trained on it, such as with one speaker, one class, or a class that a split lacks.
 
         calm corpus check data/raw/mosei --format mosei
 
@@ -99,6 +100,8 @@ def check(
         message = "\n".join([f"{path} cannot be used: {error}", *inspection.described_missing(absent)])
         typer.echo(json.dumps({"error": str(error), "missing": absent}) if as_json else message, err=not as_json)
         raise typer.Exit(2) from None
+    if faults:
+        inspection.write_faults(result, faults)
     typer.echo(json.dumps(result, indent=2) if as_json else inspection.described(result))
     raise typer.Exit(2 if not result["kept"] or result["unfit"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
 
@@ -330,14 +333,20 @@ def serve_app(
     host: Annotated[
         str, typer.Option(help="Address to listen on. 127.0.0.1: this machine alone; 0.0.0.0: the whole network, without a password.")
     ] = "127.0.0.1",
+    name: Annotated[
+        list[str], typer.Option(help="Further host name of the server, as a reverse proxy passes it on. May be repeated.")
+    ] = [],  # noqa: B006
+    megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 500,
+    seconds: Annotated[int, typer.Option(min=1, help="Longest time of one analysis.")] = 1800,
     whisper: Annotated[str, typer.Option(help="Whisper model: a size, or a folder in faster-whisper's format.")] = "tiny.en",
     device: Device = "auto",
 ) -> None:
     """Serve a page for the browser: record or upload audio, and see the predictions, also over time.
 
     Beside each probability stands the threshold of the class, tuned on the validation split when the model was released, else 0.5. Works
-    without a network. Recordings never leave this machine and are removed when the page ends. Stop it with Ctrl-C. Exit code 2: the page
-    could not be served.
+    without a network. Recordings never leave this machine and are removed when the page ends. The page has no password: for others than
+    yourself put a reverse proxy with TLS and passwords before it (docs/security.md). Stop it with Ctrl-C. Exit code 2: the page could not
+    be served.
 
         calm app --model data/models/msp/small --port 8000
     """
@@ -346,7 +355,7 @@ def serve_app(
         from calm.tools.app import Analyser, served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
-        with served(Analyser(predictor, whisper), host, port) as (address, serve, _):
+        with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6) as (address, serve, _):
             typer.echo(f"{address} (stop with Ctrl-C)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()
@@ -368,6 +377,26 @@ def plan(
         planning = import_module("pipeline.planning.plan")  # by name: the library itself never needs the pipeline
         result = planning.of_recipe(recipe)
         typer.echo(json.dumps(planning.as_dict(result), indent=2) if as_json else planning.described(result))
+
+
+@app.command()
+def forget(
+    speaker: Annotated[str, typer.Argument(help="Name of the speaker in the table of utterances.")],
+    corpus: Annotated[str | None, typer.Option(help="Corpus of the speaker; default: all that have one of this name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a speaker from all that was derived from a corpus.
+
+    Removes their rows from every table under data/, says which models heard them, and where they are still named. Later rebuilds read
+    none of their utterances. The raw corpus, DVC's cache, MLflow and models that were given away are left to you. Exit code 2: there is
+    no such speaker.
+
+        calm forget MSP-PODCAST_0023 --corpus msp
+    """
+    with console.user_errors():
+        forgetting = import_module("pipeline.forgetting")  # by name: the library itself never needs the pipeline
+        done = forgetting.forget(speaker, corpus)
+        typer.echo(json.dumps(vars(done), indent=2) if as_json else forgetting.described(done))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The card of a released model, `README.md` in its folder: its data, its metrics, what it is for, and its limits."""
 
+import html
 from pathlib import Path
 
 from calm.audio.encoder_states import GRAPH
@@ -91,7 +92,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         model=heads.model,
         inputs=INPUTS[config.modality],
         count=len(classes),
-        classes=", ".join(classes),
+        classes=html.escape(", ".join(classes), quote=False),
         several="An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
         synthetic=SYNTHETIC if config.synthetic else "",
         format=settings.corpora[heads.corpus].format,
@@ -99,7 +100,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         pretraining=f"- pretraining: {', '.join(pretrained['corpora'])}, {pretrained['hours']:.2f} h\n"
         if pretrained and curve["variant"].startswith("calm")
         else "",
-        language_model=settings.models[heads.model].language_model,
+        language_model=public_name(settings.models[heads.model].language_model),
         **_about_encoder(states, (folder / GRAPH).is_file()),
         epochs=len(curve["curve"]),
         validation_loss=last["validation_loss"],
@@ -118,15 +119,20 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def body(folder: Path) -> str:
+    """The card in a folder, without the fields before its title."""
+    return (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2].strip()
+
+
 def _encoder(corpus: str) -> tuple[str, list[int]]:
     """Name and layers of the speech encoder."""
     stats = read_json(paths.frames(corpus, ENCODER) / "stats.json")
     return public_name(stats["encoder"]), stats["layers"]
 
 
-def public_name(encoder: str) -> str:
-    """An encoder's name, of a folder without the way to it on this machine."""
-    return Path(encoder).resolve().name if Path(encoder).is_dir() else encoder
+def public_name(model: str) -> str:
+    """A model's name, of a folder without the way to it on this machine."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _about_encoder(states: tuple[str, list[int]] | None, graph: bool) -> dict[str, str]:

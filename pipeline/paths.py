@@ -118,6 +118,21 @@ def servers() -> Path:
     return DATA / "servers"
 
 
+def registry_key() -> Path:
+    """Key by which ids and speakers of validation decisions are digested; the working copies of studies share it with the servers."""
+    return servers() / "registry.key"
+
+
+def forgotten(corpus: str) -> Path:
+    """Digests of the speakers that `calm forget` removed, one list a corpus; never removed by a stage."""
+    return DATA / "forgotten" / f"{corpus}.json"
+
+
+def stage_lock(address: str) -> Path:
+    """Held by the process that runs a stage."""
+    return DATA / "work" / f"{address}.lock"
+
+
 def last_results() -> Path:
     """`metrics.json` of the last successful rebuild by a flow, to compare the next one with."""
     return DATA / "rebuilds" / "last-metrics.json"

@@ -1,11 +1,14 @@
 """`dvc repro` with progress: `python -m pipeline.repro [TARGETS...]`. Further options of DVC go after `--`."""
 
+import contextlib
+import json
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 from statistics import fmean
 
 BEGIN = re.compile(r"Running stage '([^']+)':")
@@ -73,8 +76,37 @@ def stages(targets: list[str]) -> list[str]:
         return [stage.addressing for stage in chosen]
 
 
+def mend_lock(folder: Path = Path()) -> bool:
+    """Remove DVC's list of running stages if it cannot be read; returns whether it did.
+
+    A `dvc` that is killed while it writes the list leaves an empty one, with which no later `dvc` starts. Those that run write it anew.
+    """
+    from dvc.lock import LockError, make_lock
+
+    lists = folder / ".dvc" / "tmp" / "rwlock"
+    if _is_json(lists):
+        return False
+    with contextlib.suppress(LockError), make_lock(str(lists) + ".lock", tmp_dir=str(lists.parent), wait=True):
+        if not _is_json(lists):  # as seen under the lock under which it is written
+            lists.unlink()
+            print(f"removed {lists}, which a killed dvc had left half written", file=sys.stderr)
+            return True
+    return False
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
 def main(arguments: list[str]) -> int:
     """Run DVC and pass on its output and its exit code."""
+    mend_lock()
     split = arguments.index("--") if "--" in arguments else len(arguments)
     targets, options = arguments[:split], arguments[split + 1 :]
     progress = Progress(stages(targets))

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,10 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from calm import devices
-from calm.storage import read_json, replacing, write_json
+from calm.storage import SUMS, check_sums, read_json, replacing, write_json, write_sums
 from pipeline import paths, state
-from pipeline.execution import gpus, torchrun
+from pipeline.execution import alone, gpus, torchrun
 from pipeline.settings import Settings, load_or_exit
+from pipeline.tracking import provenance
+
+LEAST_BYTES = 1_000_000  # with less on the disk, nothing can be written
 
 
 def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) -> None:
@@ -47,19 +51,46 @@ def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) 
         _look_for_gpus(settings, stage, address)
         if (processes := settings.compute.devices.get(stage, 1)) > 1 and stage != "head":
             torchrun.replace(processes, settings.compute.torchrun, settings.flows.stop_seconds)
+    alone.end_with_starter()
     begin = time.monotonic()
-    paths.measured(address).unlink(missing_ok=True)
     try:
-        summary = run(settings, name) if over else run(settings)
-    except (ValueError, OSError) as error:
-        if os.environ.get("CALM_TRACEBACK"):
+        with alone.alone(paths.stage_lock(address), address) if not torchrun.rank() else contextlib.nullcontext():
+            paths.measured(address).unlink(missing_ok=True)
+            _refuse_damaged(address)
+            summary = run(settings, name) if over else run(settings)
+    except Exception as error:
+        if os.environ.get("CALM_TRACEBACK") or not (isinstance(error, ValueError | OSError) or _disk_is_full(error)):
             raise
-        message = f"{error.filename or error} is missing: `dvc repro` makes it" if isinstance(error, FileNotFoundError) else error
+        message = _sentence(error)
         process = f", process {torchrun.rank()}" if torchrun.rank() else ""
         sys.exit(f"{address}{process}: {message}\n(CALM_TRACEBACK=1 shows where)")
     measure(address, seconds=time.monotonic() - begin, host=platform.node())
     if summary and not torchrun.rank():
         print(summary)
+
+
+def _sentence(error: Exception) -> str:
+    """What is said of an error that a user can do something about."""
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename or error} is missing: `dvc repro` makes it"
+    if _disk_is_full(error):
+        return "the disk is full: make room, then start it again; what was finished is kept"
+    return str(error)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether a disk without room is behind an error, which libraries tell in many ways, of which some name no reason."""
+    known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return known or "No space left on device" in str(error) or shutil.disk_usage(paths.DATA).free < LEAST_BYTES
+
+
+def _refuse_damaged(address: str) -> None:
+    """Under DVC: raise Damaged if a folder that the stage depends on is not what was written."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    for path in map(Path, provenance.dependency_paths(provenance.root()).get(address, [])):
+        for sums in [*path.rglob(SUMS)] if path.is_dir() else []:
+            check_sums(sums.parent, within=0)
 
 
 def _look_for_gpus(settings: Settings, stage: str, address: str) -> None:
@@ -91,8 +122,8 @@ def measure(address: str, **values: object) -> None:
 
 
 @contextlib.contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if the body succeeds, and is removed if it fails.
+def whole(folder: Path, sums: bool = True) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` if the body succeeds, with the checksums of its files, and is removed if it fails.
 
     Of the processes of torchrun the first one writes. The folder of each other process is thrown away, and the process goes on when the
     result is in place.
@@ -105,6 +136,8 @@ def whole(folder: Path) -> Iterator[Path]:
     with replacing(folder) as partial:
         partial.mkdir()
         yield partial
+        if sums:
+            write_sums(partial)
     torchrun.wait()
 
 

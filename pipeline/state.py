@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from calm import corpora
-from pipeline import code
+from pipeline import code, forgetting
 from pipeline.settings import Settings, results_only
 
 EXECUTION = ("tracking", "compute", "flows")  # sections that never change a result: every stage sees them
@@ -76,7 +76,8 @@ def state(settings: Settings, stage: str, name: str = "") -> dict:
     readers = [corpora.FORMATS[settings.corpora[name].format]] if stage == "ingest" else []
     sections = STAGES[stage].sections(settings, name)
     digests = code.modules(f"pipeline.stages.{stage}", readers) | {name: code.of_file(name) for name in STAGES[stage].templates}
-    return {"settings": _plain(sections), "code": digests}
+    gone = {"forgotten": forgotten} if stage == "ingest" and (forgotten := forgetting.forgotten(name)) else {}
+    return {"settings": _plain(sections), "code": digests} | gone
 
 
 def _plain(value: Any) -> Any:
@@ -224,5 +225,5 @@ STAGES = {
     "evaluate": Stage("targets", _evaluate),
     "release": Stage("heads", _release),
     "transfer": Stage("transfer", _transfer, gpu=True),
-    "report": Stage(None, _everything, templates=("report/report.html.j2",)),
+    "report": Stage(None, _everything, templates=("report/report.html.j2", "report/report.js")),
 }

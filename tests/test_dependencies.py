@@ -94,10 +94,11 @@ def test_imports_in_functions_count(tmp_path, monkeypatch):
 
 
 def test_the_lock_pins_every_declared_package():
-    """With the declared versions, and nothing but names and versions."""
+    """With the declared versions, and nothing but names, versions and the hashes of their files, without which pip installs none of all."""
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    entries = "\n".join(lines).replace(" \\\n", "").splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( +--hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
+    pins = {canonicalize_name(name): version for name, version in (entry.split()[0].split("==") for entry in entries)}
     for line in [*PROJECT["dependencies"], *(line for part in (*PARTS, "test") for line in EXTRAS[part])]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), line

@@ -38,10 +38,10 @@ class Whisper(ABC):
         name: name of the engine and its model.
         window: least seconds that the encoder sees; more if a clip and a margin of silence need it. 30: always the full window.
         beam: number of beams; 1 is greedy decoding.
-        language: code, or None to detect it for every clip (multilingual models).
+        language: code, or None to detect it for every clip. Models without other languages than English always hear English.
     """
 
-    def __init__(self, name: str, window: float = LONGEST, beam: int = 1, language: str | None = "en"):
+    def __init__(self, name: str, window: float = LONGEST, beam: int = 1, language: str | None = None):
         self.name, self.window, self.beam, self.language = name, window, beam, language
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[Transcript]:
@@ -102,6 +102,8 @@ class FasterWhisper(Whisper):
             self.window = shortest
             self._open(model, compute_type, "cpu", 0, threads)
             logger.warning(f"faster-whisper transcribes on the CPU, as the GPU cannot be used: {_first_line(error)}")
+        if not self.model.model.is_multilingual:
+            self.language = "en"
         self._suppressed = get_suppressed_tokens(self._tokenizer("en"), [-1])
 
     def _open(self, model: str, compute_type: str, device: str, index: int, threads: int) -> None:
@@ -159,8 +161,6 @@ class FasterWhisper(Whisper):
         return np.array(self._encode([np.zeros(0, np.float32)], LONGEST))[0]
 
     def _languages(self, encoded, count: int) -> list[str]:
-        if not self.model.model.is_multilingual:
-            return ["en"] * count
         if self.language:
             return [self.language] * count
         return [ranked[0][0].strip("<|>") for ranked in self.model.model.detect_language(encoded)]
@@ -181,6 +181,8 @@ class OpenAIWhisper(Whisper):
         torch.set_num_threads(threads)
         self.fp16 = compute_type == "float16" or (compute_type == "auto" and device != "cpu")
         self.model = whisper.load_model(model, device=f"cuda:{index}" if device == "cuda" else device)
+        if not self.model.is_multilingual:
+            self.language = "en"
         self._positions = self.model.encoder.positional_embedding
 
     def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[DecodedWindow]:
@@ -192,7 +194,7 @@ class OpenAIWhisper(Whisper):
         self.model.dims.n_audio_ctx = states.shape[1]  # tells whisper.decode that these are encoder states
         limit = most_tokens(batch)
         options = whisper.DecodingOptions(
-            language=self.language if self.model.is_multilingual else "en",
+            language=self.language,
             beam_size=beam if beam > 1 else None,
             sample_len=limit,
             without_timestamps=True,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+# Mean of a token below which a text is marked. Of RAVDESS in noise (tiny.en) 30 of 33 texts with a WER over 80 % are below, and 1 of 25
+# with one under 20 %.
+PROBABLE = -0.7
 MOST_COMPRESSION = 2.4  # Whisper's limit: text that compresses better is a loop
 
 
@@ -22,11 +25,12 @@ class Transcript:
 
 
 def flags(transcript: Transcript, no_speech_threshold: float = 0.6) -> list[str]:
-    """Signs that a transcript is wrong: "no_speech", "compression", "repeats". Flagged rows are marked, not deleted."""
+    """Signs that a transcript is wrong: "no_speech", "compression", "repeats", "improbable". Flagged rows are marked, not deleted."""
     signs = {
         "no_speech": transcript.no_speech_prob > no_speech_threshold,
         "compression": transcript.compression_ratio > MOST_COMPRESSION,
         "repeats": repeats(transcript.text),
+        "improbable": transcript.avg_logprob < PROBABLE,
     }
     return [name for name, present in signs.items() if present]
 

@@ -12,8 +12,8 @@ SAMPLE_RATE = 16000
 LONGEST = 30.0  # seconds: the window that Whisper was trained with, and the longest that its position embeddings reach
 MARGIN = 1.0  # least seconds of silence after a clip in a window under 30 s
 STEP = 2.0  # windows longer than the shortest one are multiples of so many seconds
-TAIL = 4.0  # seconds of silence whose encoder states follow a window under 30 s
 LOWEST_LOGPROB = -1.0  # mean of a token, below which Whisper too decodes again
+TAIL = 4.0  # seconds of silence whose encoder states follow a window under 30 s
 
 
 @dataclass(frozen=True)

@@ -3,64 +3,151 @@
 Without torch, so that the many processes that extract features need not load it.
 """
 
-import sys
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import soundfile
 import soxr
 
+from calm.audio import ffmpeg, riff
+from calm.audio.errors import AudioError, NotNumbers
+from calm.audio.opening import opened, shown
+from calm.audio.sndfile import SMALL, SoundFile
+from calm.audio.survey import BEYOND, Character, Survey
 
-class AudioError(ValueError):
-    """An audio file or interval that cannot be used. The message is one sentence that names the file and the reason."""
+__all__ = ["AudioError", "AudioFile", "NotNumbers", "read_audio"]
+
+EXCERPT = 10.0  # seconds at the start, in the middle and at the end by which the channels and the scale of a long file are judged
+FAR = "samples far beyond 1"
+LONG = 2**24  # samples that are resampled at once; more go piece by piece, with the same result
 
 
-class NotNumbers(AudioError):
-    """A file whose samples are NaN or infinite."""
+@dataclass(frozen=True)
+class Facts:
+    """What was found of a file when it was first opened."""
+
+    rate: int
+    channels: int
+    frames: int
+    character: Character
+    track: ffmpeg.Track | None  # None: libsndfile reads it
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is mended when the file is read, in a few words each."""
+        return (self.track.notes if self.track else ()) + self.character.notes
 
 
 class AudioFile:
     """An audio file of any rate, channel count and format, opened once and read by intervals (a context manager).
 
-    Files are read with libsndfile (WAV, FLAC, OGG, MP3, AIFF ...) or, if it cannot open them, with FFmpeg through PyAV (M4A, MP4,
-    WebM ...). Only the interval is decoded. Raises AudioError if neither can open the file.
+    Files are read with libsndfile (WAV, FLAC, OGG, MP3, AIFF ...) if it reads all of them, else with FFmpeg through PyAV (M4A, MP4, WebM,
+    files that were joined or written to a pipe ...). Lengths are counted, never taken from a header. Only the interval is decoded, but for
+    what `Character` needs. Raises AudioError if the file is not whole, or neither can read it.
+
+    Attributes:
+        facts: rate, channels and length.
+        seconds: the length.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not self.path.is_file():
-            raise AudioError(f"{self.path} {'is a folder, not an audio file' if self.path.is_dir() else 'does not exist'}")
-        if self.path.stat().st_size == 0:
-            raise AudioError(f"{self.path} is an empty file")
-        try:
-            self._source = _SoundFile(self.path)
-        except soundfile.LibsndfileError as error:
-            self._source = _AvFile(self.path, str(error))
+        with opened(self.path) as file:
+            status = os.fstat(file.fileno())
+        key = (os.fspath(self.path), status.st_ino, status.st_size, status.st_mtime_ns)
+        self.facts, self._sound = _known(key), None
+        if self.facts is None or self.facts.track is None:
+            self.facts = self._examine() if self.facts is None else self._reopen()
+            _remember(key, self.facts)
+        self.seconds = self.facts.frames / self.facts.rate
 
     def __enter__(self) -> "AudioFile":
         return self
 
     def __exit__(self, *_) -> None:
-        self._source.close()
+        if self._sound:
+            self._sound.close()
+
+    def _reopen(self) -> Facts:
+        self._sound = SoundFile(self.path)
+        return self.facts
+
+    def _examine(self) -> Facts:
+        """Find out who reads the file, and what its samples are like."""
+        riff.check(self.path)
+        try:
+            self._sound, reason = SoundFile(self.path), ""
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string
+        try:
+            if self._sound and self._sound.whole():
+                sound = self._sound
+                self.facts = Facts(sound.rate, sound.channels, sound.frames, Character(), None)
+                return Facts(sound.rate, sound.channels, sound.frames, self._character(), None)
+            self.__exit__()
+            self._sound, track = None, ffmpeg.examine(self.path, reason)
+        except BaseException:
+            self.__exit__()
+            raise
+        return Facts(track.rate, track.channels, track.frames, track.character, track)
+
+    def _character(self) -> Character:
+        """From all of a small file, and from excerpts of another."""
+        frames, survey = self.facts.frames, Survey()
+        most = min(round(EXCERPT * self.facts.rate), SMALL // self.facts.channels)
+        starts = [0] if frames * self.facts.channels <= SMALL else [0, (frames - most) // 2, frames - most]
+        for start in starts:
+            for block in self._blocks(start, frames if len(starts) == 1 else start + most):
+                survey.add(block)
+        return survey.character()
+
+    def _blocks(self, first: int, last: int) -> Iterator[np.ndarray]:
+        return self._sound.blocks(first, last) if self._sound else ffmpeg.blocks(self.path, self.facts.track, first, last)
 
     def read(self, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
         """Samples from `start` to `end`, in seconds, averaged over the channels: float32 (samples,) at `sample_rate`.
 
-        None is the start or end of the file, and later ends are clamped to the end of the file. Raises AudioError if the interval is empty
-        or its data do not decode, and NotNumbers if samples are NaN or infinite.
+        None is the start or end of the file, and later ends are clamped to the end of the file. Channels that cancel, samples at the
+        scale of integers and constant offsets are mended, see `Character`. Raises AudioError if the interval is empty, its data do not
+        decode or are far beyond 1, and NotNumbers if samples are NaN or infinite.
         """
         start = 0.0 if start is None else float(start)
-        if start < 0 or (end is not None and end <= start):
-            raise AudioError(f"{self.path}: the interval from {start:g} s to {end:g} s is empty or negative")
-        rate, samples = self._source.read(start, None if end is None else float(end))
-        if not len(samples):
-            raise AudioError(f"{self.path} holds no audio after {start:g} s" if start else f"{self.path} holds no audio")
-        if not np.isfinite(samples).all():
-            raise NotNumbers(f"{self.path} holds samples that are NaN or infinite after {start:g} s")
-        mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
-        if rate != sample_rate:
-            mono = soxr.resample(mono, rate, sample_rate)
-        return np.ascontiguousarray(mono, np.float32)
+        if not start >= 0 or (end is not None and not end > start):
+            raise AudioError(f"{shown(self.path)}: the interval from {start:g} s to {end:g} s is empty or negative")
+        rate = self.facts.rate
+        first, last = round(start * rate), self.facts.frames if end is None else min(round(end * rate), self.facts.frames)
+        signal = self._signal(first, last, start) if first < last else np.empty(0, np.float32)
+        if not len(signal):
+            raise AudioError(f"{shown(self.path)} holds no audio{f' after {start:g} s' if start else ''}")
+        return np.ascontiguousarray(_resampled(signal, rate, sample_rate), np.float32)
+
+    def _signal(self, first: int, last: int, start: float) -> np.ndarray:
+        """Mono samples at the file's own rate."""
+        signal, filled, character = np.empty(last - first, np.float32), 0, self.facts.character
+        for block in self._blocks(first, last):
+            if not np.isfinite(block).all():
+                raise NotNumbers(f"{shown(self.path)} holds samples that are NaN or infinite after {start:g} s")
+            if character.refused or (character.scale == 1 and np.abs(block).max(initial=0) > BEYOND):
+                peak = max(character.peak, float(np.abs(block).max(initial=0)))
+                raise AudioError(f"{shown(self.path)} has samples up to {peak:.6g}: divide them, so that they lie between -1 and 1", FAR)
+            signal[filled : filled + len(block)] = character.signal(block)
+            filled += len(block)
+        return signal[:filled]
+
+
+def _resampled(signal: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    if rate == sample_rate:
+        return signal
+    if len(signal) <= LONG:
+        return soxr.resample(signal, rate, sample_rate)
+    stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+    starts = range(0, len(signal), LONG)
+    return np.concatenate([stream.resample_chunk(signal[start : start + LONG], last=start == starts[-1]) for start in starts])
 
 
 def read_audio(path: str | Path, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
@@ -69,68 +156,20 @@ def read_audio(path: str | Path, start: float | None = None, end: float | None =
         return file.read(start, end, sample_rate)
 
 
-class _SoundFile:
-    """Reads intervals through libsndfile."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.file = soundfile.SoundFile(path)
-        self.close = self.file.close
-
-    def read(self, start: float, end: float | None) -> tuple[int, np.ndarray]:
-        """Rate and float32 (samples, channels)."""
-        rate = self.file.samplerate
-        first = round(start * rate)
-        last = self.file.frames if end is None else min(round(end * rate), self.file.frames)
-        if first >= last:
-            return rate, np.empty((0, 1), np.float32)
-        try:
-            self.file.seek(first)
-            return rate, self.file.read(last - first, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, MemoryError, ValueError) as error:  # the latter two for an impossible length
-            raise AudioError(f"{self.path} does not decode between {start:g} s and {last / rate:g} s: {error}") from error
+# What was found of the files opened last, so that the many intervals of a long recording count its packets once; by name, inode, size
+# and time.
+_FILES = 256
+_facts: OrderedDict[tuple, Facts] = OrderedDict()
+_lock = Lock()
 
 
-class _AvFile:
-    """Reads intervals through FFmpeg. In containers with time stamps in ms, intervals are accurate to 1 ms."""
+def _known(key: tuple) -> Facts | None:
+    with _lock:
+        return _facts.get(key)
 
-    def __init__(self, path: Path, reason: str):
-        import av  # imported here because most corpora do not need it
 
-        self.path, self._av = path, av
-        try:
-            with av.open(str(path), metadata_errors="ignore") as container:
-                self.origin = next(container.decode(audio=0)).pts or 0  # time 0 is the first decoded sample
-        except (av.FFmpegError, ValueError, IndexError, StopIteration) as error:
-            fault = "it has no audio track" if isinstance(error, IndexError) else str(error) or "nothing in it decodes"
-            raise AudioError(f"{path} cannot be read as audio: {reason} (libsndfile); {fault} (FFmpeg)") from error
-
-    def close(self) -> None:
-        """Nothing to do: no file stays open between two reads."""
-
-    def read(self, start: float, end: float | None) -> tuple[int, np.ndarray]:
-        """Rate and float32 (samples, channels)."""
-        try:
-            with self._av.open(str(self.path), metadata_errors="ignore") as container:
-                return self._read(container, start, end)
-        except self._av.FFmpegError as error:
-            raise AudioError(f"{self.path} does not decode: {error}") from error
-
-    def _read(self, container, start: float, end: float | None) -> tuple[int, np.ndarray]:
-        stream = container.streams.audio[0]
-        rate, base = stream.rate, stream.time_base
-        first, last = round(start * rate), sys.maxsize if end is None else round(end * rate)
-        if start > 1:  # a second earlier, because codecs need some packets before they decode correctly
-            container.seek(self.origin + int((start - 1) / base), stream=stream)
-        as_float = self._av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-        chunks, position = [], None
-        for frame in container.decode(stream):
-            if position is None:
-                position = 0 if frame.pts is None else round((frame.pts - self.origin) * base * rate)
-            for part in as_float.resample(frame):
-                chunk = part.to_ndarray()  # (channels, samples)
-                chunks.append(chunk[:, max(first - position, 0) : max(last - position, 0)])
-                position += chunk.shape[1]
-            if position >= last:
-                break
-        return rate, np.concatenate(chunks, axis=1).T if chunks else np.empty((0, 1), np.float32)
+def _remember(key: tuple, facts: Facts) -> None:
+    with _lock:
+        _facts[key] = facts
+        while len(_facts) > _FILES:
+            _facts.popitem(last=False)

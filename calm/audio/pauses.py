@@ -7,6 +7,7 @@ import numpy as np
 
 SAMPLE_RATE = 16000
 WINDOW = 600.0  # seconds in memory at once
+SILENCE = 2**-20  # peak to peak: nobody speaks below it, and hours of nothing need not be listened to
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,19 @@ def cut(path: Path, seconds: float, pauses: Pauses, window: float = WINDOW) -> l
 
     Raises AudioError if the file cannot be read.
     """
-    from calm.audio.decoding import read_audio  # here, so that the settings can import Pauses without the audio libraries
+    from calm.audio.decoding import AudioFile  # here, so that the settings can import Pauses without the audio libraries
 
     cuts: list[tuple[float, float]] = []
     begin = 0.0
-    while begin < seconds:
-        end = min(begin + window, seconds)
-        pieces = [(begin + a, begin + b) for a, b in speech(read_audio(path, begin, end, SAMPLE_RATE), pauses)]
-        continues = end < seconds and len(pieces) > 1 and pieces[-1][0] > begin
-        cuts += pieces[:-1] if continues else pieces
-        begin = pieces[-1][0] if continues else end
+    with AudioFile(path) as file:
+        while begin < seconds:
+            end = min(begin + window, seconds)
+            samples = file.read(begin, end, SAMPLE_RATE)
+            silent = np.ptp(samples) < SILENCE
+            pieces = [] if silent else [(begin + a, begin + b) for a, b in speech(samples, pauses)]
+            continues = end < seconds and len(pieces) > 1 and pieces[-1][0] > begin
+            cuts += pieces[:-1] if continues else pieces
+            begin = pieces[-1][0] if continues else end
     return join(cuts, pauses)
 
 

@@ -78,7 +78,9 @@ def read_corpus(format: str, path: Path, **options) -> "Corpus":
     if not Path(path).exists():
         raise CorpusError(f"{path} is missing: put or link the {format} corpus there, or set its path to where it is")
     try:
-        return reader(format)(Path(path), **checked)
+        corpus = reader(format)(Path(path), **checked)
+        corpus.note_outside(Path(path))
+        return corpus
     except OSError as error:
         fault = error.strerror or error
         raise CorpusError(f"{error.filename or path} cannot be read ({fault}): check the file and its permissions") from None

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ def check(corpus: Corpus, headers: dict[Path, Header], limits: Limits) -> None:
 
     Sets the ends of the kept rows: None becomes the end of the file, and ends beyond the file are clamped to it.
     """
+    check_unit(corpus, headers)
     kept = {}
     for row in corpus.utterances:
         seconds = headers[row.audio].seconds
@@ -34,14 +36,38 @@ def check(corpus: Corpus, headers: dict[Path, Header], limits: Limits) -> None:
             corpus.corrections["end beyond the audio set to its end"] += row.end is not None and row.end > seconds
             row.end = seconds if row.end is None else min(row.end, seconds)
             kept[row.id] = row
+            note(corpus, headers[row.audio])
     corpus.utterances = list(kept.values())
+
+
+def note(corpus: Corpus, header: Header) -> None:
+    """Count what is mended in a row's audio, and where its spectrum ends."""
+    corpus.corrections.update(header.notes)
+    if header.top_hz:
+        ends = corpus.checks.setdefault("rows without sound above (see features.high_hz)", {})
+        ends[f"{header.top_hz:g} Hz"] = ends.get(f"{header.top_hz:g} Hz", 0) + 1
+
+
+def check_unit(corpus: Corpus, headers: dict[Path, Header]) -> None:
+    """Raises CorpusError if the times of the rows are milliseconds: all are whole numbers, fit so, and half are far beyond the audio."""
+    timed = [(row, headers[row.audio].seconds) for row in corpus.utterances if row.end is not None and not headers[row.audio].fault]
+    beyond = sum(row.end > seconds + 1 for row, seconds in timed)
+    fit = all(row.end % 1 == 0 and row.start % 1 == 0 and row.end / 1000 < seconds + 1 for row, seconds in timed)
+    if timed and fit and 2 * beyond > len(timed) and max(row.end for row, _ in timed) > 100:
+        row, seconds = next((row, seconds) for row, seconds in timed if row.end > seconds + 1)
+        raise CorpusError(
+            f"times must be seconds and seem to be milliseconds ({row.id}: {row.start:g} to {row.end:g} of {seconds:g} s): "
+            "divide them by 1000, or in a table of your own name the columns start_ms and end_ms"
+        )
 
 
 def read_headers(files: set[Path], name: str) -> dict[Path, Header]:
     """The header of each file, read once. Threads are used because most of the time is spent waiting for the disk."""
     ordered = sorted(files)
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        headers = tqdm(pool.map(read_header, ordered), desc=f"{name}: audio headers", total=len(ordered), unit="file", delay=2)
+        headers = tqdm(
+            pool.map(partial(read_header, bands=True), ordered), desc=f"{name}: audio headers", total=len(ordered), unit="file", delay=2
+        )
         return dict(zip(ordered, headers, strict=True))
 
 

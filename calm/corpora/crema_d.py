@@ -2,6 +2,7 @@
 
 ```
 AudioWAV/1001_IEO_ANG_HI.wav        <actor>_<sentence>_<emotion>_<intensity>
+AudioMP3/ VideoFlash/               of a whole clone, not read
 VideoDemographics.csv               ActorID, Age, Sex, ... (gender is null without it)
 ```
 """
@@ -15,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import AUDIO, read_text, tidy, walk
+from calm.corpora.files import AUDIO, find, read_text, tidy, walk
 from calm.corpora.layout import Part
 from calm.corpora.splits import assign
 from calm.corpora.utterances import Corpus, Utterance
@@ -51,7 +52,7 @@ def read(path: Path, *, validation_share: Share = 0.15, test_share: Share = 0.2,
     """
     corpus = Corpus(classes=tuple(EMOTIONS.values()), one_hot=True)
     genders = _genders(path / "VideoDemographics.csv", corpus)
-    for file in walk(path, *AUDIO):
+    for file in walk(find(path, "AudioWAV") or path, *AUDIO):  # a whole clone has the same clips as MP3 and as video beside it
         match = NAME.fullmatch(file.stem)
         if match is None:
             corpus.drop(file.stem, "file name does not parse", str(file))

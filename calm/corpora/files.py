@@ -1,5 +1,6 @@
 """Folders, text files, tables and numbers, as all readers of corpora need them."""
 
+import codecs
 import csv
 import math
 import os
@@ -8,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calm.audio.opening import POINTER
 from calm.corpora.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -46,24 +48,37 @@ def walk(folder: Path, *suffixes: str) -> Iterator[Path]:
 
 
 def read_text(path: Path, corpus: "Corpus") -> str:
-    """A UTF-8 text file, with or without byte order mark. Lines that are not UTF-8 are read as Latin-1, and such files are counted."""
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    """A text file in UTF-8 or, by its byte order mark, UTF-16. Lines that are not UTF-8 are read as Windows-1252, and such files counted.
+
+    Raises CorpusError for a pointer of Git LFS, and for what is no regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise CorpusError(f"{path} cannot be read: it is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a file")
+    data = path.read_bytes()
+    if data.startswith(POINTER):
+        raise CorpusError(f"{path} is a pointer of Git LFS, not the file: fetch it with `git lfs pull`")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        corpus.corrections["file read as UTF-16"] += 1
+        return data.decode("utf-16", "replace")
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         return data.decode()
     except UnicodeDecodeError:
-        corpus.corrections["file read as Latin-1"] += 1
+        corpus.corrections["file read as Windows-1252"] += 1
         return "\n".join(map(_decoded, data.replace(b"\r", b"\n").split(b"\n")))
 
 
 def _decoded(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return line.decode("latin-1")
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            return line.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return line.decode("latin-1")  # five bytes mean nothing in Windows-1252
 
 
 def lines(text: str) -> list[str]:
-    """Lines that are not blank. Not `splitlines`, which also splits at Latin-1's 0x85 and at Unicode's separators."""
+    """Lines that are not blank. Not `splitlines`, which also splits at 0x85 and at Unicode's separators."""
     return [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
 
 

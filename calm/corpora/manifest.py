@@ -1,37 +1,43 @@
-"""Your own corpus: a table with one row per utterance, as CSV (or `.tsv`), Parquet or JSON lines.
+"""Your own corpus: a table with one row per utterance, as CSV (or `.tsv`), Parquet or JSON (lines, or an array).
 
 Columns, of which only `audio` is required:
-    audio       path, relative to the folder of the table
-    start, end  seconds; default: the whole file
+    audio       path, relative to the folder of the table; in Parquet also the bytes of a file, as `datasets` writes them
+    start, end  seconds, also as 0,5 or 1:02.5 or "500 ms", or in `start_ms`, `end_ms`; default: the whole file
     id          default: the path without its suffix, and the interval
     text        default: to be transcribed
     speaker, gender (female, male, f, m)
     split       train, validation, test (also valid, val, dev, development); default: dealt by speaker, with balanced classes
     fold        number of the fold in which the row is tested, from 1, where the corpus's folds are `given`; empty: in none
-    labels      classes that are present, separated by ";" or "|" (or a list); empty: not labelled; ";" (or an empty list): none of them
+    labels      classes that are present, separated by ";", "|" or "," (or a list, also one written as text); empty: not labelled;
+                ";" (or an empty list): none of them
 """
 
-import csv
-import io
-import json
+import math
+import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import lines, number, read_text, tidy
+from calm.corpora.files import number, tidy
 from calm.corpora.layout import Part
 from calm.corpora.splits import assign, check_shares, who
+from calm.corpora.tables import meant, rows_of
 from calm.corpora.utterances import Corpus, Utterance
 
 LAYOUT: tuple[Part, ...] = ()  # a single file; rows without what they need are reported by `read`
 COLUMNS = ("audio", "start", "end", "id", "text", "speaker", "gender", "split", "fold", "labels")
+MILLISECONDS = {"start": "start_ms", "end": "end_ms"}  # columns that are read where the one in seconds is absent
 SPLITS = dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation") | {"train": "train", "test": "test"}
 GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 Share = Annotated[float, Field(ge=0, lt=1)]
+CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # hours, minutes, seconds
+UNIT = re.compile(r"(.*?)\s*(ms|s|sec|seconds?)", re.IGNORECASE)
+# A list of Python, JSON or NumPy, written as text.
+LIST = re.compile(r"(?:array|set|frozenset)?\(?\s*[\[({](.*)[\])}]\s*(?:,\s*dtype=[^()]*)?\)?", re.DOTALL)
+QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
 
 def read(
@@ -51,18 +57,17 @@ def read(
     """
     check_shares(validation_share, test_share)
     corpus = Corpus(classes=tuple(classes or ()))
-    rows = _rows(path, corpus)
+    rows = rows_of(path, corpus, "audio")
     if not rows:
         raise CorpusError(f"{path} has no rows: write one utterance per row below the names of the columns")
-    if not any("audio" in row for row in rows):
-        raise CorpusError(f"{path} has no column 'audio': add one with the file of each row (other columns: {', '.join(COLUMNS[1:])})")
-    corpus.checks["columns not read"] = sorted({key for row in rows for key in row if key is not None} - set(COLUMNS))
+    _check_columns(path, rows, corpus)
     for index, row in enumerate(rows, 1):
-        cells = {name: _cell(row.get(name)) for name in COLUMNS}
+        cells = _cells(row)
         if fault := _fault(row, cells, corpus.classes):
-            corpus.drop(str(cells["id"] or cells["audio"] or f"row {index}"), *fault)
+            named = cells["id"] if cells["id"] is not None else cells["audio"]
+            corpus.drop(f"row {index}" if named is None else str(named)[:200], *fault)
         else:
-            corpus.add(_utterance(cells, path.parent))
+            corpus.add(_utterance(cells, path.parent, corpus.classes))
     labelled = [utterance.labels for utterance in corpus.utterances if utterance.labels is not None]
     corpus.classes = corpus.classes or tuple(sorted({name for labels in labelled for name in labels}))
     corpus.one_hot = bool(labelled) and all(len(labels) == 1 for labels in labelled) if one_hot is None else one_hot
@@ -70,10 +75,52 @@ def read(
     return corpus
 
 
+def _check_columns(path: Path, rows: list[dict], corpus: Corpus) -> None:
+    """Name the columns that are not read, and what they may mean. Raises CorpusError where it is hardly anything else."""
+    found = list(dict.fromkeys(key for row in rows for key in row if key))
+    absent = [name for name in COLUMNS if name not in found and MILLISECONDS.get(name) not in found]
+    others = [name for name in found if name not in COLUMNS and not (name in MILLISECONDS.values() and name[:-3] not in found)]
+    hints = {name: hint for name in others if (hint := meant(name, COLUMNS, absent))}
+    if "audio" in absent:
+        advice = next((f"rename '{name}'" for name, (column, _) in hints.items() if column == "audio"), "add one with the file of each row")
+        raise CorpusError(f"{path} has no column 'audio', its columns are {', '.join(map(repr, found)) or 'none'}: {advice}")
+    if sure := [f"'{name}' to '{column}'" for name, (column, certain) in hints.items() if certain]:
+        raise CorpusError(f"{path} has columns that are not read, though they seem to be meant: rename {', '.join(sure)}, or remove them")
+    corpus.checks["columns not read"] = sorted(f"{name} (is it {hints[name][0]}?)" if name in hints else name for name in others)
+
+
+def _cells(row: dict) -> dict:
+    """Cells by column: None if empty, text without surrounding space, and times in seconds (NaN if they are no number)."""
+    cells = {name: _cell(row.get(name)) for name in COLUMNS}
+    for name, in_ms in MILLISECONDS.items():
+        if name not in row and (value := _cell(row.get(in_ms))) is not None:
+            cells[name] = _seconds(value) / 1000
+        elif cells[name] is not None:
+            cells[name] = _seconds(cells[name])
+    return cells
+
+
 def _cell(value: object) -> object:
-    """Value of a cell: None if it is empty, and text without surrounding space."""
-    value = value.strip() if isinstance(value, str) else value
-    return None if value == "" or value != value else value
+    """Value of a cell: None if it is empty, text without surrounding space, and whole numbers without a point, as a CSV has them."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    if isinstance(value, dict) and isinstance(value.get("path"), str) and not value.get("bytes"):
+        return value["path"]  # an audio column of `datasets`, as JSON
+    return value
+
+
+def _seconds(value: object) -> float:
+    """Seconds in a cell: a number with a point or a comma, `h:m:s` or `m:s`, also with its unit; NaN if it is none of them."""
+    if not isinstance(value, str):
+        return number(value)
+    unit = UNIT.fullmatch(value)
+    text = unit[1] if unit else value
+    text = text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
+    clock = CLOCK.fullmatch(text)
+    seconds = 3600 * int(clock[1] or 0) + 60 * int(clock[2]) + float(clock[3]) if clock else number(text)
+    return seconds / 1000 if unit and unit[2].lower() == "ms" else seconds
 
 
 def _fault(row: dict, cells: dict, classes: tuple[str, ...]) -> tuple[str, str] | None:
@@ -82,40 +129,52 @@ def _fault(row: dict, cells: dict, classes: tuple[str, ...]) -> tuple[str, str] 
         return "row does not parse", str(row)[:200]
     if cells["audio"] is None:
         return "no audio named", str(row)[:200]
-    if str(cells["split"] or "train").lower() not in SPLITS:
+    if isinstance(cells["audio"], dict | list | bytes):
+        return "audio is not a path", f"{str(cells['audio'])[:80]}: give the path of a file, or bytes in Parquet"
+    if cells["split"] is not None and str(cells["split"]).lower() not in SPLITS:
         return "unknown split", str(cells["split"])
+    for name in ("start", "end"):
+        if isinstance(cells[name], float) and not math.isfinite(cells[name]):
+            return "time is not a number", f"{name} is {row.get(name, row.get(MILLISECONDS[name]))!r}"
     if cells["fold"] is not None and not (number(cells["fold"]) >= 1 and number(cells["fold"]) % 1 == 0):
         return "fold is not a number from 1", str(cells["fold"])
-    wrong = sorted(set(_labels(cells["labels"]) or ()) - set(classes)) if classes else ()
+    wrong = sorted(set(_labels(cells["labels"], classes) or ()) - set(classes)) if classes else ()
     return ("label outside its range", f"{', '.join(wrong)}: not among the classes") if wrong else None
 
 
-def _utterance(cells: dict, folder: Path) -> Utterance:
-    """The utterance of a row without fault. Its times may still be NaN."""
-    audio, start, end = str(cells["audio"]), cells["start"], cells["end"]
-    start, end = 0.0 if start is None else number(start), None if end is None else number(end)
+def _utterance(cells: dict, folder: Path, classes: tuple[str, ...]) -> Utterance:
+    """The utterance of a row without fault."""
+    audio, start, end = str(cells["audio"]), 0.0 if cells["start"] is None else cells["start"], cells["end"]
     whole = cells["start"] is None and end is None
     interval = "" if whole else f"[{start:.10g}-{'' if end is None else format(end, '.10g')}]"
     return Utterance(
-        id=str(cells["id"] or Path(audio).as_posix().removesuffix(Path(audio).suffix) + interval),
+        id=Path(audio).as_posix().removesuffix(Path(audio).suffix) + interval if cells["id"] is None else str(cells["id"]),
         audio=folder / audio,
         start=start,
         end=end,
-        speaker=str(cells["speaker"] or ""),
+        speaker="" if cells["speaker"] is None else str(cells["speaker"]),
         gender=GENDERS.get(str(cells["gender"]).lower()),
         split=SPLITS.get(str(cells["split"]).lower(), ""),
-        text=tidy(str(cells["text"] or "")),
-        labels=_labels(cells["labels"]),
+        text=None if cells["text"] is None else tidy(str(cells["text"])),
+        labels=_labels(cells["labels"], classes),
         fold=None if cells["fold"] is None else int(number(cells["fold"])),
     )
 
 
-def _labels(cell: object) -> list[str] | None:
+def _labels(cell: object, classes: tuple[str, ...] = ()) -> list[str] | None:
     """Classes in a cell, or None if it is empty."""
     if cell is None:
         return None
-    names = cell if isinstance(cell, list) else str(cell).replace("|", ";").split(";")
-    return list(dict.fromkeys(str(name).strip() for name in names if str(name).strip()))
+    if isinstance(cell, list | tuple):
+        names = [_cell(name) for name in cell]
+    elif str(cell) in classes:
+        names = [cell]
+    elif match := LIST.fullmatch(str(cell)):
+        quoted = [first or second for first, second in QUOTED.findall(match[1])]
+        names = quoted or [name for name in re.split(r"[\s,;|]+", match[1]) if name.lower() not in ("nan", "none", "null")]
+    else:
+        names = re.split(r"[;|,]", str(cell))
+    return list(dict.fromkeys(str(name).strip() for name in names if name is not None and str(name).strip()))
 
 
 def _split(corpus: Corpus, validation: float, test: float, seed: int) -> None:
@@ -132,45 +191,8 @@ def audio_files(path: Path) -> list[str]:
     Much faster than `read`, for `calm.corpora.fingerprint`.
     """
     try:
-        rows = _rows(path, Corpus(), only="audio")
+        rows = rows_of(path, Corpus(), "audio", only=True)
     except (CorpusError, OSError):
         return []
     cells = (_cell(row.get("audio")) for row in rows)
     return list(dict.fromkeys(str(cell) for cell in cells if cell is not None))
-
-
-def _rows(path: Path, corpus: Corpus, only: str | None = None) -> list[dict]:
-    """Rows of the table. Surplus cells of a row are under the key None. `only`: the one column that must be in the rows."""
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json"):
-        raise CorpusError(f"{path} is not a manifest: give a file that ends in .csv, .tsv, .parquet or .jsonl")
-    try:
-        if kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            names = [name for name in pq.read_schema(path).names if _column(name) == only] if only else None
-            rows = pq.read_table(path, columns=names).to_pylist()
-        elif kind in (".csv", ".tsv"):
-            text = io.StringIO(read_text(path, corpus), newline="")
-            # strict: otherwise an unclosed quote would swallow all rows below it
-            rows = list(csv.DictReader(text, delimiter="," if kind == ".csv" else "\t", strict=True))
-        else:
-            rows = [_json(line) for line in lines(read_text(path, corpus))]
-    except (ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's errors are the first two
-        raise CorpusError(f"{path} does not parse ({error}): write the table again") from None
-    return [{_column(key): value for key, value in row.items()} for row in rows]
-
-
-@lru_cache(maxsize=1024)
-def _column(name: str | None) -> str | None:
-    """Name of a column in lower case without surrounding space; None, the key of surplus cells, stays."""
-    return name if name is None else str(name).strip().lower()
-
-
-def _json(line: str) -> dict:
-    """Row in a line of JSON. A line that does not parse is under the key None, like surplus cells of a CSV."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    return row if isinstance(row, dict) else {None: line}

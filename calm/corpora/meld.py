@@ -21,7 +21,7 @@ FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "outpu
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 CLASSES = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 COLUMNS = {"Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID"}
-QUOTES = str.maketrans("\x85\x91\x92\x93\x94\x96\x97", "…''\"\"--")  # the tables are in Windows' code page
+QUOTES = str.maketrans("‘’“”–—", "''\"\"--")  # as the language model knows them
 
 
 def read(path: Path) -> Corpus:

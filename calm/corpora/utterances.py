@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from calm.storage import write_parquet
+from calm.storage import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd  # otherwise imported by the functions, because inference does not need pandas
 
+LONGEST_NAME = 255  # bytes of a file's or a folder's name
 SPLITS = ("train", "validation", "test")
 SOFT = "target_"  # prefix of the columns of soft labels, `target_<class>`, 0..1: heads are trained towards them instead of `labels`
 
@@ -86,14 +88,32 @@ class Corpus:
         """Keep an utterance, with a negative start set to 0. It is dropped if a time is not finite or a text is not valid Unicode."""
         if not all(math.isfinite(time) for time in (utterance.start, utterance.end) if time is not None):
             return self.drop(utterance.id, "time is not a number", f"start {utterance.start}, end {utterance.end}")
+        utterance.id, utterance.speaker = composed(utterance.id), composed(utterance.speaker)
+        utterance.text = utterance.text and composed(utterance.text)
+        utterance.labels = utterance.labels and [composed(name) for name in utterance.labels]
         texts = "".join([utterance.id, str(utterance.audio), utterance.speaker, utterance.text or "", *(utterance.labels or ())])
         if _escaped(texts) != texts:
             return self.drop(utterance.id, "name or text is not UTF-8", f"{utterance.audio}: {utterance.text}")
+        if "\0" in str(utterance.audio) or any(len(os.fsencode(part)) > LONGEST_NAME for part in utterance.audio.parts):
+            return self.drop(utterance.id[:80], "audio is not a path", str(utterance.audio)[:200])
+        utterance.audio = located(utterance.audio)
         if utterance.start < 0:
             utterance.start = 0.0
             self.corrections["negative start set to 0"] += 1
         self.utterances.append(utterance)
         return None
+
+    def note_outside(self, path: Path) -> None:
+        """Count the audio files to which links or `..` lead out of the corpus's folder, or out of that of its table."""
+        root = Path(os.path.realpath(path if path.is_dir() else path.parent))
+        folders: dict[Path, Path] = {}
+        outside = set()
+        for audio in {row.audio for row in self.utterances}:
+            folder = folders.setdefault(audio.parent, Path(os.path.realpath(audio.parent)))
+            real = Path(os.path.realpath(audio)) if audio.is_symlink() else folder / audio.name
+            outside |= {audio} if not real.is_relative_to(root) else set()
+        if outside:
+            self.checks["audio files outside the corpus's folder"] = len(outside)
 
     def drop(self, id: str, reason: str, detail: str = "") -> None:
         """Record a row that cannot be used."""
@@ -107,6 +127,23 @@ class Corpus:
 def _escaped(text: str) -> str:
     """Text with lone surrogates as escapes. They come from file and HDF5 names that are not UTF-8, and from escapes in JSON."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def composed(text: str) -> str:
+    """Text with accents as parts of their letters (NFC): one name written in two ways is still one speaker or class."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def located(path: Path) -> Path:
+    """A path, or the file that differs from it only in how accents are written: macOS parts them from their letters in file names."""
+    if str(path).isascii() or path.exists():
+        return path
+    folder = located(path.parent)
+    try:
+        alike = [other for other in folder.iterdir() if composed(other.name) == composed(path.name)]
+    except OSError:
+        return path
+    return alike[0] if len(alike) == 1 else path
 
 
 def frame_of(corpus: Corpus) -> "pd.DataFrame":
@@ -134,7 +171,7 @@ def write_table(corpus: Corpus, path: Path) -> "pd.DataFrame":
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame":
     """Read a table of utterances. `attrs` of the result has `classes` (tuple) and `one_hot` (bool)."""
-    table = pq.read_table(path, columns=list(columns) if columns else None)
+    table = read_parquet(path, columns)
     meta = json.loads(table.schema.metadata[b"calm"])
     frame = table.replace_schema_metadata(None).to_pandas()
     frame.attrs = {"classes": tuple(meta["classes"]), "one_hot": meta["one_hot"]}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
 from calm.data.arrays import filled
 from calm.data.normalisation import outside
 from calm.data.ragged import AcousticFrames, Ragged
+from calm.storage import check_sums, parquet_batches, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd  # imported in functions: a trained model is used without it
@@ -80,8 +80,8 @@ def load_examples(
         table = read_table(utterances)
         table["split"] = split_in(table, fold)
         classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
-        spoken = pd.read_parquet(Path(texts) / "texts.parquet", columns=["id", "text"])
-        counted = pd.concat([pd.read_parquet(shard, columns=["id", "frames"]) for shard in shards(features)])
+        spoken = read_parquet(Path(texts) / "texts.parquet", ["id", "text"]).to_pandas()
+        counted = pd.concat([read_parquet(shard, ["id", "frames"]).to_pandas() for shard in shards(features)])
         table = table.drop(columns="text").merge(spoken, on="id", how="left", validate="one_to_one").assign(corpus=name)
         tables.append(counted.merge(table, on="id", how="left", validate="one_to_one"))
     table = pd.concat(tables, ignore_index=True)
@@ -118,7 +118,7 @@ def _frames(
         rows = {id: row for row, id in enumerate(own, before)}
         before += len(own)
         for shard in shards(folder):
-            table = pq.read_table(shard, columns=["id", "frames"])
+            table = read_parquet(shard, ["id", "frames"])
             chosen = [rows[id] for id in table["id"].to_pylist()]
             lengths[chosen] = np.maximum(table["frames"].to_numpy(), block)
     utterances, present = Ragged(np.empty(0), lengths), np.flatnonzero(lengths)
@@ -141,7 +141,8 @@ def _frames(
 
 
 def shards(folder: Path) -> list[Path]:
-    """The Parquet files that `features` wrote, in order."""
+    """The Parquet files that `features` wrote, in order. Raises Damaged if one of them, or their statistics, are not what was written."""
+    check_sums(Path(folder))
     return sorted(Path(folder).glob("part-*.parquet"))
 
 
@@ -167,7 +168,7 @@ def each_frames(
 
 
 def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
-    return pq.ParquetFile(shard).iter_batches(batch_size=rows, columns=["id", "features"])
+    return parquet_batches(shard, rows, ["id", "features"])
 
 
 def _piece(
@@ -197,7 +198,7 @@ def _all_normalised(
     """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
     stats = statistics(beside, fold)
     for shard in shards(folder):
-        for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=["features"]):
+        for batch in parquet_batches(shard, 64, ["features"]):
             yield from _normalised(batch.column("features"), stats, normalise, through)
 
 

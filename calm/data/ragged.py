@@ -14,7 +14,7 @@ import numpy as np
 
 from calm.audio.functionals import functionals
 from calm.data.arrays import filled
-from calm.storage import write_parquet
+from calm.storage import parquet_batches, read_parquet, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa  # otherwise imported by the functions, because inference does not need it
@@ -100,23 +100,20 @@ class Ragged:
 def _counted(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, int]:
     """Blocks of each row of a file, and the width of one. Raises ValueError if it has other ids or another order."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        about = file.read(columns=["id", "blocks"])
-        if not about.column("id").equals(pa.chunked_array([pa.array(ids, pa.string())])):
-            raise ValueError(f"{path} holds other utterances than the features: run its stage again")
-        return about.column("blocks").to_numpy().astype(np.int64), int(file.schema_arrow.metadata[b"width"])
+    about = read_parquet(path, ["id", "blocks"])
+    if not about.column("id").equals(pa.chunked_array([pa.array(ids, pa.string())])):
+        raise ValueError(f"{path} holds other utterances than the features: run its stage again")
+    return about.column("blocks").to_numpy().astype(np.int64), int(about.schema.metadata[b"width"])
 
 
 def _encoded(path: Path, width: int) -> Iterator[np.ndarray]:
     """Encoded blocks of a file, (blocks, width) float16, a few rows at a time."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):  # all at once, the compressed columns would be held too
-            for batch in file.iter_batches(BATCH, row_groups=[group], columns=["encoded"]):
-                yield batch.column("encoded").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    for group in range(pq.read_metadata(path).num_row_groups):  # all at once, the compressed columns would be held too
+        for batch in parquet_batches(path, BATCH, ["encoded"], [group]):
+            yield batch.column("encoded").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from calm.audio.decoding import read_audio
 from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
 from calm.evaluation.regression import Linear, fit_logistic
+from calm.storage import parquet_batches
 
 SAMPLE_RATE = 16000  # Hz, for eGeMAPS
 PART = 1024  # utterances whose functionals are saved together, so that a stopped extraction can continue
@@ -174,13 +175,11 @@ def _from_shards(folder: Path, ids: Sequence[str], compute: Callable[[np.ndarray
 
 def _read_frames(folder: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
     """Id and frames (frames, channels) float32 of every utterance; only a few are in memory at a time."""
-    import pyarrow.parquet as pq
-
     shards = sorted(Path(folder).glob("part-*.parquet"))
     if not shards:
         raise FileNotFoundError(f"{folder} has no {kind} frames (part-*.parquet): run the stage features first")
     for shard in shards:
-        for batch in pq.ParquetFile(shard).iter_batches(64, columns=["id", "frames", "features"]):
+        for batch in parquet_batches(shard, 64, ["id", "frames", "features"]):
             offsets, values = batch["features"].offsets.to_numpy(), batch["features"].values.to_numpy(zero_copy_only=False)
             for id, frames, first, last in zip(
                 batch["id"].to_pylist(), batch["frames"].to_pylist(), offsets[:-1], offsets[1:], strict=True

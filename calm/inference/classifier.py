@@ -14,6 +14,7 @@ from calm.audio.encoder_states import at_speed
 from calm.evaluation.calibration import probabilities
 from calm.evaluation.thresholds import likeliest
 from calm.inference.extractor import CONFIG, AcousticExtractor
+from calm.storage import check_sums
 
 TOKENIZER = "tokenizer.json"
 MADE_OF = ("model.safetensors", "config.json", CONFIG, TOKENIZER)
@@ -148,8 +149,9 @@ def digest(folder: Path) -> str:
 
 
 def check_folder(folder: Path) -> Path:
-    """Return the folder of a released model. Raises ValueError if the folder has no model."""
+    """The folder of a released model. Raises ValueError if the folder has no model, and Damaged if a file is not what was written."""
     for name in ("config.json", "model.safetensors", CONFIG):
         if not (Path(folder) / name).is_file():
             raise ValueError(f"{folder} is not a released model: it has no {name} (the stage `release` writes such a folder)")
+    check_sums(Path(folder), within=0)
     return Path(folder)

@@ -13,6 +13,7 @@ from calm.inference.extractor import CONFIG, text_or_empty
 from calm.inference.onnx_export import ABOUT
 from calm.inference.processing import CalmProcessor
 from calm.models.modeling import CalmForSequenceClassification
+from calm.storage import check_sums
 
 
 def resolve_device(device: str | torch.device) -> str | torch.device:
@@ -22,6 +23,7 @@ def resolve_device(device: str | torch.device) -> str | torch.device:
 
 def load_pretrained(network: type[PreTrainedModel], folder: Path) -> tuple[PreTrainedModel, CalmProcessor]:
     """A model and its processor from a folder that has their files. Raises ValueError if one of the files is damaged."""
+    check_sums(Path(folder), within=0)
     try:
         return network.from_pretrained(folder), CalmProcessor.from_pretrained(folder)
     except (SafetensorError, ValueError, OSError) as error:

@@ -28,9 +28,18 @@ def packaged_folder() -> Path:
     return folder
 
 
+def source(name: str) -> tuple[str | Path, dict[str, str]]:
+    """What Transformers loads a language model from, and with which options: a folder, or a name on the hub, `name@revision`."""
+    if name == PACKAGED:
+        return packaged_folder(), {}
+    path, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+    return path, {"revision": revision} if revision else {}
+
+
 def load_tokenizer(name: str):
-    """Tokenizer of a language model given by hub name, by folder, or as "minilm"."""
-    return AutoTokenizer.from_pretrained(packaged_folder() if name == PACKAGED else name)
+    """Tokenizer of a language model given by hub name (`name@revision`), by folder, or as "minilm"."""
+    path, options = source(name)
+    return AutoTokenizer.from_pretrained(path, **options)
 
 
 def special_ids(tokenizer) -> dict[str, int]:
@@ -45,21 +54,21 @@ def load_language_model(name: str, layers: int | None = None) -> PreTrainedModel
     """A text encoder without its pooler, in evaluation mode.
 
     Args:
-        name: hub name, folder, or "minilm".
+        name: hub name (`name@revision`), folder, or "minilm".
         layers: keep only the first so many layers.
 
     Raises:
         ValueError: the family is not supported, or the model has fewer layers.
     """
-    folder = packaged_folder() if name == PACKAGED else name
-    config = AutoConfig.from_pretrained(folder)
+    path, options = source(name)
+    config = AutoConfig.from_pretrained(path, **options)
     try:
         kind = encoder_class(config)
     except ValueError as error:
         raise ValueError(f"language model '{name}': {error}") from None
     if layers is not None and layers > config.num_hidden_layers:
         raise ValueError(f"language model '{name}' has {config.num_hidden_layers} layers, {layers} were asked for")
-    model = without_pooler(kind.from_pretrained(folder))
+    model = without_pooler(kind.from_pretrained(path, **options))
     if layers is not None:
         keep_layers(model, layers)
     return model.eval()
@@ -115,9 +124,10 @@ def load_mlm_head(name: str) -> dict[str, torch.Tensor]:
     if name == PACKAGED:
         return {}
     # Checkpoints of DeBERTa have one of two layouts of the head. Those of version 3 have the newer one, which their config does not say.
-    layouts = [{"legacy": True}, {"legacy": False}] if hasattr(AutoConfig.from_pretrained(name), "legacy") else [{}]
+    path, options = source(name)
+    layouts = [{"legacy": True}, {"legacy": False}] if hasattr(AutoConfig.from_pretrained(path, **options), "legacy") else [{}]
     for layout in layouts:
-        model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, **layout)
+        model, info = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True, **options, **layout)
         prefix = f"{model.base_model_prefix}."
         absent = (key for key in info["missing_keys"] if not key.startswith(prefix))
         if not any(key.endswith("weight") for key in absent):

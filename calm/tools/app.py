@@ -5,23 +5,26 @@ import html
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 
 from calm.inference.recordings import NO_SPEECH, Listener, Segment, duration, load_whisper
 from calm.inference.torch_classifier import Predictor
+from calm.tools.guard import Guard
 from calm.tools.timeline import draw, timeline
 
 HERE = Path(__file__).parent
 TITLES = {"audio": "audio", "text": "text", "both": "audio + text"}
 SIZES = {"wide": (10, 6), "narrow": (4.2, 5.6)}  # size in inches of the timeline's picture, by the width of the window
 HOUR = 3600  # seconds after which uploaded recordings are removed
-CONTENT = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # forbids requests to other machines
+MOST_MEGABYTES, MOST_SECONDS = 500, 1800  # of an upload, and of an analysis
+WAITING = 16  # analyses that wait for the one that runs
 
 ProgressCallback = Callable[[float, str], object]  # fraction of the work that is done, and what is being done
 
@@ -49,10 +52,14 @@ class Analysis:
 
 
 class Analyser:
-    """A released model, and a Whisper engine that is loaded when it is first needed."""
+    """A released model, and a Whisper engine that is loaded when it is first needed.
 
-    def __init__(self, predictor: Predictor, whisper: str = "tiny.en"):
-        self.predictor, self.whisper, self.engine = predictor, whisper, None
+    Args:
+        seconds: that an analysis may take.
+    """
+
+    def __init__(self, predictor: Predictor, whisper: str = "tiny.en", seconds: float = MOST_SECONDS):
+        self.predictor, self.whisper, self.engine, self.seconds = predictor, whisper, None, seconds
 
     def analyse(self, path: Path | None, text: str | None, transcribe: bool, progress: ProgressCallback) -> Analysis:
         """Predictions for a recording, a text, or both; no segments if nobody speaks.
@@ -72,9 +79,12 @@ class Analyser:
             raise ValueError("This model was trained on text alone: write a text, or have the recording transcribed.")
         if path is None:
             return Analysis([Segment(0, 1, np.empty(0), text)], [{"text": self.predictor(None, [text])[0]}])
-        analysis, seconds = Analysis(), duration(path)
+        analysis, seconds, until = Analysis(), duration(path), time.monotonic() + self.seconds
         progress(0, "looking for pauses")
         for segment in self._listener(transcribe and text is None)(path, text):
+            if time.monotonic() > until:
+                at = f"{segment.start:.0f} of {seconds:.0f} s"
+                raise ValueError(f"After {self.seconds:g} s, the most that an analysis may take, it was at {at}: give a shorter part.")
             if prediction := self.predict(segment):
                 analysis.predictions.append(prediction)
                 analysis.segments.append(replace(segment, samples=np.empty(0, np.float32)))  # keep one segment's samples in memory
@@ -244,44 +254,62 @@ def layout(analyser: Analyser):
         dropped.upload(None, None, recorded, js="() => null")
         recorded.stop_recording(None, None, dropped, js="() => null")
         start.click(None, None, [shown, over_time], js="() => ['', '']")
+        for input in (dropped, recorded):
+            input.async_move_resource_to_block_cache = _uploaded(input.async_move_resource_to_block_cache)
         start.click(analyse, [recorded, dropped, text, transcribe], [shown, over_time], show_progress_on=over_time, api_name="analyse")
-    return page
+    return page.queue(max_size=WAITING)
 
 
-def application(analyser: Analyser):
-    """The page as an ASGI application that forbids the browser to send requests to other machines."""
+def _uploaded(move: Callable) -> Callable:
+    """Gradio's function that takes a file that a client names, without downloads: the server requests nothing from other machines."""
+
+    async def moved(path, *args):
+        if path and urlsplit(str(path)).scheme in ("http", "https"):
+            raise ValueError("only uploaded files are analysed")
+        return await move(path, *args)
+
+    return moved
+
+
+def application(analyser: Analyser, store: Path, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6):
+    """The page as an ASGI application.
+
+    Args:
+        store: folder of uploads: the only files that a client can name.
+        names: further host names of the server; see `Guard`.
+        most: bytes of an upload.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+    os.environ["GRADIO_TEMP_DIR"] = str(store)
     import gradio as gr
     from fastapi import FastAPI
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-
-    @app.middleware("http")
-    async def _add_policy(request, call_next):
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = CONTENT
-        return response
-
+    page = layout(analyser)
+    page.has_launched = True  # else Gradio lets a client name any file of this machine
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     head = f"<script>{(HERE / 'app.js').read_text(encoding='utf-8')}</script>"
-    return gr.mount_gradio_app(
-        app,
-        layout(analyser),
+    app = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
         path="",
         footer_links=[],
         ssr_mode=False,
         theme=gr.themes.Default(**fonts),
         css=(HERE / "app.css").read_text(encoding="utf-8"),
         head=head,
-        show_error=True,
+        max_file_size=most,
+        show_error=False,  # what an unforeseen error says may name places of this machine
     )
+    return Guard(app, names, most, store)
 
 
 @contextmanager
-def served(analyser: Analyser, host: str = "127.0.0.1", port: int = 7860) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+def served(
+    analyser: Analyser, host: str = "127.0.0.1", port: int = 7860, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6
+) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """Yield the page's address, a function that serves it until it is stopped, and one that stops it. Uploads are removed at the end.
 
-    Raises OSError if the port is taken.
+    `names` and `most` are those of `application`. Raises OSError if the port is taken.
     """
     import uvicorn
 
@@ -294,7 +322,7 @@ def served(analyser: Analyser, host: str = "127.0.0.1", port: int = 7860) -> Ite
             listening.bind((host, port))
         except OSError as error:
             raise OSError(f"{host}:{port} is not available ({error.strerror}): give another --port or --host") from None
-        os.environ["GRADIO_TEMP_DIR"] = recordings
-        server = uvicorn.Server(uvicorn.Config(application(analyser), log_level="error", timeout_graceful_shutdown=2))
+        app = application(analyser, Path(recordings).resolve(), names, most)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, limit_concurrency=200))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         yield address, lambda: server.run(sockets=[listening]), lambda: setattr(server, "should_exit", True)

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from calm.inference.extractor import text_or_empty
 from calm.inference.recordings import Segment
 from calm.inference.torch_classifier import Predictor
 from calm.models.language_model import text_vectors
-from calm.storage import replacing
+from calm.storage import parquet_writer
 
 GROUP = 64  # rows in memory before they are written
 VECTOR = pa.list_(pa.float32())
@@ -49,7 +48,7 @@ def vectors(predictor: Predictor, segment: Segment) -> dict:
 def write(rows: Iterable[dict], path: Path) -> int:
     """Write rows to Parquet as they come, whole or not at all. Returns the number of rows."""
     total = 0
-    with replacing(path) as partial, pq.ParquetWriter(partial, SCHEMA) as file:
+    with parquet_writer(path, SCHEMA) as file:
         for group in _groups(rows):
             file.write_table(pa.Table.from_pylist(group, SCHEMA))
             total += len(group)

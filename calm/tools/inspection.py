@@ -1,5 +1,6 @@
 """Inspect a corpus before any long work: what it holds, what is missing or wrong, and the disk and time that the stages will need."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,16 +11,18 @@ import pandas as pd
 
 from calm.audio.headers import Header
 from calm.audio.pauses import Pauses
-from calm.corpora import read_corpus
-from calm.corpora.checking import by_split, check, read_headers, speakers_in_two_splits, to_cut
+from calm.corpora import CorpusError, read_corpus
+from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
 from calm.corpora.files import AUDIO, walk
 from calm.corpora.layout import missing
 from calm.corpora.limits import Limits
 from calm.corpora.trainable import unfit
 from calm.corpora.utterances import Corpus, frame_of
+from calm.storage import replacing
 from calm.tools.needs import needs
 
 SHOWN = 3  # examples in the output for each finding
+MOST_SHOWN = 20  # rows with one fault that are all shown
 
 ABSENT = {  # columns that may be empty in all rows, and the consequence
     "text": "every row will be transcribed",
@@ -43,9 +46,10 @@ def inspect(format: str, path: Path, options: dict) -> dict:
         "hours": round(float(frame["duration"].sum()) / 3600, 3),
         "longest_seconds": round(float(frame["duration"].max()), 2) if len(frame) else None,
         "faults": {
-            reason: {"rows": count, "first": [asdict(row) for row in faults if row.reason == reason][:SHOWN]}
+            reason: {"rows": count, "all": [asdict(row) for row in faults if row.reason == reason]}
             for reason, count in Counter(row.reason for row in faults).most_common()
         },
+        "refused": refused(corpus),
         "left_out": dict(Counter(row.reason for row in corpus.dropped if not row.fault)),
         "corrections": {name: count for name, count in corpus.corrections.items() if count},
         "missing": missing(format, path, options),
@@ -59,6 +63,23 @@ def inspect(format: str, path: Path, options: dict) -> dict:
         "to_transcribe": {"rows": int(frame["text"].isna().sum()), "hours": _hours(frame[frame["text"].isna()])},
         "needs": needs(corpus.utterances),
     }
+
+
+def refused(corpus: Corpus) -> str | None:
+    """Why `ingest` would refuse the corpus with its default limits, or None."""
+    try:
+        refuse(corpus, Limits())
+    except CorpusError as error:
+        return str(error)
+    return None
+
+
+def write_faults(result: dict, path: Path) -> None:
+    """Write every row with a fault to a file, a JSON object with `id`, `reason` and `detail` a line."""
+    rows = [row for faults in result["faults"].values() for row in faults["all"]]
+    with replacing(path) as partial:
+        lines = [json.dumps({key: row[key] for key in ("id", "reason", "detail")}, ensure_ascii=False) for row in rows]
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
 
 def check_rows(corpus: Corpus, headers: dict[Path, Header]) -> dict:
@@ -91,18 +112,25 @@ def described(result: dict) -> str:
         lines.append(f"  {split}: {known}; {labels or 'nothing'}")
     for reason, rows in result["faults"].items():
         lines.append(f"  FAULT {reason}: {rows['rows']} rows")
-        lines += [f"    {row['id']}: {row['detail'] or reason}" for row in rows["first"]]
+        shown = rows["all"] if rows["rows"] <= MOST_SHOWN else rows["all"][:SHOWN]
+        lines += [f"    {row['id']}: {row['detail'] or reason}" for row in shown]
+        lines += [f"    ... and {rows['rows'] - len(shown)} more: --faults FILE lists all"] * (len(shown) < rows["rows"])
+    if result["refused"]:
+        lines.append(f"  FAULT the stage ingest would refuse it: {result['refused']}")
     lines += [f"  NOT FOR TRAINING: {sentence}" for sentence in result["unfit"]]
     lines += described_missing(result["missing"])
     lines += [f"  no row has a {name.removesuffix('s')}: {ABSENT[name]}" for name in result["absent_columns"]]
     lines += [f"  left out, {reason}: {count} rows" for reason, count in result["left_out"].items()]
-    lines += [f"  corrected, {name}: {count} rows" for name, count in result["corrections"].items()]
+    lines += [f"  corrected, {name}: {count}{'' if name.startswith('file ') else ' rows'}" for name, count in result["corrections"].items()]
     lines += [f"  {name}: {_count(findings)}" for name, findings in result["checks"].items() if findings]
     if several := result["speakers_in_two_splits"]:
         lines.append(f"  speakers in two splits: {_few(several, len(several))}")
     if (unused := result["unused_audio"])["files"]:
         lines.append(f"  audio files that no row uses: {_few(unused['first'], unused['files'])}")
-    for key, phrase in (("to_cut", "to be cut at their pauses"), ("to_transcribe", "to be transcribed")):
+    for key, phrase in (
+        ("to_cut", "to be cut at their pauses, where those without speech are dropped"),
+        ("to_transcribe", "to be transcribed"),
+    ):
         if result[key]["rows"]:
             lines.append(f"  {phrase}: {result[key]['rows']} rows, {result[key]['hours']:.2f} h")
     return "\n".join(lines + _described_needs(result["needs"]))
@@ -136,9 +164,11 @@ def _duration(seconds: float) -> str:
 
 
 def _count(findings: object) -> str:
-    """The findings of a check in short: lists by their length."""
+    """The findings of a check in short: lists of names by length and names, other lists by their length."""
     if isinstance(findings, dict):
         return "; ".join(f"{name}: {_count(value)}" for name, value in findings.items())
+    if isinstance(findings, list) and all(isinstance(name, str) and len(name) < 40 for name in findings):
+        return f"{len(findings)} ({', '.join(findings[:MOST_SHOWN])}{', ...' if len(findings) > MOST_SHOWN else ''})"
     return str(len(findings) if isinstance(findings, list) else findings)
 
 

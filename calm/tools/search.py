@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from calm.inference.torch_classifier import load_pretrained
 from calm.models.encoder_blocks import through
 from calm.models.language_model import load_language_model, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining
+from calm.storage import read_parquet
 
 DATA = Path("data")  # the project's results: CALP models, and corpora with their features
 ROWS = 64  # utterances in memory at a time
@@ -206,10 +206,10 @@ def _utterance_rows(corpus: str) -> dict[str, dict]:
     """Rows of a corpus's table by utterance id, with the texts of the stage `transcribe` if it has run."""
     if not _utterances(corpus).is_file():
         raise ValueError(f"{_utterances(corpus)} is missing: run the stage `ingest` for {corpus}")
-    table = pq.read_table(_utterances(corpus), columns=["id", "audio", "start", "end", "text"]).rename_columns({"audio": "file"})
+    table = read_parquet(_utterances(corpus), ["id", "audio", "start", "end", "text"]).rename_columns({"audio": "file"})
     rows = {row["id"]: row for row in table.to_pylist()}
     if _texts(corpus).is_file():
-        for row in pq.read_table(_texts(corpus), columns=["id", "text"]).to_pylist():
+        for row in read_parquet(_texts(corpus), ["id", "text"]).to_pylist():
             if row["id"] in rows:
                 rows[row["id"]]["text"] = row["text"] or None
     return rows

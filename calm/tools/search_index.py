@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calm.inference.recordings import Listener
-from calm.storage import replacing
+from calm.storage import parquet_batches, parquet_writer
 from calm.tools.search import ROWS, CalpEncoder, Sources
 
 KEY = "calm-search"  # entry of the file's metadata that says which model and sources the index belongs to
@@ -49,7 +49,7 @@ def write(rows: Iterable[dict], path: Path, key: dict) -> Iterator[dict]:
     """Pass rows on while writing them to Parquet. The file appears when the last row has been taken."""
     schema = SCHEMA.with_metadata({KEY: json.dumps(key)})
     group: list[dict] = []
-    with replacing(path) as partial, pq.ParquetWriter(partial, schema) as file:
+    with parquet_writer(path, schema) as file:
         for row in rows:
             group.append(row)
             if len(group) == ROWS:
@@ -70,7 +70,7 @@ def _table(rows: list[dict], schema: pa.Schema) -> pa.Table:
 
 def read(path: Path, width: int) -> Iterator[dict]:
     """Rows of an index, with `blocks` (blocks, width)."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS):
+    for batch in parquet_batches(path, ROWS, SCHEMA.names):
         vectors = batch.column("blocks")
         for index, row in enumerate(batch.drop_columns(["blocks"]).to_pylist()):
             blocks = vectors[index].values

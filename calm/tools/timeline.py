@@ -22,7 +22,7 @@ from calm.data.ragged import Ragged
 from calm.evaluation.calibration import probabilities
 from calm.inference.recordings import VAD_WINDOW, duration
 from calm.inference.torch_classifier import Predictor
-from calm.storage import replacing
+from calm.storage import csv_cell, replacing
 
 MINUTE = 60.0  # seconds read at a time
 MARGIN = 0.5  # seconds read on either side, so that resampling sees no edge
@@ -208,7 +208,7 @@ def write_csv(result: Timeline, path: Path) -> None:
     import pandas as pd
 
     times = {"time": result.time, "start": result.start, "end": result.end}
-    table = pd.DataFrame(times | dict(zip(result.classes, result.probabilities.T, strict=True)))
+    table = pd.DataFrame(times | dict(zip(map(csv_cell, result.classes), result.probabilities.T, strict=True)))
     with replacing(path) as partial:
         table.to_csv(partial, index=False, float_format="%.6g")
 
@@ -232,7 +232,7 @@ def draw(result: Timeline, path: Path, title: str = "", size: tuple[float, float
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context("default"):  # not the caller's style
+    with style.context(["default", {"text.parse_math": False}]):  # not the caller's style; and a label with dollar signs is a label
         figure = Figure(figsize=size, layout="constrained")
         above, wave, image = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.5])
         for name, values in zip(result.classes, result.probabilities.T, strict=True):

@@ -7,6 +7,7 @@ import pandas as pd
 
 from calm.asr import transcripts
 from calm.evaluation import metrics
+from calm.storage import read_parquet
 from pipeline.evaluation.predictions import CorpusEvaluation, Predictions
 
 SECONDS = (2.0, 4.0, 8.0)
@@ -54,7 +55,7 @@ def by_errors(ids: pd.Series, texts: Path, language: str) -> pd.Series:
     file = texts / "texts.parquet"
     if not file.exists():
         return pd.Series([None] * len(ids), dtype=object)
-    table = pd.read_parquet(file, columns=["id", "text", "reference"]).set_index("id").reindex(ids)
+    table = read_parquet(file, ["id", "text", "reference"]).to_pandas().set_index("id").reindex(ids)
     return pd.Series([_errors(row.text, row.reference, language) for row in table.itertuples()], dtype=object)
 
 

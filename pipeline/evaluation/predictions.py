@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from calm.corpora.folds import folds_of, split_in
 from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import calibration, metrics
+from calm.storage import read_parquet
 
 SPLITS = ("validation", "test")
 NAMED = 20  # ids of utterances without a prediction that the notes name; they count all
@@ -122,7 +123,7 @@ def read_predictions(file: Path, lm: str, evaluation: CorpusEvaluation) -> Itera
     names, has_folds = ["id", "split", "variant", "modality", "seed", "logits"], "fold" in pq.read_schema(file).names
     if has_folds != bool(evaluation.folds):
         raise ValueError(f"{file} and the corpus do not agree on whether there are folds: run its stage again")
-    table = pq.read_table(file, columns=[*names, *(["fold"] if has_folds else [])])
+    table = read_parquet(file, [*names, *(["fold"] if has_folds else [])])
     lists = table.column("logits").combine_chunks()
     logits, lengths = lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy(zero_copy_only=False)
     classes = len(evaluation.classes)

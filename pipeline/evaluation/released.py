@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from calm.evaluation.resampling import Resamples, difference
-from calm.storage import read_json
+from calm.storage import read_json, read_parquet
 
 METRICS = ("weighted_accuracy", "accuracy", "f1_macro")  # on the card, and of a transfer
 
@@ -41,7 +40,7 @@ def read(folder: Path, columns: dict) -> Released:
     Raises:
         ValueError: the head was not evaluated, or has no tuned thresholds.
     """
-    table = pq.read_table(folder / "predictions.parquet", filters=[(name, "==", value) for name, value in columns.items()])
+    table = read_parquet(folder / "predictions.parquet", filters=[(name, "==", value) for name, value in columns.items()])
     thresholds = read_json(folder / "thresholds.json")
     names = ", ".join(map(str, columns.values()))
     if not len(table):

@@ -1,14 +1,20 @@
-"""What a rebuild adds to Prefect's page: the result table, what changed since the last rebuild, the stages' times, and links to MLflow."""
+"""What the flows add to Prefect's page: tables of results and of scores, what changed, the stages' times, and where to read on."""
 
 import os
+import platform
 import shutil
+from pathlib import Path
 
 from calm.storage import replacing
 from pipeline import paths
+from pipeline.flows import scoring
 from pipeline.report import result_tables
 from pipeline.report.table import cell_text
 from pipeline.settings import Settings
 from pipeline.tracking import provenance, store
+from pipeline.uris import masked
+
+SHOWN = 100  # rows of scores in an artifact
 
 
 def create(settings: Settings, rebuild: str, states: dict, complete: bool, seconds: float) -> None:
@@ -28,13 +34,41 @@ def create(settings: Settings, rebuild: str, states: dict, complete: bool, secon
     if not metrics.exists():
         return
     rows = result_tables.read_rows(metrics)
-    create_markdown_artifact(tables_markdown(rows), "results", f"Results: {settings.title}")
+    create_markdown_artifact(f"{page_link()}\n\n{tables_markdown(rows)}", "results", f"Results: {settings.title}")
     last = paths.last_results()
     if last.exists():
         create_markdown_artifact(difference(rows, result_tables.read_rows(last)), "difference", "Difference to the last successful rebuild")
     if complete:
         with replacing(last) as partial:
             shutil.copyfile(metrics, partial)
+
+
+def create_scores(summary: str, scores: Path, files: list[scoring.InboxFile]) -> None:
+    """Create the artifacts of one run of `score_new`: a summary with where to read on, and the rows of these files."""
+    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+    rows = score_rows(scores, files)
+    more = f" The artifact `scored-files` shows {SHOWN:,} of {len(rows):,} rows." if len(rows) > SHOWN else ""
+    create_markdown_artifact(f"{summary}.{more}\n\n{page_link()}".rstrip(), "scores", "What score_new did")
+    create_table_artifact(rows[:SHOWN], "scored-files", "What score_new heard and decided")
+
+
+def score_rows(scores: Path, files: list[scoring.InboxFile]) -> list[dict]:
+    """Rows of the table of scores that belong to these files: where, what was said, the classes, and the likeliest one's probability."""
+    rows = []
+    for row in scoring.rows_of(scores, files):
+        likeliest = max(row["probabilities"] or [], key=lambda pair: pair[1], default=None)
+        decided = row["fault"] or ", ".join(row["decided"] or []) or "none of the classes"
+        likely = f"{likeliest[0]} {100 * likeliest[1]:.0f} %" if likeliest else ""
+        times = {name: None if row[name] is None else round(row[name], 2) for name in ("start", "end")}
+        rows.append({"file": row["file"], **times, "text": row["text"] or "", "answer": decided, "likeliest": likely})
+    return rows
+
+
+def page_link() -> str:
+    """Where the page of results is, as Markdown; "" where there is none. A browser opens such a link only on the same machine."""
+    page = (paths.REPORTS / "index.html").resolve()
+    return f"[The page of results]({page.as_uri()}) is `{page}` on {platform.node()}." if page.exists() else ""
 
 
 def stage_times(states: dict) -> list[dict]:
@@ -83,8 +117,8 @@ def mlflow_links(settings: Settings, rebuild: str) -> str:
         for experiment in client.search_experiments():
             for run in client.search_runs([experiment.experiment_id], f"tags.`calm.rebuild` = '{rebuild}'"):
                 name = f"{experiment.name}: {run.info.run_name}"
-                link = f"{uri.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
+                link = f"{masked(uri).rstrip('/')}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}?{store.VIEW}"
                 lines.append(f"- [{name}]({link})" if uri.startswith("http") else f"- {name}: run {run.info.run_id}")
     if not lines:
         return "No tracked stage was run."
-    return "\n".join(lines) + ("" if uri.startswith("http") else f"\n\n`mlflow ui --backend-store-uri {uri}` opens them.")
+    return "\n".join(lines) + ("" if uri.startswith("http") else f"\n\n`mlflow ui --backend-store-uri {masked(uri)}` opens them.")

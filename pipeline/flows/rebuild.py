@@ -10,7 +10,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
-from pipeline import settings
+from pipeline import repro, settings
 from pipeline.flows import artifacts, limits
 from pipeline.flows.subprocesses import Subprocesses
 
@@ -82,6 +82,7 @@ def rebuild(targets: list[str] | None = None) -> None:
     loaded = settings.load()
     name = f"{time.strftime('%Y-%m-%d %H:%M:%S')} flow {runtime.flow_run.name}"
     _state = FlowState(Subprocesses(loaded.flows.stop_seconds), limits.read(), loaded, name)
+    repro.mend_lock()
     order, begin = select(stages(), targets), time.time()
     retries = {"retries": loaded.flows.retries, "retry_delay_seconds": exponential_backoff(loaded.flows.retry_seconds)}
     with _state.subprocesses.stopped_with_flow():
@@ -111,6 +112,7 @@ def run_stage(name: str, limit: str) -> float:
     log, devices = get_run_logger(), _state.settings.compute.devices.get(name.partition("@")[0], 1)
     with _state.limits.take(limit, devices, _state.subprocesses.stopped) as environment:
         begin = time.monotonic()
+        repro.mend_lock()
         code = _state.subprocesses.run(["dvc", "repro", "-s", name], {**environment, "CALM_REBUILD": _state.rebuild}, log.info)
     if code:
         raise StageFailed(f"{name} ended with exit code {code}")

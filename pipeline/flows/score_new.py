@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from pipeline import settings
-from pipeline.flows import limits, scoring
+from pipeline.flows import artifacts, limits, scoring
 from pipeline.flows.subprocesses import Subprocesses
 from pipeline.tracking import registry
 
@@ -34,7 +33,7 @@ def score_new(inbox: Path | None = None, model: str | None = None) -> int:
     subprocesses = Subprocesses(loaded.flows.stop_seconds)
     with subprocesses.stopped_with_flow():
         summary = score(subprocesses, limits.read(), [str(inbox), str(scores), model])
-    create_markdown_artifact(f"{summary}, from `{inbox}` to `{scores}` by `{model}`", "scores", "What score_new did")
+    artifacts.create_scores(f"{summary}, from `{inbox}` to `{scores}` by `{model}`", scores, new)
     return len(new)
 
 

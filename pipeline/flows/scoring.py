@@ -2,9 +2,11 @@
 
 `python -m pipeline.flows.scoring INBOX SCORES MODEL`. The table is a folder of Parquet files, one per batch, each written under a
 temporary name and then renamed; the files named in them are done. However often the process is killed, the table has either all rows
-of a file, once, or none yet. A file that cannot be read, or that has no speech, has a row that says so.
+of a file, once, or none yet. A file that cannot be read, or that has no speech, has a row that says so. A file that changes while it is
+read is left for the next run.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -19,10 +21,11 @@ import pyarrow.dataset
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from calm.storage import write_parquet
+from calm.storage import read_json, write_json, write_parquet
 
 BATCH = 32  # files per Parquet file
 SETTLE_SECONDS = 5  # a file that changed more recently may still be being copied
+TRIES = 3  # after which a file is given up that ends the process
 PARTIAL = (".partial", ".part", ".tmp", ".crdownload")
 
 SCHEMA = pa.schema(
@@ -46,31 +49,48 @@ SCHEMA = pa.schema(
 
 
 class InboxFile(NamedTuple):
-    """A file of the inbox."""
+    """An entry of the inbox as the table names it: bytes of its name that are not UTF-8 are written as \\xff."""
 
     file: str
     size: int
     modified_ns: int
 
 
-def new_files(inbox: Path, scores: Path) -> list[InboxFile]:
-    """Files in the inbox that are not in the table and are no longer being written, sorted by name."""
+class Deferred(Exception):
+    """A file changed while it was read, so that it has no rows yet."""
+
+
+def new_files(inbox: Path, scores: Path) -> dict[InboxFile, Path]:
+    """Entries of the inbox that are not in the table and are no longer being written, sorted by name, with their paths."""
     done = set(map(InboxFile._make, _columns(scores, InboxFile._fields)))
-    now, settled = time.time(), []
+    now, settled = time.time(), {}
     for folder, folders, names in os.walk(inbox):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if name.startswith(".") or name.endswith(PARTIAL):
-                continue
             path = Path(folder) / name
-            stat = path.stat()
+            if name.startswith(".") or name.endswith(PARTIAL) or not (stat := _stat(path)):
+                continue
             if now - stat.st_mtime >= SETTLE_SECONDS:
-                settled.append(InboxFile(path.relative_to(inbox).as_posix(), stat.st_size, stat.st_mtime_ns))
-    return sorted(set(settled) - done)
+                name = shown(str(path.relative_to(inbox)))
+                settled[InboxFile(name, stat.st_size, stat.st_mtime_ns)] = path
+    return {new: settled[new] for new in sorted(settled) if new not in done}
 
 
-def score(inbox: Path, scores: Path, model: str) -> tuple[int, int]:
-    """Score the new files; returns how many were scored, and how many of these have a fault.
+def shown(text: str) -> str:
+    r"""A text with names of files in it, whose bytes that are not UTF-8 become \xff."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """What a path leads to; of a link to nothing the link itself; None for what is gone."""
+    for follow in (True, False):
+        with contextlib.suppress(OSError):
+            return path.stat(follow_symlinks=follow)
+    return None
+
+
+def score(inbox: Path, scores: Path, model: str) -> tuple[int, int, int]:
+    """Score the new files; returns how many were scored, how many of these have a fault, and how many are left for the next run.
 
     Raises ValueError if the model cannot be loaded, and Timeout if another process scores into the same table.
     """
@@ -78,25 +98,47 @@ def score(inbox: Path, scores: Path, model: str) -> tuple[int, int]:
     with FileLock(scores / ".lock", timeout=0):
         known = dict(_columns(scores, ("file", "sha256")))
         # A file that was only touched has a new time but the same content.
-        files = [new for new in new_files(inbox, scores) if new.file not in known or digest(inbox / new.file) != known[new.file]]
-        if not files:
-            return 0, 0
-        scorer, total, faults = Scorer(model), 0, 0
-        with tqdm(total=len(files), desc="Scoring", unit="file", delay=2) as bar:
-            for first in range(0, len(files), BATCH):
-                batch = files[first : first + BATCH]
-                rows = [row for file in batch for row in scorer.rows(inbox, file)]
-                name = hashlib.sha256("\n".join(f"{row['file']} {row['sha256']}" for row in rows).encode()).hexdigest()[:16]
-                write_parquet(pa.Table.from_pylist(rows, SCHEMA), scores / f"scores-{name}.parquet")
-                total += len(batch)
+        new = [(entry, path) for entry, path in new_files(inbox, scores).items() if (known.get(entry.file) or "-") != digest(path)]
+        if not new:
+            return 0, 0, 0
+        scorer, tries, total, faults = Scorer(model), Tries(scores / ".tried.json"), 0, 0
+        with tqdm(total=len(new), desc="Scoring", unit="file", delay=2) as bar:
+            for first in range(0, len(new), BATCH):
+                rows = []
+                for entry, path in new[first : first + BATCH]:
+                    with contextlib.suppress(Deferred), tries.of(entry) as times:
+                        rows += scorer.rows(entry, path, times)
+                        total += 1
+                    bar.update()
+                if rows:
+                    name = hashlib.sha256("\n".join(f"{row['file']} {row['sha256']}" for row in rows).encode()).hexdigest()[:16]
+                    write_parquet(pa.Table.from_pylist(rows, SCHEMA), scores / f"scores-{name}.parquet")
                 faults += sum(row["fault"] is not None for row in rows)
-                bar.update(len(batch))
-    return total, faults
+    return total, faults, len(new) - total
+
+
+class Tries:
+    """How often a file was begun and never ended, because the process did not outlive it."""
+
+    def __init__(self, file: Path):
+        self.file, self.last = file, {}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self.last = read_json(file)
+
+    @contextlib.contextmanager
+    def of(self, entry: InboxFile) -> Iterator[int]:
+        """Yields how often an entry was tried before, as far as it is the one that was tried last."""
+        times = self.last["times"] if self.last.get("entry") == list(entry) else 0
+        write_json({"entry": entry, "times": times + 1}, self.file)
+        yield times
+        self.file.unlink()
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's content; "" if it cannot be opened."""
+    """SHA-256 of a file's content; "" if it is no regular file, or cannot be opened."""
     try:
+        if not path.is_file():  # to open a pipe would wait for its other end
+            return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
@@ -113,8 +155,9 @@ class Scorer:
         from calm.inference.recordings import Listener
         from pipeline import settings
 
-        loaded, self.model = settings.load(), model
-        self.classifier = load_classifier(model_folder(model, loaded.tracking.uri))
+        loaded = settings.load()
+        folder, self.model = model_folder(model, loaded.tracking.uri)
+        self.classifier = load_classifier(folder)
         section, cut, whisper = loaded.transcribe, loaded.ingest.cut, None
         if self.classifier.needs_text:
             options = {"compute_type": section.compute_type, "beam": section.beam, "language": section.language}
@@ -124,30 +167,65 @@ class Scorer:
         pauses = Pauses(**cut.model_dump()) if cut else Pauses()
         self.listener = Listener(self.classifier.sample_rate, whisper, pauses, section.no_speech_threshold)
 
-    def rows(self, inbox: Path, file: InboxFile) -> Iterator[dict]:
-        """Rows of one file: one per piece between pauses, or one that says what is wrong."""
-        from calm.audio.decoding import AudioError
-        from calm.inference.recordings import NO_SPEECH, classify_segment
+    def rows(self, entry: InboxFile, path: Path, times: int) -> list[dict]:
+        """Rows of one file: one per piece between pauses, or one that says what is wrong.
+
+        `times`: how often the file has ended the process that read it. Raises Deferred if the file changes meanwhile.
+        """
+        from calm.inference.recordings import NO_SPEECH
+
+        before = digest(path)
+        results = [{"fault": fault}] if (fault := _unusable(path, times)) else self._results(path)
+        stat = _stat(path)
+        if stat is None or (stat.st_size, stat.st_mtime_ns) != (entry.size, entry.modified_ns) or digest(path) != before:
+            raise Deferred
+        columns = {**entry._asdict(), "sha256": before, "model": self.model, "scored": datetime.now(UTC)}
+        return [dict.fromkeys(SCHEMA.names) | {"flags": []} | columns | result for result in results or [{"fault": NO_SPEECH}]]
+
+    def _results(self, path: Path) -> list[dict]:
+        from calm.inference.recordings import classify_segment
 
         try:
-            results = [classify_segment(self.classifier, segment) for segment in self.listener(inbox / file.file)]
-        except AudioError as error:
-            results = [{"fault": str(error)}]
-        columns = {**file._asdict(), "sha256": digest(inbox / file.file), "model": self.model, "scored": datetime.now(UTC)}
-        for result in results or [{"fault": NO_SPEECH}]:
-            yield dict.fromkeys(SCHEMA.names) | {"flags": []} | columns | result
+            return [classify_segment(self.classifier, segment) for segment in self.listener(path)]
+        except (ValueError, OSError) as error:  # of which AudioError is one
+            return [{"fault": shown(str(error))}]
 
 
-def model_folder(model: str, tracking_uri: str) -> Path:
-    """Folder of a released model: the folder itself, or what MLflow's registry has under `models:/...`."""
+def _unusable(path: Path, times: int) -> str | None:
+    """Why an entry is not even opened; None if it is."""
+    if path.is_symlink() and not path.exists():
+        return "a link to nothing"
+    if not path.is_file():
+        return "not a regular file"
+    return f"reading it ended the process {times} times" if times >= TRIES else None
+
+
+def model_folder(model: str, tracking_uri: str) -> tuple[Path, str]:
+    """Folder of a released model, and its name with the version that an alias stands for now.
+
+    The folder is the one that is named, or what MLflow's registry has under `models:/...`.
+    """
     if not model.startswith("models:/"):
-        return Path(model)
+        return Path(model), model
     from pipeline.tracking import provenance, registry, store
 
     uri = store.absolute(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri, provenance.root())
     with store.clear_errors(uri):
         store.connect(uri)
-    return registry.released_model(model, uri)
+    version = registry.version_of(model, uri)
+    return registry.released_model(version, uri), version
+
+
+def rows_of(scores: Path, files: list[InboxFile]) -> list[dict]:
+    """Rows of the table that belong to these files, by file and start."""
+    parts = sorted(map(str, scores.glob("scores-*.parquet")))
+    if not parts:
+        return []
+    named = pyarrow.dataset.field("file").isin([file.file for file in files])
+    rows = pyarrow.dataset.dataset(parts, schema=SCHEMA).to_table(filter=named).to_pylist()
+    return sorted(
+        (row for row in rows if InboxFile(*map(row.get, InboxFile._fields)) in set(files)), key=lambda row: (row["file"], row["start"] or 0)
+    )
 
 
 def _columns(scores: Path, names: tuple[str, ...]) -> list[tuple]:
@@ -162,13 +240,14 @@ def _columns(scores: Path, names: tuple[str, ...]) -> list[tuple]:
 def main() -> None:
     inbox, scores, model = sys.argv[1:]
     try:
-        total, faults = score(Path(inbox), Path(scores), model)
+        total, faults, left = score(Path(inbox), Path(scores), model)
     except Timeout:
         print("another process is scoring into this table: nothing was done")
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     else:
-        print(f"{total} files scored" + (f", {faults} of them without a result (see the column `fault`)" if faults else ""))
+        said = [f"{total} files scored"] + [f"{faults} of them without a result (see the column `fault`)"] * bool(faults)
+        print(", ".join(said + [f"{left} changed meanwhile and are left for the next run"] * bool(left)))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline import paths
 from pipeline.settings import Flows, Settings
 from pipeline.tracking import store
+from pipeline.uris import masked
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -33,6 +34,7 @@ class Server:
     name: str
     command: tuple[str, ...]
     health: str | None
+    environment: dict[str, str] = field(default_factory=dict, hash=False)  # what others must not read in the list of processes
 
 
 def environment(section: Flows) -> dict[str, str]:
@@ -72,8 +74,14 @@ def up(settings: Settings) -> list[str]:
         for name in reversed(started):
             _end(name, section.stop_seconds)
         raise
-    pages = {"Prefect": address(section.prefect_port), "MLflow": address(section.mlflow_port)}
-    return [*lines, *(f"{name}: {page}" for name, page in pages.items()), f"logs: {paths.servers()}/*.log; `make down` ends all of it"]
+    section.inbox.mkdir(parents=True, exist_ok=True)
+    pages = {"Prefect": address(section.prefect_port), "MLflow": f"{address(section.mlflow_port)}/#/experiments?{store.VIEW}"}
+    return [
+        *lines,
+        *(f"{name}: {page}" for name, page in pages.items()),
+        f"audio to score: {section.inbox}",
+        f"logs: {paths.servers()}/*.log; `make down` ends all of it",
+    ]
 
 
 def down(section: Flows) -> list[str]:
@@ -85,7 +93,8 @@ def _servers(section: Flows, store_uri: str) -> list[Server]:
     prefect_port, mlflow_port = section.prefect_port, section.mlflow_port
     sqlite = f"sqlite+aiosqlite:///{paths.servers().resolve() / 'prefect.db'}"
     os.environ.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", section.prefect_database or sqlite)
-    mlflow = ["--host", HOST, "--port", str(mlflow_port), "--backend-store-uri", section.mlflow_database or store_uri, "--workers", "1"]
+    database = os.environ.get("MLFLOW_BACKEND_STORE_URI") or section.mlflow_database or store_uri
+    mlflow = ["--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     mlflow += ["--artifacts-destination", str(Path("mlartifacts").resolve())]
     return [
         Server(
@@ -93,7 +102,12 @@ def _servers(section: Flows, store_uri: str) -> list[Server]:
             (sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)),
             f"{address(prefect_port)}/api/health",
         ),
-        Server("mlflow", (sys.executable, "-m", "mlflow", "server", *mlflow), f"{address(mlflow_port)}/health"),
+        Server(
+            "mlflow",
+            (sys.executable, "-m", "mlflow", "server", *mlflow),
+            f"{address(mlflow_port)}/health",
+            {"MLFLOW_BACKEND_STORE_URI": database},
+        ),
         Server("worker", (sys.executable, "-m", "pipeline.flows", "serve"), None),
     ]
 
@@ -126,7 +140,8 @@ def _launch(server: Server) -> subprocess.Popen:
     paths.servers().mkdir(parents=True, exist_ok=True)
     print(f"starting {server.name} ...", file=sys.stderr, flush=True)
     with _log(server.name).open("wb") as file:
-        process = subprocess.Popen(server.command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+        options = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file, "start_new_session": True}
+        process = subprocess.Popen(server.command, env={**os.environ, **server.environment}, **options)
     _write_process_file(server.name, process.pid)
     return process
 
@@ -190,7 +205,7 @@ def _log(name: str) -> Path:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "its log is empty"
+    return masked(lines[-1].strip()) if lines else "its log is empty"
 
 
 def _answers(url: str) -> bool:

@@ -29,9 +29,17 @@ class Condition:
         """Name of a run."""
         return f"{self.name}, {self.modality}, seed {' '.join(map(str, seeds))}"
 
-    def tags(self, *seeds: int) -> dict[str, str]:
-        """What tells a run from others in MLflow."""
-        return {"variant": self.name, "modality": self.modality, "seed": " ".join(map(str, seeds))}
+    def details(self, head: Head) -> dict[str, object]:
+        """Parameters of its runs in MLflow, besides those by which it is told from others."""
+        frozen = self.tuning == "frozen"
+        return {
+            "network": self.row.network,
+            "start": self.row.start,
+            "labels": self.row.labels,
+            "pooling": self.row.pooling or head.pooling,
+            "epochs": head.frozen_epochs if frozen else head.epochs,
+            "learning_rate": head.frozen_learning_rate if frozen else head.learning_rate,
+        }
 
 
 def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:

@@ -1,5 +1,6 @@
 """Training of heads: on representations that stay as they are, or with the network below."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from pipeline import factory
 from pipeline.heads.conditions import Condition
 from pipeline.heads.logistic import fit
 from pipeline.heads.networks import TASK, Networks, digest
+from pipeline.tracking import systems
 from pipeline.tracking.tracker import TrackedRun
 
 
@@ -45,27 +47,31 @@ def train_heads(
     begin = time.monotonic()
     train_them = _unfrozen if condition.tuning == "unfrozen" else _frozen
     fold = {} if networks.fold is None else {"fold": networks.fold}
-    tags = condition.tags(*seeds) | {name: str(value) for name, value in fold.items()}
-    title = ", ".join([condition.title(*seeds), *(f"fold {value}" for value in fold.values())])
-    with tracked.child(title, tags=tags) as run:
-        logits, curve = train_them(networks, condition, seeds, folder, run, keep)
     about = [{"variant": condition.name, "modality": condition.modality, "seed": seed, **fold} for seed in seeds]
+    with contextlib.ExitStack() as opened:
+        runs = [opened.enter_context(run_of(networks, condition, names, tracked)) for names in about]
+        logits, curve = train_them(networks, condition, seeds, folder, runs, keep)
     tables = [_table(networks, names, {split: values[:, index] for split, values in logits.items()}) for index, names in enumerate(about)]
-    seconds = {"seconds": time.monotonic() - begin, "mlflow_run": run.id}
-    return Trained(
-        pd.concat(tables, ignore_index=True), [{**names, "curve": curve} for names in about], [{**names, **seconds} for names in about]
-    )
+    seconds = (time.monotonic() - begin) / len(seeds)
+    measured = [{**names, "seconds": seconds, "mlflow_run": run.id} for names, run in zip(about, runs, strict=True)]
+    return Trained(pd.concat(tables, ignore_index=True), [{**names, "curve": curve} for names in about], measured)
+
+
+def run_of(networks: Networks, condition: Condition, names: dict, tracked: TrackedRun):
+    """The run of one head, as a context. `names`: its variant, modality, seed and fold."""
+    parameters = systems.parameters(networks.corpus, networks.model, **names)
+    return systems.opened(tracked, parameters, condition.details(networks.settings.head))
 
 
 def _unfrozen(
-    networks: Networks, condition: Condition, seeds: list[int], folder: Path, run: TrackedRun, keep: Path | None
+    networks: Networks, condition: Condition, seeds: list[int], folder: Path, runs: list[TrackedRun], keep: Path | None
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """Train a head and the network below it; logits by split (utterances, 1, classes), and the training curve.
 
     Where the corpus asks for a refit, a second network learns from training and validation together. It answers test, and is kept.
     """
     rows, validation = networks.train_rows(condition), networks.splits["validation"]
-    network, collator, curve = _descended(networks, condition, seeds[0], rows, validation, folder, run.training)
+    network, collator, curve = _descended(networks, condition, seeds[0], rows, validation, folder, runs[0].training)
     answers = {"validation": _predicted(networks, condition, network, collator, validation)}
     if networks.settings.corpora[networks.corpus].refit:
         both = np.concatenate([rows, validation])
@@ -119,19 +125,23 @@ def pretrained_part(condition: Condition, network: CalmForSequenceClassification
 
 
 def _frozen(
-    networks: Networks, condition: Condition, seeds: list[int], folder: Path, run: TrackedRun, keep: Path | None
+    networks: Networks, condition: Condition, seeds: list[int], folder: Path, runs: list[TrackedRun], keep: Path | None
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """Train the heads of all seeds on representations that are computed once; logits (utterances, seeds, classes), and their mean curve."""
     representations = represented(networks, condition, seeds)
     if networks.settings.head.frozen_fit == "logistic":
-        return _logistic(networks, condition, seeds, *representations, keep)
-    heads, _, curve = on_vectors(networks, condition, *representations, seeds, folder, run.training)
+        return _logistic(networks, condition, seeds, *representations, runs, keep)
+
+    def log(numbers: dict[str, float], step: int) -> None:
+        for run in runs:
+            run.training(of_one(numbers, len(seeds)), step)
+
+    heads, _, curve = on_vectors(networks, condition, *representations, seeds, folder, log)
     if keep:
         network = networks.network(condition, seeds[0])
         network.heads[TASK].load_state_dict(heads.heads[0].state_dict())
         network.save_pretrained(keep)
-    # The heads' losses were summed: an entry of the curve is their mean.
-    curve = [{key: value / (1 if key == "epoch" else len(seeds)) for key, value in entry.items()} for entry in curve]
+    curve = [of_one(entry, len(seeds)) for entry in curve]
 
     def logits(split: str, vectors: torch.Tensor) -> np.ndarray:
         return predict(heads, np.arange(len(vectors)), lambda rows: {"vectors": vectors[rows]}, 512)
@@ -139,8 +149,19 @@ def _frozen(
     return answers(networks, condition, seeds, representations[0], logits), curve
 
 
+def of_one(numbers: dict[str, float], heads: int) -> dict[str, float]:
+    """Numbers of heads that were trained together: their losses were summed, and become the mean of a head."""
+    return {key: value / heads if "loss" in key else value for key, value in numbers.items()}
+
+
 def _logistic(
-    networks: Networks, condition: Condition, seeds: list[int], vectors: torch.Tensor, sources: np.ndarray, keep: Path | None
+    networks: Networks,
+    condition: Condition,
+    seeds: list[int],
+    vectors: torch.Tensor,
+    sources: np.ndarray,
+    runs: list[TrackedRun],
+    keep: Path | None,
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """Fit the heads of all seeds by logistic regression; as `_frozen`. The curve has an entry for each strength, of the first seed."""
     section, targets = networks.settings.head, networks.targets[sources] >= 0.5
@@ -151,6 +172,9 @@ def _logistic(
     for index in range(vectors.shape[1]):
         own = vectors[:, index].numpy()
         heads.append(fit(own, targets, train, networks.splits["validation"], both, section.strengths, section.loss == "softmax"))
+    for index, run in enumerate(runs):
+        for entry in heads[index % len(heads)].curve:
+            run.training(entry, entry["epoch"])
     if keep:
         network = networks.network(condition, seeds[0])
         heads[0].write_to(network.heads[TASK])

@@ -14,7 +14,7 @@ from calm.audio.encoder_states import EncoderStates
 from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator
 from calm.data.ragged import AcousticFrames, Ragged
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
-from calm.models.language_model import PACKAGED, packaged_folder
+from calm.models.language_model import source
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, count
 from calm.training.forward import step_flops
 from pipeline import factory
@@ -251,18 +251,18 @@ def text_config(settings: Settings, name: str) -> PreTrainedConfig:
     Raises ValueError if neither tells them.
     """
     model = settings.models[name]
-    source = packaged_folder() if model.language_model == PACKAGED else model.language_model
-    if known := GOOGLE.search(str(source)):
+    path, options = source(model.language_model)
+    if known := GOOGLE.search(str(path)):
         layers, width, heads = map(int, known.groups())
         config = BertConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width)
-    elif str(source) in ("bert-base-uncased", "google-bert/bert-base-uncased"):
+    elif str(path) in ("bert-base-uncased", "google-bert/bert-base-uncased"):
         config = BertConfig()
     else:
         try:
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(path, **options)
         except OSError as error:
             raise ValueError(
-                f"models.{name}.language_model: the sizes of '{source}' cannot be read ({str(error).splitlines()[0]})"
+                f"models.{name}.language_model: the sizes of '{model.language_model}' cannot be read ({str(error).splitlines()[0]})"
             ) from None
     if model.layers:
         config.num_hidden_layers = model.layers

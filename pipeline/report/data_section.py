@@ -9,6 +9,7 @@ import pandas as pd
 from calm.audio.decoding import AudioError
 from calm.corpora.folds import IN_SEVERAL
 from calm.corpora.utterances import SPLITS
+from calm.storage import read_parquet
 from pipeline import paths
 from pipeline.report import figures, utterance_examples
 from pipeline.report.figure_style import picture
@@ -68,7 +69,7 @@ def _examples(corpus: str, settings: Settings, frame: pd.DataFrame, folder: Path
     file = paths.texts(corpus) / "texts.parquet"
     if not settings.report.examples or not file.exists():
         return []
-    table = pd.read_parquet(file, columns=["id", "text"]).dropna()
+    table = read_parquet(file, ["id", "text"]).to_pandas().dropna()
     texts = dict(zip(table["id"], table["text"], strict=True))
     examples = []
     for number, row in enumerate(utterance_examples.choose_examples(frame, texts, settings.report.examples).itertuples(), 1):

@@ -93,4 +93,4 @@ def _write_csv(rows: list[dict], columns: list[str], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: storage.csv_cell(value) for name, value in row.items()} for row in rows)

@@ -21,6 +21,7 @@ WIDTH = 4.6  # inches, at 100 px each: fits a phone, and two fit a screen
 STYLE = {
     "font.size": 8.5,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a label with dollar signs is a label
     "text.color": COLOURS["ink"],
     "axes.edgecolor": COLOURS["line"],
     "axes.labelcolor": COLOURS["muted"],
@@ -78,7 +79,7 @@ def picture(title: str, figure, name: str, folder: Path, note: str = "") -> dict
 
 def themed(svg: str, name: str) -> str:
     """An SVG file as an element of the page: without prologue, with ids of its own, and with the page's colours and font."""
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"font: (?:(bold|\d+) )?([\d.]+px) [^;\"]*", _font_without_family, svg)
     svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg).replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)

@@ -1,5 +1,7 @@
 """Figures of results, training, retrieval and data. Each function takes plain data and returns a matplotlib figure."""
 
+import numpy as np
+
 from pipeline.paper import MODALITIES, VARIANTS
 from pipeline.report.figure_style import COLOURS, MARKS, WIDTH, horizontal_values, modality_legend, pyplot, whole_epochs
 from pipeline.report.result_tables import Key, overview
@@ -140,8 +142,6 @@ def labels(shares: dict[str, dict[str, float]]):
 
 def durations(seconds: dict[str, list[float]]):
     """Histogram of the utterances' durations. `seconds` maps split -> seconds of every utterance."""
-    import numpy as np
-
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(WIDTH, 2.2), layout="constrained")
     edges = np.linspace(0, max(1.0, float(np.quantile(np.concatenate(list(seconds.values())), 0.99))), 31)
@@ -156,8 +156,6 @@ def durations(seconds: dict[str, list[float]]):
 
 def speakers(rates: list[float], overall: float):
     """Share of the speakers whose word error rate is at most x, both in percent; dashed: the rate over all words."""
-    import numpy as np
-
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(WIDTH, 1.9), layout="constrained")
     rates = sorted(rates)
@@ -173,20 +171,51 @@ def speakers(rates: list[float], overall: float):
 
 def label_pairs(counts):
     """Counts of utterances that have both classes, shaded by size. `counts`: data frame (classes, classes)."""
+    return _matrix(counts, counts.to_numpy() / max(1, int(counts.to_numpy().max())), "both")
+
+
+def confusion(counts):
+    """Counts of utterances by what they are (rows) and what was answered (columns), shaded by the share of the row.
+
+    `counts`: data frame (classes, classes).
+    """
+    return _matrix(counts, counts.to_numpy() / counts.to_numpy().sum(1, keepdims=True).clip(min=1), "audio")
+
+
+def _matrix(counts, shades, elsewhere: str):
+    """A square for every count. `shades`: 0..1 as `counts`; `elsewhere`: colour off the diagonal."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.34 * len(counts)), layout="constrained")
     axes.grid(False)
-    largest = max(1, int(counts.to_numpy().max()))
-    for y, row in enumerate(counts.to_numpy()):
-        for x, value in enumerate(row):
-            share = 0.85 * value / largest
-            axes.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=COLOURS["both"], alpha=share, linewidth=0))
-            axes.text(x, y, f"{value:,}", ha="center", va="center", fontsize=8, color=COLOURS["ink"])
+    for (y, x), shade in np.ndenumerate(shades):
+        style = {"facecolor": COLOURS["both" if x == y else elsewhere], "alpha": 0.85 * shade, "linewidth": 0}
+        axes.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, **style))
+        axes.text(x, y, f"{counts.iat[y, x]:,}", ha="center", va="center", fontsize=8, color=COLOURS["ink"])
     axes.set_xlim(-0.5, len(counts) - 0.5)
     axes.set_ylim(len(counts) - 0.5, -0.5)
     axes.set_xticks(range(len(counts)), list(counts.columns), rotation=30, ha="right")
     axes.set_yticks(range(len(counts)), list(counts.index))
     axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+def headlines(results):
+    """Weighted accuracy of each corpus: the head that stands for it, and the best baseline; dashed: knowing nothing. See `Headline`."""
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.75 + 0.55 * len(results)), layout="constrained")
+    for y, result in enumerate(results[::-1]):
+        marks = [(result.score, result.key, 10)] + ([(result.baseline[1], result.baseline[0], -11)] if result.baseline else [])
+        axes.plot([100 * score.mean for score, *_ in marks], [y] * len(marks), color=COLOURS["line"], linewidth=2, zorder=1)
+        for score, key, above in marks:
+            role = key.modality if key is result.key and key.modality in MARKS else "other"
+            axes.plot(100 * score.mean, y, MARKS.get(role, "o"), color=COLOURS[role], markersize=6.5, markeredgewidth=0)
+            style = {"xytext": (0, above), "textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
+            text = f"{key.title}, {key.input}: {score.text}" if key is result.key else f"{key.title}: {score.text}"
+            axes.annotate(text, (100 * score.mean, y), **style)
+    axes.axvline(50, **DASHED)
+    horizontal_values(axes, [result.corpus for result in results[::-1]], "weighted_accuracy")
+    shown = [50.0, *(100 * score.mean for result in results for score in (result.score, (result.baseline or (None, result.score))[1]))]
+    axes.set_xlim(min(shown) - 5, max(shown) + 9)
     return figure
 
 

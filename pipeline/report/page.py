@@ -1,16 +1,21 @@
 """The page `reports/index.html`: what it shows, and its HTML. It is self-contained and needs no network."""
 
+import base64
 import re
 from pathlib import Path
 
 from calm.evaluation.metrics import METRICS
 from pipeline.report import figure_style, stage_graph
+from pipeline.report.answers_section import answers_section
 from pipeline.report.data_section import data_section
+from pipeline.report.opening import Headline, headline, opening
 from pipeline.report.parameter_tables import paper_sizes, parameter_tables
 from pipeline.report.results_section import results_section
 from pipeline.report.run_table import run_table
+from pipeline.report.sounds import Sounds
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.study_section import REPORT_COMMAND, study_section
+from pipeline.report.table import Table
 from pipeline.report.training_section import retrieval_section, training_section
 from pipeline.report.wording import language_model_title, mlflow_command
 from pipeline.settings import Settings
@@ -34,7 +39,10 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
     evaluated = {row["corpus"] for row in outputs.rows}
     metrics = {row["metric"] for row in outputs.rows}
     synthetic = [name for name, corpus in settings.corpora.items() if corpus.synthetic]
-    results = [results_section(name, name in synthetic, outputs, folder) for name in settings.targets if name in evaluated]
+    targets = [name for name in settings.targets if name in evaluated]
+    headlines = {name: headline(name, outputs.rows, outputs.notes.get(name, {}).get("decision", "tuned")) for name in targets}
+    answered = answers_sections(headlines, settings, folder)
+    results = [results_section(name, name in synthetic, outputs, folder) | {"answers": answered[name]} for name in targets]
     study = study_section(settings, outputs, folder)
     training = training_section(settings, outputs, folder)
     retrieval = retrieval_section(settings, outputs, folder)
@@ -42,9 +50,11 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
     parameters = parameter_tables(paper_sizes(), outputs.calp, outputs.pretrained)
     graph = stage_graph.read_graph()
     tables = [table for section in (*results, *data) for table in section["tables"]]
+    tables += [part["table"] for part in answered.values() if part]
     tables += [*parameters, *(study["tables"] if study else []), *([retrieval["table"], retrieval["probes"]] if retrieval else [])]
     return {
         "title": settings.title,
+        "opening": opening(settings, outputs, [found for found in headlines.values() if found], folder),
         "seeds": settings.seeds,
         "corpora": list(settings.corpora),
         "synthetic": synthetic,
@@ -65,6 +75,12 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
     }
 
 
+def answers_sections(headlines: dict[str, Headline | None], settings: Settings, folder: Path) -> dict[str, dict | None]:
+    """The part "Answers" of every corpus. They share the page's room for sound."""
+    count = len(headlines)
+    return {name: answers_section(found, settings, Sounds().part(count), count, folder) for name, found in headlines.items()}
+
+
 def model_text(name: str, settings: Settings) -> str:
     """A model in a few words."""
     model = settings.models[name]
@@ -81,7 +97,29 @@ def render(content: dict) -> str:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = unbroken
     environment.filters["commands"] = with_commands_as_code
+    environment.filters["breakable"] = breakable
+    environment.filters["csv"] = csv_link
+    environment.globals["script"] = markup((Path(__file__).parent / "report.js").read_text(encoding="utf-8"))
     return environment.get_template("report.html.j2").render(content)
+
+
+def csv_link(table: Table) -> str:
+    """A table as a file of CSV that the page holds, as a data URI."""
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(table.csv().encode()).decode()}"
+
+
+def markup(text: str):
+    """A text of our own as HTML."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def breakable(name: str):
+    """A name as HTML that may break after its underscores."""
+    from markupsafe import Markup, escape
+
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def unbroken(text: str) -> str:

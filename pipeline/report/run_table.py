@@ -7,29 +7,20 @@ from pipeline.settings import Settings
 
 
 def run_table(settings: Settings, outputs: StageOutputs) -> Table:
-    """One row for each run of a stage or of heads, as far as MLflow runs are known."""
+    """One row for each run of a stage, of a head or of a baseline, as far as MLflow runs are known."""
     cells = []
     for stage, measured in outputs.measured.items():
         kind, _, name = stage.partition("@")
         experiment = f"calm/{settings.heads[name].corpus if kind == 'head' else name}"
-        for run, heads in _runs(measured).items():
-            cells.append([stage, experiment, _heads_title(heads), run])
-    return Table("runs", "MLflow runs", ["stage", "experiment", "heads", "run"], cells, 4, rules=group_starts([row[0] for row in cells]))
+        for head in measured.get("heads", [{"mlflow_run": measured.get("mlflow_run")}]):
+            if head.get("mlflow_run"):
+                cells.append([stage, experiment, _title(head), head["mlflow_run"]])
+    return Table("runs", "MLflow runs", ["stage", "experiment", "head", "run"], cells, 4, rules=group_starts([row[0] for row in cells]))
 
 
-def _runs(measured: dict) -> dict[str, list[dict]]:
-    """Run -> the heads that it trained; for other stages one run without heads."""
-    if "heads" not in measured:
-        return {measured["mlflow_run"]: []} if measured.get("mlflow_run") else {}
-    runs: dict[str, list[dict]] = {}
-    for head in measured["heads"]:
-        if head.get("mlflow_run"):
-            runs.setdefault(head["mlflow_run"], []).append(head)
-    return runs
-
-
-def _heads_title(heads: list[dict]) -> str:
-    if not heads:
+def _title(head: dict) -> str:
+    """Of a head or baseline; "" for a stage."""
+    if "variant" not in head:
         return ""
-    key = Key(heads[0]["variant"], "", heads[0]["modality"])
-    return f"{key.title}, {key.input}, seed {' '.join(str(head['seed']) for head in heads)}"
+    key = Key(head["variant"], "", head["modality"])
+    return f"{key.title}, {key.input}, seed {head['seed']}" + (f", fold {head['fold']}" if "fold" in head else "")

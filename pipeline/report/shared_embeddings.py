@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from calm.storage import read_parquet
+
 POINTS = 400  # utterances shown at most
 
 
@@ -12,7 +14,7 @@ def read_embeddings(file: Path, corpus: str) -> pd.DataFrame | None:
     """Held-out utterances of a corpus from `space.parquet`; None without the file or without such an utterance."""
     if not file.exists():
         return None
-    frame = pd.read_parquet(file)
+    frame = read_parquet(file).to_pandas()
     frame = frame[frame["corpus"] == corpus].sort_values("id").reset_index(drop=True)
     return frame if len(frame) else None
 

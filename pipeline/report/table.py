@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from calm.storage import csv_cell
+
 
 class Score(NamedTuple):
     """Mean of a metric over seeds, its standard deviation (None for one seed), and the number of seeds."""
@@ -43,11 +45,12 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown, with the best of each column in bold."""
-        lines = ["| " + " | ".join(self.columns) + " |"]
+        lines = ["| " + " | ".join(map(_escaped, self.columns)) + " |"]
         lines.append("|" + "|".join(" --- " if column < self.left else " ---: " for column in range(len(self.columns))) + "|")
         for number, row in enumerate(self.rows):
-            cells = [f"**{cell_text(cell)}**" if (number, column) in self.bold else cell_text(cell) for column, cell in enumerate(row)]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            cells = [_escaped(cell_text(cell)) for cell in row]
+            cells = [f"**{cell}**" if (number, column) in self.bold else cell for column, cell in enumerate(cells)]
+            lines.append("| " + " | ".join(cells) + " |")
         return f"### {self.title}\n\n" + "\n".join(lines) + "\n" + (f"\n{self.note}\n" if self.note else "")
 
     def csv(self) -> str:
@@ -59,7 +62,7 @@ class Table:
             cells = [_csv_cells(cell, double) for cell, double in zip(row, has_scores, strict=True)]
             lines.append([part for parts in cells for part in parts])
         file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows(lines)
+        csv.writer(file, lineterminator="\n").writerows([csv_cell(part) for part in line] for line in lines)
         return file.getvalue()
 
     def text(self) -> str:
@@ -109,10 +112,16 @@ def group_starts(groups: list) -> set[int]:
     return {number for number in range(1, len(groups)) if groups[number] != groups[number - 1]}
 
 
+def _escaped(text: str) -> str:
+    """A text within a cell of a Markdown table, where no label becomes a column or HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
 def _csv_cells(cell, double: bool) -> tuple:
     if isinstance(cell, Score):
         return cell.mean, "" if cell.spread is None else cell.spread
-    return (cell_text(cell), "") if double else (cell_text(cell),)
+    text = cell_text(cell)
+    return (text, "") if double else (text,)
 
 
 def _two_lines(name: str) -> tuple[str, str]:

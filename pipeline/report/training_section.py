@@ -54,8 +54,7 @@ def training_sentences(settings: Settings, outputs: StageOutputs) -> list[str]:
         )
     for name, curves in outputs.heads.items():
         runs = outputs.measured.get(f"head@{name}", {}).get("heads", [])
-        # Frozen heads of all seeds are trained in one run, whose time stands beside each of them.
-        seconds = sum({run.get("mlflow_run") or number: run["seconds"] for number, run in enumerate(runs)}.values())
+        seconds = sum(run["seconds"] for run in runs)
         time = f"; their runs add up to {duration(seconds)}, several at once" if runs else ""
         sentences.append(f"Heads on {settings.heads[name].corpus}, {settings.heads[name].model}: {len(curves)}{time}.")
     return sentences

@@ -1,7 +1,5 @@
 """Utterances of a corpus on the page: which labels occur together, and a few examples to hear."""
 
-import base64
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pandas as pd
 from calm.audio.decoding import read_audio
 from calm.audio.logmel import LogMel
 from calm.corpora.utterances import read_table
+from pipeline.report.sounds import data_uri
 from pipeline.settings import Features
 
 EXAMPLE_SECONDS = (1.0, 6.0)  # shortest and longest utterance that is played
@@ -49,16 +48,11 @@ def clip(row, text: str, features: Features) -> dict:
 
     Raises AudioError if the audio cannot be read.
     """
-    import soundfile
-
     samples = read_audio(row.audio, row.start, row.end, features.sample_rate)
-    played = samples * (0.8 / max(1e-4, float(np.abs(samples).max())))  # some corpora are very quiet: all clips get the same peak
-    file = io.BytesIO()
-    soundfile.write(file, played, features.sample_rate, format="MP3")
     logmel = LogMel(features.sample_rate, features.mels, features.window_ms, features.hop_ms, features.low_hz, features.high_hz)
     return {
         "label": label_text(row.labels),
         "text": text,
-        "audio": f"data:audio/mpeg;base64,{base64.b64encode(file.getvalue()).decode()}",
+        "audio": data_uri(samples, features.sample_rate),
         "logmel": logmel(samples),
     }

@@ -1,25 +1,67 @@
 """Settings of the report, the tracking, and where and when stages run: none changes the method."""
 
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.settings.base import Positive, Section
+from pipeline.uris import without_password
+
+Uri = Annotated[str, AfterValidator(without_password)]
+
+
+def _schedule(cron: str) -> str:
+    """A schedule that Prefect's server takes. Raises ValueError that says what is wrong."""
+    from cronsim import CronSim, CronSimError
+
+    form = 'write cron\'s five fields, such as "0 2 * * *" for every day at 2'
+    if len(cron.split()) != 5:
+        raise ValueError(f"it has {len(cron.split())} fields: {form}")
+    if unknown := re.search(r"\dL|LW", cron.upper()):  # CronSim knows them, Prefect does not
+        raise ValueError(f"{unknown[0]} is unknown to Prefect: {form}")
+    try:
+        CronSim(cron, datetime(2000, 1, 1))
+    except CronSimError as error:
+        raise ValueError(f"{str(error).lower()}: {form}") from None
+    return cron
+
+
+def _time_zone(name: str) -> str:
+    """A name of the IANA database. Raises ValueError with names like it."""
+    from difflib import get_close_matches
+    from zoneinfo import available_timezones
+
+    if name not in (known := available_timezones()):
+        near = " or ".join(get_close_matches(name, known, 2)) or "a name such as Europe/Paris"
+        raise ValueError(f"there is no such time zone: write {near}")
+    return name
+
+
+Schedule = Annotated[str, AfterValidator(_schedule)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 
 
 class Report(Section):
     """The page of results."""
 
     examples: int = Field(0, ge=0, le=12)
-    """Utterances of each corpus that the page plays. A corpus's licence may forbid sharing such a page."""
+    """Utterances of each corpus whose spectrogram the page shows. More than 0: the page also plays utterances of the test split, those that
+    went most wrong first, as many as fit, and shows their texts. A corpus's licence may forbid sharing such a page."""
 
 
 class Tracking(Section):
     """MLflow."""
 
-    uri: str = "sqlite:///mlflow.db"
-    """Where runs are stored. The environment variable MLFLOW_TRACKING_URI takes precedence."""
+    uri: Uri = "sqlite:///mlflow.db"
+    """Where runs are stored, without a password. The environment variable MLFLOW_TRACKING_URI takes precedence, and may have one."""
+    utterances: bool = False
+    """Whether tables with a row an utterance (ids, speakers, texts) go to MLflow too."""
+    champion: Literal["better", "newest"] = "better"
+    """Which released model the registry's alias `champion` names: the last one that a paired bootstrap found better on the same utterances
+    and classes as its predecessor, or the newest."""
     system_metrics_seconds: Positive = 5
     """Seconds between samples of the system metrics."""
 
@@ -44,15 +86,15 @@ class Compute(Section):
 class Flows(Section):
     """Prefect: when the flows run, and how many stages run at once (`pipeline/flows`)."""
 
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     """Time zone of the schedules."""
-    rebuild: str | None = "0 2 * * *"
+    rebuild: Schedule | None = "0 2 * * *"
     """Schedule of the flow `rebuild`, in cron's five fields. null: only on request."""
-    study: str | None = "0 4 * * 0"
+    study: Schedule | None = "0 4 * * 0"
     """Schedule of the flow `study`. null: only on request."""
     study_recipe: Path = Path("recipes/study.yaml")
     """Settings of the flow `study`, a file like `params.yaml`."""
-    score_new: str | None = "*/5 * * * *"
+    score_new: Schedule | None = "*/5 * * * *"
     """Schedule of the flow `score_new`. null: only on request."""
     cpu: Positive | None = None
     """Stages without a GPU that run at once. null: one for every two cores, but at least 2."""
@@ -76,7 +118,9 @@ class Flows(Section):
     """Port of Prefect's server."""
     mlflow_port: Positive = 5000
     """Port of MLflow's server."""
-    prefect_database: str | None = None
-    """Prefect's database, "postgresql+asyncpg://...". null: SQLite under data/servers."""
-    mlflow_database: str | None = None
-    """MLflow's database, "postgresql://...". null: the SQLite file of `tracking.uri`."""
+    prefect_database: Uri | None = None
+    """Prefect's database, "postgresql+asyncpg://...". null: SQLite under data/servers. The environment variable
+    PREFECT_API_DATABASE_CONNECTION_URL takes precedence, and may have a password."""
+    mlflow_database: Uri | None = None
+    """MLflow's database, "postgresql://...". null: the SQLite file of `tracking.uri`. The environment variable MLFLOW_BACKEND_STORE_URI
+    takes precedence, and may have a password."""

@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.settings.settings import Settings
+from pipeline.uris import masked
 
 
 class SettingsError(ValueError):
@@ -47,4 +48,4 @@ def _line(path: Path, fault: dict) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if isinstance(fault["input"], dict):  # of a whole section: the message names the value
         return f"{path}: {key + ': ' if key else ''}{message}"
-    return f"{path}: {key} is {fault['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{path}: {key} is {masked(repr(fault['input']))}: {message[0].lower()}{message[1:]}"

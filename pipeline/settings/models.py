@@ -186,7 +186,7 @@ class Model(Section):
     """The CALM models: language model, pretraining corpora, and how each differs from the sections `spectran`, `calp` and `pretrain`."""
 
     language_model: str
-    """Name on the hub, a folder, or `minilm` for the packaged all-MiniLM-L6-v2."""
+    """Name on the hub, at best with its revision (`name@revision`), a folder, or `minilm` for the packaged all-MiniLM-L6-v2."""
     layers: Positive | None = None
     """Number of layers of the language model to use, from the first. null: all layers."""
     seed: Annotated[int, Field(ge=0)] | None = None

@@ -17,7 +17,8 @@ from pipeline import paths
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
-from pipeline.tracking.tracker import stage_run
+from pipeline.tracking import systems
+from pipeline.tracking.tracker import TrackedRun, stage_run
 
 HELD_OUT = ("validation", "test")
 NAMED = 50  # ids of utterances without features that a report names for each baseline; it counts all
@@ -34,13 +35,26 @@ def run(settings: Settings, corpus: str) -> str:
     ):
         report, seconds = answer(seen, paths.utterances(corpus), paths.features(corpus), folder, work, seen.corpora[corpus].refit)
         write_json({**report, "synthetic": synthetic}, folder / "metrics.json")
-        for name, figures in report["baselines"].items():
-            tracked.log({f"{name}/{key}": value for key, value in figures.items() if isinstance(value, int | float)})
+        runs = [track(corpus, name, figures, seen.seeds[0], tracked) for name, figures in report["baselines"].items()]
         tracked.artifact(folder / "metrics.json")
-        measure(address("baselines", corpus), mlflow_run=tracked.id, seconds_features=seconds)
+        measure(address("baselines", corpus), mlflow_run=tracked.id, heads=runs, seconds_features=seconds)
     lacking = {name: count for name, figures in report["baselines"].items() if (count := figures["without_features"])}
     failures = "".join(f"; {name} has no features of {count} utterances" for name, count in lacking.items())
     return f"{corpus}: {', '.join(names) or 'no baseline'}{failures}"
+
+
+def track(corpus: str, name: str, figures: dict, seed: int, tracked: TrackedRun) -> dict:
+    """A run of MLflow for a baseline, with what was found in fitting it; returns its names and the run's id."""
+    names = {"variant": name, "modality": modality_of(name), "seed": seed}
+    fold = {"fold": systems.ALL_FOLDS} if "folds" in figures else {}
+    with systems.opened(tracked, systems.parameters(corpus, "none", **names, **fold)) as run:
+        run.log({key: value for key, value in figures.items() if isinstance(value, int | float)})
+    return {**names, "mlflow_run": run.id}
+
+
+def modality_of(name: str) -> str:
+    """The input of a baseline."""
+    return "none" if name == "chance" else "audio"
 
 
 def answer(
@@ -75,7 +89,7 @@ def answer(
         for fold, split in places.items():
             probabilities, figures[fold] = _fit(name, extracted, split.to_numpy(), targets, one_hot, table["id"], refit)
             held_out = split.isin(HELD_OUT).to_numpy()
-            columns = {"variant": name, "modality": "none" if name == "chance" else "audio", "seed": settings.seeds[0]}
+            columns = {"variant": name, "modality": modality_of(name), "seed": settings.seeds[0]}
             rows = table.loc[held_out, ["id"]].assign(split=split[held_out], **columns, **({"fold": fold} if fold else {}))
             parts.append(_logits(rows, baselines.log_odds(probabilities[held_out])))
         report["baselines"][name] = figures[None] if None in figures else _of_folds(figures)

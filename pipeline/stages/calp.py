@@ -1,6 +1,7 @@
 """CALP (4.3): train SpecTran against the frozen language model, with equation 2; then retrieve held-out texts and blocks."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
             groups=numbered(speakers(examples))[rows] if settings.calp.batch_of == "speakers" else None,
             shares=[] if encoder is None else [(model.encoder, settings.calp.encoder_rate)],
             ids=examples.table["id"].to_numpy(),
-            log=tracked.training,
+            log=partial(tracked.training, objective="calp"),
             title=f"CALP {name}",
         )
         flops = factory.flops(model, batches, rows, settings.calp)
@@ -118,8 +119,8 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
 def track(retrieved: list[dict], tracked: TrackedRun) -> None:
     """Retrieval's figures as metrics of MLflow."""
     for row in retrieved:
-        title = f"{row['corpus']} {row['split']} {row['pair']}"
-        tracked.log({f"{title} {key}": value for key, value in row.items() if isinstance(value, int | float)})
+        title = f"retrieval/{row['split']}/{row['corpus']}/{row['pair']}"
+        tracked.log({f"{title}/{key}": value for key, value in row.items() if isinstance(value, int | float)})
 
 
 def summary(name: str, metrics: dict) -> str:

@@ -18,6 +18,7 @@ from calm.data.examples import load_frames, shards
 from calm.data.ragged import Ragged
 from calm.models.encoder_blocks import through
 from calm.models.modeling import CalmForContrastivePretraining
+from calm.storage import parquet_writer
 from calm.training.forward import encode_blocks
 from pipeline import paths
 from pipeline.execution.pool import pool
@@ -58,7 +59,7 @@ def write(features: dict[str, Path], model: Path, section: SpecTranSettings, fol
         for corpus, of_corpus in items.items():
             tables = (_table(_counted(results, len(pieces), bar)) for pieces in of_corpus if pieces)
             first = next(tables)
-            with pq.ParquetWriter(folder / f"{corpus}.parquet", first.schema) as writer:
+            with parquet_writer(folder / f"{corpus}.parquet", first.schema) as writer:
                 for table in chain([first], tables):
                     writer.write_table(table)
                     blocks += pc.sum(table["blocks"]).as_py()

@@ -7,7 +7,6 @@ On a corpus with folds an utterance has the logits of the fold in which it is te
 Figures are over the utterances of all folds; `folds.json` has those by fold, with their mean and spread.
 """
 
-from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
@@ -17,22 +16,20 @@ import pyarrow as pa
 from calm.evaluation import calibration, metrics, thresholds
 from calm.storage import write_json, write_parquet
 from pipeline import paths
-from pipeline.evaluation import folds, groups
+from pipeline.evaluation import folds, groups, runs
 from pipeline.evaluation.comparisons import compare
 from pipeline.evaluation.predictions import (
     CorpusEvaluation,
     Predictions,
-    System,
     calibrate,
     probabilities_of_everybody,
     read_predictions,
     read_truth,
 )
-from pipeline.paper import tables_of
 from pipeline.settings import Settings
 from pipeline.stage import measure, whole
 from pipeline.state import Visible, address, visible
-from pipeline.tracking.tracker import TrackedRun, stage_run
+from pipeline.tracking.tracker import stage_run
 
 
 def run(settings: Settings, corpus: str) -> str:
@@ -44,10 +41,9 @@ def run(settings: Settings, corpus: str) -> str:
         whole(paths.evaluation(corpus)) as folder,
     ):
         evaluation, predictions = evaluate(seen, corpus, logits_files(seen, corpus), folder)
-        tracked.log(means(evaluation.rows))
         for name in ("metrics.json", "comparisons.json", "thresholds.json", "notes.json"):
             tracked.artifact(folder / name)
-        track(evaluation, predictions, tracked)
+        runs.track(seen, evaluation, predictions, tracked)
         measure(address("evaluate", corpus), mlflow_run=tracked.id)
     missing = f"; {len(evaluation.notes['missing'])} lack utterances (notes.json)" if evaluation.notes["missing"] else ""
     return f"{corpus}: {len(predictions)} heads and baselines evaluated, {len(evaluation.rows)} values{missing}"
@@ -99,22 +95,6 @@ def decision_of(settings: Visible, evaluation: CorpusEvaluation) -> str:
     if settings.head.decision == "argmax" and not evaluation.one_hot:
         raise ValueError(f"head.decision is argmax, but utterances of {evaluation.corpus} may have several classes or none: use thresholds")
     return "argmax" if settings.head.decision == "argmax" else "tuned"
-
-
-def track(evaluation: CorpusEvaluation, all_predictions: list[Predictions], tracked: TrackedRun) -> None:
-    """A run of MLflow for every head and baseline, with the figures of the report and its place in the paper's tables."""
-    values = defaultdict(dict)
-    for row in evaluation.rows:
-        if row["metric"] in metrics.OF_COUNTS or row["metric"] in ("auc_macro", "ece"):
-            key = System(row["variant"], row["lm"], row["modality"]), row["seed"]
-            values[key][f"{row['split']}/{row['threshold']}/{row['metric']}"] = row["value"]
-    for predictions in all_predictions:
-        system = predictions.system
-        inputs = {other.system.modality for other in all_predictions if other.system[:2] == system[:2]}
-        place = {"table": tables_of(system.variant, system.modality, inputs), "row": system.variant}
-        tags = {key: str(value) for key, value in {**predictions.columns, **place}.items()}
-        with tracked.child(f"{' '.join(system)} {predictions.seed}", tags=tags) as run:
-            run.log(values[system, predictions.seed])
 
 
 def decide(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
@@ -214,12 +194,3 @@ def _lists(chosen: np.ndarray, classes: tuple[str, ...]) -> pa.ListArray:
     """Bool (utterances, classes) as lists of class names."""
     offsets = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes, pa.string()).take(pa.array(np.nonzero(chosen)[1])))
-
-
-def means(rows: list[dict]) -> dict[str, float]:
-    """Means over seeds of the metrics of the report, by a name for MLflow."""
-    values = defaultdict(list)
-    for row in rows:
-        if row["metric"] in metrics.OF_COUNTS:
-            values["/".join(row[key] for key in ("split", "threshold", "variant", "lm", "modality", "metric"))].append(row["value"])
-    return {name: float(np.mean(of_seeds)) for name, of_seeds in values.items()}

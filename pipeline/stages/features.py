@@ -21,7 +21,7 @@ from calm.audio.features import ENCODER, LOG_MEL, FrameExtractor, extract
 from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Dropped
 from calm.data.normalisation import mean_and_deviation
-from calm.storage import read_json, write_json, write_parquet
+from calm.storage import read_json, read_parquet, write_json, write_parquet
 from pipeline import paths
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import Worker, cores
@@ -118,7 +118,7 @@ def compute(settings: Settings, corpus: str) -> dict:
     """
     seen, table = visible(settings, "features", corpus), paths.segments(corpus)
     section = seen.features
-    every, frame = kinds(section), pd.read_parquet(table)
+    every, frame = kinds(section), read_parquet(table).to_pandas()
     with checkpoints(settings, "features", corpus, table, paths.fingerprint(corpus)) as work:
         shards, seconds = {}, {}
         for frames in every:

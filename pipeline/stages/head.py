@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
-from calm.storage import read_json, write_json, write_parquet
+from calm.storage import read_json, read_parquet, write_json, write_parquet
 from pipeline import factory, paths
 from pipeline.execution import gpus
 from pipeline.execution.pool import pool
@@ -45,7 +45,7 @@ def run(settings: Settings, name: str) -> str:
         whole(paths.heads(corpus, model)) as folder,
     ):
         runs = train_all(seen, name, work, tracked)
-        logits = pd.concat([pd.read_parquet(run / "logits.parquet") for run in runs], ignore_index=True)
+        logits = pd.concat([read_parquet(run / "logits.parquet").to_pandas() for run in runs], ignore_index=True)
         added = [averaged(logits, name, variants, seen.head.loss) for name, variants in heads.together.items()]
         curves = [entry for run in runs for entry in read_json(run / "curves.json")]
         write_parquet(pa.Table.from_pandas(pd.concat([logits, *added], ignore_index=True), preserve_index=False), folder / "logits.parquet")

@@ -1,5 +1,6 @@
 """Multimodal pretraining (4.5): the transformer of the language model learns masked words and masked audio, equation 3."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
         held_out=held_out,
         lengths=sum(sequences.lengths(rows)),
         ids=examples.table["id"].to_numpy(),
-        log=tracked.training,
+        log=partial(tracked.training, objective="masked"),
         title=f"MLM + MAM {name}",
     )
     validation = losses(model, held_out, collator, section.batch)

@@ -44,7 +44,17 @@ def run(settings: Settings, name: str) -> str:
         kind = "argmax" if seen.head.decision == "argmax" else "tuned"
         validation = predictions.tables["validation"].rename(columns={f"decided_{kind}": "decided"})
         validation = validation[["id", "speaker", "targets", "decided"]].drop_duplicates("id")  # which several folds may validate
-        registered = registry.register(tracked, heads.corpus, folder, validation, tags, seen.evaluate.bootstrap, seed)
+        registered = registry.register(
+            tracked,
+            heads.corpus,
+            folder,
+            validation,
+            tags,
+            model_card.body(folder),
+            samples=seen.evaluate.bootstrap,
+            seed=seed,
+            newest=seen.tracking.champion == "newest",
+        )
         measure(address("release", name), mlflow_run=tracked.id)
     return f"{folder}: {registered}"
 

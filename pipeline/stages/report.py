@@ -25,9 +25,9 @@ def run(settings: Settings) -> str:
     result_tables.write_rows(outputs.rows, metrics)
     dvc_files.write_summary(outputs.rows, paths.REPORTS / "summary.json")
     dvc_files.write_classes(outputs.rows, paths.REPORTS / "classes.csv")
-    with whole(paths.REPORTS / "curves") as folder:
+    with whole(paths.REPORTS / "curves", sums=False) as folder:
         dvc_files.write_curves(settings, outputs, folder)
-    with whole(paths.REPORTS / "figures") as figures, whole(paths.REPORTS / "tables") as folder:
+    with whole(paths.REPORTS / "figures", sums=False) as figures, whole(paths.REPORTS / "tables", sums=False) as folder:
         content = page.page_content(settings, outputs, figures)
         for table in content["tables"]:
             (folder / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")

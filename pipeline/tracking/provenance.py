@@ -45,12 +45,13 @@ def rebuild() -> str:
     import psutil
 
     this = psutil.Process()
-    dvc = [process for process in this.parents() if _is_dvc(process)]
+    dvc = [process for process in this.parents() if is_dvc(process)]
     process, what = (dvc[-1], "dvc repro") if dvc else (this, stage_name())  # the outermost, as `dvc exp run` starts others
     return f"{datetime.fromtimestamp(process.create_time()):%Y-%m-%d %H:%M:%S} {what}, process {process.pid} on {platform.node()}"
 
 
-def _is_dvc(process) -> bool:
+def is_dvc(process) -> bool:
+    """Whether a process is a `dvc repro` or `dvc exp`."""
     import psutil
 
     try:
@@ -71,7 +72,7 @@ def dependencies(folder: Path, stage: str) -> dict[str, str]:
         return {}
     outputs = _outputs(folder)
     hashes, folders = {}, []
-    for path in map(os.path.normpath, _dependency_paths(folder).get(stage, [])):
+    for path in map(os.path.normpath, dependency_paths(folder).get(stage, [])):
         below = {output: md5 for output, md5 in outputs.items() if output == path or output.startswith(f"{path}/")}
         if below:
             hashes |= below
@@ -90,7 +91,7 @@ def _outputs(folder: Path) -> dict[str, str]:
     return {output["path"]: output["md5"] for stage in stages.values() for output in stage.get("outs", []) if "md5" in output}
 
 
-def _dependency_paths(folder: Path) -> dict[str, list[str]]:
+def dependency_paths(folder: Path) -> dict[str, list[str]]:
     """Dependencies of each stage after DVC has filled in its templates, which takes 1 s; cached until a file that they are in changes."""
     texts = [(folder / name).read_bytes() for name in ("dvc.yaml", "params.yaml") if (folder / name).exists()]
     key = hashlib.md5(b"\0".join(texts), usedforsecurity=False).hexdigest()

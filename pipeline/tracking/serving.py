@@ -1,6 +1,7 @@
 """The model that MLflow serves. MLflow stores this file beside the weights ("models from code").
 
-Input: a row per utterance with `audio` (a file's bytes in base64) and `text`; either may be missing if the model allows it. Output: the
+Input: a row per utterance with `audio` (a file's bytes, in base64 or as they are) and `text`; either may be missing if the model allows
+it. The model has no signature of inputs, with which MLflow would leave out a misspelt column without a word. Output: the
 probability of each class, as `calm predict` gives it for one piece of a recording, the classes `decided` (with commas between them),
 and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax". Where nobody speaks, there are no probabilities, and both are
 "no speech". What cannot be used is answered by one sentence, without a stack trace.
@@ -16,6 +17,8 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 logger = logging.getLogger(__name__)
+
+COLUMNS = ("audio", "text")
 
 
 class ServingModel(mlflow.pyfunc.PythonModel):
@@ -39,9 +42,11 @@ class ServingModel(mlflow.pyfunc.PythonModel):
     def _answers(self, model_input: pd.DataFrame) -> pd.DataFrame:
         from calm.inference.voice import NO_SPEECH, heard
 
-        rows = model_input.reindex(columns=["audio", "text"])
-        texts = [text if isinstance(text, str) else None for text in rows["text"]]
-        clips = [self._read(row, audio) if isinstance(audio, str) else None for row, audio in enumerate(rows["audio"])]
+        if unknown := [str(name) for name in model_input.columns if name not in COLUMNS]:
+            raise ValueError(f"there is no column {', '.join(unknown)}: the columns are {' and '.join(COLUMNS)}")
+        rows = model_input.reindex(columns=list(COLUMNS)).astype(object)
+        texts = [self._text(row, text) for row, text in enumerate(rows["text"])]
+        clips = [None if _is_missing(audio) else self._read(row, audio) for row, audio in enumerate(rows["audio"])]
         for row, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             if clip is None and text is None:
                 raise ValueError(f"row {row} has neither audio nor text")
@@ -57,24 +62,42 @@ class ServingModel(mlflow.pyfunc.PythonModel):
         table["decision"] = [NO_SPEECH if is_silent else self.classifier.decision for is_silent in silent]
         return table
 
-    def _read(self, row: int, audio: str) -> np.ndarray:
-        """Samples of a file in base64. Raises ValueError that names the row."""
+    def _text(self, row: int, text: object) -> str | None:
+        if _is_missing(text) or isinstance(text, str):
+            return text if isinstance(text, str) else None
+        raise ValueError(f"row {row}: text is {type(text).__name__}, and must be a string")
+
+    def _read(self, row: int, audio: object) -> np.ndarray:
+        """Samples of a file. Raises ValueError that names the row."""
         from calm.audio.decoding import AudioError, read_audio
         from calm.audio.pauses import Pauses
 
-        longest = Pauses.longer_than
+        longest, content = Pauses.longer_than, _bytes(row, audio)
         with tempfile.NamedTemporaryFile() as file:
             try:
-                file.write(base64.b64decode(audio, validate=True))
+                file.write(content)
                 file.flush()
                 samples = read_audio(file.name, sample_rate=self.classifier.sample_rate)
             except AudioError as error:
                 raise ValueError(f"row {row}: {str(error).replace(file.name, 'its audio')}") from None
-            except ValueError:
-                raise ValueError(f"row {row}: audio is not in base64") from None
         if len(samples) > longest * self.classifier.sample_rate:
             raise ValueError(f"row {row}: its audio is longer than {longest:g} s: cut it at its pauses first, as `calm predict` does")
         return samples
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or isinstance(value, float) and np.isnan(value)
+
+
+def _bytes(row: int, audio: object) -> bytes:
+    """A file's bytes, which may be in base64, also with line ends (MIME) and in a data URL."""
+    if isinstance(audio, bytes | bytearray | memoryview):
+        return bytes(audio)
+    try:
+        encoded = audio.partition(";base64,")[2] if audio.startswith("data:") else audio
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (ValueError, AttributeError):
+        raise ValueError(f"row {row}: audio is not in base64") from None
 
 
 mlflow.models.set_model(ServingModel())

@@ -19,23 +19,25 @@ from pathlib import Path
 
 from pipeline.tracking import provenance, store
 from pipeline.tracking.store import short
+from pipeline.uris import masked
 
 FLUSH_SECONDS = 5.0
+ROWS = (".parquet",)  # files that have a row an utterance
 TAG_LENGTH, PARAM_LENGTH, DIGEST_LENGTH = 5000, 6000, 36  # MLflow's limits
 
 
 class TrackedRun:
     """One MLflow run. Under torchrun only the first process writes; in the others, `client` is None and the methods do nothing."""
 
-    def __init__(self, client=None, id: str = "", experiment: str = "", uri: str = ""):
-        self.client, self.id, self.experiment, self.uri = client, id, experiment, uri
+    def __init__(self, client=None, id: str = "", experiment: str = "", uri: str = "", rows: bool = False):
+        self.client, self.id, self.experiment, self.uri, self.rows = client, id, experiment, uri, rows
         self._metrics, self._params, self._last_sent, self._warned = [], [], time.monotonic(), False
 
     def __reduce__(self):
-        return _attach, (self.id, self.experiment, self.uri)  # another process needs a client of its own
+        return _attach, (self.id, self.experiment, self.uri, self.rows)  # another process needs a client of its own
 
     def __repr__(self) -> str:
-        return f"run {self.id} of experiment {self.experiment} in {self.uri}"
+        return f"run {self.id} of experiment {self.experiment} in {masked(self.uri)}"
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Log the numbers of one step (None: 0). They are sent by the first call after FLUSH_SECONDS, or at the end of the run."""
@@ -61,11 +63,17 @@ class TrackedRun:
             del self._metrics[: len(metrics)], self._params[: len(params)]
 
     def artifact(self, path: str | Path) -> None:
-        """Store a copy of a file, or of a folder under its name; the folder `.name.partial`, not renamed yet, is stored as `name`."""
+        """Store a copy of a file, or of a folder under its name; the folder `.name.partial`, not renamed yet, is stored as `name`.
+
+        Tables of utterances, with their speakers and texts, are left out unless `tracking.utterances` says otherwise.
+        """
         path = Path(path)
         if self.client and path.is_dir():
-            self._try(self.client.log_artifacts, self.id, str(path), path.name.removeprefix(".").removesuffix(".partial"))
-        elif self.client:
+            name = Path(path.name.removeprefix(".").removesuffix(".partial"))
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
+                if self.rows or file.suffix not in ROWS:
+                    self._try(self.client.log_artifact, self.id, str(file), (name / file.parent.relative_to(path)).as_posix())
+        elif self.client and (self.rows or path.suffix not in ROWS):
             self._try(self.client.log_artifact, self.id, str(path))
 
     def figure(self, figure, name: str) -> None:
@@ -74,26 +82,59 @@ class TrackedRun:
             self._try(self.client.log_figure, self.id, figure, f"figures/{name if Path(name).suffix else name + '.png'}")
 
     @contextlib.contextmanager
-    def child(self, name: str, params: dict | None = None, tags: dict | None = None):
-        """A run nested in this one, with the same methods, for example for one head or one seed."""
+    def child(self, name: str, params: dict | None = None, tags: dict | None = None, nested: bool = True):
+        """A run of a part of this one, with the same methods, for example of one head.
+
+        Args:
+            nested: MLflow's page shows it below this one, and only when that is unfolded; else beside it, with `calm.stage_run` as a tag.
+        """
         children = []
         if self.client:
-            tags = {"mlflow.parentRunId": self.id, "calm.kind": "part", **(tags or {})}
+            tags = {"mlflow.parentRunId" if nested else "calm.stage_run": self.id, "calm.kind": "part", **(tags or {})}
             self._try(lambda: children.append(_start(self.client, self.experiment, self.uri, name, params or {}, tags)))
         run = children[0] if children else TrackedRun()
         with _ending(run):
             yield run
 
-    def training(self, numbers: dict[str, float], step: int) -> None:
-        """Log what a training tells after an epoch: held-out losses under `validation/`, the epoch as it is, the others under `train/`."""
-        self.log({_of_training(name): value for name, value in numbers.items()}, step)
+    def has(self, id: str) -> bool:
+        """Whether a run of this id is in the store, and not deleted."""
+        return bool(self.client) and self._try(lambda: self._must_be_active(id), quietly=True)
 
-    def _try(self, call, *args, **options) -> bool:
+    def _must_be_active(self, id: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if self.client.get_run(id).info.lifecycle_stage != "active":
+            raise MlflowException(f"run {id} is deleted")
+
+    @contextlib.contextmanager
+    def again(self, id: str):
+        """A run of the same experiment that has ended already, to log more into it. Its status stays."""
+        run = TrackedRun(self.client, id, self.experiment, self.uri)
+        try:
+            yield run
+        finally:
+            run.flush()
+
+    def tag(self, tags: dict) -> None:
+        """Set tags."""
+        for key, value in tags.items() if self.client else ():
+            self._try(self.client.set_tag, self.id, key, str(value)[:TAG_LENGTH])
+
+    def training(self, numbers: dict[str, float], step: int, objective: str = "") -> None:
+        """Log what a training tells after an epoch: held-out losses under `validation/`, the epoch as it is, the others under `train/`.
+
+        `train/loss` is that of a head. Other objectives are named: `train/calp_loss`.
+        """
+        self.log({_of_training(name, objective): value for name, value in numbers.items()}, step)
+
+    def _try(self, call, *args, quietly: bool = False, **options) -> bool:
         from mlflow.exceptions import MlflowException
 
         try:
             call(*args, **options)
         except (MlflowException, OSError) as error:
+            if quietly:
+                return False
             if not self._warned:
                 print(f"MLflow: {self} did not accept what was logged ({short(error)}). The stage continues.", file=sys.stderr)
             self._warned = True
@@ -130,10 +171,12 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
     with store.clear_errors(uri):
         with lock:  # so that stages that start at the same time share one store, one experiment and one parent
             client = store.connect(uri)
-            experiment_id = store.experiment(client, f"calm/{experiment}", uri, folder)
+            store.end_abandoned(client)
+            experiment_id = store.experiment(client, f"calm/{experiment}", uri)
             parent = store.parent_run(client, experiment_id, tags)
             tags = {"mlflow.parentRunId": parent, "calm.kind": "stage", **tags}
             run = _start(client, experiment_id, uri, stage, params, tags)
+            run.rows = settings.tracking.utterances
         _log_data(run, digest or {path: value for path, value in hashes.items() if path.startswith("data/")})
     monitor = _monitor(run, settings.tracking.system_metrics_seconds)
     try:
@@ -144,12 +187,12 @@ def stage_run(settings, experiment: str, params: dict, synthetic: bool, seed: in
             run._try(store.end_parent, client, experiment_id, parent)
 
 
-def _attach(id: str, experiment: str, uri: str) -> TrackedRun:
-    return TrackedRun(store.connect(uri), id, experiment, uri) if id else TrackedRun()
+def _attach(id: str, experiment: str, uri: str, rows: bool) -> TrackedRun:
+    return TrackedRun(store.connect(uri), id, experiment, uri, rows) if id else TrackedRun()
 
 
 def _start(client, experiment_id: str, uri: str, name: str, params: dict, tags: dict) -> TrackedRun:
-    texts = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
+    texts = {key: str(value)[:TAG_LENGTH] for key, value in {**tags, store.PROCESS: store.process()}.items()}
     run = TrackedRun(client, client.create_run(experiment_id, tags=texts, run_name=name).info.run_id, experiment_id, uri)
     run._params = [(_key(key), str(value)[:PARAM_LENGTH]) for key, value in _flat(params)]
     return run
@@ -215,10 +258,11 @@ def _flat(params: dict, prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-def _of_training(name: str) -> str:
+def _of_training(name: str, objective: str) -> str:
     if name == "epoch":
         return name
-    return f"validation/{name.removeprefix('validation_')}" if name.startswith("validation_") else f"train/{name}"
+    part, name = ("validation", name.removeprefix("validation_")) if name.startswith("validation_") else ("train", name)
+    return f"{part}/{objective}_loss" if name == "loss" and objective else f"{part}/{name}"
 
 
 def _key(name: str) -> str:

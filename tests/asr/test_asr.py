@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -250,6 +251,7 @@ def test_flags():
     assert flags(Transcript("well", "en", -0.5, 0.61, 0.5), 0.6) == ["no_speech"]
     assert flags(Transcript("well", "en", -0.5, 0.59, 2.5), 0.6) == ["compression"]
     assert flags(Transcript("ha ha ha ha ha", "en", -0.5, 0.9, 2.5), 0.6) == ["no_speech", "compression", "repeats"]
+    assert flags(Transcript("well", "en", -0.71, 0.1, 0.5), 0.6) == ["improbable"]
     assert compression_ratio("") == 0
     assert compression_ratio("ha " * 100) > 10
 
@@ -274,3 +276,13 @@ def test_words_where_nothing_was_said():
     assert (errors.words, errors.insertions) == (1, 2)
     assert errors.wer == 2
     assert np.isnan(word_errors([], []).wer)
+
+
+def test_the_language_is_detected_where_the_model_knows_several():
+    """A code is taken as it is; without one each clip's likeliest is; a model of English alone hears English."""
+    ranked = [[("<|de|>", 0.9), ("<|en|>", 0.1)], [("<|en|>", 0.8)]]
+    engine = engines.FasterWhisper.__new__(engines.FasterWhisper)
+    engine.model = SimpleNamespace(model=SimpleNamespace(detect_language=lambda encoded: ranked))
+    for language, expected in ((None, ["de", "en"]), ("fr", ["fr", "fr"])):
+        engine.language = language
+        assert engine._languages(None, 2) == expected

@@ -123,7 +123,7 @@ def test_a_truncated_flac_is_an_error_and_not_a_shorter_clip(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 64000), 16000)
     whole = (tmp_path / "a.flac").read_bytes()
     (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AudioError, match="does not decode|holds no"):
+    with pytest.raises(AudioError, match="promises 4.00 s and holds"):
         read_audio(tmp_path / "a.flac", 2.5, 4)
 
 

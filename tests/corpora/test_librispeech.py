@@ -48,7 +48,7 @@ def test_untranscribed_missing_and_broken(tmp_path):
         "missing audio": 2,
         "transcript line does not parse": 1,
     }
-    assert corpus.corrections["file read as Latin-1"] == 1
+    assert corpus.corrections["file read as Windows-1252"] == 1
     copies = [row.text for row in corpus.utterances if row.id == "1-77-0000"]
     assert copies == ["northanger abbey", None]  # ingest keeps the first
     assert corpus.checks["without a text, to be transcribed"] == 2

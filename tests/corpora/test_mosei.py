@@ -74,11 +74,11 @@ def test_odd_ids_and_underscores_in_the_text(tmp_path, video):
     assert [(row.id, row.text) for row in corpus.utterances] == [(f"{video}_3", "I _____ think ___ SO_")]
 
 
-def test_latin_1_is_read_and_counted(tmp_path):
+def test_windows_1252_is_read_and_counted(tmp_path):
     text = "v___0___0___2___caf\xe9 \x85 au lait\n".encode("latin-1")
     corpus = read_corpus("mosei", write(tmp_path, {"v": [((0, 2), NEUTRAL)]}, {"v": text}, {"train": ["v"]}))
-    assert corpus.utterances[0].text == "café au lait"
-    assert corpus.corrections["file read as Latin-1"] == 1
+    assert corpus.utterances[0].text == "café … au lait"
+    assert corpus.corrections["file read as Windows-1252"] == 1
 
 
 def test_one_line_in_latin_1_leaves_the_others_as_they_are(tmp_path):

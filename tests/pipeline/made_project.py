@@ -28,6 +28,8 @@ def small() -> dict:
     given["head"] |= {"pooling": "cls_blocks", "standardise": True, "first": "head"}
     given["head"] |= {"frozen_copies": 1, "augment": {"gain_db": 3}, "learning_rate": 3e-4, "frozen_learning_rate": 3e-4}
     given["evaluate"] |= {"baselines": ["chance", "logmel_functionals"], "bootstrap": 50}
+    for section in ("transcribe", "features"):
+        given[section]["workers"] = 1  # a second process would be longer in starting than in working
     return given
 
 

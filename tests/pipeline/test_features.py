@@ -141,14 +141,14 @@ def test_what_cannot_be_used_is_dropped_and_named(tmp_path):
     write_table(corpus, tmp_path / "table.parquet")
     report = extract(tmp_path / "table.parquet", tmp_path / "out", workers=2)
     assert (report["read"], report["kept"]) == (9, 1)
-    assert report["dropped"] == {"unreadable audio": 3, "NaN or infinity": 3, "digital silence": 1, "shorter than a frame": 1}
+    assert report["dropped"] == {"unreadable audio": 4, "NaN or infinity": 2, "digital silence": 1, "shorter than a frame": 1}
     details = {row["id"]: row["detail"] for row in report["dropped_rows"]}
     assert set(details) == set(broken) - {"good"} | {"junk", "gone", "behind"}
     assert "does not exist" in details["gone"]
     assert "399 samples, a frame has 400" in details["short"]
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     assert list(rows_of(tmp_path / "out")) == ["good"]
-    with pytest.raises(ValueError, match=r"8 of 9 utterances have no features \(3 NaN or infinity, 3 unreadable audio"):
+    with pytest.raises(ValueError, match=r"8 of 9 utterances have no features \(4 unreadable audio, 2 NaN or infinity"):
         extract(tmp_path / "table.parquet", tmp_path / "new", max_dropped=0.5)
     assert not (tmp_path / "new").exists()
 

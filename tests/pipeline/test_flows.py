@@ -182,6 +182,7 @@ def test_up_prints_the_addresses(flows):
     for port in flows.ports:
         assert f"http://127.0.0.1:{port}" in flows.started
     assert "gpu 1" in flows.started and "cpu 2" in flows.started
+    assert "audio to score: data/inbox" in flows.started and (flows.folder / "data/inbox").is_dir()
     assert "is running already" in flows.command("up").stdout
 
 
@@ -313,6 +314,7 @@ def test_a_whole_rebuild_leaves_its_artifacts(flows):
     artifacts = {artifact["key"]: artifact["data"] for artifact in flows.post("artifacts/latest/filter")}
     assert {row["stage"] for row in json.loads(artifacts["stage-times"])} >= {"check", "calp@small", "report"}
     assert "| CALM | audio + text |" in artifacts["results"] and "Synthetic speech" in artifacts["results"]
+    assert (flows.folder / "reports/index.html").resolve().as_uri() in artifacts["results"]
     (line,) = [line for line in artifacts["difference"].splitlines() if line.startswith("| msp")]
     assert line.startswith("| msp | CALM small | audio |") and line.endswith("| +1.25 |")
     assert "mlflow-runs" in artifacts and json.loads(last.read_text()) == rows
@@ -335,7 +337,6 @@ def test_files_of_the_inbox_are_scored_once(flows):
     import soundfile
 
     inbox, scores = flows.folder / "data/inbox", flows.folder / "data/scores"
-    inbox.mkdir(parents=True, exist_ok=True)
     speech = sorted((flows.folder / "data/raw/msp-synthetic").rglob("*.wav"))[:5]
     for path in speech:
         shutil.copy(path, inbox / path.name)
@@ -363,11 +364,14 @@ def test_files_of_the_inbox_are_scored_once(flows):
     faults = table[table["fault"].notna()].set_index("file")["fault"]
     assert set(faults.index) == {"silence.wav", "torn.wav"} and faults["silence.wav"] == "no speech"
     speech_rows = table[table["fault"].isna()]
+    told = {artifact["key"]: artifact["data"] for artifact in flows.post("artifacts/latest/filter")}
+    listed = {row["file"]: row["answer"] for row in json.loads(told["scored-files"])}
+    assert "reports/index.html" in told["scores"] and listed["silence.wav"] == "no speech" and set(listed) <= expected
     assert speech_rows["text"].str.len().gt(0).all() and all(len(row) == 8 for row in speech_rows["probabilities"])
     (inbox / "still-copied.wav").unlink()
     os.utime(inbox / speech[0].name, (time.time() - 30,) * 2)  # touched, not changed
     assert scoring.new_files(inbox, scores)
-    assert scoring.score(inbox, scores, "no model is loaded") == (0, 0)
+    assert scoring.score(inbox, scores, "no model is loaded") == (0, 0, 0)
     assert len(pd.read_parquet(scores)) == len(table)
 
 

@@ -48,7 +48,8 @@ def run(folder: Path, source: settings.CorpusSettings, limits: settings.Ingest =
         report = ingest.ingest(changed, "mine")
         written, table = read_json(paths.ingest_report("mine")), read_table(paths.utterances("mine"))
         segments = pd.read_parquet(paths.segments("mine"))
-    assert report["kept"] + sum(report["dropped"].values()) == report["read"] == report["kept"] + len(report["dropped_rows"])
+    parts = report["read"] + report["cut"]["pieces"] - report["cut"]["recordings"]
+    assert report["kept"] + sum(report["dropped"].values()) == parts == report["kept"] + len(report["dropped_rows"])
     assert written == json.loads(json.dumps(report))
     pd.testing.assert_frame_equal(segments, pd.DataFrame(table)[ingest.SEGMENT])
     assert len(table) == report["kept"] == sum(part["rows"] for part in report["splits"].values())
@@ -94,7 +95,9 @@ def test_every_fault_has_its_reason(tmp_path):
         "labels": {"x": 1, "y": 1, "none of them": 1, "unlabelled": 1},
     }
     assert report["splits"]["validation"]["rows"] == 1 and report["speakers_in_two_splits"] == []
-    assert {"id": "gone[0-1]", "reason": "missing audio", "detail": str(tmp_path / "gone.wav"), "fault": True} in report["dropped_rows"]
+    assert {"id": "gone[0-1]", "reason": "missing audio", "detail": f"{tmp_path / 'gone.wav'} does not exist", "fault": True} in report[
+        "dropped_rows"
+    ]
     assert table.attrs == {"classes": ("x", "y"), "one_hot": False}
 
 
@@ -107,18 +110,21 @@ def test_of_several_rows_with_one_id_the_first_good_one_is_kept(tmp_path):
 def test_each_file_is_read_once(tmp_path, monkeypatch):
     seen = Counter()
     original = checking.read_header
-    monkeypatch.setattr(checking, "read_header", lambda path: seen.update([path]) or original(path))
+    monkeypatch.setattr(checking, "read_header", lambda path, **options: seen.update([path]) or original(path, **options))
     run(tmp_path, corpus(tmp_path, [f"a.wav,{n / 10},{n / 10 + 1},s,train," for n in range(9)], a=2))
     assert seen == {tmp_path / "a.wav": 1}
 
 
-def test_too_many_lost_rows_stop_the_run_and_write_nothing(tmp_path):
+def test_too_many_lost_rows_stop_the_run_and_leave_a_report(tmp_path):
     source = corpus(tmp_path, ["a.wav,,,s,train,", "gone.wav,,,s,train,", "b.wav,,,s,train,"], a=1, b=1)
     with pytest.raises(
         CorpusError, match=r"^1 of 3 rows \(33.3%\) .* ingest.max_dropped = 30.0% \(1 missing audio, the first gone\)"
     ) as error:
         run(tmp_path, source, LIMITS.model_copy(update={"max_dropped": 0.3}))
-    assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
+    assert "\n" not in str(error.value)
+    left = read_json(tmp_path / paths.ingest_report("mine"))
+    assert left["refused"] == str(error.value) and [row["id"] for row in left["dropped_rows"]] == ["gone"] and left["read"] == 3
+    assert not (tmp_path / paths.utterances("mine")).exists()
     assert len(run(tmp_path, source, LIMITS.model_copy(update={"max_dropped": 0.34}))[0]) == 2
 
 
@@ -159,7 +165,7 @@ def test_kept_and_dropped_add_to_what_was_read(sounds, rows):
         try:
             table, report = run(Path(folder), source)
         except CorpusError:
-            assert not (Path(folder) / "data").exists()
+            assert not (Path(folder) / paths.utterances("mine")).exists()
             return
     assert report["read"] == len(rows)
     assert table["id"].is_unique and (table["start"] >= 0).all()
@@ -206,6 +212,7 @@ def test_long_recordings_are_cut_at_their_pauses(tmp_path):
     source = corpus(tmp_path, ["talk.wav,,,s1,train,x", "hum.wav,,,s2,train,x", "a.wav,,,s3,test,y"], a=2)
     table, report = run(tmp_path, source, settings.Ingest(max_dropped=1))
     assert report["corrections"] == {"recordings cut at pauses": 1} and report["dropped"] == {"no speech found": 1}
+    assert report["read"] == 3 and report["cut"] == {"recordings": 1, "pieces": len(table) - 1}
     pieces = table[table["speaker"] == "s1"].sort_values("start")
     assert (pieces["duration"] <= 20).all() and (pieces["start"].to_numpy()[1:] >= pieces["end"].to_numpy()[:-1]).all()
     assert pieces["labels"].map(list).tolist() == [["x"]] * len(pieces) and (pieces["split"] == "train").all()
@@ -240,7 +247,7 @@ def test_a_recording_is_read_window_by_window(tmp_path, monkeypatch):
         return [(a / 16000, b / 16000) for a, b in edges.reshape(-1, 2)]
 
     monkeypatch.setattr(pauses, "speech", loud)
-    soundfile.write(tmp_path / "a.wav", np.tile(np.repeat([0.0, 0.1], [16000, 48000]), 10), 16000)
+    soundfile.write(tmp_path / "a.wav", np.tile(np.repeat([0.0, 0.1], [16000, 48000]), 10) * np.tile([1, -1], 320000), 16000)
     every = [(4.0 * k + 1, 4.0 * k + 4) for k in range(10)]
     for window in (600, 9.5, 11, 6):
         np.testing.assert_allclose(pauses.cut(tmp_path / "a.wav", 40.0, Pauses(), window), every, atol=1e-4)

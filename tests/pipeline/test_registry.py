@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import getpass
 import json
 import socket
 import time
@@ -20,6 +21,7 @@ from calm.audio.decoding import read_audio
 from calm.cli import app
 from calm.inference.loading import load_classifier
 from calm.inference.onnx_classifier import Compiled
+from pipeline import paths
 from pipeline.execution import workers
 from pipeline.tracking import registry
 
@@ -48,12 +50,28 @@ def test_only_a_significantly_better_model_becomes_the_champion():
     assert registry.compare(alone, alone, 500, 1)[1].startswith("weighted accuracy is not defined on their validation utterances")
 
 
-def test_a_champion_with_other_utterances_is_replaced():
-    new = decisions([True, False])
-    assert registry.compare(new.assign(id=["a", "b"]), decisions([True, True]), 100, 1) == (
-        True,
-        "the last champion has other utterances or classes",
-    )
+def test_a_champion_stays_where_nothing_can_be_compared():
+    """On other utterances, were they only fewer, and on other labels."""
+    best, worst = decisions([True] * 40), decisions([False] * 40)
+    assert registry.compare(best, worst, 100, 1)[0]
+    for new, reason in (
+        (best.assign(id=[f"v{number}" for number in range(40)]), "decided on other utterances: 0 of 40 are the same"),
+        (best.head(30), "decided on other utterances: 30 of 30 are the same"),
+        (best.assign(targets=[[not target] for (target,) in best["targets"]]), "decided on other labels"),
+    ):
+        better, said = registry.compare(new, worst, 100, 1)
+        assert not better and reason in said
+
+
+def test_decisions_are_pseudonymous(tmp_path, monkeypatch):
+    """Equal ids stay equal, others cannot tell whose they are."""
+    monkeypatch.chdir(tmp_path)
+    new = decisions([True, False] * 5)
+    first, second = registry.pseudonymous(new), registry.pseudonymous(new)
+    assert first.equals(second) and first["id"].nunique() == 10 and first["speaker"].nunique() == 10
+    assert not set(first["id"]) & set(new["id"]) and paths.registry_key().stat().st_mode & 0o77 == 0
+    paths.registry_key().unlink()
+    assert not set(registry.pseudonymous(new)["id"]) & set(first["id"])
 
 
 @pytest.fixture
@@ -94,7 +112,25 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     assert list(answers) == [*classifier.classes, "decided", "decision"] and set(answers["decision"]) == {"tuned"}
     decided = [", ".join(classifier.decided(row)) for row in probabilities.to_numpy()]
     assert answers["decided"].tolist() == decided and any(decided)
-    assert (folder / registry.VALIDATION).exists() and model.metadata.signature.inputs.input_names() == ["audio", "text"]
+    raw = files[0].read_bytes()
+    for audio in (raw, base64.encodebytes(raw).decode(), "data:audio/wav;base64," + base64.b64encode(raw).decode()):
+        answer = model.predict(pd.DataFrame({"audio": [audio], "text": rows["text"][:1]}))
+        assert answer[classifier.classes].to_numpy() == pytest.approx(probabilities.to_numpy()[:1], abs=1e-6)
+    with pytest.raises(Exception, match="there is no column audio_b64: the columns are audio and text"):
+        model.predict(pd.DataFrame({"audio_b64": [raw], "text": ["hello"]}))
+
+
+def test_a_released_model_says_nothing_of_its_makers(rebuilt, champion):
+    """No place on this machine, no user, no speaker and no utterance of validation, in no file of a version or of a released folder."""
+    utterances = pd.read_parquet(rebuilt.folder / "data/utterances/msp/utterances.parquet")
+    private = {*utterances["id"], *utterances["speaker"], str(rebuilt.folder), str(Path.home()), f"/{getpass.getuser()}/"}
+    for folder in (champion[0], rebuilt.folder / "data/models/msp/small"):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert {"model.onnx", "README.md", "config.json"} <= {file.name for file in files}
+        for file in files:
+            content = file.read_bytes()
+            assert not [text for text in private if text.encode() in content], file
+            assert file.suffix != ".parquet"
 
 
 @contextlib.contextmanager

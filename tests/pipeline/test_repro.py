@@ -1,6 +1,10 @@
 """What is told of how far a rebuild is."""
 
-from pipeline.repro import Progress
+import json
+
+import pytest
+
+from pipeline.repro import Progress, mend_lock
 
 
 def test_time_left_is_that_of_stages_of_the_same_kind():
@@ -23,3 +27,20 @@ def test_stages_that_dvc_leaves_out_cost_nothing():
     for line in ("Stage 'a' didn't change, skipping", "Stage 'b' is cached - skipping run, checking out outputs"):
         assert progress.read(line) is None
     assert progress.left == {} and not progress.took
+
+
+@pytest.mark.parametrize("left", [b"", b'{"read": {"data/te', b"\0" * 40])
+def test_a_half_written_list_of_running_stages_is_removed(tmp_path, left):
+    """As a `dvc` leaves it that is killed while it writes; DVC itself starts no more with it."""
+    from dvc.fs import LocalFileSystem
+    from dvc.rwlock import RWLockFileCorruptedError, rwlock
+
+    lists, fs = tmp_path / ".dvc/tmp/rwlock", LocalFileSystem()
+    assert not mend_lock(tmp_path)
+    lists.parent.mkdir(parents=True)
+    lists.write_bytes(left)
+    with pytest.raises(RWLockFileCorruptedError), rwlock(str(lists.parent), fs, "repro", [], [], False):
+        pass
+    assert mend_lock(tmp_path) and not lists.exists()
+    with rwlock(str(lists.parent), fs, "repro", [], [], False):
+        assert not mend_lock(tmp_path) and json.loads(lists.read_text()) == {"read": {}, "write": {}}

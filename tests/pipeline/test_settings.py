@@ -21,7 +21,7 @@ def load_error(tmp_path, *keys, value):
     values = yaml.safe_load(yaml.safe_dump(DEMO))
     section = values
     for key in keys[:-1]:
-        section = section[key]
+        section = section.setdefault(key, {})
     section[keys[-1]] = value
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(values))
@@ -38,6 +38,11 @@ def load_error(tmp_path, *keys, value):
         (("transcribe", "engine"), "kaldi", ["transcribe.engine is 'kaldi'", "faster-whisper", "openai-whisper"]),
         (("head", "epoch"), 3, ["head.epoch: there is no such setting"]),
         (("head", "modalities"), ["video"], ["head.modalities.0 is 'video'", "audio"]),
+        (("flows", "timezone"), "Europe/Berlinn", ["flows.timezone is 'Europe/Berlinn'", "write Europe/Berlin"]),
+        (("flows", "rebuild"), "nightly", ["flows.rebuild is 'nightly'", "it has 1 fields: write cron's five"]),
+        (("flows", "study"), "0 2 * * * *", ["flows.study is '0 2 * * * *'", "it has 6 fields"]),
+        (("flows", "score_new"), "61 * * * *", ["flows.score_new is '61 * * * *'", "bad minute"]),
+        (("flows", "rebuild"), "0 2 * * 5L", ["5L is unknown to Prefect"]),
         (("seeds",), [], ["seeds is []", "at least 1"]),
         (("seeds",), [1, 1], ["seeds", "different"]),
         (("targets",), ["iemocap"], ["targets: 'iemocap' is not one of corpora (mosei, msp)"]),
@@ -88,8 +93,8 @@ def load_error(tmp_path, *keys, value):
         (("corpora", "none"), DEMO["corpora"]["msp"], ["corpora: 'none' stands for no corpus"]),
         (
             ("corpora", "msp", "format"),
-            "iemocap",
-            ["corpora.msp.format is 'iemocap': there is no corpus format 'iemocap': choose one of mosei, "],
+            "savee",
+            ["corpora.msp.format is 'savee': there is no corpus format 'savee': choose one of mosei, "],
         ),
         (("corpora", "msp", "path"), "data/raw/msp", ["synthetic.msp: corpora has no 'msp' with its path, data/raw/msp-synthetic"]),
         (("synthetic", "iemocap"), DEMO["synthetic"]["msp"], ["synthetic.iemocap: corpora has no 'iemocap' with its path"]),
@@ -103,6 +108,8 @@ def load_error(tmp_path, *keys, value):
         (("head", "optimiser"), "adam", ["optimiser is adam, but weight_decay is 0.01: set weight_decay: 0"]),
         (("pretrain", "schedule"), "constant", ["schedule is constant, but warmup is 0.1: set warmup: 0"]),
         (("features", "high_hz"), 9000, ["high_hz", "8000"]),
+        (("tracking",), {"uri": "http://ann:S3@host"}, ["tracking.uri is 'http://ann:***@host': a password stands in it", "environment"]),
+        (("flows",), {"mlflow_database": "postgresql://a:b@h/m"}, ["flows.mlflow_database is 'postgresql://a:***@h/m': a password"]),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(tmp_path, keys, value, parts):

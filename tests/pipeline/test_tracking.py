@@ -1,9 +1,11 @@
 """MLflow tracking on a SQLite store in a temporary folder, and once on a server."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,10 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.tracking import provenance, tracker
+from pipeline.settings import Tracking
+from pipeline.tracking import provenance, store, systems, tracker
 
 REPOSITORY = Path(__file__).parents[2]
-SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=1))
+SETTINGS = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=1, utterances=False))
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +134,48 @@ def test_figure(folder):
 def test_numbers_of_a_training(client):
     with tracker.stage_run(SETTINGS, "small", {}, synthetic=False) as run:
         run.training({"loss": 0.5, "learning_rate": 1e-3, "epoch": 2, "validation_loss": 0.6, "validation_mlm_loss": 0.1}, 7)
+        run.training({"loss": 4.0, "validation_loss": 4.1}, 7, "calp")
     expected = {"train/loss": 0.5, "train/learning_rate": 1e-3, "validation/loss": 0.6, "validation/mlm_loss": 0.1, "epoch": 2}
+    expected |= {"train/calp_loss": 4.0, "validation/calp_loss": 4.1}
     stored = client.get_run(run.id).data.metrics
     assert {name: stored[name] for name in expected} == expected
     assert client.get_metric_history(run.id, "train/loss")[0].step == 7
+
+
+def test_a_head_and_its_figures_are_one_run_that_a_search_by_parameters_finds(client):
+    about = systems.parameters("mosei", "small", "calm_frozen", "audio", 2)
+    figures = [("test", "tuned", "weighted_accuracy", 0.7), ("test", "0.5", "auc_macro", None)]
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run, systems.opened(run, about, {"pooling": "cls"}) as head:
+        head.training({"loss": 0.5}, 1)
+    with tracker.stage_run(SETTINGS, "mosei", {}, synthetic=False) as run:
+        systems.add_figures(run, head.id, about, figures, {"table": "table-1"})
+        systems.add_figures(run, "0" * 32, systems.parameters("mosei", "none", "egemaps", "audio", 2), figures, {})  # of another store
+    experiment = client.get_run(run.id).info.experiment_id
+    assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
+    found = {run.data.params["row"]: run for run in client.search_runs([experiment], "params.modality = 'audio' and params.seed = '2'")}
+    assert set(found) == {"calm", "egemaps"} and {run.info.status for run in found.values()} == {"FINISHED"}
+    assert {run.data.params["tuning"] for run in found.values()} == {"frozen", "none"} and found["calm"].info.run_id == head.id
+    assert "mlflow.parentRunId" not in found["calm"].data.tags  # else the page would hide it below the stage
+    assert found["calm"].data.metrics == {"train/loss": 0.5, "test/tuned/weighted_accuracy": 0.7}
+    assert found["egemaps"].data.metrics == {"test/tuned/weighted_accuracy": 0.7} and found["calm"].data.tags["table"] == "table-1"
+
+
+def test_artifacts_are_found_after_the_folder_moved(client, folder, tmp_path):
+    with tracker.stage_run(SETTINGS, "moved", {}, synthetic=False) as run:
+        run.artifact(__file__)
+    client.create_registered_model("calm-moved")
+    client.create_model_version("calm-moved", f"{client.get_run(run.id).info.artifact_uri}/model", run.id)
+    shutil.copytree(folder, tmp_path / "new place")
+    other = store.connect(f"sqlite:///{tmp_path}/new place/mlflow.db")
+    new = f"{tmp_path}/new place/mlruns/calm/moved"
+    assert other.get_experiment_by_name("calm/moved").artifact_location == new
+    assert other.get_model_version("calm-moved", "1").source == f"{new}/{run.id}/artifacts/model"
+    assert other.get_run(run.id).info.artifact_uri == f"{new}/{run.id}/artifacts"
+    assert [item.path for item in other.list_artifacts(run.id)] == [Path(__file__).name]
+    (tmp_path / "alone").mkdir()
+    shutil.copy(folder / "mlflow.db", tmp_path / "alone")  # without its artifacts: they stay where they are
+    other = store.connect(f"sqlite:///{tmp_path}/alone/mlflow.db")
+    assert other.get_experiment_by_name("calm/moved").artifact_location == f"{folder}/mlruns/calm/moved"
 
 
 def test_only_the_first_process_of_several_writes(monkeypatch):
@@ -151,7 +192,7 @@ STAGE = """
 import sys, time
 from types import SimpleNamespace
 from pipeline.tracking import tracker
-settings = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=5))
+settings = SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///mlflow.db", system_metrics_seconds=5, utterances=False))
 with tracker.stage_run(settings, "both", {}, synthetic=True) as run:
     print(run.id, flush=True)
     time.sleep(float(sys.argv[1]))
@@ -177,6 +218,57 @@ def test_two_processes_share_a_fresh_store_and_one_parent(tmp_path):
     assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
     assert parent_of(client, runs[0]).info.status == "FINISHED"
     assert len(client.search_runs([runs[0].info.experiment_id])) == 3
+
+
+def test_runs_of_a_killed_process_end_with_the_next_start(folder, client):
+    process, living = start(folder, 60), start(folder, 60)
+    run, other = (one.stdout.readline().strip() for one in (process, living))
+    process.kill()
+    process.communicate()
+    assert client.get_run(run).info.status == "RUNNING"
+    assert start(folder).wait(60) == 0
+    assert client.get_run(run).info.status == "KILLED" and client.get_run(other).info.status == "RUNNING"
+    living.terminate()
+    living.communicate()
+
+
+def test_a_store_is_made_whole_or_not_at_all(tmp_path, folder, client):
+    """A set-up that is killed leaves nothing that the next one minds; one left half made by an older version is put aside."""
+    client.search_experiments()
+    process = start(tmp_path)
+    while not list(tmp_path.glob(".mlflow.db.partial*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "mlflow.db").exists()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as half:
+        half.execute("CREATE TABLE jobs (id INTEGER)")
+    again = start(tmp_path)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0 and "left half made" in said and (tmp_path / "mlflow.db.half-made").exists()
+
+
+def test_tables_of_utterances_stay_here(folder, client, tmp_path):
+    (tmp_path / "made").mkdir()
+    for name in ("space.parquet", "metrics.json"):
+        (tmp_path / "made" / name).write_text("{}")
+    for allowed in (False, True):
+        settings = SimpleNamespace(tracking=SimpleNamespace(**vars(SETTINGS.tracking) | {"utterances": allowed}))
+        with tracker.stage_run(settings, "mosei", {}, synthetic=False) as run:
+            run.artifact(tmp_path / "made")
+            run.artifact(tmp_path / "made/space.parquet")
+        names = {item.path for item in [*client.list_artifacts(run.id), *client.list_artifacts(run.id, "made")]}
+        assert names == {"made", "made/metrics.json"} | ({"made/space.parquet", "space.parquet"} if allowed else set())
+
+
+def test_passwords_are_never_shown(tmp_path):
+    """Of a URI in the environment, whatever its password holds; one in the settings is refused."""
+    process = start(tmp_path, MLFLOW_TRACKING_URI="http://ann:S3cr3t@x@127.0.0.1:1", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    said = "".join(process.communicate(timeout=120))
+    assert process.returncode == 1 and "http://ann:***@127.0.0.1:1 cannot be used" in said and "S3cr3t" not in said
+    with pytest.raises(ValueError, match="a password stands in it"):
+        Tracking(uri="postgresql://ann:S3cr3t@host/mlflow")
 
 
 def test_sigterm_is_recorded_as_killed(tmp_path, folder, client):
@@ -276,7 +368,7 @@ def test_hashes_of_a_file_and_of_outputs(tmp_path, monkeypatch):
     )
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  a:\n    outs: {outs}\n")
     monkeypatch.setattr(
-        provenance, "_dependency_paths", lambda folder: {"head": ["code.py", "data/state/head.json", "data/x", "data/texts/."]}
+        provenance, "dependency_paths", lambda folder: {"head": ["code.py", "data/state/head.json", "data/x", "data/texts/."]}
     )
     files = {"code.py": hashlib.md5(b"x = 1").hexdigest(), "data/state/head.json": hashlib.md5(b"{}").hexdigest()}
     outputs = {"data/x": "abc.dir", "data/texts/a": "a.dir", "data/texts/b": "b.dir"}

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -20,6 +21,7 @@ from calm.audio import pauses
 from calm.audio.decoding import AudioError
 from calm.inference.recordings import Segment
 from calm.inference.torch_classifier import Predictor
+from calm.tools import guard
 from calm.tools.app import Analyser, Analysis, analysis_html, fault, results, served, timeline_html
 from calm.tools.timeline import draw, timeline
 
@@ -122,24 +124,88 @@ def test_a_port_that_is_taken(folder):
     assert done.exit_code == 2 and f"127.0.0.1:{port} is not available" in done.stderr and "--port" in done.stderr
 
 
+def test_an_analysis_has_an_end(analyser, folder):
+    with pytest.raises(ValueError, match="After 0 s, the most that an analysis may take, it was at 0 of 3 s"):
+        Analyser(analyser.predictor, seconds=0).analyse(folder / "clip.wav", None, False, silently)
+
+
+# Served
+
+
+@pytest.fixture(scope="module")
+def address(analyser):
+    """Where the page is served from here; uploads have at most 2 MB."""
+    with served(analyser, port=0, most=2_000_000) as (address, serve, stop):
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield address
+        stop()
+        thread.join()
+
+
+def upload(address: str, content: bytes, name: str = "clip.wav", **headers: str) -> httpx.Response:
+    files = {"files": (name, content, "application/octet-stream")}
+    return httpx.post(f"{address}/gradio_api/upload", files=files, headers=headers, timeout=30)
+
+
+def analysed(address: str, path: str) -> str:
+    """What the server says of a file that a client names."""
+    data = [None, {"path": path, "meta": {"_type": "gradio.FileData"}}, "", False]
+    event = httpx.post(f"{address}/gradio_api/call/analyse", json={"data": data}, timeout=30).json()["event_id"]
+    return httpx.get(f"{address}/gradio_api/call/analyse/{event}", timeout=60).text
+
+
+def test_a_client_reads_its_own_uploads_alone(address, folder):
+    """Neither a file of the server, nor one that lies at another address, which the server would have to ask for."""
+    own = upload(address, (folder / "clip.wav").read_bytes()).json()[0]
+    assert "event: complete" in analysed(address, own) and "From audio" in analysed(address, own)
+    for path in (str(folder / "clip.wav"), "/etc/passwd", own + "/../../../../etc/passwd", f"{address}/gradio_api/file={own}"):
+        said = analysed(address, path)
+        assert "event: error" in said and "From audio" not in said and "cannot be analysed" not in said, path
+        assert httpx.get(f"{address}/gradio_api/file={path}").status_code >= 400
+
+
+def test_pages_elsewhere_reach_nothing(address, folder):
+    """Not under a name that was made to point here, nor by a form or a script, of another site or of another port."""
+    content, port = (folder / "clip.wav").read_bytes(), urlsplit(address).port
+    assert httpx.get(address).status_code == 200 and upload(address, content, origin=address).status_code == 200
+    assert httpx.get(address, headers={"host": f"localhost:{port}"}).status_code == 200
+    for name in ("evil.example", f"evil.example:{port}", "", "localhost.evil.example", "[::1"):
+        assert httpx.get(address, headers={"host": name}).status_code in (400, 421), name
+    for origin in ("http://evil.example", "null", f"http://127.0.0.1:{port + 1}"):
+        assert upload(address, content, origin=origin).status_code == 403, origin
+    assert httpx.get(f"{address}/config", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}).status_code == 403
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert httpx.get(address, headers=link).status_code == 200 and httpx.post(address, headers=link).status_code == 403
+
+
+def test_requests_have_a_size_and_a_time(address, monkeypatch):
+    for path, body in (("upload", 3_100_000), ("call/analyse", 1_100_000), ("call/analyse", None)):
+        length = "Transfer-Encoding: chunked" if body is None else f"Content-Length: {body}"
+        with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as large:
+            large.sendall(f"POST /gradio_api/{path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
+            if body is None:
+                large.sendall(b"".join(b"186a0\r\n" + b"0" * 100_000 + b"\r\n" for _ in range(11)))
+            assert b" 413 " in large.recv(100), (path, body)
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as slow:
+        slow.sendall(b"POST /gradio_api/call/analyse HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        assert b" 408 " in slow.recv(100)
+    monkeypatch.setattr(guard, "STORES", 0)
+    assert upload(address, b"0").status_code == 507
+
+
 # In a browser
 
 
 @pytest.fixture(scope="module")
-def page(analyser, tmp_path_factory):
-    """The page, served from here, and a browser's tab that shows it."""
+def page(address, tmp_path_factory):
+    """A browser's tab that shows the page."""
     if BROWSER is None:
         pytest.skip("no Chromium or Chrome is installed")
-    with served(analyser, port=0) as (address, serve, stop):
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            with browsing(tmp_path_factory.mktemp("browser")) as tab:
-                tab.address = address
-                yield tab
-        finally:
-            stop()
-            thread.join()
+    with browsing(tmp_path_factory.mktemp("browser")) as tab:
+        tab.address = address
+        yield tab
 
 
 def listened(tab, file: Path, width: int, text: str = "") -> str:

@@ -1,10 +1,13 @@
 """Outputs of all stages before `report`, in their formats, with invented numbers, for tests of the page."""
 
+import itertools
 import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import paths
 from pipeline.report import result_tables
@@ -12,6 +15,8 @@ from pipeline.settings import Settings
 
 MODALITIES = ("audio", "text", "both")
 CLASSES = {"mosei": ["happy", "sad", "anger", "surprise", "disgust", "fear"], "msp": ["angry", "sad", "happy", "neutral"]}
+
+HOSTILE = ["<img src=x onerror=alert(2)>", "</script><script>alert(1)</script>", '=HYPERLINK("x")', r"a$\foo$b"]  # classes
 
 
 def sample_rows(corpus: str, seeds: list[int]) -> list[dict]:
@@ -95,6 +100,23 @@ def sample_retrieval(corpus: str, pair: str, split: str) -> dict:
     return {"corpus": corpus, "split": split, "pair": pair, "n": 72, **recall, **{f"chance_{key}": value for key, value in chance.items()}}
 
 
+def write_predictions(file: Path, corpus: str, seeds: list[int], utterances: int = 40) -> None:
+    """`predictions.parquet` of the heads of CALM, with names that must not become markup."""
+    random = np.random.default_rng(3)
+    rows = []
+    for variant, modality, seed in itertools.product(("calm", "calm_frozen"), MODALITIES, seeds):
+        for number in range(utterances):
+            probabilities = random.dirichlet(np.ones(len(HOSTILE)))
+            labels = [HOSTILE[number % len(HOSTILE)]] if corpus == "msp" or number % 5 else []
+            answer = [HOSTILE[int(probabilities.argmax())]]
+            decided = {f"decided_{kind}": answer for kind in ("0.5", "tuned", "argmax")}
+            names = {"id": f"<img src=x onerror=alert({number})>", "split": "test", "speaker": f"<b>speaker-{number}</b>", "labels": labels}
+            system = {"variant": variant, "lm": "small", "modality": modality, "seed": seed}
+            rows.append({**names, **system, "probabilities": list(probabilities), **decided})
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"classes": "\n".join(HOSTILE)})
+    pq.write_table(table, file)
+
+
 def write_stage_outputs(folder: Path, settings: Settings) -> None:
     """Write what the other stages would have written below `folder`."""
 
@@ -112,6 +134,7 @@ def write_stage_outputs(folder: Path, settings: Settings) -> None:
         write(paths.texts(corpus) / "metrics.json", texts)
         write(paths.evaluation(corpus) / "metrics.json", sample_rows(corpus, settings.seeds))
         write(paths.evaluation(corpus) / "comparisons.json", sample_comparisons(corpus))
+        write_predictions(folder / paths.evaluation(corpus) / "predictions.parquet", corpus, settings.seeds)
         write(paths.evaluation(corpus) / "notes.json", sample_notes(corpus))
         measure(f"baselines@{corpus}", seconds=9.5, mlflow_run="d" * 32)
         measure(f"evaluate@{corpus}", seconds=3.5, mlflow_run="c" * 32)
@@ -128,10 +151,7 @@ def write_stage_outputs(folder: Path, settings: Settings) -> None:
             for head in conditions
         ]
         write(paths.heads(corpus, "small") / "curves.json", curves)
-        heads = []
-        for head in conditions:  # frozen heads of all seeds share a run
-            seed = "" if head["variant"].endswith("_frozen") else head["seed"]
-            heads.append({**head, "seconds": 12.5, "mlflow_run": f"{head['variant']}-{head['modality']}-{seed}"})
+        heads = [{**head, "seconds": 12.5, "mlflow_run": "-".join(map(str, head.values()))} for head in conditions]
         measure(f"head@{corpus}-small", seconds=61.0, heads=heads)
     pairs = [(pair, split) for pair in ("audio to text", "audio to next block") for split in ("validation", "test")]
     shared = {"corpora": list(settings.corpora), "synthetic": True, "seed": 1, "hours": 0.4}

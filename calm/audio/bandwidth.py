@@ -1,0 +1,29 @@
+"""Where the spectrum of a file ends: telephone speech has nothing above 4 kHz, whatever its file's sampling rate."""
+
+import numpy as np
+
+from calm.audio.decoding import AudioFile
+
+WIDE = 7000.0  # Hz; files whose sound reaches higher are not told
+EMPTY = 1e-6  # share of the power above the end of the spectrum
+STEP = 500.0  # Hz, to which the end is rounded up
+EXCERPT = 10.0  # seconds in the middle of a file that are looked at
+WINDOW = 1024  # samples
+
+
+def top_hz(file: AudioFile) -> float | None:
+    """Highest frequency in Hz with sound, rounded up to 500 Hz, or None if it is above 7 kHz or nothing is heard."""
+    begin = max(0.0, (file.seconds - EXCERPT) / 2)
+    samples = file.read(begin, begin + EXCERPT, file.facts.rate)
+    if len(samples) < WINDOW:
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[:: WINDOW // 2]
+    power = np.square(np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * np.hanning(WINDOW).astype(np.float32)))).sum(
+        axis=0
+    )
+    above = np.cumsum(power[::-1])[::-1]
+    if not above[0] > 1e-6:
+        return None
+    end = np.flatnonzero(above > EMPTY * above[0])[-1] * file.facts.rate / WINDOW
+    top = min(np.ceil(end / STEP) * STEP, file.facts.rate / 2)
+    return float(top) if top < WIDE else None

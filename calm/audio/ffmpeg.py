@@ -1,0 +1,254 @@
+"""FFmpeg through PyAV: counts the packets of a file, and decodes what libsndfile cannot, from the start where time stamps jump."""
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from calm.audio.errors import AudioError
+from calm.audio.opening import check_size, opened, shown
+from calm.audio.survey import SILENT, Character, Survey
+
+# Containers of sound in one file: no playlists, and nothing that names other files or addresses.
+CONTAINERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,gsm,loas,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tta,voc,w64,wav,wv"
+)
+SEEKABLE = ("mov", "matroska", "asf")  # their packets carry times of their own
+PROMISING = ("mov", "flac", "aiff", "au", "nistsphere", "mp3")  # their header tells a length; of an MP3 only Xing's
+MISSING = 0.1  # seconds that may be missing at the end: the last packet may lack a duration
+STEADY = 0.002  # seconds by which the time stamps of a steady track may differ from the samples counted: WebM counts in ms
+DAMAGED = 0.01  # share of the packets that may not decode, of which two at least: where files were joined, a header is read as sound
+EARLIER = 1.0  # seconds decoded before an interval, because codecs need some packets before they decode correctly
+
+
+@dataclass(frozen=True)
+class Track:
+    """The audio track that is used, as decoded from start to end."""
+
+    index: int
+    rate: int
+    channels: int
+    frames: int
+    origin: int  # time stamp of the first sample
+    steady: bool  # time stamps agree with the samples counted
+    notes: tuple[str, ...]
+    character: Character
+
+
+@dataclass(frozen=True)
+class Count:
+    """What the packets of the first track tell without decoding.
+
+    Attributes:
+        seconds: the length.
+        sure: every packet tells its duration.
+        known: a header of an MP3 tells what its encoder added.
+    """
+
+    seconds: float
+    sure: bool
+    known: bool
+
+
+@contextmanager
+def _container(path: Path, reason: str = "") -> Iterator:
+    """The opened container and the module `av`, which most corpora do not need. Its errors become AudioError."""
+    import av
+
+    with opened(path) as file:
+        try:
+            with av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
+                if not container.streams.audio:
+                    raise AudioError(f"{shown(path)} cannot be read as audio: it has no audio track")
+                yield container, av
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, AudioError):
+                raise
+            raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, _told(error))}") from error
+
+
+def _told(error: Exception) -> str:
+    """What FFmpeg says of an error, in one line."""
+    if getattr(error, "errno", None) == errno.EINVAL:  # not in the list of containers
+        return "it is in no container of sound that is read here"
+    return " ".join((getattr(error, "strerror", "") or str(error)).split())
+
+
+def _both(reason: str, told: str) -> str:
+    return f"{reason} (libsndfile); {told} (FFmpeg)" if reason else told
+
+
+def count(path: Path) -> Count:
+    """Count the packets of the first track. Raises AudioError if the file is cut, or unpacks to too much."""
+    size = path.stat().st_size
+    with _container(path) as (container, _):
+        stream = container.streams.audio[0]
+        ticks, skipped, sure, known, rate = 0, 0, True, False, _rate(path, stream)
+        for packet in container.demux(stream):
+            ticks += _ticks(packet)
+            sure = sure and (packet.size == 0 or packet.duration != 0)
+            for data in packet.iter_sidedata() if packet.has_sidedata("skip_samples") else ():
+                if data.data_type == "skip_samples":
+                    start, end = np.frombuffer(bytes(data)[:8], "<u4")
+                    skipped, known = skipped + int(start) + int(end), known or start > 0
+            check_size(path, size, rate, 1, int(ticks * stream.time_base * rate))
+        seconds = max(0.0, float(ticks * stream.time_base) - skipped / rate)
+        _check_promise(path, container, stream, seconds, known)
+        return Count(seconds, sure, known)
+
+
+def _rate(path: Path, stream) -> int:
+    """Sampling rate by the header. Raises AudioError if FFmpeg has no decoder for the stream."""
+    if rate := getattr(stream, "rate", None):
+        return rate
+    raise AudioError(f"{shown(path)} cannot be read as audio: its codec is not known, or its header tells no rate")
+
+
+def _ticks(packet) -> int:
+    """Duration of a packet; that of the last one of a Vorbis track may be negative, which PyAV shows without its sign."""
+    return ((packet.duration or 0) + 2**31) % 2**32 - 2**31 if packet.size else 0
+
+
+def _check_promise(path: Path, container, stream, seconds: float, known: bool) -> None:
+    """Raises AudioError if the header promises more than was counted."""
+    kinds, promised = container.format.name.split(","), 0.0
+    if stream.duration and set(kinds) & set(PROMISING) and (known or kinds != ["mp3"]):
+        promised = float(stream.duration * stream.time_base)
+    elif "matroska" in kinds:
+        promised = _matroska_promise(container, stream)
+    if promised - seconds > MISSING:
+        raise AudioError(f"{shown(path)} promises {promised:.2f} s and holds {seconds:.2f} s", "truncated audio")
+
+
+def _matroska_promise(container, stream) -> float:
+    """Seconds of the track, or of the file if nothing else is in it (a picture may be longer)."""
+    if clock := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, clock.groups())
+        begin = float((stream.start_time or 0) * stream.time_base)
+        return 3600 * hours + 60 * minutes + seconds - max(0.0, begin)
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
+
+
+@dataclass
+class _Counter:
+    """What is found of one track while it is decoded."""
+
+    path: Path
+    size: int
+    shape: tuple[str, int] | None = None  # layout and rate of the first frame
+    origin: int = 0
+    frames: int = 0
+    channels: int = 0
+    steady: bool = True
+    packets: int = 0
+    seconds: float = 0.0  # of the packets
+    damaged: int = 0
+    survey: Survey = field(default_factory=Survey)
+
+    def add(self, frame, block: np.ndarray) -> None:
+        self.channels, (_, rate) = block.shape[1], self.shape
+        check_size(self.path, self.size, rate, self.channels, self.frames + len(block))
+        if frame is None or frame.pts is None:
+            self.steady = self.steady and frame is None
+        elif abs(float((frame.pts - self.origin) * frame.time_base) - self.frames / rate) > STEADY:
+            self.steady = False
+        self.frames += len(block)
+        self.survey.add(block)
+
+
+def examine(path: Path, reason: str) -> Track:
+    """Decode a file once, block by block, and choose its track: the first that is not silent.
+
+    reason: why libsndfile does not read it, for messages. Raises AudioError if it does not decode, is cut, or unpacks to too much.
+    """
+    with _container(path, reason) as (container, av):
+        streams = container.streams.audio
+        for stream in streams:
+            check_size(path, path.stat().st_size, _rate(path, stream), stream.channels, 0)
+        counters = [_Counter(path, path.stat().st_size) for _ in streams]
+        blocks = [_Blocks(av, counter) for counter in counters]
+        known = False
+        for packet in container.demux(*streams):
+            which = next(index for index, stream in enumerate(streams) if stream.index == packet.stream_index)
+            known = known or packet.has_sidedata("skip_samples")
+            for frame, block in blocks[which].of(packet):
+                counters[which].add(frame, block)
+        which = next((index for index, own in enumerate(counters) if own.survey.peak > SILENT), 0)
+        chosen = counters[which]
+        _check_decoded(path, chosen, reason)
+        _check_promise(path, container, streams[which], max(chosen.frames / chosen.shape[1], chosen.seconds), known)
+        notes = ("silent first track, another is used",) if which else ()
+        notes += ("packets that do not decode left out",) if chosen.damaged else ()
+        character = chosen.survey.character()
+        return Track(which, chosen.shape[1], chosen.channels, chosen.frames, chosen.origin, chosen.steady, notes, character)
+
+
+def _check_decoded(path: Path, chosen: _Counter, reason: str) -> None:
+    """Raises AudioError if too little of a track decoded."""
+    if not chosen.packets:
+        raise AudioError(f"{shown(path)} holds no audio", "empty audio")
+    if not chosen.frames:
+        raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, 'nothing in it decodes')}")
+    if chosen.damaged > max(2, DAMAGED * chosen.packets):
+        raise AudioError(f"{shown(path)} does not decode: {chosen.damaged} of its {chosen.packets} packets are damaged")
+
+
+class _Blocks:
+    """Decodes packets to blocks (samples, channels) float32 in the layout and at the rate of the first frame, as FFmpeg's own tools do."""
+
+    def __init__(self, av, counter: _Counter):
+        self.av, self.counter, self.resampler, self.now = av, counter, None, None
+
+    def of(self, packet) -> Iterator[tuple]:
+        """Pairs of a frame and its block; None instead of the frame for what a resampler had kept."""
+        counter = self.counter
+        if packet.size:
+            counter.packets += 1
+            counter.seconds += float(_ticks(packet) * packet.time_base)
+        try:
+            frames = packet.decode()
+        except self.av.InvalidDataError:
+            counter.damaged += 1
+            return
+        for frame in frames:
+            if counter.shape is None:
+                counter.shape, counter.origin = (frame.layout.name, frame.sample_rate), frame.pts or 0
+            if (shape := (frame.format.name, frame.layout.name, frame.sample_rate)) != self.now:
+                yield from self._flush()
+                layout, rate = counter.shape
+                self.resampler, self.now = self.av.AudioResampler(format="fltp", layout=layout, rate=rate), shape
+            for part in self.resampler.resample(frame):
+                yield frame, part.to_ndarray().T
+        if not packet.size:
+            yield from self._flush()
+
+    def _flush(self) -> Iterator[tuple]:
+        if self.resampler is not None and self.now[2] != self.counter.shape[1]:  # only a change of rate keeps samples back
+            yield from ((None, part.to_ndarray().T) for part in self.resampler.resample(None))
+
+
+def blocks(path: Path, track: Track, first: int, last: int) -> Iterator[np.ndarray]:
+    """Samples `first` to `last` of a track, in blocks (samples, channels) float32."""
+    with _container(path) as (container, av):
+        stream = container.streams.audio[track.index]
+        begin = track.origin + int((first / track.rate - EARLIER) / stream.time_base) if track.steady else None
+        late = begin is not None and begin > track.origin
+        if late and set(container.format.name.split(",")) & set(SEEKABLE):
+            container.seek(begin, stream=stream)
+        counter, position = _Counter(path, 0, origin=track.origin), None
+        decoder = _Blocks(av, counter)
+        for packet in container.demux(stream):
+            if late and packet.size and packet.pts is not None and packet.pts < begin and position is None:
+                continue  # counted by its time stamp, not decoded
+            for frame, block in decoder.of(packet):
+                if position is None:
+                    position = round(float((frame.pts - track.origin) * frame.time_base) * track.rate) if late and frame else 0
+                if len(part := block[max(first - position, 0) : max(last - position, 0)]):
+                    yield part
+                position += len(block)
+            if position is not None and position >= last:
+                return

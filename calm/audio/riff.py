@@ -1,0 +1,89 @@
+"""The chunks of a WAV: whether its data are as long as its header says. Decoders read other files without an error."""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from calm.audio.errors import AudioError
+from calm.audio.opening import opened, shown
+
+FORMS = (b"RIFF", b"RF64", b"BW64")
+NO_PROMISE = 0x7FFF0000  # sizes from here on mean "unknown" in a WAV written to a pipe
+SAMPLEWISE = (1, 3, 6, 7, 0xFFFE)  # format tags of PCM, floats, A-law, mu-law, and the extensible one
+LARGE = 2**28  # bytes; a promise of more, of which less than a tenth is there, was never meant
+SLACK = 0.01  # seconds that may be missing or left over at the end: some recorders count the header as data
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data chunk: bytes that the header promises, and that lie in the file from its start on."""
+
+    promised: int
+    start: int
+    held: int
+    consistent: bool  # the header's length of the whole file is no less
+    bytes_a_second: float
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the promise is a placeholder, as programs write that cannot know the length."""
+        rounded = any(self.promised % unit in (0, unit - 1) for unit in (10**6, 2**20))
+        much = self.held < self.promised / 10 and (self.promised >= LARGE or rounded)
+        return self.promised == 0 or self.promised >= NO_PROMISE or (self.held < self.promised and (not self.consistent or much))
+
+
+def check(path: Path) -> None:
+    """Raises AudioError for a WAV that lacks data which its header promises, or that goes on after them. Other files pass."""
+    with opened(path) as file:
+        data = _data(file)
+        if data is not None and data.held == 0:
+            raise AudioError(f"{shown(path)} has a header and holds no audio", "empty audio")
+        if data is None or data.streamed:
+            return
+        says, lacking = data.promised / data.bytes_a_second, (data.promised - data.held) / data.bytes_a_second
+        if lacking > SLACK:
+            raise AudioError(f"{shown(path)} promises {says:.2f} s and holds {says - lacking:.2f} s", "truncated audio")
+        if lacking < -SLACK and _goes_on(file, data.start + data.promised, data.start + data.held):
+            follow = f"{data.held - data.promised} bytes of data follow"
+            raise AudioError(f"{shown(path)} says it is {says:.2f} s long, and {follow}: write it again", "wrong header")
+
+
+def _data(file: BinaryIO) -> Data | None:
+    """The first data chunk, or None if the file is no WAV or has none."""
+    size = os.fstat(file.fileno()).st_size
+    form, whole, kind = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
+    if form not in FORMS or kind != b"WAVE":
+        return None
+    long, bytes_a_second = 0xFFFFFFFF, 1.0
+    while len(chunk := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", chunk)
+        start = file.tell()
+        if name == b"ds64":
+            whole, long = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))
+        elif name == b"fmt ":
+            tag, _, rate, mean, align = struct.unpack("<HHIIH", file.read(14).ljust(14, b"\0"))
+            bytes_a_second = max(1.0, rate * align if tag in SAMPLEWISE else mean)
+        elif name == b"data":
+            promised = long if form != b"RIFF" and length == 0xFFFFFFFF else length
+            meant = form != b"RIFF" or whole < NO_PROMISE
+            return Data(promised, start, size - start, meant and whole + 8 + SLACK * promised >= start + promised, bytes_a_second)
+        file.seek(start + length + length % 2)
+    return None
+
+
+def _goes_on(file: BinaryIO, place: int, end: int) -> bool:
+    """Whether something else than chunks, tags and zeros follows from `place` on."""
+    while end - place > 9:
+        file.seek(place)
+        head = file.read(9)
+        padding = head[0] == 0  # after a chunk of an odd length
+        name, length = struct.unpack("<4sI", head[padding : 8 + padding])
+        if name in FORMS or name.startswith(b"TAG"):
+            return name in FORMS
+        if not all(32 <= byte < 127 for byte in name) or length > end - place - 8:
+            file.seek(place)
+            return bool(file.read(2**16).strip(b"\0"))
+        place += padding + 8 + length
+    return False

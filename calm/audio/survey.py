@@ -1,0 +1,91 @@
+"""What the samples of a file tell of how it was made: channels that cancel, floats at the scale of integers, a constant offset."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+CANCELLED = 0.01  # power of the channels' mean, as a share of their own: below it they cancel (20 dB)
+OFFSET = 0.02  # least mean that is taken for a constant offset, and as a share of the standard deviation:
+OFFSET_SHARE = 0.25
+BEYOND = 10.0  # peak from which samples that are no integers are refused; floats of a hot recording reach 2 or 3
+SILENT = 1e-4  # peak of a track that nobody speaks on
+INTEGERS = (2**15, 2**23, 2**31)  # full scales
+
+
+@dataclass(frozen=True)
+class Character:
+    """How samples become a signal: `(samples of the channel, or the channels' mean) / scale - offset`."""
+
+    channel: int | None = None  # None: the mean of all
+    scale: float = 1.0
+    offset: float = 0.0
+    peak: float = 0.0
+    refused: bool = False  # samples far beyond 1 that are no integers
+
+    def signal(self, samples: np.ndarray) -> np.ndarray:
+        """(samples, channels) -> (samples,), float32."""
+        if samples.shape[1] == 1:
+            mono = samples[:, 0]
+        elif self.channel is None:
+            mono = samples.mean(axis=1, dtype=np.float32)
+        else:
+            mono = samples[:, self.channel]
+        if self.scale != 1:
+            mono = mono / np.float32(self.scale)
+        return mono - np.float32(self.offset) if self.offset else mono
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is mended, in a few words each."""
+        found = {
+            "channels cancel, the loudest is used": self.channel is not None,
+            "float samples at the scale of integers, divided": self.scale != 1,
+            "constant offset removed": self.offset != 0,
+        }
+        return tuple(note for note, present in found.items() if present)
+
+
+@dataclass
+class Survey:
+    """Sums over blocks of samples."""
+
+    count: int = 0
+    peak: float = 0.0
+    least: float = np.inf
+    most: float = -np.inf
+    integers: bool = True
+    mean: float = 0.0  # sum of the channels' mean
+    power: float = 0.0  # sum of its square
+    powers: np.ndarray | float = field(default=0.0)  # sums of squares of every channel
+
+    def add(self, block: np.ndarray) -> None:
+        """Samples (samples, channels); those that are not finite are left out."""
+        if not len(block := block if np.isfinite(block).all() else block[np.isfinite(block).all(axis=1)]):
+            return
+        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        least, most = float(block.min()), float(block.max())
+        self.count += len(block)
+        self.peak = max(self.peak, -least, most)
+        self.least, self.most = min(self.least, float(mono.min())), max(self.most, float(mono.max()))
+        self.integers = self.integers and bool((block == np.rint(block)).all())
+        self.mean += float(mono.sum(dtype=np.float64))
+        self.power += float(np.square(mono, dtype=np.float64).sum())
+        self.powers = self.powers + np.square(block, dtype=np.float64).sum(axis=0)
+
+    def character(self) -> Character:
+        """What the blocks tell together."""
+        if not self.count or self.peak == 0:
+            return Character()
+        scale = next((full for full in INTEGERS if 1 < self.peak <= full), 1) if self.integers else 1  # floats beyond are whole anyway
+        channel, offset = self._channel(), 0.0
+        if channel is None:
+            mean = self.mean / self.count
+            deviation = max(0.0, self.power / self.count - mean**2) ** 0.5
+            moves = self.most - self.least > abs(mean) * 1e-6
+            offset = mean / scale if moves and abs(mean) > max(OFFSET * scale, OFFSET_SHARE * deviation) else 0.0
+        return Character(channel, float(scale), offset, self.peak, scale == 1 and self.peak > BEYOND)
+
+    def _channel(self) -> int | None:
+        """The loudest channel if their mean is nearly nothing, or None."""
+        powers = np.atleast_1d(self.powers)
+        return int(powers.argmax()) if len(powers) > 1 and self.power < CANCELLED * powers.mean() else None
