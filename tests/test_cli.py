@@ -47,11 +47,13 @@ def brief(monkeypatch):
     monkeypatch.setattr(needs, "SECONDS", 0.05)
 
 
-def test_faults_are_named_and_the_exit_code_tells_of_them(manifest):
-    done = calm("corpus", "check", manifest, "--format", "manifest")
+def test_faults_are_named_and_the_exit_code_tells_of_them(manifest, tmp_path):
+    done = calm("corpus", "check", manifest, "--format", "manifest", "--faults", tmp_path / "faults.jsonl")
     assert done.exit_code == 1, done.output
     assert "2 of 4 rows can be used" in done.output and "FAULT missing audio: 2 rows" in done.output and "gone[0-1]: " in done.output
-    assert "to be transcribed: 1 rows" in done.output
+    assert "to be transcribed: 1 rows" in done.output and "ingest would refuse it: 2 of 4 rows (50.0%) cannot be used" in done.output
+    listed = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["reason"]) for row in listed] == [("gone[0-1]", "missing audio"), ("gone[1-2]", "missing audio")]
 
 
 def test_the_result_for_programs(manifest):

@@ -7,8 +7,9 @@ from calm.audio.decoding import AudioFile
 WIDE = 7000.0  # Hz; files whose sound reaches higher are not told
 EMPTY = 1e-6  # share of the power above the end of the spectrum
 STEP = 500.0  # Hz, to which the end is rounded up
-EXCERPT = 10.0  # seconds in the middle of a file that are looked at
-WINDOW = 1024  # samples
+EXCERPT = 30.0  # seconds in the middle of a file that are looked at,
+WINDOWS = 128  # in so many places
+WINDOW = 1024  # samples each
 
 
 def top_hz(file: AudioFile) -> float | None:
@@ -17,10 +18,10 @@ def top_hz(file: AudioFile) -> float | None:
     samples = file.read(begin, begin + EXCERPT, file.facts.rate)
     if len(samples) < WINDOW:
         return None
-    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[:: WINDOW // 2]
-    power = np.square(np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * np.hanning(WINDOW).astype(np.float32)))).sum(
-        axis=0
-    )
+    places = np.unique(np.linspace(0, len(samples) - WINDOW, WINDOWS).astype(int))
+    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[places]
+    spectra = np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * np.hanning(WINDOW).astype(np.float32))
+    power = np.square(np.abs(spectra)).sum(axis=0)
     above = np.cumsum(power[::-1])[::-1]
     if not above[0] > 1e-6:
         return None

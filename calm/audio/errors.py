@@ -17,3 +17,6 @@ class AudioError(ValueError):
 
 class NotNumbers(AudioError):
     """A file whose samples are NaN or infinite."""
+
+    def __init__(self, message: str, fault: str = "NaN or infinity"):
+        super().__init__(message, fault)

@@ -87,7 +87,7 @@ def count(path: Path) -> Count:
     size = path.stat().st_size
     with _container(path) as (container, _):
         stream = container.streams.audio[0]
-        ticks, skipped, sure, known, rate = 0, 0, True, False, _rate(path, stream)
+        ticks, skipped, sure, known, rate, tick = 0, 0, True, False, _rate(path, stream), float(stream.time_base)
         for packet in container.demux(stream):
             ticks += _ticks(packet)
             sure = sure and (packet.size == 0 or packet.duration != 0)
@@ -95,8 +95,8 @@ def count(path: Path) -> Count:
                 if data.data_type == "skip_samples":
                     start, end = np.frombuffer(bytes(data)[:8], "<u4")
                     skipped, known = skipped + int(start) + int(end), known or start > 0
-            check_size(path, size, rate, 1, int(ticks * stream.time_base * rate))
-        seconds = max(0.0, float(ticks * stream.time_base) - skipped / rate)
+            check_size(path, size, rate, 1, int(ticks * tick * rate))
+        seconds = max(0.0, ticks * tick - skipped / rate)
         _check_promise(path, container, stream, seconds, known)
         return Count(seconds, sure, known)
 

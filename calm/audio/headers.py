@@ -20,12 +20,16 @@ class Header:
 def read_header(path: Path, bands: bool = False) -> Header:
     """Check that a file can be read, and count how long it is. `bands`: and look where its spectrum ends, `top_hz`."""
     from calm.audio.bandwidth import top_hz
-    from calm.audio.decoding import AudioFile
+    from calm.audio.decoding import AudioFile, NotNumbers
 
     try:
         with AudioFile(path) as file:
             if file.facts.character.refused:
                 file.read(0, min(1.0, file.seconds))
-            return Header(file.seconds, notes=file.facts.notes, top_hz=top_hz(file) if bands else None)
+            try:
+                top = top_hz(file) if bands else None
+            except NotNumbers:  # other intervals of the file may be sound
+                top = None
+            return Header(file.seconds, notes=file.facts.notes, top_hz=top)
     except AudioError as error:
         return Header(fault=error.fault, detail=str(error))

@@ -187,10 +187,10 @@ def _piece(
 def statistics(folder: Path, fold: int = 0) -> tuple[Floats32, Floats32]:
     """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    if fold:
-        mean, deviation = outside(stats["folds"], fold)
-        return mean.astype(np.float32), deviation.astype(np.float32)
-    return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
+    mean, deviation = outside(stats["folds"], fold) if fold else (np.array(stats["mean"], float), np.array(stats["std"], float))
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise ValueError(f"{folder / 'stats.json'} has a mean or a deviation that is not a number: run the stage features again")
+    return mean.astype(np.float32), deviation.astype(np.float32)
 
 
 def _own_statistics(frames: Floats32) -> tuple[Floats32, Floats32]:

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("avg_logprob", pa.float64()),
         ("no_speech_prob", pa.float64()),
         ("compression_ratio", pa.float64()),
-        ("flags", pa.list_(pa.string())),  # "no_speech", "compression", "repeats", "unreadable"
+        ("flags", pa.list_(pa.string())),  # "no_speech", "compression", "repeats", "improbable", "unreadable"
         ("reference", pa.string()),  # what was really said, where `reference.jsonl` of the raw corpus tells
     ]
 )

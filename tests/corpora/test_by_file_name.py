@@ -101,6 +101,8 @@ def test_crema_d(tmp_path):
     assert Counter(row.reason for row in corpus.dropped) == {"label outside its range": 1, "file name does not parse": 1}
     splits = {split: {row.speaker for row in corpus.utterances if row.split == split} for split in ("train", "validation", "test")}
     assert [len(splits[split]) for split in splits] == [13, 3, 4] and len(set().union(*splits.values())) == 20
+    touch(tmp_path, "AudioMP3/1001_IEO_ANG_XX.mp3", "VideoFlash/1001_IEO_ANG_XX.mp4", "processedResults/notes.wav")  # a whole clone
+    assert read_corpus("crema_d", tmp_path) == corpus
     assert len(SENTENCES) == 12
     with pytest.raises(CorpusError, match="add to less than 1"):
         read_corpus("crema_d", tmp_path, validation_share=0.5, test_share=0.5)
