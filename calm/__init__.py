@@ -4,6 +4,7 @@ The names below are the public interface. Each is imported from its module when 
 """
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -19,7 +20,7 @@ _MODULES = {  # public name -> its module
     "CalmProcessor": "calm.inference.processing",
     "LogMel": "calm.audio.logmel",
     "read_audio": "calm.audio.decoding",
-    "AudioError": "calm.audio.decoding",
+    "AudioError": "calm.audio.errors",
     # Predictions by a released model
     "load_classifier": "calm.inference.loading",  # the fastest way: ONNX Runtime or torch
     "Classifier": "calm.inference.classifier",  # what it returns
@@ -40,7 +41,7 @@ _MODULES = {  # public name -> its module
 __all__ = [*_MODULES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import a public name from its module (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module 'calm' has no attribute '{name}'")

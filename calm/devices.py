@@ -103,9 +103,10 @@ def cublas_12() -> bool:
 
 def _load(library: str) -> bool:
     try:
-        folders = find_spec("nvidia.cublas").submodule_search_locations
-    except (AttributeError, ModuleNotFoundError):  # no such package
-        folders = []
+        package = find_spec("nvidia.cublas")
+    except ModuleNotFoundError:  # no package nvidia
+        package = None
+    folders = (package and package.submodule_search_locations) or []
     for path in (*(Path(folder) / "lib" / library for folder in folders), library):
         try:
             ctypes.CDLL(str(path))

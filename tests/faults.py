@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.pipeline.made_project import Project
+from tests.pipeline.made_project import Project, small
 
 ENDS = 120  # seconds in which all that a killed process had started has to end
 FIRST, LAST = 0.5, 25.0  # seconds after which a process is killed
@@ -130,8 +130,10 @@ def torn(base: Path, fresh: Callable[[str], Path], length: int, chance: random.R
     """Files cut short, as a power loss leaves them, end as the undisturbed rebuild."""
     folder = fresh("torn")
     process = started(folder, *REBUILD)
-    while process.poll() is None and not list(folder.glob("data/work/*/*/checkpoint-*")):
-        time.sleep(0.2)
+    while not list(folder.glob("data/work/*/*/checkpoint-*/state.pt")):
+        if process.poll() is not None:
+            raise Wrong("the rebuild ended before it had a checkpoint")
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     wait_for_end(folder)
@@ -261,7 +263,10 @@ def main() -> None:
         def fresh(name: str) -> Path:
             folder = base.with_name(name)
             folder.mkdir()
-            Project(folder)
+            given = small()
+            for section in ("calp", "pretrain"):
+                given[section] |= {"checkpoint_minutes": 0.001}  # a checkpoint after every step, which changes no result
+            Project(folder).write(given)
             return folder
 
         for kind in options.kinds.split(","):

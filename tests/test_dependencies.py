@@ -23,6 +23,7 @@ NEVER_IMPORTED = {
 }
 NEVER_IMPORTED_BY_TESTS = {
     "import-linter": "a command",
+    "mypy": "a command",
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "a command",

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from calm.array_types import Floats16, Floats32
 from calm.storage import replacing
 
 IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped
 
 
-def filled(shape: tuple[int, int], fill: Callable[[np.ndarray], np.ndarray], file: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def filled(shape: tuple[int, int], fill: Callable[[Floats16], Floats32], file: Path | None) -> tuple[Floats16, Floats32]:
     """A float16 array, and the small array that `fill` returns beside it.
 
     It lies in memory if it takes no more than IN_MEMORY, else in a file, which is filled by the first process that asks for it.

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from calm.array_types import Floats32, Floats64
+
 NEPERS_PER_DB = np.log(10) / 10  # of power
 
 
@@ -84,20 +86,21 @@ class Change:
         gain: is added.
     """
 
-    frames: np.ndarray
-    channels: np.ndarray | None
+    frames: Floats64
+    channels: Floats64 | None
     gain: np.float32
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
+    def __call__(self, frames: Floats32) -> Floats32:
         """The frames of the utterance, (frames, channels) float32, changed."""
         frames = _between(frames, self.frames, 0)
         return (frames if self.channels is None else _between(frames, self.channels, 1)) + self.gain
 
 
-def _between(frames: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
+def _between(frames: Floats32, at: Floats64, axis: int) -> Floats32:
     """Frames or channels at fractional positions along an axis, by linear interpolation."""
     low = np.floor(at).astype(np.int64)
     high = np.minimum(low + 1, frames.shape[axis] - 1)
     weight = (at - low).astype(np.float32)
     weight = weight[:, None] if axis == 0 else weight
-    return frames.take(low, axis) * (1 - weight) + frames.take(high, axis) * weight
+    between: Floats32 = frames.take(low, axis) * (1 - weight) + frames.take(high, axis) * weight
+    return between

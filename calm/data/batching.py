@@ -7,26 +7,29 @@ gives the batch itself, on the CPU.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from calm.array_types import Bools, Floats32, Ints
 from calm.data import masking
 from calm.data.augmentation import Augmentation, Masks
 from calm.data.ragged import AcousticFrames, Ragged, fit
-from calm.data.windows import Store, View, Windows, padded, ready
+from calm.data.windows import Batch, Plan, Store, View, Windows, padded, ready
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-def tokenise(tokenizer, texts: Sequence[str]) -> Ragged:
+def tokenise(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> Ragged:
     """Token ids of every text between the tokenizer's special tokens, which an empty text is alone; at most 512.
 
     Texts go in as they are: an uncased tokenizer lower-cases them itself. A special token's name in a text is read as text.
     """
     ids = tokenizer(list(texts), truncation=True, max_length=512, split_special_tokens=True)["input_ids"]
     return Ragged.from_rows([np.array(row, dtype=np.int64) for row in ids])
-
-
-Plan = dict[str, torch.Tensor | Windows]
 
 
 class Planner(ABC):
@@ -38,7 +41,7 @@ class Planner(ABC):
     def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch whose windows are not cut yet; `generator` draws what is random, None draws nothing."""
 
-    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Batch:
         """The batch that is planned, on the CPU."""
         return ready(self.plan(rows, generator))
 
@@ -47,7 +50,7 @@ class Planner(ABC):
         Store.place(self.stores, device)
 
 
-def tensors(*arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
+def tensors(*arrays: npt.NDArray[Any]) -> tuple[torch.Tensor, ...]:
     """Torch tensors that share the memory of the arrays."""
     return tuple(torch.from_numpy(array) for array in arrays)
 
@@ -75,10 +78,10 @@ class PairCollator(Planner):
     augment: Augmentation | None = None
     speakers: Sequence[str | None] | None = None
     text_blocks: int | None = 1
-    corpora: np.ndarray | None = None
+    corpora: Ints | None = None
     stores: list[Store] = field(init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         import pandas as pd
 
         self.stores = [Store(self.frames.utterances.values)]
@@ -90,42 +93,44 @@ class PairCollator(Planner):
 
     def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch; `generator` draws j and the augmentation, None takes the middle pair without augmentation."""
-        rows = np.asarray(rows)
+        which = np.asarray(rows)
         augment = self.augment if generator is not None and self.augment else None
-        heard = [self.frames], self.stores, rows
-        view = View.drawn(*heard, augment, generator) if augment else View.plain(*heard)
-        batch = {"text_index": self.text_index[rows], "has_text": self.has_text[rows]}
+        heard = [self.frames], self.stores, which
+        view = View.drawn(*heard, augment, generator) if generator is not None and augment else View.plain(*heard)
+        batch: dict[str, torch.Tensor | Windows] = {"text_index": self.text_index[which], "has_text": self.has_text[which]}
         if self.corpora is None:
             batch["anchor"], batch["neighbour"] = _pairs(view, generator, augment)
         else:
             batch["anchor"], batch["neighbour"] = tensors(*_pair_starts(view, generator))
             batch["frames"], batch["frame_mask"] = view.whole()
-            batch["corpus"] = torch.from_numpy(self.corpora[rows])
+            batch["corpus"] = torch.from_numpy(self.corpora[which])
         if self.speakers is not None:
-            batch["speaker_index"] = self.speaker_index[rows]
+            batch["speaker_index"] = self.speaker_index[which]
         if self.text_blocks != 1:
-            which, start, mask = _some_blocks(view, self.text_blocks, generator)
+            of, start, present = _some_blocks(view, self.text_blocks, generator)
             if self.corpora is None:
-                batch["text_blocks"] = view.windows(which, view.steps(start), masks=_masks(augment, view, (len(which),), generator))
+                batch["text_blocks"] = view.windows(of, view.steps(start), masks=_masks(augment, view, (len(of),), generator))
             else:
                 batch["text_blocks"] = torch.from_numpy(start)
-            batch["text_block_mask"] = torch.from_numpy(mask)
+            batch["text_block_mask"] = torch.from_numpy(present)
         if self.text_vectors is not None:
-            return batch | {"text_vectors": self.text_vectors[rows]}
-        ids, mask = tensors(*self.tokens.pad(rows))
+            return batch | {"text_vectors": self.text_vectors[which]}
+        if self.tokens is None:
+            raise ValueError("a PairCollator needs text_vectors or tokens: give one of them")
+        ids, mask = tensors(*self.tokens.pad(which))
         return batch | {"input_ids": ids, "attention_mask": mask.long(), "words": mask & ~torch.isin(ids, torch.tensor(self.special))}
 
-    def pairs(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def pairs(self, rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
         """The middle pair of neighbouring blocks of each row, (rows, block, channels) each."""
         anchor, neighbour = _pairs(View.plain([self.frames], self.stores, np.asarray(rows)), None, None)
         return anchor.cut(), neighbour.cut()
 
 
-def numbered(names: Sequence[str | None]) -> np.ndarray:
+def numbered(names: Sequence[str | None]) -> Ints:
     """(names,) the same number for the same name; every None has a number of its own."""
     import pandas as pd
 
-    numbers = pd.factorize(np.asarray(names, dtype=object))[0]  # -1 where unknown
+    numbers: Ints = pd.factorize(np.asarray(names, dtype=object))[0]  # -1 where unknown
     unknown = numbers < 0
     numbers[unknown] = numbers.max(initial=-1) + 1 + np.arange(unknown.sum())
     return numbers
@@ -140,7 +145,7 @@ def _pairs(view: View, generator: torch.Generator | None, augment: Augmentation 
     return [view.windows(every, own, masks=_masks(augment, view, (len(every),), generator)) for own in (view.steps(start), steps)]
 
 
-def _pair_starts(view: View, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+def _pair_starts(view: View, generator: torch.Generator | None) -> tuple[Ints, Ints]:
     """First frames of the two blocks of `_pairs`, (utterances,) each."""
     frames, blocks = view.sources[0], view.blocks
     draw = np.full(len(blocks), 0.5) if generator is None else torch.rand(len(blocks), generator=generator).numpy()
@@ -151,10 +156,10 @@ def _pair_starts(view: View, generator: torch.Generator | None) -> tuple[np.ndar
 
 def _masks(augment: Augmentation | None, view: View, shape: tuple[int, ...], generator: torch.Generator | None) -> Masks:
     frames = view.sources[0]
-    return augment.masks(shape, frames.block, frames.channels, generator) if augment else ()
+    return augment.masks(shape, frames.block, frames.channels, generator) if augment and generator is not None else ()
 
 
-def _some_blocks(view: View, most: int | None, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _some_blocks(view: View, most: int | None, generator: torch.Generator | None) -> tuple[Ints, Ints, Bools]:
     """At most so many blocks of each utterance: drawn without repetition, or evenly spread without a generator.
 
     Returns the utterance and the first frame of each, (blocks of all,), one utterance after another, and the mask (utterances, most blocks
@@ -192,20 +197,20 @@ class SequenceCollator(Planner):
     tokens: Ragged
     encoded: Ragged | None = None
     modality: str = "both"
-    targets: np.ndarray | None = None
+    targets: Floats32 | None = None
     most: int = 512
     augment: Augmentation | None = None
     copies: Sequence[AcousticFrames] = ()
     functionals: str | None = None
     mixup: float = 0.0
     stores: list[Store] = field(init=False, repr=False)
-    encoded_store: Store | None = field(init=False, repr=False)
+    encoded_stores: list[Store] = field(init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.stores = [Store(source.utterances.values) for source in (self.frames, *self.copies) if source is not None]
-        self.encoded_store = None if self.encoded is None else Store(self.encoded.values)
+        self.encoded_stores = [] if self.encoded is None else [Store(self.encoded.values)]
 
-    def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def lengths(self, rows: Ints) -> tuple[Ints, Ints]:
         """Number of tokens and of blocks that each row gets."""
         tokens = np.full(len(rows), 2) if self.modality == "audio" else self.tokens.lengths[rows]
         blocks = np.zeros(len(rows), dtype=np.int64) if self.modality == "text" else self.frames.blocks[rows]
@@ -215,7 +220,7 @@ class SequenceCollator(Planner):
         """What the audio of a batch is cut from."""
         if self.modality == "text":
             return []
-        return self.stores if self.encoded is None else [self.encoded_store]
+        return self.encoded_stores or self.stores
 
     def to(self, device: torch.device) -> None:
         """Move to a device what batches are cut from, if it fits."""
@@ -223,40 +228,39 @@ class SequenceCollator(Planner):
 
     def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch; `generator` draws the changes of blocks, None leaves them unchanged."""
-        return self.planned(np.asarray(rows), generator)[0]
+        batch, windows, _ = self.planned(np.asarray(rows), generator)
+        return batch | windows
 
-    def planned(self, rows: np.ndarray, generator: torch.Generator | None) -> tuple[Plan, View]:
-        """A batch, and its utterances as it hears them."""
+    def planned(self, rows: Ints, generator: torch.Generator | None) -> tuple[Batch, dict[str, Windows], View]:
+        """The tensors of a batch, its windows, and its utterances as it hears them."""
         tokens, blocks = self.lengths(rows)
         ids, mask = tensors(*self.tokens.pad(rows, tokens))
         self._end(ids, tokens, rows)
-        batch, view = {"input_ids": ids, "attention_mask": mask.long()}, View.plain([self.frames], self.stores, rows)
+        batch, windows, view = {"input_ids": ids, "attention_mask": mask.long()}, {}, View.plain([self.frames], self.stores, rows)
         if self.modality != "text" and self.encoded is None:
-            changed, masks = generator is not None and (self.augment or self.copies), ()
-            if changed:
+            if generator is not None and (self.augment or self.copies):
                 view = View.drawn([self.frames, *self.copies], self.stores, rows, self.augment, generator)
-            values, mask = view.all_blocks(self.most // 2 if changed else blocks)
-            if changed and self.augment:
-                masks = self.augment.masks(mask.shape, self.frames.block, self.frames.channels, generator)
-            batch |= {"input_features": replace(values, masks=masks), "acoustic_mask": torch.from_numpy(mask)}
-            batch["acoustic_places"] = values.places
-        elif self.modality != "text":
-            batch["encoded_blocks"], batch["acoustic_mask"] = padded(self.encoded_store, self.encoded, rows, blocks)
+                blocks = np.full(len(rows), self.most // 2)
+            values, present = view.all_blocks(blocks)
+            windows["input_features"] = replace(values, masks=_masks(self.augment, view, present.shape, generator))
+            batch["acoustic_mask"], batch["acoustic_places"] = tensors(present, np.flatnonzero(present))
+        elif self.modality != "text" and self.encoded is not None:
+            windows["encoded_blocks"], batch["acoustic_mask"] = padded(self.encoded_stores, self.encoded, rows, blocks)
         if self.modality != "text" and self.functionals:
             batch["functionals"] = torch.from_numpy(view.functionals(self.functionals))
         if self.targets is not None:
             batch["labels"] = torch.from_numpy(self.targets[rows])
             if self.mixup and generator is not None:
                 batch |= mixed(batch["labels"], self.mixup, generator)
-        return batch, view
+        return batch, windows, view
 
-    def _end(self, ids: torch.Tensor, kept: np.ndarray, rows: np.ndarray) -> None:
+    def _end(self, ids: torch.Tensor, kept: Ints, rows: Ints) -> None:
         """Put the last special token back at the end of texts that were cut."""
         last = self.tokens.values[self.tokens.offsets[rows] + self.tokens.lengths[rows] - 1]
         ids[np.arange(len(rows)), kept - 1] = torch.from_numpy(last)
 
 
-def mixed(labels: torch.Tensor, concentration: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def mixed(labels: torch.Tensor, concentration: float, generator: torch.Generator) -> Batch:
     """Mixup (arXiv 1710.09412) of what heads see: every row gets a share of another row of the batch, in its labels too.
 
     Args:
@@ -267,8 +271,8 @@ def mixed(labels: torch.Tensor, concentration: float, generator: torch.Generator
         `share` (batch, 1) of the row itself, `mixed_with` (batch,), the other row, and the mixed `labels`.
     """
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    share = np.random.default_rng(seed).beta(concentration, concentration, (len(labels), 1)).astype(np.float32)
-    share, others = torch.from_numpy(share), torch.randperm(len(labels), generator=generator)
+    drawn = np.random.default_rng(seed).beta(concentration, concentration, (len(labels), 1)).astype(np.float32)
+    share, others = torch.from_numpy(drawn), torch.randperm(len(labels), generator=generator)
     return {"share": share, "mixed_with": others, "labels": share * labels + (1 - share) * labels[others]}
 
 
@@ -298,15 +302,15 @@ class MaskingCollator(Planner):
 
     def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch; `generator` draws the masks, None draws the same ones at every call."""
-        batch, view = self.sequences.planned(np.asarray(rows), generator)
+        batch, windows, view = self.sequences.planned(np.asarray(rows), generator)
         generator = generator or torch.Generator().manual_seed(int(rows[0]))
         ids, present = batch["input_ids"], batch["acoustic_mask"]
         word_mask = masking.choose(batch["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(self.special)), self.words, generator)
         audio_mask = masking.choose_spans(present, self.audio, self.span, self.audio_share_of, self.audio_draw, generator)
         which, block = np.nonzero(audio_mask.numpy())
-        audio_labels = view.windows(which, view.steps(block * self.sequences.frames.hop))
-        masked = {"word_mask": word_mask, "word_labels": ids[word_mask], "audio_mask": audio_mask, "audio_labels": audio_labels}
-        return batch | masked | {"input_ids": self.replace(ids, word_mask, generator)}
+        windows["audio_labels"] = view.windows(which, view.steps(block * self.sequences.frames.hop))
+        masked = {"word_mask": word_mask, "word_labels": ids[word_mask], "audio_mask": audio_mask}
+        return batch | masked | {"input_ids": self.replace(ids, word_mask, generator)} | windows
 
     def replace(self, ids: torch.Tensor, masked: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Token ids with the masked ones replaced by `style`."""

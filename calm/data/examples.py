@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from calm.array_types import Floats16, Floats32, Ints
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
 from calm.data.arrays import filled
@@ -21,7 +22,7 @@ from calm.storage import check_sums, parquet_batches, read_parquet
 if TYPE_CHECKING:
     import pandas as pd  # imported in functions: a trained model is used without it
 
-Through = Callable[[np.ndarray], np.ndarray]  # stored frames to those that are used, both (frames, channels) and not normalised
+Through = Callable[[Floats32], Floats32]  # stored frames to those that are used, both (frames, channels) and not normalised
 
 
 @dataclass
@@ -34,12 +35,12 @@ class Examples:
     one_hot: bool = False
     copies: dict[str, AcousticFrames] = field(default_factory=dict)  # by speed; a row without a copy has no frame
 
-    def rows(self, split: str, labelled: bool = False) -> np.ndarray:
+    def rows(self, split: str, labelled: bool = False) -> Ints:
         """Row numbers of a split."""
         keep = self.table["split"] == split
         return np.flatnonzero(keep & self.table["labels"].notna() if labelled else keep)
 
-    def targets(self) -> np.ndarray:
+    def targets(self) -> Floats32:
         """(rows, classes) float32 multi-hot labels, or soft ones where the corpus has them; rows without labels are all zero."""
         index = {name: column for column, name in enumerate(self.classes)}
         targets = np.zeros((len(self.table), len(self.classes)), dtype=np.float32)
@@ -124,7 +125,7 @@ def _frames(
     utterances, present = Ragged(np.empty(0), lengths), np.flatnonzero(lengths)
     starts = utterances.offsets[present]
 
-    def fill(values: np.ndarray) -> np.ndarray:
+    def fill(values: Floats16) -> Floats32:
         scale, row = np.zeros(len(lengths), np.float32), 0
         for folder, beside in folders:
             for frames, deviation in _all_normalised(folder, beside, normalise, fold, through):
@@ -148,7 +149,7 @@ def shards(folder: Path) -> list[Path]:
 
 def load_frames(
     shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus", through: Through | None = None
-) -> tuple[list, AcousticFrames]:
+) -> tuple[list[str], AcousticFrames]:
     """Ids and frames of one piece of a shard, counted from 0 in pieces of `rows` rows. Only the piece is held in memory.
 
     `through`: see `load_examples`.
@@ -159,7 +160,7 @@ def load_frames(
 
 def each_frames(
     folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus", through: Through | None = None
-) -> Iterator[tuple[list, AcousticFrames]]:
+) -> Iterator[tuple[list[str], AcousticFrames]]:
     """Ids and frames of all shards, `rows` rows at a time. Only these are held in memory. `through`: see `load_examples`."""
     stats = statistics(Path(folder))
     for shard in shards(folder):
@@ -172,8 +173,8 @@ def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _piece(
-    batch: pa.RecordBatch, stats: tuple[np.ndarray, np.ndarray], block: int, hop: int, normalise: str, through: Through | None = None
-) -> tuple[list, AcousticFrames]:
+    batch: pa.RecordBatch, stats: tuple[Floats32, Floats32], block: int, hop: int, normalise: str, through: Through | None = None
+) -> tuple[list[str], AcousticFrames]:
     rows = list(_normalised(batch.column("features"), stats, normalise, through))
     utterances = Ragged(np.empty(0), np.array([max(len(frames), block) for frames, _ in rows], np.int64))
     utterances.values = np.zeros((int(utterances.lengths.sum()), len(stats[0])), np.float16)
@@ -183,18 +184,23 @@ def _piece(
     return batch.column("id").to_pylist(), AcousticFrames(utterances, scale, block, hop)
 
 
-def statistics(folder: Path, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def statistics(folder: Path, fold: int = 0) -> tuple[Floats32, Floats32]:
     """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    if fold:
-        mean, deviation = outside(stats["folds"], fold)
-        return mean.astype(np.float32), deviation.astype(np.float32)
-    return np.array(stats["mean"], dtype=np.float32), np.array(stats["std"], dtype=np.float32)
+    mean, deviation = outside(stats["folds"], fold) if fold else (np.array(stats["mean"], float), np.array(stats["std"], float))
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise ValueError(f"{folder / 'stats.json'} has a mean or a deviation that is not a number: run the stage features again")
+    return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+def _own_statistics(frames: Floats32) -> tuple[Floats32, Floats32]:
+    """Mean and deviation of every channel over the frames of one utterance, (channels,) each."""
+    return frames.mean(0), frames.std(0) + 1e-3
 
 
 def _all_normalised(
     folder: Path, beside: Path, normalise: str, fold: int, through: Through | None
-) -> Iterator[tuple[np.ndarray, np.floating]]:
+) -> Iterator[tuple[Floats32, np.float32]]:
     """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
     stats = statistics(beside, fold)
     for shard in shards(folder):
@@ -203,12 +209,12 @@ def _all_normalised(
 
 
 def _normalised(
-    features: pa.ListArray, stats: tuple[np.ndarray, np.ndarray], normalise: str, through: Through | None
-) -> Iterator[tuple[np.ndarray, np.floating]]:
+    features: pa.ListArray, stats: tuple[Floats32, Floats32], normalise: str, through: Through | None
+) -> Iterator[tuple[Floats32, np.float32]]:
     """Every row's normalised frames, (frames, channels) float32, and the mean of the deviations that it was divided by."""
     flat, ends = features.flatten().to_numpy(zero_copy_only=False), features.offsets.to_numpy() - features.offsets[0].as_py()
     for first, last in pairwise(ends):
         frames = flat[first:last].reshape(-1, len(stats[0])).astype(np.float32)
         frames = through(frames) if through else frames
-        mean, std = stats if normalise == "corpus" else (frames.mean(0), frames.std(0) + 1e-3)
+        mean, std = stats if normalise == "corpus" else _own_statistics(frames)
         yield (frames - mean) / std, std.mean()

@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from calm.array_types import Bools, Floats16, Floats32, Ints
 from calm.audio.functionals import functionals
 from calm.data.arrays import filled
 from calm.storage import parquet_batches, read_parquet, write_parquet
@@ -26,15 +28,15 @@ GROUP, BATCH = 256, 32  # rows that lie together in a file, and that are decoded
 class Ragged:
     """Sequences of different lengths in one array: row i is values[offsets[i] : offsets[i] + lengths[i]]."""
 
-    values: np.ndarray  # (all, ...)
-    lengths: np.ndarray  # (rows,)
-    offsets: np.ndarray = field(init=False)
+    values: npt.NDArray[Any]  # (all, ...)
+    lengths: Ints  # (rows,)
+    offsets: Ints = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[np.ndarray]) -> "Ragged":
+    def from_rows(cls, rows: Sequence[npt.NDArray[Any]]) -> "Ragged":
         """From a list of arrays (length, ...)."""
         return cls(np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64))
 
@@ -54,13 +56,13 @@ class Ragged:
         counts = [_counted(path, ids) for path, ids in files]
         lengths, width = np.concatenate([own for own, _ in counts]), counts[0][1]
 
-        def fill(values: np.ndarray) -> np.ndarray:
+        def fill(values: Floats16) -> Floats32:
             first = 0
             for path, _ in files:
                 for part in _encoded(path, width):
                     values[first : first + len(part)] = part
                     first += len(part)
-            return np.empty(0)
+            return np.empty(0, np.float32)
 
         about = json.dumps([[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path, _ in files])
         file = work and work / f"encoded-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
@@ -80,10 +82,10 @@ class Ragged:
         columns = {"id": pa.array(ids, pa.string()), "blocks": pa.array(self.lengths, pa.int32()), "encoded": encoded}
         return pa.table(columns, metadata={"width": str(width)})
 
-    def __getitem__(self, row: int) -> np.ndarray:
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
         return self.values[self.offsets[row] : self.offsets[row] + self.lengths[row]]
 
-    def pad(self, rows: np.ndarray, limit: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def pad(self, rows: Ints, limit: Ints | None = None) -> tuple[npt.NDArray[Any], Bools]:
         """Rows padded with zeros to the longest: values (rows, longest, ...) and mask (rows, longest) bool.
 
         Args:
@@ -97,7 +99,7 @@ class Ragged:
         return values, mask
 
 
-def _counted(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, int]:
+def _counted(path: Path, ids: Sequence[str]) -> tuple[Ints, int]:
     """Blocks of each row of a file, and the width of one. Raises ValueError if it has other ids or another order."""
     import pyarrow as pa
 
@@ -107,7 +109,7 @@ def _counted(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, int]:
     return about.column("blocks").to_numpy().astype(np.int64), int(about.schema.metadata[b"width"])
 
 
-def _encoded(path: Path, width: int) -> Iterator[np.ndarray]:
+def _encoded(path: Path, width: int) -> Iterator[Floats16]:
     """Encoded blocks of a file, (blocks, width) float16, a few rows at a time."""
     import pyarrow.parquet as pq
 
@@ -127,34 +129,36 @@ class AcousticFrames:
     """
 
     utterances: Ragged
-    scale: np.ndarray
+    scale: Floats32
     block: int = 50
     hop: int = 30
 
     @property
     def channels(self) -> int:
         """Channels of a frame."""
-        return self.utterances.values.shape[1]
+        return int(self.utterances.values.shape[1])
 
     @property
-    def blocks(self) -> np.ndarray:
+    def blocks(self) -> Ints:
         """Number of blocks of every row: 1 + (frames - block) // hop."""
         return 1 + (self.utterances.lengths - self.block) // self.hop
 
-    def functionals(self, rows: np.ndarray, kind: str) -> np.ndarray:
+    def functionals(self, rows: Ints, kind: str) -> Floats32:
         """`calm.audio.functionals` of each row, (rows, width) float32."""
         return np.stack([functionals(self.utterances[row], kind) for row in rows])
 
-    def cut(self, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    def cut(self, rows: Ints, starts: Ints) -> Floats32:
         """One window of each row, (rows, block, channels) float32, from frame `starts` (rows,) on."""
         index = (self.utterances.offsets[rows] + starts)[:, None] + np.arange(self.block)
-        return self.utterances.values[index].astype(np.float32)
+        windows: Floats32 = self.utterances.values[index].astype(np.float32)
+        return windows
 
-    def blocks_of(self, row: int) -> np.ndarray:
+    def blocks_of(self, row: int) -> Floats32:
         """All blocks of one row, (blocks, block, channels) float32."""
-        return self.all_blocks(np.array([row]))[0][0]
+        blocks, _ = self.all_blocks(np.array([row]))
+        return blocks.squeeze(0)
 
-    def all_blocks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def all_blocks(self, rows: Ints) -> tuple[Floats32, Bools]:
         """All blocks of each row, (rows, most blocks, block, channels) float32, zero where padded; and the mask (rows, most blocks)."""
         counts = self.blocks[rows]
         mask = np.arange(counts.max(initial=0)) < counts[:, None]
@@ -164,7 +168,7 @@ class AcousticFrames:
         return blocks, mask
 
 
-def fit(tokens: np.ndarray, blocks: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def fit(tokens: Ints, blocks: Ints, most: int) -> tuple[Ints, Ints]:
     """How many tokens and blocks of each utterance fit in `most` places together; text is cut to no less than half of them."""
     kept = np.minimum(tokens, np.maximum(most - blocks, most // 2))
     return kept, np.minimum(blocks, most - kept)

@@ -9,14 +9,19 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calm.array_types import Bools, Floats, Floats32, Floats64, Ints
 from calm.audio.decoding import read_audio
 from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
 from calm.evaluation.regression import Linear, fit_logistic
 from calm.storage import parquet_batches
+
+if TYPE_CHECKING:
+    import opensmile
 
 SAMPLE_RATE = 16000  # Hz, for eGeMAPS
 PART = 1024  # utterances whose functionals are saved together, so that a stopped extraction can continue
@@ -31,21 +36,22 @@ MARGIN = 1e-7  # distance of probabilities from 0 and 1 that keeps their log-odd
 class Extracted:
     """Functionals of many utterances. An utterance without functionals has a row of NaN and a reason in `failed`."""
 
-    values: np.ndarray  # (utterances, functionals) float32
+    values: Floats32  # (utterances, functionals) float32
     failed: dict[int, str] = field(default_factory=dict)  # row -> reason
-    copies: list[np.ndarray] = field(default_factory=list)  # as `values`, of changed copies to train on; NaN where there is none
+    copies: list[Floats32] = field(default_factory=list)  # as `values`, of changed copies to train on; NaN where there is none
 
     @property
-    def good(self) -> np.ndarray:
+    def good(self) -> Bools:
         """Which utterances have functionals: bool (utterances,)."""
-        return np.isfinite(self.values).all(axis=1)
+        good: Bools = np.all(np.isfinite(self.values), axis=1)
+        return good
 
 
 @dataclass
 class Fitted:
     """A baseline's probabilities for every utterance, and how it was fitted."""
 
-    probabilities: np.ndarray  # (utterances, classes)
+    probabilities: Floats64  # (utterances, classes)
     strength: float | None = None  # the chosen C; None if there was nothing to learn
     validation_auc: dict[float, float] = field(default_factory=dict)  # by C
     without_features: int = 0  # utterances that got the training prior
@@ -53,12 +59,13 @@ class Fitted:
     constant: list[int] = field(default_factory=list)  # classes that all or none of the training utterances have; they keep the prior
 
 
-def prior(targets: np.ndarray) -> np.ndarray:
+def prior(targets: Bools) -> Floats64:
     """Share of utterances with each class, (classes,), from bool (utterances, classes)."""
-    return targets.mean(axis=0)
+    share: Floats64 = targets.mean(axis=0)
+    return share
 
 
-def log_odds(probabilities: np.ndarray) -> np.ndarray:
+def log_odds(probabilities: Floats) -> Floats32:
     """Logits ln(p / (1 - p)) as float32, of probabilities clipped to [1e-7, 1 - 1e-7]."""
     clipped = np.clip(np.asarray(probabilities, np.float64), MARGIN, 1 - MARGIN)
     return (np.log(clipped) - np.log1p(-clipped)).astype(np.float32)
@@ -113,7 +120,7 @@ def _save_part(extracted: Extracted, first: int, part: Path) -> None:
     partial.replace(part)
 
 
-def _egemaps(path: str, start: float | None, end: float | None) -> np.ndarray | str:
+def _egemaps(path: str, start: float | None, end: float | None) -> Floats32 | str:
     """Functionals (88,) of one utterance, or the reason why there are none."""
     try:
         samples = read_audio(path, start, end, SAMPLE_RATE)
@@ -127,7 +134,7 @@ def _egemaps(path: str, start: float | None, end: float | None) -> np.ndarray | 
 
 
 @functools.cache
-def _smile():
+def _smile() -> "opensmile.Smile":
     import opensmile
 
     return opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals)
@@ -152,7 +159,7 @@ def encoder_functionals(folder: Path, ids: Sequence[str]) -> Extracted:
     return extracted
 
 
-def _from_shards(folder: Path, ids: Sequence[str], compute: Callable[[np.ndarray], np.ndarray], kind: str, title: str) -> Extracted:
+def _from_shards(folder: Path, ids: Sequence[str], compute: Callable[[Floats32], Floats32], kind: str, title: str) -> Extracted:
     """What `compute` gives for the frames (frames, channels) of each id, in the order of `ids`."""
     from tqdm import tqdm
 
@@ -173,7 +180,7 @@ def _from_shards(folder: Path, ids: Sequence[str], compute: Callable[[np.ndarray
     return Extracted(values, failed)
 
 
-def _read_frames(folder: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
+def _read_frames(folder: Path, kind: str) -> Iterator[tuple[str, Floats32]]:
     """Id and frames (frames, channels) float32 of every utterance; only a few are in memory at a time."""
     shards = sorted(Path(folder).glob("part-*.parquet"))
     if not shards:
@@ -187,7 +194,7 @@ def _read_frames(folder: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
                 yield id, values[first:last].reshape(frames, -1 if frames else 0).astype(np.float32)
 
 
-def functionals(logmel: np.ndarray) -> np.ndarray:
+def functionals(logmel: Floats32) -> Floats32:
     """Simple functionals of log-mel (frames, mels): (9 * (mels + CEPSTRUM),) float32.
 
     For every band and for the first 20 cepstral coefficients (DCT over the bands), over the frames from the first to the last loud
@@ -200,7 +207,7 @@ def functionals(logmel: np.ndarray) -> np.ndarray:
     return np.concatenate([statistic for track in (speech, cepstrum) for statistic in _over_time(track)]).astype(np.float32)
 
 
-def _over_time(track: np.ndarray) -> list[np.ndarray]:
+def _over_time(track: Floats) -> list[Floats]:
     """Nine functionals of (frames, values), each (values,)."""
     ordered = np.sort(track, axis=0)
     ranks = np.rint(np.array(QUANTILES) * (len(track) - 1)).astype(int)
@@ -210,9 +217,9 @@ def _over_time(track: np.ndarray) -> list[np.ndarray]:
 
 def regress(
     features: Extracted,
-    targets: np.ndarray,
-    train: np.ndarray,
-    validation: np.ndarray,
+    targets: Bools,
+    train: Bools,
+    validation: Bools,
     one_hot: bool,
     class_weight: str | None = "balanced",
     strengths: Sequence[float] = STRENGTHS,
@@ -250,7 +257,7 @@ def regress(
         fitted.validation_auc[strength] = auc
         if fitted.strength is None or auc > best:
             best, fitted.strength, fitted.probabilities = auc, strength, probabilities
-    if refit:
+    if refit and fitted.strength is not None:
         _, heard, sources = _standardised(features, train | validation, scale=train)
         linear = fit_logistic(heard, targets[sources], one_hot, fitted.strength, class_weight)
         elsewhere = ~(train | validation)
@@ -259,27 +266,28 @@ def regress(
     return fitted
 
 
-def _probabilities(linear: Linear, inputs: np.ndarray, good: np.ndarray, base: np.ndarray, constant: list[int]) -> np.ndarray:
+def _probabilities(linear: Linear, inputs: Floats64, good: Ints, base: Floats64, constant: list[int]) -> Floats64:
     """Probabilities of all utterances; rows without features, and constant classes, keep the prior."""
     probabilities = np.tile(base, (len(inputs), 1))
-    learned = [column for column in range(len(base)) if column not in constant]
+    learned = np.setdiff1d(np.arange(len(base)), constant)
     probabilities[np.ix_(good, learned)] = linear.probabilities(inputs[good])[:, learned]
     return probabilities
 
 
-def _with_both(targets: np.ndarray) -> np.ndarray:
+def _with_both(targets: Bools) -> Bools:
     """Classes with at least one positive and one negative, which an AUC needs: bool (classes,)."""
-    return targets.any(axis=0) & (~targets).any(axis=0)
+    both: Bools = np.any(targets, axis=0) & np.any(~targets, axis=0)
+    return both
 
 
-def _mean_auc(targets: np.ndarray, probabilities: np.ndarray) -> float:
+def _mean_auc(targets: Bools, probabilities: Floats64) -> float:
     """Mean ROC AUC over the classes; NaN without classes."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(targets, probabilities, average="macro")) if targets.size else float("nan")
 
 
-def _standardised(features: Extracted, train: np.ndarray, scale: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _standardised(features: Extracted, train: Bools, scale: Bools | None = None) -> tuple[Floats64, Floats64, Ints]:
     """Functionals, scaled to zero mean and unit variance on the training utterances, or on those of `scale`.
 
     Returns the values of all utterances, those to train on with the copies after them, and the utterance that each of these is of.

@@ -9,58 +9,63 @@ that need them, and `decided` and `ranked` name them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from calm.array_types import Bools, Floats, Floats64
 from calm.evaluation.calibration import check_probabilities, expected_calibration_error
+
+Numbers = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Counts:
     """True and false positives and negatives of each class: four arrays (..., classes), integers or weighted sums."""
 
-    tp: np.ndarray
-    fp: np.ndarray
-    fn: np.ndarray
-    tn: np.ndarray
+    tp: Numbers
+    fp: Numbers
+    fn: Numbers
+    tn: Numbers
 
     @property
-    def recall(self) -> np.ndarray:
+    def recall(self) -> Floats64:
         """TP / P, (..., classes); NaN without a positive."""
         return _ratio(self.tp, self.tp + self.fn)
 
     @property
-    def specificity(self) -> np.ndarray:
+    def specificity(self) -> Floats64:
         """TN / N, (..., classes); NaN without a negative."""
         return _ratio(self.tn, self.tn + self.fp)
 
     @property
-    def precision(self) -> np.ndarray:
+    def precision(self) -> Floats64:
         """TP / (TP + FP), (..., classes); NaN without a positive decision."""
         return _ratio(self.tp, self.tp + self.fp)
 
     @property
-    def f1(self) -> np.ndarray:
+    def f1(self) -> Floats64:
         """TP / (TP + (FP + FN) / 2), (..., classes); NaN without a positive and without a positive decision."""
         return _ratio(self.tp, self.tp + (self.fp + self.fn) / 2)
 
     @property
-    def accuracy(self) -> np.ndarray:
+    def accuracy(self) -> Floats64:
         """(TP + TN) / n of each class, (..., classes)."""
         return _ratio(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn)
 
     @property
-    def weighted_accuracy(self) -> np.ndarray:
+    def weighted_accuracy(self) -> Floats64:
         """(TP/P + TN/N) / 2 of each class, (..., classes); NaN without a positive or without a negative."""
         return (self.recall + self.specificity) / 2
 
 
-def count(targets: np.ndarray, decisions: np.ndarray) -> Counts:
+def count(targets: Bools, decisions: Bools) -> Counts:
     """Counts of each class over all utterances. Raises ValueError as `confusion` does."""
     return Counts(*confusion(targets, decisions).sum(axis=0))
 
 
-def confusion(targets: np.ndarray, decisions: np.ndarray) -> np.ndarray:
+def confusion(targets: Bools, decisions: Bools) -> Bools:
     """Which of TP, FP, FN and TN each utterance is for each class: bool (utterances, 4, classes).
 
     Raises ValueError if the shapes differ, the arrays are empty, or they are not bool.
@@ -75,7 +80,7 @@ def confusion(targets: np.ndarray, decisions: np.ndarray) -> np.ndarray:
     return np.stack([targets & decisions, ~targets & decisions, targets & ~decisions, ~targets & ~decisions], axis=1)
 
 
-def weighted_accuracy(counts: Counts) -> np.ndarray:
+def weighted_accuracy(counts: Counts) -> Floats64:
     """WA of appendix B: (1 / 2C) sum_c (TP_c/P_c + TN_c/N_c), over the classes that have a positive and a negative.
 
     NaN if no class has both. Deciding "all" or "none" of the classes gives 0.5.
@@ -83,15 +88,16 @@ def weighted_accuracy(counts: Counts) -> np.ndarray:
     return _mean(counts.weighted_accuracy)
 
 
-def accuracy(counts: Counts) -> np.ndarray:
+def accuracy(counts: Counts) -> Floats64:
     """Acc of appendix B as a mean (the paper prints it without 1/C): mean over the classes of (TP_c + TN_c) / (P_c + N_c).
 
     With C one-hot classes, deciding "none" gives 1 - 1/C: 0.875 for eight.
     """
-    return np.mean(counts.accuracy, axis=-1)
+    share: Floats64 = np.mean(counts.accuracy, axis=-1)
+    return share
 
 
-def f1_paper(counts: Counts) -> np.ndarray:
+def f1_paper(counts: Counts) -> Floats64:
     """What appendix B calls micro F1: the sum of the classes' F1, weighted by (TP_c + TN_c) / (n C).
 
     The calligraphic TP and TN are "the total number of positive and negative labels", so the denominator counts all labels: n utterances
@@ -100,45 +106,45 @@ def f1_paper(counts: Counts) -> np.ndarray:
     return _mean(counts.f1 * counts.accuracy)
 
 
-def f1_right_answers(counts: Counts) -> np.ndarray:
+def f1_right_answers(counts: Counts) -> Floats64:
     """The other reading of appendix B: weights (TP_c + TN_c) / (sum TP + sum TN), each class's share of the right answers."""
     right = counts.tp + counts.tn
     return np.where(np.sum(right, axis=-1) == 0, 0.0, _mean(counts.f1, right))  # without a right answer, every F1 is 0
 
 
-def f1_macro(counts: Counts) -> np.ndarray:
+def f1_macro(counts: Counts) -> Floats64:
     """Mean F1 of the classes; equals scikit-learn's with `zero_division=nan`."""
     return _mean(counts.f1)
 
 
-def f1_micro(counts: Counts) -> np.ndarray:
+def f1_micro(counts: Counts) -> Floats64:
     """F1 of the counts summed over the classes; equals scikit-learn's."""
     return Counts(*(np.sum(part, axis=-1) for part in (counts.tp, counts.fp, counts.fn, counts.tn))).f1
 
 
-def f1_weighted(counts: Counts) -> np.ndarray:
+def f1_weighted(counts: Counts) -> Floats64:
     """Mean F1 of the classes weighted by their positives; equals scikit-learn's."""
     return _mean(counts.f1, counts.tp + counts.fn)
 
 
-def balanced_accuracy(counts: Counts) -> np.ndarray:
+def balanced_accuracy(counts: Counts) -> Floats64:
     """Mean recall of the classes that have a positive. Equals scikit-learn's for argmax decisions of a one-hot task."""
     return _mean(counts.recall)
 
 
-def exact_match(targets: np.ndarray, decisions: np.ndarray) -> float:
+def exact_match(targets: Bools, decisions: Bools) -> float:
     """Share of utterances whose classes are all decided correctly: plain accuracy for argmax decisions of a one-hot task."""
     return float(1 - confusion(targets, decisions)[:, 1:3].any(axis=(1, 2)).mean())
 
 
-def auc_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
+def auc_macro(targets: Bools, probabilities: Floats) -> float:
     """Mean area under the ROC curve over the classes that have a positive and a negative; NaN if none has both."""
-    return _by_scikit_learn("roc_auc_score", targets, probabilities, targets.any(axis=0) & (~targets).any(axis=0))
+    return _by_scikit_learn("roc_auc_score", targets, probabilities, np.any(targets, axis=0) & np.any(~targets, axis=0))
 
 
-def average_precision_macro(targets: np.ndarray, probabilities: np.ndarray) -> float:
+def average_precision_macro(targets: Bools, probabilities: Floats) -> float:
     """Mean average precision over the classes that have a positive; NaN if none has one."""
-    return _by_scikit_learn("average_precision_score", targets, probabilities, targets.any(axis=0))
+    return _by_scikit_learn("average_precision_score", targets, probabilities, np.any(targets, axis=0))
 
 
 @dataclass(frozen=True)
@@ -148,8 +154,8 @@ class Metric:
     title: str
     description: str  # one or two sentences for a report
     formula: str = ""  # HTML; empty if the description says it all
-    of_counts: Callable[[Counts], np.ndarray] | None = None  # counts (..., classes) -> (...)
-    of_probabilities: Callable[[np.ndarray, np.ndarray], float] | None = None  # targets and probabilities (utterances, classes)
+    of_counts: Callable[[Counts], Floats64] | None = None  # counts (..., classes) -> (...)
+    of_probabilities: Callable[[Bools, Floats], float] | None = None  # targets and probabilities (utterances, classes)
     requires: str | None = None  # property of `Counts` that must be a number for a class to be in the mean; None: all classes are
 
 
@@ -246,7 +252,7 @@ class Result:
     values: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, name: str, value: float, left_out: Sequence[str] = ()) -> None:
+    def add(self, name: str, value: float | Floats64, left_out: Sequence[str] = ()) -> None:
         """Keep a finite value, and name the classes that it leaves out."""
         if np.isfinite(value):
             self.values[name] = float(value)
@@ -254,12 +260,12 @@ class Result:
             self.left_out[name] = list(left_out)
 
 
-def score(name: str, targets: np.ndarray, decisions: np.ndarray) -> float:
+def score(name: str, targets: Bools, decisions: Bools) -> float:
     """One metric of `OF_COUNTS` on all utterances; NaN if it is not defined on them."""
     return float(OF_COUNTS[name](count(targets, decisions)))
 
 
-def decided(targets: np.ndarray, decisions: np.ndarray, classes: Sequence[str], argmax: bool = False) -> Result:
+def decided(targets: Bools, decisions: Bools, classes: Sequence[str], argmax: bool = False) -> Result:
     """Every metric of decisions, and `weighted_accuracy/<class>`, `f1/<class>`, `recall/<class>` and `precision/<class>`.
 
     Args:
@@ -279,7 +285,7 @@ def decided(targets: np.ndarray, decisions: np.ndarray, classes: Sequence[str], 
     return result
 
 
-def ranked(targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Result:
+def ranked(targets: Bools, probabilities: Floats, classes: Sequence[str]) -> Result:
     """Every metric of probabilities: those that need no decision."""
     counts, result = count(targets, targets), Result()  # decisions do not matter for what these metrics require
     for name, function in OF_PROBABILITIES.items():
@@ -294,7 +300,7 @@ def _left_out(name: str, counts: Counts, classes: Sequence[str]) -> list[str]:
     return [label for label, is_undefined in zip(classes, undefined, strict=True) if is_undefined]
 
 
-def _by_scikit_learn(name: str, targets: np.ndarray, probabilities: np.ndarray, usable: np.ndarray) -> float:
+def _by_scikit_learn(name: str, targets: Bools, probabilities: Floats, usable: Bools) -> float:
     import sklearn
     from sklearn import metrics
 
@@ -305,13 +311,15 @@ def _by_scikit_learn(name: str, targets: np.ndarray, probabilities: np.ndarray, 
         return float(getattr(metrics, name)(targets[:, usable], probabilities[:, usable], average="macro"))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats64:
     """part / whole; NaN where the whole is 0."""
-    part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
-    return np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole != 0)
+    above, below = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    ratio: Floats64 = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
+    np.divide(above, below, out=ratio, where=below != 0)
+    return ratio
 
 
-def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def _mean(values: Floats64, weights: Numbers | None = None) -> Floats64:
     """Weighted mean of (..., classes) over the classes whose value is not NaN; NaN if there are none."""
     weights = np.where(np.isnan(values), 0.0, 1.0 if weights is None else weights)
     return _ratio((np.nan_to_num(values) * weights).sum(axis=-1), weights.sum(axis=-1))

@@ -4,12 +4,17 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+
+from calm.array_types import Bools, Floats
+
+Labels = npt.NDArray[np.str_] | npt.NDArray[np.int64] | Bools
 
 STRENGTH = 0.01  # C of the logistic regression: few utterances, many dimensions
 LEAST = 4  # utterances of a speaker, so that two train and two test
 
 
-def speaker_probe(vectors: np.ndarray, speakers: Sequence[str | None]) -> dict | None:
+def speaker_probe(vectors: Floats, speakers: Sequence[str | None]) -> dict[str, float] | None:
     """Logistic regression that names the speaker of utterances it has not heard.
 
     Every second utterance of a speaker with at least four is trained on, the others are tested.
@@ -29,7 +34,7 @@ def speaker_probe(vectors: np.ndarray, speakers: Sequence[str | None]) -> dict |
     return {"balanced_accuracy": _recall(names[test], predicted), "chance": 1 / len(rows), "n": len(test), "classes": len(rows)}
 
 
-def label_probe(vectors: np.ndarray, targets: np.ndarray, train: np.ndarray) -> dict | None:
+def label_probe(vectors: Floats, targets: Bools, train: Bools) -> dict[str, float] | None:
     """Logistic regression on labels: one of all classes where each utterance has exactly one, else present or absent, by class.
 
     Args:
@@ -53,7 +58,7 @@ def label_probe(vectors: np.ndarray, targets: np.ndarray, train: np.ndarray) -> 
     }
 
 
-def _predict(heard: np.ndarray, answers: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def _predict(heard: Floats, answers: Labels, vectors: Floats) -> Labels:
     """Answers for vectors, by logistic regression on standardised ones, classes weighted by their rarity."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -63,9 +68,10 @@ def _predict(heard: np.ndarray, answers: np.ndarray, vectors: np.ndarray) -> np.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=200, tol=1e-3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(heard.astype(np.float64), answers).predict(vectors.astype(np.float64))
+        found: Labels = model.fit(heard.astype(np.float64), answers).predict(vectors.astype(np.float64))
+    return found
 
 
-def _recall(truth: np.ndarray, predicted: np.ndarray) -> float:
+def _recall(truth: Labels, predicted: Labels) -> float:
     """Balanced accuracy: the mean over the classes of the share of their utterances that are recognised."""
     return float(np.mean([(predicted[truth == name] == name).mean() for name in np.unique(truth)]))

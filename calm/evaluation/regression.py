@@ -2,8 +2,14 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from calm.array_types import Bools, Floats, Ints
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 ITERATIONS = 300
 
@@ -18,23 +24,25 @@ class Linear:
         unconverged: regressions that reached the limit of iterations.
     """
 
-    weights: np.ndarray
-    bias: np.ndarray
+    weights: Floats
+    bias: Floats
     one_hot: bool
     unconverged: int = 0
 
-    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
+    def probabilities(self, inputs: Floats) -> Floats:
         """Of every class, (rows, classes), from inputs (rows, width)."""
         logits = inputs @ self.weights.T + self.bias
         if not self.one_hot:
-            return 1 / (1 + np.exp(-logits))
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+            sigmoid: Floats = 1 / (1 + np.exp(-logits))
+            return sigmoid
+        odds: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
+        odds /= odds.sum(axis=1, keepdims=True)
+        return odds
 
 
 def fit_logistic(
-    inputs: np.ndarray,
-    targets: np.ndarray,
+    inputs: Floats,
+    targets: Bools,
     one_hot: bool,
     strength: float,
     class_weight: str | None = "balanced",
@@ -52,7 +60,7 @@ def fit_logistic(
     classes = targets.shape[1]
     linear = Linear(np.zeros((classes, inputs.shape[1]), inputs.dtype), _log_odds(targets.mean(axis=0)), one_hot)
     learned = np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0))
-    tasks = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], [column]) for column in learned]
+    tasks = [(targets.argmax(axis=1), learned)] if one_hot else [(targets[:, column], np.array([column])) for column in learned]
     for labels, columns in tasks if len(learned) else []:
         model = _model(strength, class_weight, start, columns)
         linear.unconverged += _fit(model, inputs, labels)
@@ -66,13 +74,13 @@ def fit_logistic(
     return linear
 
 
-def _log_odds(share: np.ndarray) -> np.ndarray:
+def _log_odds(share: Floats) -> Floats:
     """Logits of the shares of the classes; far from 0 for a class that all or none have."""
     clipped = np.clip(share, 1e-7, 1 - 1e-7)
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _model(strength: float, class_weight: str | None, start: Linear | None, columns):
+def _model(strength: float, class_weight: str | None, start: Linear | None, columns: Ints) -> "LogisticRegression":
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, class_weight=class_weight, max_iter=ITERATIONS, tol=1e-3, warm_start=True)
@@ -81,11 +89,11 @@ def _model(strength: float, class_weight: str | None, start: Linear | None, colu
     return model
 
 
-def _fit(model, inputs: np.ndarray, labels: np.ndarray) -> bool:
+def _fit(model: "LogisticRegression", inputs: Floats, labels: Ints | Bools) -> bool:
     """Fit the model; returns whether it stopped at the limit of iterations."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(inputs, labels)
-    return int(np.max(model.n_iter_)) >= model.max_iter
+    return bool(np.max(model.n_iter_) >= model.max_iter)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calm.array_types import Bools, Floats64, Ints
 from calm.evaluation import metrics
 
 
@@ -12,8 +13,8 @@ from calm.evaluation import metrics
 class Resamples:
     """Bootstrap resamples of whole speakers, because the utterances of one speaker are not independent."""
 
-    groups: np.ndarray  # (utterances,) index of the speaker
-    weights: np.ndarray  # (1 + resamples, speakers) how often each speaker is drawn; in the first row, each once
+    groups: Ints  # (utterances,) index of the speaker
+    weights: Floats64  # (1 + resamples, speakers) how often each speaker is drawn; in the first row, each once
 
     @classmethod
     def of(cls, speakers: Sequence[str | None], samples: int, seed: int) -> "Resamples":
@@ -30,9 +31,9 @@ class Resamples:
     @property
     def speakers(self) -> int:
         """Number of speakers to draw from."""
-        return self.weights.shape[1]
+        return int(self.weights.shape[1])
 
-    def metrics(self, targets: np.ndarray, decisions: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
+    def metrics(self, targets: Bools, decisions: Bools, names: Iterable[str]) -> dict[str, Floats64]:
         """Metrics of `calm.evaluation.metrics.OF_COUNTS` on every resample: name -> (1 + resamples,), the first on all utterances."""
         order = np.argsort(self.groups, kind="stable")
         starts = np.flatnonzero(np.diff(self.groups[order], prepend=-1))
@@ -46,7 +47,7 @@ def _is_unknown(name: str | None) -> bool:
     return not isinstance(name, str) or name.strip().lower() in ("", "unknown")
 
 
-def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], level: float = 0.95) -> dict[str, float | bool | None]:
+def difference(a: Sequence[Floats64], b: Sequence[Floats64], level: float = 0.95) -> dict[str, float | bool | None]:
     """Difference of a metric between two systems on the same resamples, with its percentile interval.
 
     The interval covers the choice of speakers, not that of seeds.
@@ -68,9 +69,9 @@ def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], level: float = 
 
 
 def bootstrap_difference(
-    targets: np.ndarray,
-    a: Sequence[np.ndarray],
-    b: Sequence[np.ndarray],
+    targets: Bools,
+    a: Sequence[Bools],
+    b: Sequence[Bools],
     speakers: Sequence[str | None],
     metric: str = "weighted_accuracy",
     samples: int = 1000,

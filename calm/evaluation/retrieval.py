@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from calm.array_types import Bools, Floats, Floats64, Ints
+
 
 def retrieval(
-    queries: np.ndarray, keys: np.ndarray, groups: Sequence | None = None, ranks: Sequence[int] = (1, 5, 10), chunk: int = 1 << 22
+    queries: Floats, keys: Floats, groups: Sequence[object] | None = None, ranks: Sequence[int] = (1, 5, 10), chunk: int = 1 << 22
 ) -> dict[str, float]:
     """Recall at k and the median rank of each query's right key by cosine similarity, with the values of chance.
 
@@ -45,7 +47,7 @@ def retrieval(
     return {"n": n, **scores, **chance}
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def _unit(vectors: Floats) -> Floats64:
     """Rows scaled to length 1; rows of zeros stay zero. Raises ValueError for NaN and infinities."""
     vectors = np.asarray(vectors, dtype=np.float64)
     if not np.isfinite(vectors).all():
@@ -54,14 +56,14 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def _ties(cosines: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ties(cosines: Floats64, is_right: Bools) -> tuple[Ints, Ints, Ints]:
     """Numbers of keys before the best right key, and of wrong and right keys tied with it, each (rows,); arguments (rows, keys)."""
     best = np.where(is_right, cosines, -np.inf).max(axis=1, keepdims=True)
     tied = np.abs(cosines - best) <= 1e-6
     return ((cosines > best) & ~tied).sum(1), (tied & ~is_right).sum(1), (tied & is_right).sum(1)
 
 
-def _right_among_first(k: np.ndarray, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _right_among_first(k: Ints, wrong: Ints, right: Ints) -> Floats64:
     """Probability that the first k of `wrong` + `right` keys in random order contain a right one: 1 - C(wrong, k) / C(wrong + right, k)."""
     from scipy.special import gammaln
 

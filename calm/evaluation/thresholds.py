@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from calm.array_types import Bools, Floats, Floats64
 
-def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+
+def tune_thresholds(targets: Bools, probabilities: Floats) -> Floats64:
     """The threshold of each class that maximises (TPR + TNR) / 2, the class's part of weighted accuracy. For the validation split only.
 
     A class is decided present if its probability is at or above its threshold. Every cut between two different probabilities is
@@ -41,6 +43,7 @@ def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarra
     return np.where((positives > 0) & (negatives > 0), nearest, 0.5)
 
 
-def likeliest(scores: np.ndarray) -> np.ndarray:
+def likeliest(scores: Floats) -> Bools:
     """Decisions for the class with the highest score only, the first one if several are equal: bool (utterances, classes)."""
-    return scores.argmax(axis=1)[:, None] == np.arange(scores.shape[1])
+    decided: Bools = scores.argmax(axis=1)[:, None] == np.arange(scores.shape[1])
+    return decided

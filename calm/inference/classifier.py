@@ -118,7 +118,10 @@ class Classifier(ABC):
         for speed in (1.0, *several):
             heard = [samples if samples is None or speed == 1 else at_speed(samples, self.sample_rate, speed) for samples in clips]
             every.append(self.logits([None if samples is None else self.extractor.frames(samples) for samples in heard], texts))
-        return np.mean(every, 0)
+        logits = np.mean(every, 0)
+        if not np.isfinite(logits).all():
+            raise ValueError("the model's answer is not a number: its weights, its statistics or the samples have NaN or infinite values")
+        return logits
 
     def _check_samples(self, samples: np.ndarray | None) -> np.ndarray | None:
         return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]

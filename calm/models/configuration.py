@@ -1,5 +1,7 @@
 """Configuration of every CALM model: the sizes, and the readings of the paper that shape the network."""
 
+from typing import Any
+
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 SPECTRAN_POOLINGS = ("cls", "mean", "bands")
@@ -60,7 +62,7 @@ class CalmConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        text_config: dict | PreTrainedConfig | None = None,
+        text_config: dict[str, Any] | PreTrainedConfig | None = None,
         block_frames: int = 50,
         block_hop: int = 30,
         channels: int = 64,
@@ -89,12 +91,12 @@ class CalmConfig(PreTrainedConfig):
         head_members: int = 1,
         head_functionals: str | None = None,
         head_standardise: bool = False,
-        encoder: dict | None = None,
+        encoder: dict[str, Any] | None = None,
         modality: str = "both",
         synthetic: bool = False,
         cls_token_id: int | None = None,
         sep_token_id: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         self.text_config = _text_config(text_config)
         self.block_frames, self.block_hop, self.channels = block_frames, block_hop, channels
@@ -117,7 +119,7 @@ class CalmConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Width of the language model's hidden states."""
-        return self.text_config.hidden_size
+        return int(self.text_config.hidden_size)
 
     @property
     def embedding_width(self) -> int:
@@ -138,7 +140,7 @@ class CalmConfig(PreTrainedConfig):
         )
         return frames, channels
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """As Transformers writes it, without the local folders that the models were loaded from."""
         settings = super().to_dict()
         for part in (settings, settings["text_config"]):
@@ -169,14 +171,14 @@ class CalmConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is '{value}': allowed are {', '.join(map(str, allowed))}")
 
 
-def _text_config(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+def _text_config(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
     if isinstance(config, PreTrainedConfig):
         return config
     settings = dict(config or {})
     return AutoConfig.for_model(settings.pop("model_type", BertConfig.model_type), **settings)
 
 
-def _labels(heads: dict[str, list[str]], loss: str) -> dict:
+def _labels(heads: dict[str, list[str]], loss: str) -> dict[str, Any]:
     """Transformers' names for the classes of the first head; {} without heads."""
     if not heads:
         return {}

@@ -1,7 +1,12 @@
 """Training by several processes (torchrun): what they exchange. A single process sends nothing."""
 
+from typing import Any, TypeVar, TypeVarTuple, cast
+
 import torch
 import torch.distributed as dist
+
+Value = TypeVar("Value")
+Rows = TypeVarTuple("Rows")  # of tensors, and None
 
 
 def processes() -> int:
@@ -14,7 +19,7 @@ def rank() -> int:
     return dist.get_rank() if processes() > 1 else 0
 
 
-def gather(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def gather(*tensors: *Rows) -> tuple[*Rows]:
     """The rows of all processes in the order of their ranks, with gradient: (own rows, ...) -> (all rows, ...); None stays None.
 
     The tensors of one call have the same number of rows; another process may have another number. If every process computes the same
@@ -23,15 +28,17 @@ def gather(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """
     if processes() == 1:
         return tensors
-    first = next(tensor for tensor in tensors if tensor is not None)
+    each = cast(tuple[torch.Tensor | None, ...], tensors)
+    first = next(tensor for tensor in each if tensor is not None)
     counts = [torch.empty(1, dtype=torch.long, device=first.device) for _ in range(processes())]
     dist.all_gather(counts, torch.tensor([len(first)], device=first.device))
-    return tuple(None if tensor is None else _Gather.apply(tensor, torch.cat(counts).tolist()) for tensor in tensors)
+    gathered = tuple(None if tensor is None else _Gather.apply(tensor, torch.cat(counts).tolist()) for tensor in each)
+    return cast(tuple[*Rows], gathered)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
         ctx.counts = counts
         padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
         padded[: len(tensor)] = tensor
@@ -40,7 +47,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         # Every process has the gradient of the same loss, so nothing is sent back. The rows of this process count once in the average
         # over the processes: hence the factor.
         first = sum(ctx.counts[: rank()])
@@ -75,7 +82,7 @@ def anywhere(*flags: bool) -> list[bool]:
     return [bool(flag) for flag in values.tolist()]
 
 
-def of_first(value):
+def of_first(value: Value) -> Value:
     """The value of process 0, in every process."""
     if processes() == 1:
         return value
@@ -84,11 +91,11 @@ def of_first(value):
     return values[0]
 
 
-def of_all(value) -> list:
+def of_all(value: Value) -> list[Value]:
     """The values of all processes, in the order of their ranks."""
     if processes() == 1:
         return [value]
-    values = [None] * processes()
+    values: list[Any] = [None] * processes()
     dist.all_gather_object(values, value)
     return values
 

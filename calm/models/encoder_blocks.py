@@ -1,8 +1,8 @@
 """The upper blocks of a speech encoder as part of a model, so that they are trained with it, from stored states of the block below them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
@@ -14,10 +14,13 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayer,
 from transformers.models.wavlm.modeling_wavlm import WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from calm.array_types import Floats32
 from calm.audio.functionals import PARTS, QUANTILES
 from calm.audio.speech_encoders import SpeechEncoder
 
-BLOCKS = {  # by family, of encoders with norms after the sums, and with norms before them
+BLOCKS: dict[
+    str, tuple[type[nn.Module], type[nn.Module]]
+] = {  # by family, of encoders with norms after the sums, and with norms before them
     "whisper": (WhisperEncoderLayer, WhisperEncoderLayer),
     "wav2vec2": (Wav2Vec2EncoderLayer, Wav2Vec2EncoderLayerStableLayerNorm),
     "hubert": (HubertEncoderLayer, HubertEncoderLayerStableLayerNorm),
@@ -44,7 +47,10 @@ class EncoderBlocks(nn.Module):
         ValueError: the encoder's family has no such blocks.
     """
 
-    def __init__(self, encoder: dict):
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, encoder: Mapping[str, Any]):
         super().__init__()
         config, self.layers = AutoConfig.for_model(**encoder["config"], attn_implementation="sdpa"), tuple(encoder["layers"])
         check_family(config.model_type)
@@ -65,12 +71,12 @@ class EncoderBlocks(nn.Module):
         made.blocks.load_state_dict(encoder.blocks[first:].state_dict() | own)
         return made
 
-    def load(self, encoder: SpeechEncoder, mean: np.ndarray, deviation: np.ndarray) -> None:
+    def load(self, encoder: SpeechEncoder, mean: Floats32, deviation: Floats32) -> None:
         """Take the blocks of a speech encoder of the same layers, and the statistics that frames are normalised by, (channels,) each."""
         self.load_state_dict(EncoderBlocks.of(encoder).state_dict())
         self.normalised_by(mean, deviation)
 
-    def normalised_by(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+    def normalised_by(self, mean: Floats32, deviation: Floats32) -> None:
         """Take the statistics that frames are normalised by, (channels,) each, or (corpora, channels)."""
         self.mean, self.deviation = (torch.from_numpy(values).to(self.mean.device) for values in (mean, deviation))
 
@@ -106,7 +112,7 @@ class EncoderBlocks(nn.Module):
         return (self.states(frames[..., first] * deviation[..., first] + mean[..., first], mask) - mean) / deviation
 
     @torch.inference_mode()
-    def changed(self, frames: np.ndarray) -> np.ndarray:
+    def changed(self, frames: Floats32) -> Floats32:
         """Stored frames of one utterance as these blocks give them: (frames, channels) float32, not normalised."""
         states = torch.from_numpy(frames[None, :, : self.width]).to(self.mean.device)
         return self.states(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))[0].float().cpu().numpy()
@@ -120,7 +126,8 @@ class EncoderBlocks(nn.Module):
     def states(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States of the first layer, (batch, frames, width) as the encoder gives them -> of all, (batch, frames, layers x width)."""
         first, *_ = self.layers
-        layers, positions, seen = {first: states}, {}, self._seen(mask, states.dtype)
+        layers, seen = {first: states}, self._seen(mask, states.dtype)
+        positions: dict[str, torch.Tensor] = {}
         for number, block in enumerate(self.blocks, first + 1):
             output = block(states, seen, **positions)
             states, *others = output if isinstance(output, tuple) else (output,)
@@ -143,7 +150,7 @@ def check_family(family: str) -> None:
         raise ValueError(f"an encoder of the family {family} cannot be trained along: families that can are {', '.join(BLOCKS)}")
 
 
-def through(encoder: SpeechEncoder | None, device: torch.device | str) -> Callable[[np.ndarray], np.ndarray] | None:
+def through(encoder: SpeechEncoder | None, device: torch.device | str) -> Callable[[Floats32], Floats32] | None:
     """What makes frames of an encoder from stored ones with the same first layer, on a device; None without an encoder."""
     return EncoderBlocks.of(encoder).to(device).eval().changed if encoder else None
 

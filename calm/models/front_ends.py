@@ -23,7 +23,8 @@ class LinearFrontEnd(FrontEnd):
         return torch.cat([mean, deviation], -1)
 
     def token(self, encoded: torch.Tensor) -> torch.Tensor:
-        return self.projection(encoded)
+        token: torch.Tensor = self.projection(encoded)
+        return token
 
 
 class ConvolutionalFrontEnd(FrontEnd):
@@ -34,7 +35,8 @@ class ConvolutionalFrontEnd(FrontEnd):
 
     def __init__(self, config: CalmConfig, widths: tuple[int, ...] = (32, 64, 128)):
         super().__init__()
-        layers, before = [], 1
+        layers: list[nn.Module] = []
+        before = 1
         for after in widths:
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
             before = after
@@ -43,10 +45,12 @@ class ConvolutionalFrontEnd(FrontEnd):
         self.projection = nn.Linear(before, config.embedding_width)
 
     def encode(self, blocks: torch.Tensor) -> torch.Tensor:
-        return self.layers(blocks.unsqueeze(1)).mean((2, 3))
+        maps: torch.Tensor = self.layers(blocks.unsqueeze(1))
+        return maps.mean((2, 3))
 
     def token(self, encoded: torch.Tensor) -> torch.Tensor:
-        return self.projection(encoded)
+        token: torch.Tensor = self.projection(encoded)
+        return token
 
 
 FRONT_ENDS: dict[str, type[FrontEnd]] = {"spectran": SpecTran, "linear": LinearFrontEnd, "cnn": ConvolutionalFrontEnd}

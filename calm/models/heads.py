@@ -1,19 +1,45 @@
-"""Supervised heads (4.6, 5.2): the pooled representation that they see, and the two-layer MLP on it."""
+"""Heads: of masked prediction (4.5); supervised ones (4.6, 5.2), two-layer MLPs, and the pooled representation that they see."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.utils import ModelOutput
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.utils.generic import ModelOutput
 
 from calm.audio.functionals import PER_CHANNEL
 from calm.models import losses
 from calm.models.configuration import CalmConfig
+from calm.models.text_encoders import prediction_activation, prediction_norm_eps
+
+if TYPE_CHECKING:
+    from calm.models.multimodal import CalmOutput
 
 # Of `AttentivePooling`: attention heads, frames and groups of the convolution, and in training the dropout of its layers, and the share of
 # frames that are left out. States of neighbouring frames are alike: every second one is enough.
 ATTENTION_HEADS, AROUND, GROUPS, FRAME_DROPOUT, LEFT_OUT, EVERY = 4, 5, 8, 0.2, 0.1, 2
+
+
+class PredictionHead(nn.Module):
+    """Masked-prediction head of the text encoder's family: a dense layer, its activation and LayerNorm, then the output layer (4.5).
+
+    Args:
+        width: of the dense layer's output.
+    """
+
+    def __init__(self, config: PreTrainedConfig, width: int, outputs: int):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, width)
+        self.activation = ACT2FN[prediction_activation(config)]
+        self.norm = nn.LayerNorm(width, eps=prediction_norm_eps(config))
+        self.decoder = nn.Linear(width, outputs)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.decoder(self.norm(self.activation(self.dense(states))))
+        return outputs
 
 
 class HeadLayer(nn.Linear):
@@ -22,6 +48,9 @@ class HeadLayer(nn.Linear):
 
 class Standardise(nn.Module):
     """Standardises every input by the mean and deviation of the vectors passed to `fit`; the identity before that."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
     def __init__(self, width: int):
         super().__init__()
@@ -45,7 +74,7 @@ class Head(nn.Sequential):
         """`width`: of the pooled representation."""
         self.width = width
         hidden, inner = config.head_hidden, self.width
-        layers = [Standardise(self.width)] if config.head_standardise else []
+        layers: list[nn.Module] = [Standardise(self.width)] if config.head_standardise else []
         layers.append(nn.Dropout(config.head_dropout))
         if hidden is not None:
             layers += [HeadLayer(self.width, hidden), nn.ReLU(), nn.Dropout(config.head_dropout)]
@@ -110,7 +139,8 @@ class AttentiveMember(nn.Module):
         weights = (scores.softmax(1) * present).transpose(1, 2)  # (batch, attention heads, frames)
         mean = weights @ states
         deviation = (weights @ states.square() - mean.square()).clamp(min=1e-5).sqrt()
-        return self.norm(torch.cat([mean, deviation], -1).flatten(1))
+        statistics: torch.Tensor = self.norm(torch.cat([mean, deviation], -1).flatten(1))
+        return statistics
 
 
 def attentive_width(config: CalmConfig) -> int:
@@ -130,10 +160,10 @@ def pooled_width(config: CalmConfig, encoded_width: int) -> int:
 
 def functionals_width(config: CalmConfig) -> int:
     """Number of functionals that a head sees, which `pool` puts last."""
-    return PER_CHANNEL.get(config.head_functionals, 0) * config.channels
+    return PER_CHANNEL.get(config.head_functionals or "", 0) * config.channels
 
 
-def pool(output, attention_mask: torch.Tensor, pooling: str, functionals: torch.Tensor | None = None) -> torch.Tensor:
+def pool(output: "CalmOutput", attention_mask: torch.Tensor, pooling: str, functionals: torch.Tensor | None = None) -> torch.Tensor:
     """Input of a head from a `CalmOutput`, (batch, `pooled_width`).
 
     `functionals`, (batch, functionals), come last.
@@ -187,7 +217,7 @@ class FrozenHeads(nn.Module):
     def fit(self, vectors: torch.Tensor) -> None:
         """Take the statistics of the training split's vectors, shaped as in `forward`, if the configuration standardises inputs."""
         for head, own in zip(self.heads, vectors.expand(-1, len(self.heads), -1).unbind(1), strict=True):
-            head.fit(own)
+            cast(Head, head).fit(own)
 
     def forward(self, vectors: torch.Tensor, labels: torch.Tensor | None = None) -> ClassificationOutput:
         """Logits (batch, seeds, classes) from vectors (batch, seeds, width), or (batch, 1, width) if all heads see the same."""

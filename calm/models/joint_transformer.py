@@ -5,6 +5,7 @@ from torch import nn
 
 from calm.models.configuration import CalmConfig
 from calm.models.modeling import CalmForSequenceClassification
+from calm.models.multimodal import given
 
 
 class JointLayer(nn.Module):
@@ -20,7 +21,8 @@ class JointLayer(nn.Module):
         """x (batch, steps, width) and context (batch, others, width); mask (batch, others) is False where the context is padded."""
         attended, _ = self.attention(x, context, context, key_padding_mask=~mask, need_weights=False)
         x = self.norm_attention(x + self.dropout(attended))
-        return self.norm_mlp(x + self.dropout(self.mlp(x)))
+        states: torch.Tensor = self.norm_mlp(x + self.dropout(self.mlp(x)))
+        return states
 
 
 class Glimpse(nn.Module):
@@ -33,7 +35,8 @@ class Glimpse(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         weights = self.score(x).squeeze(-1).masked_fill(~mask, -torch.inf).softmax(-1)
-        return self.output(torch.einsum("bs,bsw->bw", weights, x))
+        seen: torch.Tensor = self.output(torch.einsum("bs,bsw->bw", weights, x))
+        return seen
 
 
 class JointTransformer(nn.Module):
@@ -65,12 +68,14 @@ class JointTransformer(nn.Module):
         for text_layer, audio_layer in zip(self.text_layers, self.audio_layers, strict=True):
             text = text_layer(text, text, spoken)
             audio = audio_layer(audio, text, spoken)
-        return self.norm(self.text_glimpse(text, spoken) + self.audio_glimpse(audio, heard))
+        both: torch.Tensor = self.norm(self.text_glimpse(text, spoken) + self.audio_glimpse(audio, heard))
+        return both
 
 
 def _encode(lstm: nn.LSTM, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """States of an LSTM over padded sequences, (batch, steps, width), zero where padded, which is after all steps of a sequence."""
-    return lstm(steps)[0] * mask.unsqueeze(-1)
+    states: torch.Tensor = lstm(steps)[0]
+    return states * mask.unsqueeze(-1)
 
 
 class JointTransformerForSequenceClassification(CalmForSequenceClassification):
@@ -88,6 +93,15 @@ class JointTransformerForSequenceClassification(CalmForSequenceClassification):
         self.joint = JointTransformer(config)
         return 2 * config.hidden_size
 
-    def pooled(self, input_ids, attention_mask, acoustic_mask=None, input_features=None, **others) -> torch.Tensor:
+    def pooled(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        functionals: torch.Tensor | None = None,
+        **inputs: torch.Tensor | None,
+    ) -> torch.Tensor:
         """Input of the heads, (batch, 2 x width)."""
-        return self.joint(input_ids, attention_mask, input_features, acoustic_mask)
+        heard = given(input_features=inputs.get("input_features"), acoustic_mask=inputs.get("acoustic_mask"))
+        vectors: torch.Tensor = self.joint(input_ids, attention_mask, *heard)
+        return vectors

@@ -1,12 +1,13 @@
 """The pretrained language model: loading it by hub name, folder or package, and its vector T_i of an utterance's text (4.3)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from calm.models.text_encoders import encoder_class, keep_layers, places, prediction_weights, without_pooler
 
@@ -28,7 +29,7 @@ def packaged_folder() -> Path:
     return folder
 
 
-def source(name: str) -> tuple[str | Path, dict[str, str]]:
+def source(name: str) -> tuple[str | Path, dict[str, Any]]:
     """What Transformers loads a language model from, and with which options: a folder, or a name on the hub, `name@revision`."""
     if name == PACKAGED:
         return packaged_folder(), {}
@@ -36,13 +37,14 @@ def source(name: str) -> tuple[str | Path, dict[str, str]]:
     return path, {"revision": revision} if revision else {}
 
 
-def load_tokenizer(name: str):
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Tokenizer of a language model given by hub name (`name@revision`), by folder, or as "minilm"."""
     path, options = source(name)
-    return AutoTokenizer.from_pretrained(path, **options)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
+    return tokenizer
 
 
-def special_ids(tokenizer) -> dict[str, int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Arguments of `CalmConfig` for the special tokens around a text: "[CLS] [SEP]", "<s> </s>". Raises ValueError without any."""
     ids = tokenizer("")["input_ids"]
     if len(ids) < 2:
@@ -71,11 +73,14 @@ def load_language_model(name: str, layers: int | None = None) -> PreTrainedModel
     model = without_pooler(kind.from_pretrained(path, **options))
     if layers is not None:
         keep_layers(model, layers)
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.inference_mode()
-def text_vectors(model: PreTrainedModel, tokenizer, texts: Sequence[str], pooling: str = "last_mean", batch: int = 64) -> torch.Tensor:
+def text_vectors(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pooling: str = "last_mean", batch: int = 64
+) -> torch.Tensor:
     """T_i of every text, (texts, width); equal texts are computed once.
 
     Args:
@@ -100,7 +105,7 @@ def text_vectors(model: PreTrainedModel, tokenizer, texts: Sequence[str], poolin
     return torch.cat(vectors)[[row[text] for text in texts]]
 
 
-def pool_text(model: PreTrainedModel, tokens, words: torch.Tensor, pooling: str) -> torch.Tensor:
+def pool_text(model: PreTrainedModel, tokens: Mapping[str, torch.Tensor], words: torch.Tensor, pooling: str) -> torch.Tensor:
     """One vector per text, (batch, width).
 
     Args:
@@ -110,7 +115,7 @@ def pool_text(model: PreTrainedModel, tokens, words: torch.Tensor, pooling: str)
             last hidden state of the first token.
     """
     if pooling == "input_mean":
-        states = model.get_input_embeddings()(tokens["input_ids"])
+        states: torch.Tensor = model.get_input_embeddings()(tokens["input_ids"])
     else:
         states = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
     if pooling == "cls":

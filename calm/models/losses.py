@@ -100,7 +100,7 @@ def calp(
         "loss" and its two terms, "audio" and "text", unweighted; scalars.
     """
 
-    def both(a, b, exclude=None):
+    def both(a: torch.Tensor, b: torch.Tensor, exclude: torch.Tensor | None = None) -> torch.Tensor:
         loss = nt_xent(a, b, temperature, settings.keep_positive, exclude)
         if not settings.symmetric:
             return loss

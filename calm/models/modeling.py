@@ -2,25 +2,34 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedConfig, PreTrainedModel
-from transformers.activations import ACT2FN
-from transformers.utils import ModelOutput
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from calm.models import distributed, losses
 from calm.models.configuration import CalmConfig
 from calm.models.encoder_blocks import EncoderBlocks, blocks_at, blocks_of_frames, frames_of_blocks
 from calm.models.encoder_blocks import functionals as functionals_of
 from calm.models.front_ends import build_front_end
-from calm.models.heads import AttentivePooling, ClassificationOutput, Head, MemberHeads, functionals_width, pool, pooled_width
+from calm.models.heads import (
+    AttentivePooling,
+    ClassificationOutput,
+    Head,
+    MemberHeads,
+    PredictionHead,
+    functionals_width,
+    pool,
+    pooled_width,
+)
 from calm.models.language_model import pool_text
 from calm.models.losses import ContrastiveSettings
-from calm.models.multimodal import CalmModel, CalmPreTrainedModel
-from calm.models.text_encoders import prediction_activation, prediction_norm_eps
+from calm.models.multimodal import CalmModel, CalmPreTrainedModel, given
 
 
 @dataclass
@@ -79,7 +88,8 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
 
     def embed_audio(self, blocks: torch.Tensor) -> torch.Tensor:
         """(batch, frames, channels) -> (batch, projection), in the shared space."""
-        return self.audio_projection(self.spectran(blocks))
+        vectors: torch.Tensor = self.audio_projection(self.spectran(blocks))
+        return vectors
 
     def embed_utterances(self, blocks: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Mean over an utterance's blocks of their vectors of length 1, which is what retrieval ranks by: (batch, projection).
@@ -102,19 +112,23 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         text_block_mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Blocks of whole utterances as the model's own encoder blocks give them; arguments and results as in `forward`."""
+        if self.encoder is None:
+            raise ValueError("the model was called with whole utterances, but it has no encoder: pass their blocks")
         frames, size = self._in_chunks(self.encoder, frames, mask, corpus), self.config.block_frames
         rows = torch.arange(len(frames), device=frames.device)
         anchors, neighbours = blocks_at(frames, rows, anchor, size), blocks_at(frames, rows, neighbour, size)
         same = (anchor == neighbour)[:, None, None]  # exactly one block long: shifted around its end
         neighbours = torch.where(same, neighbours.roll(size // 3, 1), neighbours)
         if text_blocks is not None:  # their number is known, so that nothing waits until the device has counted them
-            rows = torch.nonzero_static(text_block_mask, size=len(text_blocks))[:, 0]
+            (of,) = given(text_block_mask=text_block_mask)
+            rows = torch.nonzero_static(of, size=len(text_blocks))[:, 0]
             text_blocks = blocks_at(frames, rows, text_blocks, size)
         return anchors, neighbours, text_blocks
 
     def embed_text(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, width) vectors T_i -> (batch, projection), in the shared space."""
-        return self.text_projection(vectors)
+        projected: torch.Tensor = self.text_projection(vectors)
+        return projected
 
     def _in_chunks(self, embed: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
         """Vectors of all rows of the inputs; in training of `settings.chunk` rows at a time.
@@ -127,9 +141,10 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         chunks = zip(*(values.split(self.settings.chunk) for values in inputs), strict=True)
         return torch.cat([checkpoint(embed, *chunk, use_reentrant=False) for chunk in chunks])
 
-    def _text_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        tokens = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return pool_text(self.language_model, tokens, words, self.config.text_pooling)
+    def _text_vectors(
+        self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, words: torch.Tensor
+    ) -> torch.Tensor:
+        return pool_text(model, {"input_ids": input_ids, "attention_mask": attention_mask}, words, self.config.text_pooling)
 
     def forward(
         self,
@@ -163,13 +178,16 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
                 `text_blocks` (blocks,) are the first frames of the blocks; with frame_mask (batch, frames) and `EncoderBlocks`' corpus.
         """
         if frames is not None:
-            anchor, neighbour, text_blocks = self.heard(frames, frame_mask, corpus, anchor, neighbour, text_blocks, text_block_mask)
+            mask, of = given(frame_mask=frame_mask, corpus=corpus)
+            anchor, neighbour, text_blocks = self.heard(frames, mask, of, anchor, neighbour, text_blocks, text_block_mask)
         if self.language_model is not None:
-            text_vectors = self._in_chunks(self._text_vectors, input_ids, attention_mask, words)
+            tokens = given(input_ids=input_ids, attention_mask=attention_mask, words=words)
+            text_vectors = self._in_chunks(partial(self._text_vectors, self.language_model), *tokens)
+        (vectors,) = given(text_vectors=text_vectors)
         audio = self._in_chunks(self.embed_audio, torch.cat([anchor, neighbour]))
         anchors, neighbours = audio.chunk(2)
-        texts = self.embed_text(text_vectors.to(audio.dtype))
-        spoken = None if text_blocks is None else self.embed_utterances(text_blocks, text_block_mask)
+        texts = self.embed_text(vectors.to(audio.dtype))
+        spoken = None if text_blocks is None else self.embed_utterances(text_blocks, *given(text_block_mask=text_block_mask))
         if self.training:  # a process has a share of the batch, and the negatives are those of all of it
             anchors, neighbours, texts, spoken, text_index, has_text, speaker_index = distributed.gather(
                 anchors, neighbours, texts, spoken, text_index, has_text, speaker_index
@@ -177,24 +195,6 @@ class CalmForContrastivePretraining(CalmPreTrainedModel):
         same_text, same_speaker = (None if index is None else index[:, None] == index for index in (text_index, speaker_index))
         terms = losses.calp(anchors, neighbours, texts, self.settings, self.temperature(), same_text, has_text, same_speaker, spoken)
         return ContrastiveOutput(loss=terms["loss"], audio_loss=terms["audio"].detach(), text_loss=terms["text"].detach())
-
-
-class PredictionHead(nn.Module):
-    """Masked-prediction head of the text encoder's family: a dense layer, its activation and LayerNorm, then the output layer (4.5).
-
-    Args:
-        width: of the dense layer's output.
-    """
-
-    def __init__(self, config: PreTrainedConfig, width: int, outputs: int):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, width)
-        self.activation = ACT2FN[prediction_activation(config)]
-        self.norm = nn.LayerNorm(width, eps=prediction_norm_eps(config))
-        self.decoder = nn.Linear(width, outputs)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.norm(self.activation(self.dense(states))))
 
 
 @dataclass
@@ -284,7 +284,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
             raise ValueError("CalmConfig.heads names no head: give names and classes, for example {'emotion': ['happy', 'sad']}")
         width = self.add_body(config)
         self.encoder = EncoderBlocks(config.encoder) if config.encoder else None
-        self.frames, kind = (AttentivePooling(config), MemberHeads) if config.head_pooling == "frames" else (None, Head)
+        self.frames = AttentivePooling(config) if config.head_pooling == "frames" else None
+        kind: type[Head] | type[MemberHeads] = Head if self.frames is None else MemberHeads
         self.heads = nn.ModuleDict({name: kind(config, len(classes), width) for name, classes in config.heads.items()})
         self.post_init()
 
@@ -293,25 +294,38 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         self.calm = CalmModel(config)
         return pooled_width(config, self.calm.spectran.encoded_width)
 
-    def pooled(self, input_ids, attention_mask, functionals: torch.Tensor | None = None, **inputs) -> torch.Tensor:
+    def pooled(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        functionals: torch.Tensor | None = None,
+        **inputs: torch.Tensor | None,
+    ) -> torch.Tensor:
         """Input of the heads, (batch, width of `Head`). Functionals are zero for an utterance without audio."""
-        if self.encoder is not None and inputs.get("input_features") is not None:
-            inputs["input_features"], functionals = self.reencoded(inputs["input_features"], inputs.get("acoustic_mask"))
+        blocks, mask = inputs.get("input_features"), inputs.get("acoustic_mask")
+        if self.encoder is not None and blocks is not None:
+            blocks, functionals = self.reencoded(blocks, mask)
+            inputs["input_features"] = blocks
         if not self.config.head_functionals:
             functionals = None
         elif functionals is None:
             functionals = torch.zeros(len(input_ids), functionals_width(self.config), device=input_ids.device)
-        if self.config.head_pooling == "none":
+        if self.config.head_pooling == "none" and functionals is not None:
             return functionals
         if self.frames is not None:
-            return self.frames(*frames_of_blocks(inputs["input_features"], inputs.get("acoustic_mask"), self.config.block_hop))
+            (heard,) = given(input_features=blocks)
+            statistics: torch.Tensor = self.frames(*frames_of_blocks(heard, mask, self.config.block_hop))
+            return statistics
         return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
 
     def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Blocks (batch, blocks, frames, channels) as the model's own encoder blocks give them, and the functionals of their frames.
 
-        Frames after the last whole block are left out.
+        Frames after the last whole block are left out. Raises ValueError if the model has none.
         """
+        if self.encoder is None:
+            raise ValueError("the model has no encoder blocks: use the blocks as they are")
         frames, present = frames_of_blocks(blocks, mask, self.config.block_hop)
         frames = self.encoder(frames, present)
         changed = blocks_of_frames(frames, blocks.shape[1], self.config.block_frames, self.config.block_hop)
@@ -352,7 +366,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
             if self.frames is not None:  # no member's gradient depends on another member
                 labels = {name: target[:, None].expand_as(each[name]) for name, target in labels.items()}
             smoothing = self.config.head_smoothing if self.training else 0.0
-            loss = sum(losses.classification(each[name], target, self.config.head_loss, smoothing) for name, target in labels.items())
+            terms = (losses.classification(each[name], target, self.config.head_loss, smoothing) for name, target in labels.items())
+            loss = reduce(torch.add, terms)
         return ClassificationOutput(loss=loss, logits=next(iter(logits.values())) if len(logits) == 1 else logits)
 
 
@@ -362,27 +377,20 @@ def count(module: nn.Module, besides: nn.Module | None = None) -> int:
     return sum({id(p): p.numel() for p in module.parameters() if id(p) not in excluded}.values())
 
 
-def parameter_table() -> list[dict]:
+def parameter_table() -> list[dict[str, Any]]:
     """Sizes of table 4: parameters of CALM with BERT-tiny and BERT-base, in all and without the language model."""
     rows = []
-    for name, sizes in (
-        ("BERT-tiny", {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}),
-        ("BERT-base", {}),
+    for name, text_config in (
+        ("BERT-tiny", BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)),
+        ("BERT-base", BertConfig()),
     ):
-        text_config = BertConfig(**sizes)
         config = CalmConfig(text_config=text_config, projection=text_config.hidden_size)
         with torch.device("meta"):
             contrastive, masked = CalmForContrastivePretraining(config), CalmForMaskedPretraining(config)
         language_model = count(masked.calm.language_model)
         besides = count(masked, masked.calm.language_model) + count(contrastive, contrastive.spectran)
-        rows.append(
-            {
-                "language_model": name,
-                "lm_parameters": language_model,
-                "calm_besides_lm": besides,
-                "all": language_model + besides,
-            }
-        )
+        sizes = {"lm_parameters": language_model, "calm_besides_lm": besides, "all": language_model + besides}
+        rows.append({"language_model": name, **sizes})
     return rows
 
 

@@ -3,11 +3,12 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from calm.models import text_encoders
 from calm.models.configuration import CalmConfig
@@ -15,6 +16,7 @@ from calm.models.front_ends import build_front_end
 from calm.models.heads import HeadLayer
 from calm.models.spectran import SpecTran
 
+ALWAYS_GIVEN: Any = None  # Transformers asks for this default of all fields of an output but the first
 TEXT, AUDIO = 0, 1  # rows of the modality embeddings: the language model's two token types, or our own (4.4)
 
 
@@ -25,6 +27,7 @@ class ModalityEmbedding(nn.Embedding):
 class CalmPreTrainedModel(PreTrainedModel):
     """Weights, loading and saving, as for every model of Transformers."""
 
+    config: CalmConfig
     config_class = CalmConfig
     base_model_prefix = "calm"
     main_input_name = "input_ids"
@@ -40,11 +43,12 @@ class CalmPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.weight)
         elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -52,7 +56,7 @@ class CalmPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.cls, std=std)
             nn.init.normal_(module.positions, std=std)
 
-    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
         """As Transformers does, with the permissions of ordinary files; the configuration names no local folder."""
         super().save_pretrained(save_directory, *args, **kwargs)
         ordinary_permissions(Path(save_directory))
@@ -75,6 +79,13 @@ class CalmPreTrainedModel(PreTrainedModel):
         return input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask
 
 
+def given(**inputs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """The inputs, in their order. Raises ValueError, which names them, if some are missing."""
+    if missing := [name for name, value in inputs.items() if value is None]:
+        raise ValueError(f"the model was called without {', '.join(missing)}: pass them")
+    return tuple(value for value in inputs.values() if value is not None)
+
+
 def ordinary_permissions(folder: Path) -> None:
     """Give the weights in a folder the permissions of other new files; safetensors lets only their owner read them."""
     umask = os.umask(0)
@@ -94,10 +105,10 @@ class CalmOutput(ModelOutput):
         acoustic_mask: (batch, blocks), False where padded.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    text_length: int | None = None
-    encoded_blocks: torch.Tensor | None = None
-    acoustic_mask: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor
+    text_length: int = ALWAYS_GIVEN
+    encoded_blocks: torch.Tensor = ALWAYS_GIVEN
+    acoustic_mask: torch.Tensor = ALWAYS_GIVEN
 
 
 class CalmModel(CalmPreTrainedModel):
@@ -113,7 +124,7 @@ class CalmModel(CalmPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.language_model.get_input_embeddings()
+        return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
     def encode(self, blocks: torch.Tensor, mask: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
         """Blocks in the mask, encoded: (batch, blocks, frames, channels) -> (batch, blocks, encoded width), zero where padded.
@@ -123,7 +134,8 @@ class CalmModel(CalmPreTrainedModel):
         """
         places = mask.flatten().nonzero().squeeze(1) if places is None else places
         encoded = self.spectran.encode(blocks.flatten(0, 1).index_select(0, places))
-        return encoded.new_zeros(mask.numel(), encoded.shape[-1]).index_copy(0, places, encoded).unflatten(0, mask.shape)
+        placed: torch.Tensor = encoded.new_zeros(mask.numel(), encoded.shape[-1]).index_copy(0, places, encoded).unflatten(0, mask.shape)
+        return placed
 
     def forward(
         self,
@@ -134,7 +146,7 @@ class CalmModel(CalmPreTrainedModel):
         acoustic_mask: torch.Tensor | None = None,
         audio_mask: torch.Tensor | None = None,
         acoustic_places: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> CalmOutput:
         """Encode text and audio together, or either alone.
 
@@ -159,7 +171,7 @@ class CalmModel(CalmPreTrainedModel):
             if acoustic_mask is None:
                 acoustic_mask = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
             if encoded_blocks is None:
-                encoded_blocks = self.encode(input_features, acoustic_mask.bool(), acoustic_places)
+                encoded_blocks = self.encode(audio, acoustic_mask.bool(), acoustic_places)
             tokens = self.spectran.token(encoded_blocks)
             if audio_mask is not None:
                 tokens = tokens.masked_fill(audio_mask[..., None], 0)
@@ -184,7 +196,8 @@ class CalmModel(CalmPreTrainedModel):
         else:
             embedded = embedded + self.modality_embeddings(modality)
         if not text_encoders.attends_by_distance(model):
-            return model(inputs_embeds=embedded, attention_mask=attention_mask, **ids).last_hidden_state
+            states: torch.Tensor = model(inputs_embeds=embedded, attention_mask=attention_mask, **ids).last_hidden_state
+            return states
         # Padding between text and audio would move them apart: it goes to the end for the encoder, and back into its place after it.
         present = attention_mask.long()
         place = torch.where(present == 1, present.cumsum(1), present.sum(1, keepdim=True) + (1 - present).cumsum(1)) - 1

@@ -36,10 +36,11 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: CalmConfig, width: int):
         super().__init__()
-        self.convolution = nn.Conv2d(1, width, kernel_size=tuple(config.patch), stride=tuple(config.stride))
+        (frames, channels), (later, higher) = config.patch, config.stride
+        self.convolution = nn.Conv2d(1, width, kernel_size=(frames, channels), stride=(later, higher))
 
     def forward(self, blocks: torch.Tensor) -> torch.Tensor:
-        patches = self.convolution(blocks.unsqueeze(1))  # (batch, width, T, F)
+        patches: torch.Tensor = self.convolution(blocks.unsqueeze(1))  # (batch, width, T, F)
         return patches.permute(0, 3, 2, 1).flatten(1, 2)
 
 
@@ -122,7 +123,7 @@ class SpecTran(FrontEnd):
 
     def token(self, encoded: torch.Tensor) -> torch.Tensor:
         pooled, frames = encoded.split(self.widths, -1)
-        token = self.projection(self.norm(pooled))
+        token: torch.Tensor = self.projection(self.norm(pooled))
         return token + self.projection_beside(frames) if self.beside else token
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The text encoders that CALM can start from, and all that differs between their families."""
 
 import inspect
+from typing import cast
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """
     bidirectional = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_encoder_decoder", False)
     if bidirectional and not getattr(config, "is_decoder", False) and type(config) in MODEL_MAPPING:
-        kind = MODEL_MAPPING[type(config)]
+        kind = cast(type[PreTrainedModel], MODEL_MAPPING[type(config)])
         if {"inputs_embeds", "attention_mask"} <= inspect.signature(kind.forward).parameters.keys():
             return kind
     raise ValueError(
@@ -35,7 +36,7 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 def without_pooler(model: PreTrainedModel) -> PreTrainedModel:
     """The same model; its pooler is dropped if it has one."""
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None
+        model.register_module("pooler", None)
     return model
 
 
@@ -83,7 +84,8 @@ def attends_by_distance(model: PreTrainedModel) -> bool:
 def prediction_activation(config: PreTrainedConfig) -> str:
     """Activation of the family's masked-word head."""
     names = ("classifier_activation", "hidden_act", "activation")  # ModernBERT, most families, DistilBERT
-    return next(getattr(config, name) for name in names if hasattr(config, name))
+    activation: str = next(getattr(config, name) for name in names if hasattr(config, name))
+    return activation
 
 
 def prediction_norm_eps(config: PreTrainedConfig) -> float:
@@ -101,7 +103,8 @@ def prediction_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     inside = {id(parameter) for parameter in model.base_model.parameters()}
     encoder = {id(module) for module in model.base_model.modules()}
     outside = [module for module in model.modules() if id(module) not in encoder]
-    dense, norm = (next(module for module in outside if isinstance(module, kind)) for kind in (nn.Linear, nn.LayerNorm))
+    dense = next(module for module in outside if isinstance(module, nn.Linear))
+    norm = next(module for module in outside if isinstance(module, nn.LayerNorm))
     taken = {id(parameter) for module in (dense, norm) for parameter in module.parameters()} | inside
     shape = (model.config.vocab_size,)
     biases = [parameter for parameter in model.parameters() if id(parameter) not in taken and parameter.shape == shape]

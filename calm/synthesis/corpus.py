@@ -6,9 +6,11 @@ Figures from these corpora show that a pipeline works, not how good a method is.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from calm.array_types import Floats32
 from calm.corpora.errors import CorpusError
 from calm.storage import replacing
 from calm.synthesis import voices
@@ -64,14 +66,14 @@ def make(
     return seconds
 
 
-def _speak(turns: list[Turn], name: str, workers: int | None) -> Iterator[np.ndarray]:
+def _speak(turns: list[Turn], name: str, workers: int | None) -> Iterator[Floats32]:
     from tqdm import tqdm
 
     waves = voices.speak_all([turn.line for turn in turns], workers)
     yield from tqdm(waves, desc=f"speaking {name}", total=len(turns), unit="utterance", mininterval=0.5)
 
 
-def _write_readme(path: Path, layout: str, settings: dict) -> None:
+def _write_readme(path: Path, layout: str, settings: dict[str, Any]) -> None:
     from importlib.metadata import version
 
     lines = "\n".join(f"{key}: {value}" for key, value in settings.items())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calm.array_types import Floats32, Floats64, Ints
 from calm.synthesis.plan import Turn
 from calm.synthesis.voices import SAMPLE_RATE
 
@@ -18,14 +19,16 @@ VALENCE = {"happy": 1.6, "surprise": 0.4, "sad": -1.3, "anger": -1.5, "disgust":
 PAUSE = (0.3, 0.8)  # seconds between the utterances of a video
 
 
-def write_mosei(folder: Path, turns: Sequence[Turn], waves: Iterable[np.ndarray], rng: np.random.Generator) -> float:
+def write_mosei(folder: Path, turns: Sequence[Turn], waves: Iterable[Floats32], rng: np.random.Generator) -> float:
     """Write videos of 3-6 utterances, segmented transcripts, the CSD of scores, and the folds. Returns the seconds of speech."""
     audio, transcripts, folds = (folder / name for name in ("Raw/Audio/Full/WAV_16000", "Raw/Transcript/Segmented/Combined", "folds"))
     for path in (audio, transcripts, folds):
         path.mkdir(parents=True)
-    waves, seconds, labels, members = iter(waves), 0.0, {}, {split: [] for split in MOSEI_FOLDS}
+    heard, seconds = iter(waves), 0.0
+    labels: dict[str, tuple[Floats32, Floats64]] = {}
+    members: dict[str, list[str]] = {split: [] for split in MOSEI_FOLDS}
     for video, part in _videos(turns, rng):
-        sound, intervals = _concatenate([next(waves) for _ in part], rng)
+        sound, intervals = _concatenate([next(heard) for _ in part], rng)
         _write_wav(audio / f"{video}.wav", sound, part[0].speaker.noise, rng)
         spoken = enumerate(zip(part, intervals, strict=True))
         lines = (f"{video}___{clip}___{start:.3f}___{end:.3f}___{turn.line.text}\n" for clip, (turn, (start, end)) in spoken)
@@ -52,7 +55,7 @@ def _videos(turns: Sequence[Turn], rng: np.random.Generator) -> Iterable[tuple[s
             rest = rest[size:]
 
 
-def _concatenate(waves: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, float]]]:
+def _concatenate(waves: list[Floats32], rng: np.random.Generator) -> tuple[Floats32, list[tuple[float, float]]]:
     """One recording with pauses before, between and after the utterances, and the start and end of each in seconds (three decimals)."""
     pieces, intervals, at = [], [], 0
     for wave in waves:
@@ -69,7 +72,7 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000) * SAMPLE_RATE // 1000
 
 
-def _scores(turn: Turn, rng: np.random.Generator) -> np.ndarray:
+def _scores(turn: Turn, rng: np.random.Generator) -> Floats32:
     """Sentiment -3..3 and six emotions 0..3, in thirds like the mean of three raters; the emotions of the label are above 0."""
     felt = {name: _thirds(turn.strength * rng.uniform(0.7, 1.8), 1 / 3, 3) for name in turn.label}
     sentiment = _thirds(turn.strength * sum(VALENCE[name] for name in felt) / max(1, len(felt)) + rng.normal(0, 0.4), -3, 3)
@@ -80,7 +83,7 @@ def _thirds(value: float, low: float, high: float) -> float:
     return round(min(high, max(low, value)) * 3) / 3
 
 
-def _write_csd(path: Path, labels: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _write_csd(path: Path, labels: dict[str, tuple[Floats32, Floats64]]) -> None:
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -114,7 +117,7 @@ MSP_ATTRIBUTES = {  # arousal, valence, dominance on 1..7
 MAJORITIES = ((3, 0.35), (4, 0.35), (5, 0.2), (2, 0.1))  # number of the five workers that vote for the consensus, and its share
 
 
-def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[np.ndarray], rng: np.random.Generator) -> float:
+def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[Floats32], rng: np.random.Generator) -> float:
     """Write a WAV per turn, labels with the votes of five workers, partitions and, beside the layout, `reference.jsonl` with the texts.
 
     Returns the seconds of speech.
@@ -126,11 +129,12 @@ def write_msp_podcast(folder: Path, turns: Sequence[Turn], waves: Iterable[np.nd
     for turn, name, wave in zip(turns, names, waves, strict=True):
         _write_wav(audio / name, wave, turn.speaker.noise, rng)
         seconds += len(wave) / SAMPLE_RATE
-        votes = draw_votes(turn.label, rng)
+        label = str(turn.label)  # a code, in this corpus
+        votes = draw_votes(label, rng)
         attributes = np.array([_attributes(vote, rng) for vote in votes])
-        blocks.append(_annotation(name, turn.label, votes, attributes, rng))
+        blocks.append(_annotation(name, label, votes, attributes, rng))
         mean = ",".join(str(round(float(value), 6)) for value in attributes.mean(axis=0))
-        rows.append(f"{name},{turn.label},{mean},{turn.speaker.number},{turn.speaker.gender.capitalize()},{MSP_SPLITS[turn.split]}")
+        rows.append(f"{name},{label},{mean},{turn.speaker.number},{turn.speaker.gender.capitalize()},{MSP_SPLITS[turn.split]}")
     (labels / "labels.txt").write_text("\n".join(blocks), encoding="utf-8")
     (labels / "labels_consensus.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     partitions = (f"{MSP_SPLITS[turn.split]}; {name}\n" for turn, name in zip(turns, names, strict=True))
@@ -173,7 +177,7 @@ def _attributes(vote: str, rng: np.random.Generator) -> list[int]:
     return [int(np.clip(round(rng.normal(centre, 0.8)), 1, 7)) for centre in MSP_ATTRIBUTES[vote]]
 
 
-def _annotation(name: str, label: str, votes: list[str], attributes: np.ndarray, rng: np.random.Generator) -> str:
+def _annotation(name: str, label: str, votes: list[str], attributes: Ints, rng: np.random.Generator) -> str:
     """The block of one file in labels.txt: the consensus, a line per worker, an empty line."""
     lines = [f"{name}; {label}; {_avd(attributes.mean(axis=0))}"]
     workers = rng.choice(60, len(votes), replace=False)
@@ -185,14 +189,14 @@ def _annotation(name: str, label: str, votes: list[str], attributes: np.ndarray,
     return "\n".join(lines) + "\n"
 
 
-def _avd(values: np.ndarray) -> str:
+def _avd(values: Ints | Floats64) -> str:
     return " ".join(f"{axis}:{float(value):.6f};" for axis, value in zip("AVD", values, strict=True))
 
 
 # --- both --------------------------------------------------------------------------------------------------------------------------
 
 
-def _write_wav(path: Path, wave: np.ndarray, noise_db: float, rng: np.random.Generator) -> None:
+def _write_wav(path: Path, wave: Floats32, noise_db: float, rng: np.random.Generator) -> None:
     """Write 16 kHz mono PCM16 with background noise, so that no frame is digital silence."""
     import soundfile
 

@@ -3,18 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 
 from calm.corpora.utterances import SPLITS
 from calm.synthesis import sentences, voices
 
+Label = tuple[str, ...] | str
+Key = TypeVar("Key")
+
 SPLIT_SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
 LEAST_IN_SPLIT = 18  # least utterances in validation and in test, so that every class can occur twice in each
 
 # Share of each label. MOSEI's labels are sets of emotions, () without any; MSP's are codes of one emotion, where X is "no agreement"
 # (two emotions at once) and O an emotion other than the eight.
-MOSEI_SHARES = {
+MOSEI_SHARES: dict[Label, float] = {
     (): 0.11,
     ("happy",): 0.185,
     ("sad",): 0.13,
@@ -29,8 +33,11 @@ MOSEI_SHARES = {
     ("fear", "surprise"): 0.03,
     ("sad", "disgust"): 0.015,
 }
-MSP_SHARES = {"N": 0.205, "H": 0.17, "A": 0.14, "S": 0.13, "U": 0.08, "F": 0.08, "D": 0.08, "C": 0.07, "X": 0.03, "O": 0.015}
-MSP_EMOTIONS = {
+MSP_SHARES: dict[Label, float] = {
+    **{"N": 0.205, "H": 0.17, "A": 0.14, "S": 0.13, "U": 0.08, "F": 0.08, "D": 0.08, "C": 0.07},
+    **{"X": 0.03, "O": 0.015},
+}
+MSP_EMOTIONS: dict[str, tuple[str, ...]] = {
     **{"N": (), "H": ("happy",), "A": ("anger",), "S": ("sad",), "U": ("surprise",), "F": ("fear",), "D": ("disgust",), "C": ("contempt",)},
     "O": (),
 }
@@ -45,7 +52,7 @@ class Turn:
     index: int
     split: str
     speaker: voices.Speaker
-    label: tuple[str, ...] | str
+    label: Label
     performed: tuple[str, ...]
     strength: float
     line: voices.Line
@@ -61,7 +68,9 @@ def plan(format: str, utterances: int, speakers: int, label_noise: float, seed: 
     least = {label: label not in ("X", "O") and (1 if format == "mosei" else 2) for label in shares}
     rng = np.random.default_rng([seed, 0])
     sizes = split_sizes(utterances, LEAST_IN_SPLIT)
-    turns, texts, first = [], set(), 0
+    turns: list[Turn] = []
+    texts: set[str] = set()
+    first = 0
     for split, heads in split_sizes(speakers, 3).items():
         cast = [voices.draw_speaker(number, rng) for number in range(first + 1, first + heads + 1)]
         labels = [label for label, count in quotas(shares, sizes[split], least).items() for _ in range(count)]
@@ -88,7 +97,7 @@ def split_sizes(total: int, least: int) -> dict[str, int]:
     return {"train": total - validation - test, "validation": validation, "test": test}
 
 
-def quotas(shares: Mapping, total: int, least: Mapping) -> dict:
+def quotas(shares: Mapping[Key, float], total: int, least: Mapping[Key, int]) -> dict[Key, int]:
     """Counts by label that add up to `total`: `least` of each, then one more at a time of the label that is furthest below its share."""
     counts = {label: int(least[label]) for label in shares}
     for _ in range(total - sum(counts.values())):
@@ -97,14 +106,14 @@ def quotas(shares: Mapping, total: int, least: Mapping) -> dict:
     return counts
 
 
-def emotions_of(label: tuple[str, ...] | str, rng: np.random.Generator) -> tuple[str, ...]:
+def emotions_of(label: Label, rng: np.random.Generator) -> tuple[str, ...]:
     """The emotions of a label; for "X" any two."""
     if label == "X":
         return tuple(str(name) for name in rng.choice(list(sentences.OWN), 2, replace=False))
     return MSP_EMOTIONS[label] if isinstance(label, str) else label
 
 
-def _performed(label, shares: Mapping, noisy: bool, rng: np.random.Generator) -> tuple[str, ...]:
+def _performed(label: Label, shares: Mapping[Label, float], noisy: bool, rng: np.random.Generator) -> tuple[str, ...]:
     """The emotions to express: those of the label, or of another label if this one is to be wrong."""
     if noisy:
         others = [other for other in shares if other not in (label, "X", "O")]
@@ -113,7 +122,17 @@ def _performed(label, shares: Mapping, noisy: bool, rng: np.random.Generator) ->
     return emotions_of(label, rng)
 
 
-def _turn(index, split, speaker, label, performed, seed: int, texts: set[str], rng: np.random.Generator, recording: int) -> Turn:
+def _turn(
+    index: int,
+    split: str,
+    speaker: voices.Speaker,
+    label: Label,
+    performed: tuple[str, ...],
+    seed: int,
+    texts: set[str],
+    rng: np.random.Generator,
+    recording: int,
+) -> Turn:
     strength = rng.uniform(1.0, 1.6)
     worded, cue, style = _cues(performed, rng)
     text = _new_text(worded, cue, texts, rng)

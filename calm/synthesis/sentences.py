@@ -6,6 +6,8 @@ informative. There are 24 topics and about 30 pairs of frame and word per emotio
 
 import numpy as np
 
+Frames = tuple[tuple[str, tuple[str, ...]], ...]  # sentences with places for a topic and a word, and the words
+
 TOPICS = (
     "the trip to the coast", "the new office", "the phone call", "our dinner", "the garden project", "the school concert", "her letter",
     "the apartment", "the bus ride", "my brother's car", "his answer", "the game last night", "the job interview", "the hotel room",
@@ -13,8 +15,8 @@ TOPICS = (
     "the movie", "the package", "the hospital", "the soccer team",
 )  # fmt: skip
 
-# Words specific to an emotion: (frame, words). {t} is the topic, {w} the word.
-OWN = {
+# Words specific to an emotion. {t} is the topic, {w} the word.
+OWN: dict[str, Frames] = {
     "happy": (
         ("I am so {w} about {t}", ("happy", "glad", "delighted", "thrilled", "proud", "pleased", "cheerful")),
         ("{t} made me {w}", ("so happy", "smile all day", "laugh with joy", "feel so proud", "very cheerful")),
@@ -74,7 +76,7 @@ OWN = {
 }
 
 # Words that express only the valence: several emotions share them, so that only the voice tells them apart.
-SHARED = {
+SHARED: dict[str, Frames] = {
     "positive": (
         ("{t} was {w}", ("incredible from start to finish", "great for everyone", "very special this year", "better than ever")),
         ("That was {w} about {t}", ("something special", "an amazing thing", "really good news", "the great thing")),
@@ -93,7 +95,7 @@ SHARED = {
 }
 VALENCE = {"happy": "positive", "surprise": "positive"}  # every other emotion is negative
 
-NEUTRAL = (
+NEUTRAL: Frames = (
     ("I {w} about {t} this morning", ("read", "heard", "talked", "thought", "wrote")),
     ("We {w} {t} after lunch", ("discussed", "looked at", "talked about", "went over")),
     ("{t} is on the {w}", ("list for Monday", "calendar for June", "second page", "other side of town")),
@@ -127,7 +129,7 @@ def write(emotion: str, cue: str, rng: np.random.Generator) -> str:
             return sentence
 
 
-def _fill(frames: tuple, rng: np.random.Generator) -> str:
+def _fill(frames: Frames, rng: np.random.Generator) -> str:
     frame, words = frames[rng.integers(len(frames))]
     topic = TOPICS[rng.integers(len(TOPICS))]
     sentence = frame.format(t=topic, w=words[rng.integers(len(words))])

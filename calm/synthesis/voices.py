@@ -10,8 +10,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from calm.array_types import Floats32
+
+if TYPE_CHECKING:
+    from hibari import Hibari
 
 SAMPLE_RATE = 16000
 FRAMES_PER_SECOND = 80
@@ -96,7 +102,7 @@ class Line:
     seed: tuple[int, ...]
 
 
-def speak_all(lines: Sequence[Line], workers: int | None = None) -> Iterator[np.ndarray]:
+def speak_all(lines: Sequence[Line], workers: int | None = None) -> Iterator[Floats32]:
     """Yield the samples of all lines in order (float32, mono, 16 kHz, peaks below 1). `workers`: processes; None: one per core."""
     workers = min(workers or _cores(), len(lines))
     if workers <= 1:
@@ -114,7 +120,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def speak(line: Line) -> np.ndarray:
+def speak(line: Line) -> Floats32:
     """Samples of one line: float32, mono, 16 kHz, with 0.1 s of silence at both ends and peaks below 1."""
     import soxr
     from hibari import dsp
@@ -126,10 +132,10 @@ def speak(line: Line) -> np.ndarray:
     return limit(trim(wave) * np.float32(10 ** (line.voice.gain / 20)))
 
 
-_loaded = None
+_loaded: "Hibari | None" = None
 
 
-def _engine():
+def _engine() -> "Hibari":
     """hibari with one thread, loaded once per process."""
     global _loaded
     if _loaded is None:
@@ -139,7 +145,7 @@ def _engine():
     return _loaded
 
 
-def _frames(engine, phonemes: str, voice: Voice) -> tuple[np.ndarray, ...]:
+def _frames(engine: "Hibari", phonemes: str, voice: Voice) -> tuple[Floats32, ...]:
     """Arguments of `hibari.dsp.synth` before its generator, changed by the voice.
 
     These are harmonics, their phase, noise, free part and its phase, (BINS, frames) each, and F0, (frames,).
@@ -153,15 +159,16 @@ def _frames(engine, phonemes: str, voice: Voice) -> tuple[np.ndarray, ...]:
     return harmonics + slope, harmonic_phase[nearest], noise + slope + breath, free + slope, free_phase[nearest], _pitch(f0, voice)
 
 
-def _stretch(spectrum: np.ndarray, octaves: float) -> np.ndarray:
+def _stretch(spectrum: Floats32, octaves: float) -> Floats32:
     """Stretch a (BINS, frames) envelope along frequency, which moves the formants but not F0."""
     source = np.clip(np.arange(BINS) / 2**octaves, 0, BINS - 1)
     low = source.astype(int)
     weight = (source - low).astype(np.float32)[:, None]
-    return spectrum[low] * (1 - weight) + spectrum[np.minimum(low + 1, BINS - 1)] * weight
+    stretched: Floats32 = spectrum[low] * (1 - weight) + spectrum[np.minimum(low + 1, BINS - 1)] * weight
+    return stretched
 
 
-def _pitch(f0: np.ndarray, voice: Voice) -> np.ndarray:
+def _pitch(f0: Floats32, voice: Voice) -> Floats32:
     """F0 (frames,) in Hz with its mean, range, tremor and final rise changed. Unvoiced frames are unchanged."""
     voiced = np.flatnonzero(f0 > VOICED_HZ)
     if not len(voiced):
@@ -176,7 +183,7 @@ def _pitch(f0: np.ndarray, voice: Voice) -> np.ndarray:
     return np.maximum(changed, np.where(f0 > VOICED_HZ, 55, 0)).astype(np.float32)  # 55 Hz: lower pulses no longer sound like speech
 
 
-def trim(wave: np.ndarray, keep: float = 0.1, below_db: float = 45) -> np.ndarray:
+def trim(wave: Floats32, keep: float = 0.1, below_db: float = 45) -> Floats32:
     """Cut the ends that are `below_db` quieter than the loudest 20 ms, except for `keep` seconds, and fade in and out over 10 ms."""
     hop = SAMPLE_RATE // 50
     power = np.square(wave[: len(wave) // hop * hop].reshape(-1, hop)).mean(axis=1)
@@ -188,7 +195,7 @@ def trim(wave: np.ndarray, keep: float = 0.1, below_db: float = 45) -> np.ndarra
     return wave
 
 
-def limit(wave: np.ndarray, knee: float = 0.7, ceiling: float = 0.97) -> np.ndarray:
+def limit(wave: Floats32, knee: float = 0.7, ceiling: float = 0.97) -> Floats32:
     """Soft limiter: unchanged up to `knee`, above it compressed smoothly so that no peak exceeds `ceiling`."""
     size = np.abs(wave)
     bent = knee + (ceiling - knee) * np.tanh((size - knee) / (ceiling - knee))

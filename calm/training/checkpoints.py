@@ -6,17 +6,20 @@ import random
 import shutil
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from calm.array_types import Ints
 from calm.storage import replacing
 
 STATE, CHECKSUM = "state.pt", "sha256"  # files of a checkpoint
 KEPT = 2
+State = dict[str, Any]
 
 
-def write(state: dict, folder: Path, step: int) -> None:
+def write(state: State, folder: Path, step: int) -> None:
     """Write `checkpoint-<step>` to the folder, and remove all but the last two checkpoints.
 
     The files are on the disk before the checkpoint gets its name.
@@ -41,19 +44,20 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def read(checkpoint: Path) -> dict:
+def read(checkpoint: Path) -> State:
     """The state that `write` was given, on the CPU."""
-    return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    state: State = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    return state
 
 
-def random_state(device: torch.device) -> dict:
+def random_state(device: torch.device) -> State:
     """States of all generators that a step may draw from: those of torch, on the CPU and on the device, of numpy and of Python."""
-    kind, keys, *rest = np.random.get_state()
-    state = {"torch": torch.get_rng_state(), "numpy": [kind, keys.tolist(), *rest], "python": random.getstate()}
+    kind, keys, *rest = cast(tuple[str, Ints, int, int, float], np.random.get_state())  # typed as the dict that it gives on request
+    state: State = {"torch": torch.get_rng_state(), "numpy": [kind, keys.tolist(), *rest], "python": random.getstate()}
     return state | {"cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
 
 
-def restore_random_state(state: dict, device: torch.device) -> None:
+def restore_random_state(state: State, device: torch.device) -> None:
     """Set the generators to what `random_state` gave."""
     torch.set_rng_state(state["torch"])
     np.random.set_state(tuple(state["numpy"]))

@@ -3,7 +3,8 @@
 Losses and logits are computed in float32, as a released model computes them, also while the model is trained in mixed precision.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from calm.array_types import Floats32
 from calm.data.ragged import AcousticFrames, Ragged
-from calm.data.windows import Windows, ready
+from calm.data.windows import Batch, Plan, ready
 from calm.models.spectran import FrontEnd
 
-Collator = Callable[..., dict[str, torch.Tensor]]
+Collator = Callable[..., Batch]
 
 
 @torch.inference_mode()
@@ -35,19 +37,20 @@ def losses(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int) -> np.ndarray:
+def predict(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int) -> Floats32:
     """Logits of a classification model, (rows, classes) float32."""
     model.eval()
     return np.concatenate([output.logits.float().cpu().numpy() for _, output in _forward(model, rows, collator, batch)])
 
 
-def planned(collator: Collator, rows: Sequence[int], generator: torch.Generator | None = None) -> dict[str, torch.Tensor | Windows]:
+def planned(collator: Collator, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
     """A batch whose windows are not cut yet, where the collator can plan one."""
-    plan = getattr(collator, "plan", collator)
+    plan: Callable[..., Plan] = getattr(collator, "plan", collator)
     return plan(rows) if generator is None else plan(rows, generator)
 
 
-def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int):
+def _forward(model: nn.Module, rows: Sequence[int], collator: Collator, batch: int) -> Iterator[tuple[Sequence[int], Any]]:
+    """Rows of every batch, and what the model returns for them."""
     device = next(model.parameters()).device
     for first in range(0, len(rows), batch):
         chosen = rows[first : first + batch]
@@ -69,7 +72,7 @@ def encode_blocks(front_end: FrontEnd, frames: AcousticFrames, batch: int = 512)
     return Ragged(encoded, counts)
 
 
-def step_flops(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
+def step_flops(model: nn.Module, batch: Batch) -> int:
     """Floating-point operations of the matrix products and convolutions of one training step, forward and backward.
 
     Attention is counted as its matrix products, whichever kernel would run.
@@ -80,4 +83,4 @@ def step_flops(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
         model(**{key: value.to(device) for key, value in batch.items()}).loss.backward()
     model.zero_grad(set_to_none=True)
     model.train(training)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from calm.data.windows import Windows, ahead, pinned, ready
+from calm.data.windows import Batch, Plan, ahead, pinned, ready
 from calm.models import distributed
 from calm.training import checkpoints
 from calm.training.finite import NotFiniteError, Watch
@@ -30,13 +31,16 @@ STOPPED = 143  # exit code after SIGTERM
 # Steps from one look at the losses, and at requests to stop, to the next: a look waits until the GPU has done all its work.
 STEPS_BETWEEN_LOOKS = {"cpu": 1}
 OF_OTHERS = 8
+Numbers = dict[str, float]  # of an epoch
 
 
 class Interrupted(SystemExit):
     """Training was stopped by SIGTERM and has written a checkpoint. The same command continues from it."""
 
 
-def train(model: nn.Module, rows: Sequence[int], collator: Collator, schedule: Schedule, folder: Path, seed: int, **options) -> list[dict]:
+def train(
+    model: nn.Module, rows: Sequence[int], collator: Collator, schedule: Schedule, folder: Path, seed: int, **options: Any
+) -> list[Numbers]:
     """Train a model in place, from the last checkpoint in `folder` if there is one.
 
     Under torchrun, the processes train one model together, each on its share of every batch: call this in all of them, with the same
@@ -55,7 +59,7 @@ def train(model: nn.Module, rows: Sequence[int], collator: Collator, schedule: S
         ValueError: there are fewer rows than processes, or the batch cannot be divided among the processes.
     """
     training = Training(model, rows, collator, schedule, folder, seed, **options)
-    with training.signals(), matrix_products(training.dtype, training.device):
+    with training.signals(), matrix_products(training.precision, training.device):
         training.run()
     return training.curve
 
@@ -90,29 +94,31 @@ class Training:
     groups: Sequence[int] | None = None
     shares: Sequence[tuple[nn.Module, float]] = ()
     ids: Sequence[str] | None = None
-    log: Callable[[dict[str, float], int], None] | None = None
+    log: Callable[[Numbers, int], None] | None = None
     on_step: Callable[["Training"], None] | None = None
     title: str | None = None
     dtype: torch.dtype | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.folder, batch = Path(self.folder), self.schedule.batch
         self._start_processes()
-        self.dtype = self.dtype or precision(self.device)
+        self.precision = self.dtype or precision(self.device)
         sampler = EpochSampler(len(self.rows), batch, self.seed, self.lengths, self.groups)
         self.batches = DistributedBatchSampler(sampler, batch, distributed.processes(), distributed.rank())
-        self.steps, self.step, self.curve = len(self.batches) * self.schedule.epochs, 0, []
+        self.steps, self.step = len(self.batches) * self.schedule.epochs, 0
+        self.curve: list[Numbers] = []
         self.optimizer = optimizer(self.model, self.schedule, self.shares)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if hasattr(self.collator, "to"):
             self.collator.to(self.device)
         self.rates = rates(self.optimizer, self.schedule, self.steps)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.average: AveragedModel | None = None
         self.total = torch.zeros((), device=self.device)  # of the losses since the epoch began
         self.watch = Watch(self.folder, len(self.batches), self.scaler, self.ids)
         self.every, self.last_save = STEPS_BETWEEN_LOOKS.get(self.device.type, OF_OTHERS), time.monotonic()
-        self.stop_requested, self.random = False, None
+        self.stop_requested = False
+        self.random: checkpoints.State | None = None  # of the generators in the checkpoint, until they have it
 
     def _start_processes(self) -> None:
         """Find the other processes and the device, and seed the generators, so that dropout differs between the processes."""
@@ -158,7 +164,7 @@ class Training:
                     self._end_epoch()
                 self._save_if_due()
 
-    def _rest_of_batches(self) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    def _rest_of_batches(self) -> Iterator[tuple[list[int], Batch]]:
         """Rows and batch of every step of an epoch that is not done yet."""
         epoch, done = divmod(self.step, len(self.batches))
         self.batches.set_epoch(epoch)
@@ -170,14 +176,14 @@ class Training:
         for rows, batch in loader if self.device.type == "cpu" else ahead(loader, self.device):
             yield rows, ready(batch, self.device)
 
-    def _collate(self, items: list[tuple[int, int]]) -> tuple[list[int], dict[str, torch.Tensor | Windows]]:
+    def _collate(self, items: list[tuple[int, int]]) -> tuple[list[int], Plan]:
         rows = [row for row, _ in items]
         batch = planned(self.collator, rows, torch.Generator().manual_seed(mix(self.seed, *items[0])))
         return rows, pinned(batch) if self.device.type == "cuda" else batch
 
-    def _step(self, rows: list[int], batch: dict[str, torch.Tensor]) -> None:
+    def _step(self, rows: list[int], batch: Batch) -> None:
         """One update of the weights; nothing here waits for the device."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             loss = self.parallel(**batch)["loss"]
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -206,7 +212,7 @@ class Training:
         self.curve.append({"epoch": epoch, "loss": loss, **{f"validation_{name}": value for name, value in held_out.items()}})
         self.bar.set_postfix_str(f"epoch {epoch}, loss {loss:.3f}")
         if self.log and not distributed.rank():
-            self.log({**self.curve[-1], "grad_norm": self.watch.norm, "learning_rate": self.rates.get_last_lr()[0]}, self.step)
+            self.log({**self.curve[-1], "grad_norm": self.watch.norm, "learning_rate": float(self.rates.get_last_lr()[0])}, self.step)
 
     def _save_if_due(self) -> None:
         """Save every few minutes, because an epoch may take seconds or hours, and on SIGTERM, which then ends the training.
@@ -224,7 +230,7 @@ class Training:
         if stop:
             raise Interrupted(STOPPED)
 
-    def _state(self) -> dict:
+    def _state(self) -> checkpoints.State:
         """What a checkpoint holds."""
         return {
             "step": self.step,
@@ -238,7 +244,7 @@ class Training:
             "random": distributed.of_all(checkpoints.random_state(self.device)),
         }
 
-    def _load_state(self, state: dict) -> None:
+    def _load_state(self, state: checkpoints.State) -> None:
         self.step, self.curve = state["step"], state["curve"]
         self.total += state["total"].to(self.device)
         self.model.load_state_dict(state["model"])

@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from calm.array_types import Ints
+
 GROUPS = 4  # groups in a batch of whole runs
 
 
@@ -15,7 +17,7 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class RowDataset(Dataset):
+class RowDataset(Dataset[tuple[int, int]]):
     """Row numbers, each with the epoch in which it is drawn: item `epoch * len + index` is (row, epoch)."""
 
     def __init__(self, rows: Sequence[int]):
@@ -29,7 +31,7 @@ class RowDataset(Dataset):
         return int(self.rows[index]), epoch
 
 
-class EpochSampler(Sampler):
+class EpochSampler(Sampler[int]):
     """Items of one epoch, shuffled by seed and epoch alone, so that a resumed run draws what an uninterrupted run draws.
 
     Args:
@@ -63,17 +65,18 @@ def in_runs(groups: Sequence[int], run: int, generator: torch.Generator) -> list
 
     The runs of full length come first, so that full batches are made of whole ones, and all shorter ones after them.
     """
-    groups = np.asarray(groups)
-    runs = []
-    for members in (np.flatnonzero(groups == group) for group in np.unique(groups)):
+    numbers = np.asarray(groups)
+    runs: list[Ints] = []
+    for members in (np.flatnonzero(numbers == group) for group in np.unique(numbers)):
         shuffled = members[torch.randperm(len(members), generator=generator).numpy()]
         runs += np.split(shuffled, range(run, len(shuffled), run))
     order = torch.randperm(len(runs), generator=generator).tolist()
     order.sort(key=lambda index: len(runs[index]) < run)  # stable: random within the full and within the shorter ones
-    return np.concatenate([runs[index] for index in order]).tolist()
+    rows: list[int] = np.concatenate([runs[index] for index in order]).tolist()
+    return rows
 
 
-class DistributedBatchSampler(Sampler):
+class DistributedBatchSampler(Sampler[list[int]]):
     """This process's share of every batch.
 
     The shares of a batch differ by one row at most. A last batch with fewer rows than processes is left out of its epoch.

@@ -29,7 +29,7 @@ class Schedule:
 def optimizer(model: nn.Module, schedule: Schedule, shares: Sequence[tuple[nn.Module, float]] = ()) -> torch.optim.Optimizer:
     """Adam, or AdamW without weight decay for biases and norms; with learning rates of their own for some parts, see `Training`."""
     share_of = {id(parameter): share for part, share in shares for parameter in part.parameters()}
-    groups: dict[tuple[float, bool], list] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             groups.setdefault((share_of.get(id(parameter), 1.0), parameter.ndim > 1), []).append(parameter)
@@ -52,7 +52,9 @@ def rates(optimiser: torch.optim.Optimizer, schedule: Schedule, steps: int) -> t
 
     A training of one step would learn nothing if that step were the rise.
     """
-    return get_scheduler(schedule.schedule, optimiser, min(math.ceil(steps * schedule.warmup), steps - 1), steps)
+    rise = min(math.ceil(steps * schedule.warmup), steps - 1)
+    course: torch.optim.lr_scheduler.LRScheduler = get_scheduler(schedule.schedule, optimiser, rise, steps)
+    return course
 
 
 def precision(device: torch.device) -> torch.dtype:

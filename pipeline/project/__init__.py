@@ -102,7 +102,7 @@ def written_settings(folder: Path, labelled: Source, unlabelled: Source | None) 
     changes = {"title: My own data": f"title: {json.dumps(labelled.path.stem or 'My own data')}"}
     if unlabelled:
         corpora[MORE] = _corpus(folder, unlabelled)
-        changes |= {"pretrain_on: none": f"pretrain_on: {MORE}", "{start: language_model}": "{}"}
+        changes |= {"pretrain_on: none": f"pretrain_on: {MORE}", "{start: language_model}": "{}", "pooling: none": "pooling: cls_blocks"}
     if not labelled.corpus.one_hot:
         changes |= {"loss: softmax": "loss: bce", "decision: argmax": "decision: thresholds"}
     entry = next(line for line in text.splitlines() if line.startswith(f"  {TARGET}: "))

@@ -273,6 +273,18 @@ def test_sigterm_to_the_worker_ends_its_flows_after_a_checkpoint(flows):
     until(lambda: flows.state(again) == "Completed", "the next run completes")
 
 
+@pytest.fixture
+def calp_alone(flows):
+    """No stages but `check` and `calp`, of which both flows of a test would else go through all that is up to date before them."""
+    before = (flows.folder / "dvc.yaml").read_text()
+    pipeline = yaml.safe_load(before)
+    pipeline["stages"] = {name: pipeline["stages"][name] for name in ("check", "calp")}
+    (flows.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    yield
+    (flows.folder / "dvc.yaml").write_text(before)
+
+
+@pytest.mark.usefixtures("calp_alone")
 def test_kill_9_of_the_worker_in_calp_and_a_second_start_end_in_the_undisturbed_result(flows, tmp_path):
     longer = json.loads(json.dumps(flows.settings))
     longer["calp"] |= {"epochs": EPOCHS, "checkpoint_minutes": 0.01}

@@ -251,9 +251,9 @@ def test_runs_in_mlflow_agree_with_the_report(study):
     folder, _, _ = study
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("calm/one").experiment_id
-    (run,) = client.search_runs([experiment], "tags.row = 'labels_40' and tags.seed = '2' and tags.`table` = '9 10'")
+    (run,) = client.search_runs([experiment], "params.row = 'labels_40' and params.seed = '2' and tags.`table` = '9 10'")
     rows = read(folder, paths.evaluation("one") / "metrics.json")
     wanted = {"variant": "labels_40", "modality": "both", "seed": 2, "split": "test", "threshold": "tuned", "metric": "weighted_accuracy"}
     (value,) = [row["value"] for row in rows if wanted.items() <= row.items()]
     assert run.data.metrics["test/tuned/weighted_accuracy"] == value
-    assert "mlflow.parentRunId" in run.data.tags
+    assert run.data.params["labels"] == "0.4" and client.get_run(run.data.tags["calm.stage_run"]).info.run_name

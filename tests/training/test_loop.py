@@ -249,7 +249,7 @@ def test_logits_after_mixed_precision_are_those_of_the_saved_weights(tmp_path):
     def distance(training):
         model.eval()
         exact = model(**collator([0]))["logits"]
-        with torch.autocast("cpu", training.dtype):
+        with torch.autocast("cpu", training.precision):
             distances.append((model(**collator([0]))["logits"] - exact).abs().max().item())
         model.train()
 
