@@ -21,7 +21,7 @@ from calm.corpora import ravdess
 from calm.corpora.errors import CorpusError
 from calm.corpora.files import AUDIO, lines, read_text, walk
 from calm.corpora.layout import Part
-from calm.corpora.utterances import Corpus, Utterance
+from calm.corpora.utterances import Corpus, Utterance, composed
 
 LAYOUT: tuple[Part, ...] = ()  # `read` says what of the metadata and of the audio is missing
 LIST = re.compile(r"(?P<dataset>.+)_(?P<part>train|valid|test)_fold_(?P<fold>\d+)\.jsonl")
@@ -134,8 +134,8 @@ class Audio:
         if self.by_stem is None:
             self.by_stem = defaultdict(list)
             for file in walk(self.root, *AUDIO):
-                self.by_stem[file.stem].append(file)
-        alike = [(_shared_end(file.parent.parts, named.parent.parts), file) for file in self.by_stem[named.stem]]
+                self.by_stem[composed(file.stem)].append(file)
+        alike = [(_shared_end(file.parent.parts, named.parent.parts), file) for file in self.by_stem[composed(named.stem)]]
         return [file for count, file in alike if count == max(alike)[0]]
 
 
