@@ -129,6 +129,8 @@ def timeline(
     with console.user_errors():
         for path in (output, *([picture] if picture else [])):
             console.check_folder_exists(path)
+        from calm.tools import prediction
+
         with console.without_garbage_collection():
             from calm.tools.timeline import draw, pictures, timeline, write_csv
 
@@ -142,8 +144,8 @@ def timeline(
         if picture:
             draw(result, picture, file.name)
     rows, seconds = len(result.time), round(result.seconds, 3)
-    summary = {"rows": rows, "seconds": seconds, "output": str(output), "picture": picture and str(picture)}
-    typer.echo(json.dumps(summary) if as_json else f"{output}: {rows} rows over {seconds:g} s")
+    summary = {"rows": rows, "seconds": seconds, "output": str(output), "picture": picture and str(picture)} | prediction.about(predictor)
+    typer.echo(json.dumps(summary) if as_json else f"{output}: {rows} rows over {seconds:g} s; {prediction.described(summary)}")
 
 
 @app.command()
@@ -186,7 +188,7 @@ def embed(
         total = embedding.write(collect_faults(rows), output)
     for fault in faults:
         typer.echo(fault, err=True)
-    summary = {"rows": total, "failed": len(faults), "output": str(output)}
+    summary = {"rows": total, "failed": len(faults), "output": str(output), "model": str(predictor.folder), "version": predictor.version}
     typer.echo(json.dumps(summary) if as_json else f"{output}: {total} rows" + (f", {len(faults)} files not read" if faults else ""))
     raise typer.Exit(int(bool(faults)))
 
