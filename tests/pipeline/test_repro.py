@@ -32,8 +32,8 @@ def test_stages_that_dvc_leaves_out_cost_nothing():
 @pytest.mark.parametrize("left", [b"", b'{"read": {"data/te', b"\0" * 40])
 def test_a_half_written_list_of_running_stages_is_removed(tmp_path, left):
     """As a `dvc` leaves it that is killed while it writes; DVC itself starts no more with it."""
+    from dvc.fs import LocalFileSystem
     from dvc.rwlock import RWLockFileCorruptedError, rwlock
-    from dvc_objects.fs.local import LocalFileSystem
 
     lists, fs = tmp_path / ".dvc/tmp/rwlock", LocalFileSystem()
     assert not mend_lock(tmp_path)
