@@ -5,15 +5,8 @@ from collections import Counter, defaultdict
 from calm.corpora.errors import CorpusError
 from calm.corpora.folds import FEWEST
 from calm.corpora.splits import who
+from calm.corpora.tables import MAY_BE_MEANT
 from calm.corpora.utterances import SPLITS, Corpus
-
-MEANT = {  # column of a table: other names that people give it
-    "labels": ("label", "emotion", "emotions", "class", "classes", "category"),
-    "speaker": ("speakers", "speaker_id", "spk", "spkr", "actor"),
-    "text": ("texts", "transcript", "transcription", "sentence"),
-    "split": ("splits", "set", "subset", "partition"),
-    "audio": ("file", "filename", "path", "wav", "audio_path"),
-}
 
 
 def refuse_untrainable(corpus: Corpus, folds: int | str | None) -> None:
@@ -57,13 +50,11 @@ def untrainable(corpus: Corpus, folds: int | str | None) -> list[str]:
 
 def renamed(corpus: Corpus) -> list[str]:
     """Columns of a table that are not read, where they look like one that is and is absent."""
-    unread = corpus.checks.get("columns not read", ())
     absent = {"labels": all(row.labels is None for row in corpus.utterances), "speaker": all(not row.speaker for row in corpus.utterances)}
     return [
         f"the table has a column '{other}' and none called '{name}': rename it"
-        for name, others in MEANT.items()
-        for other in others
-        if other in unread and absent.get(name)
+        for other, name in corpus.checks.get(MAY_BE_MEANT, {}).items()
+        if absent.get(name)
     ]
 
 

@@ -43,7 +43,7 @@ def test_what_cannot_be_learned_says_what_to_do(rows, folds, says):
     assert says in str(error.value)
 
 
-@pytest.mark.parametrize(("column", "name"), [("label", "labels"), ("Emotion", "labels"), ("speaker_id", "speaker")])
+@pytest.mark.parametrize(("column", "name"), [("class", "labels"), ("Emotion", "labels"), ("spk", "speaker")])
 def test_a_column_with_another_name(tmp_path, column, name):
     other = ",labels" if name == "speaker" else ""
     (tmp_path / "table.csv").write_text(f"audio,{column}{other}\na.wav,x{',y' if other else ''}\n")
