@@ -167,9 +167,9 @@ def test_no_fault_no_exit_code(tmp_path, manifest):
 @pytest.mark.usefixtures("measured", "without_whisper")
 def test_what_cannot_be_trained_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.full(32000, 0.1), 16000)
-    (tmp_path / "mine.csv").write_text("audio,labels,text\na.wav,x,hello\n")
+    (tmp_path / "mine.csv").write_text("audio,emotion,text\na.wav,x,hello\n")
     done = calm("corpus", "check", tmp_path / "mine.csv", "--format", "manifest")
-    assert done.exit_code == 2 and "NOT FOR TRAINING: there is one class, x: add rows of another one" in done.output
+    assert done.exit_code == 2 and "NOT FOR TRAINING: the table has a column 'emotion' and none called 'labels': rename it" in done.output
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from calm.corpora.errors import CorpusError
 from calm.corpora.files import number, tidy
 from calm.corpora.layout import Part
 from calm.corpora.splits import assign, check_shares, who
-from calm.corpora.tables import meant, rows_of
+from calm.corpora.tables import MAY_BE_MEANT, meant, rows_of
 from calm.corpora.utterances import Corpus, Utterance
 
 LAYOUT: tuple[Part, ...] = ()  # a single file; rows without what they need are reported by `read`
@@ -86,7 +86,9 @@ def _check_columns(path: Path, rows: list[dict], corpus: Corpus) -> None:
         raise CorpusError(f"{path} has no column 'audio', its columns are {', '.join(map(repr, found)) or 'none'}: {advice}")
     if sure := [f"'{name}' to '{column}'" for name, (column, certain) in hints.items() if certain]:
         raise CorpusError(f"{path} has columns that are not read, though they seem to be meant: rename {', '.join(sure)}, or remove them")
-    corpus.checks["columns not read"] = sorted(f"{name} (is it {hints[name][0]}?)" if name in hints else name for name in others)
+    corpus.checks["columns not read"] = sorted(others)
+    if hints:
+        corpus.checks[MAY_BE_MEANT] = {name: column for name, (column, _) in hints.items()}
 
 
 def _cells(row: dict) -> dict:

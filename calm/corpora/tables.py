@@ -16,6 +16,7 @@ from calm.corpora.files import lines, read_text
 from calm.corpora.utterances import Corpus
 
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
+MAY_BE_MEANT = "columns not read that may be meant"  # a check of the corpus: the name of each, and the column that is absent
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's, above the names of the columns
 ENDINGS = {  # what a column's name may carry and still hardly mean anything else

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from calm.corpora.errors import CorpusError
 from calm.corpora.folds import FEWEST
 from calm.corpora.splits import who
+from calm.corpora.tables import MAY_BE_MEANT
 from calm.corpora.utterances import SPLITS, Corpus
 
 
@@ -20,7 +21,7 @@ def unfit(corpus: Corpus) -> list[str]:
     A corpus without any label is fit for pretraining.
     """
     if all(row.labels is None for row in corpus.utterances):
-        return []
+        return renamed(corpus)
     made_here = corpus.checks.get("rows whose split was made here") or any(row.fold is not None for row in corpus.utterances)
     return untrainable(corpus, 5 if made_here else None)
 
@@ -33,8 +34,8 @@ def untrainable(corpus: Corpus, folds: int | str | None) -> list[str]:
     """
     labelled = [row for row in corpus.utterances if row.labels is not None]
     if not labelled:
-        return ["no row has a label: label some rows, or use the corpus for pretraining alone"]
-    found = _alike(corpus.classes)
+        return [*renamed(corpus), "no row has a label: label some rows, or use the corpus for pretraining alone"]
+    found = [*renamed(corpus), *_alike(corpus.classes)]
     if len(corpus.classes) < 2 and corpus.one_hot:
         found.append(f"there is one class, {', '.join(corpus.classes)}: add rows of another one")
     speakers = {who(row) for row in labelled}
@@ -45,6 +46,16 @@ def untrainable(corpus: Corpus, folds: int | str | None) -> list[str]:
             "test: add speakers, or name those that are there, by a column or an option 'speaker'"
         )
     return found + (_empty(corpus) if folds is None else _few(corpus))
+
+
+def renamed(corpus: Corpus) -> list[str]:
+    """Columns of a table that are not read, where they look like one that is and is absent."""
+    absent = {"labels": all(row.labels is None for row in corpus.utterances), "speaker": all(not row.speaker for row in corpus.utterances)}
+    return [
+        f"the table has a column '{other}' and none called '{name}': rename it"
+        for other, name in corpus.checks.get(MAY_BE_MEANT, {}).items()
+        if absent.get(name)
+    ]
 
 
 def _alike(classes: tuple[str, ...]) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calm.corpora import CorpusError
+from calm.corpora import CorpusError, read_corpus
 from calm.corpora.trainable import refuse_untrainable, unfit, untrainable
 from calm.corpora.utterances import Corpus, Utterance
 
@@ -41,6 +41,14 @@ def test_what_cannot_be_learned_says_what_to_do(rows, folds, says):
     with pytest.raises(CorpusError) as error:
         refuse_untrainable(made(*rows), folds)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(("column", "name"), [("class", "labels"), ("Emotion", "labels"), ("spk", "speaker")])
+def test_a_column_with_another_name(tmp_path, column, name):
+    other = ",labels" if name == "speaker" else ""
+    (tmp_path / "table.csv").write_text(f"audio,{column}{other}\na.wav,x{',y' if other else ''}\n")
+    corpus = read_corpus("manifest", tmp_path / "table.csv")
+    assert f"the table has a column '{column.lower()}' and none called '{name}': rename it" in unfit(corpus)
 
 
 def test_a_corpus_without_labels_is_for_pretraining():
