@@ -16,6 +16,7 @@ from calm.audio.decoding import read_audio
 from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
 from calm.evaluation.regression import Linear, fit_logistic
+from calm.processes import end_with_parent
 from calm.storage import parquet_batches
 
 SAMPLE_RATE = 16000  # Hz, for eGeMAPS
@@ -87,7 +88,7 @@ def egemaps(
         for first in range(0, len(segments), PART):
             part = work / f"egemaps-{first}.npz" if work else None
             if part is None or not part.exists():
-                jobs = (joblib.delayed(_egemaps)(*segment) for segment in segments[first : first + PART])
+                jobs = (joblib.delayed(_egemaps if processes == 1 else _in_worker)(*segment) for segment in segments[first : first + PART])
                 for row, values in enumerate(joblib.Parallel(processes, return_as="generator")(jobs), first):
                     if isinstance(values, str):
                         extracted.failed[row] = values
@@ -111,6 +112,12 @@ def _save_part(extracted: Extracted, first: int, part: Path) -> None:
     values, rows = extracted.values[first : first + PART], np.array(list(failed), np.int64)
     np.savez(partial, values=values, rows=rows, reasons=np.array(list(failed.values()), str))
     partial.replace(part)
+
+
+def _in_worker(*segment) -> np.ndarray | str:
+    """`_egemaps` in a process of joblib's."""
+    end_with_parent()
+    return _egemaps(*segment)
 
 
 def _egemaps(path: str, start: float | None, end: float | None) -> np.ndarray | str:

@@ -13,6 +13,8 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
+from calm.processes import end_with_parent
+
 SAMPLE_RATE = 16000
 FRAMES_PER_SECOND = 80
 BINS = 601
@@ -103,7 +105,7 @@ def speak_all(lines: Sequence[Line], workers: int | None = None) -> Iterator[np.
         yield from map(speak, lines)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with onnxruntime's threads can hang
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     try:
         yield from pool.map(speak, lines, chunksize=4)
     finally:
