@@ -178,9 +178,12 @@ def _end_left(name: str) -> None:
     if not _process_file(name).exists():
         return
     session, left = json.loads(_process_file(name).read_text())["pid"], []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if psutil.Process(session).status() != psutil.STATUS_ZOMBIE:  # the number is that of another process now
+            return
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session and not psutil.pid_exists(session):  # else the number is that of another process now
+            if os.getsid(process.pid) == session:
                 process.kill()
                 left.append(process)
     psutil.wait_procs(left, 10)
