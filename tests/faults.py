@@ -261,7 +261,7 @@ def servers(base: Path, fresh: Callable[[str], Path], length: int, chance: rando
         compare(base, folder)
     finally:
         started(folder, *flows, "down").wait()
-        wait_for_end(folder)
+    wait_for_end(folder)
     shutil.rmtree(folder)
     return f"{lost} lost servers; the flow {'was started again' if ended else 'went on'}"
 
