@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,10 +11,7 @@ from typing import Annotated
 
 import typer
 
-from calm.corpora import FORMATS, CorpusError
-from calm.tools import console, projects
-
-ALIASES = {"msp": "msp_podcast"}  # other names of corpus formats
+from calm.tools import console, corpora, projects
 
 app = typer.Typer(help="Joint audio-language representations of speech.", no_args_is_help=True, pretty_exceptions_enable=False)
 Files = Annotated[
@@ -37,7 +33,7 @@ Transcribe = Annotated[bool, typer.Option("--transcribe", help="Transcribe the f
 Whisper = Annotated[str, typer.Option(help="Whisper model for --transcribe: a size, or a folder in faster-whisper's format.")]
 Language = Annotated[str | None, typer.Option(help="Language of the speech for --transcribe: a code such as pl; auto: detected.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if there is one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+AsJson = console.AsJson
 
 app.command()(projects.new)
 app.command()(projects.train)
@@ -58,52 +54,7 @@ def _calm(
     """Joint audio-language representations of speech."""
 
 
-corpus_app = typer.Typer(help="Inspect corpora.", no_args_is_help=True)
-app.add_typer(corpus_app, name="corpus")
-
-
-@corpus_app.callback()
-def _corpus() -> None:
-    """Inspect corpora."""
-
-
-@corpus_app.command()
-def check(
-    path: Annotated[Path, typer.Argument(help="Folder of the corpus as its publisher ships it; for `manifest` the table.")],
-    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}; msp is short for msp_podcast.")],
-    option: Annotated[list[str], typer.Option(help="Option of the format: NAME=VALUE, the value in JSON. May be repeated.")] = [],  # noqa: B006
-    faults: Annotated[Path | None, typer.Option(help="File to write every row with a fault to, a JSON object a line.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check a corpus before any long work.
-
-    Reads labels and transcripts, and counts the samples of every audio file. Lists faults, missing parts of the layout, and audio that
-    no row uses. Estimates the disk and time that each stage needs on this machine, from about ten seconds of measurement.
-
-    Exit code 0: no faults. 1: rows with faults, which the pipeline would drop, or for which it would stop (told), or not enough disk.
-    2: the corpus cannot be used, or no head can be trained on it, such as with one speaker, one class, or a class that a split lacks.
-
-        calm corpus check data/raw/mosei --format mosei
-
-        calm corpus check data/raw/ravdess --format ravdess --option 'test=[19, 20]'
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: spinning threads would distort the measurement
-    with console.user_errors():
-        from calm.corpora import layout
-        from calm.tools import inspection
-
-    format, options = ALIASES.get(format, format), dict(map(console.parse_option, option))
-    try:
-        result = inspection.inspect(format, path, options)
-    except CorpusError as error:
-        absent = layout.missing(format, path, options) if format in FORMATS and path.is_dir() else []
-        message = "\n".join([f"{path} cannot be used: {error}", *inspection.described_missing(absent)])
-        typer.echo(json.dumps({"error": str(error), "missing": absent}) if as_json else message, err=not as_json)
-        raise typer.Exit(2) from None
-    if faults:
-        inspection.write_faults(result, faults)
-    typer.echo(json.dumps(result, indent=2) if as_json else inspection.described(result))
-    raise typer.Exit(2 if not result["kept"] or result["unfit"] else int(bool(result["faults"]) or not result["needs"]["enough"]))
+app.add_typer(corpora.app, name="corpus")
 
 
 @app.command()
@@ -178,6 +129,8 @@ def timeline(
     with console.user_errors():
         for path in (output, *([picture] if picture else [])):
             console.check_folder_exists(path)
+        from calm.tools import prediction
+
         with console.without_garbage_collection():
             from calm.tools.timeline import draw, pictures, timeline, write_csv
 
@@ -191,8 +144,8 @@ def timeline(
         if picture:
             draw(result, picture, file.name)
     rows, seconds = len(result.time), round(result.seconds, 3)
-    summary = {"rows": rows, "seconds": seconds, "output": str(output), "picture": picture and str(picture)}
-    typer.echo(json.dumps(summary) if as_json else f"{output}: {rows} rows over {seconds:g} s")
+    summary = {"rows": rows, "seconds": seconds, "output": str(output), "picture": picture and str(picture)} | prediction.about(predictor)
+    typer.echo(json.dumps(summary) if as_json else f"{output}: {rows} rows over {seconds:g} s; {prediction.described(summary)}")
 
 
 @app.command()
@@ -235,7 +188,7 @@ def embed(
         total = embedding.write(collect_faults(rows), output)
     for fault in faults:
         typer.echo(fault, err=True)
-    summary = {"rows": total, "failed": len(faults), "output": str(output)}
+    summary = {"rows": total, "failed": len(faults), "output": str(output), "model": str(predictor.folder), "version": predictor.version}
     typer.echo(json.dumps(summary) if as_json else f"{output}: {total} rows" + (f", {len(faults)} files not read" if faults else ""))
     raise typer.Exit(int(bool(faults)))
 

@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all, and that say when they are damaged."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 SUMS = "SHA256SUMS"  # of a folder's files, in the form of `sha256sum`, which can check them too
+LEAST_BYTES = 1_000_000  # with less on the disk, nothing can be written
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # what begins one, also in full width
 NUMBERS = re.compile(r"[+-]([\d.,]+(e[+-]?\d+)?|inf)( to [+−-]?[\d.,]+)?")
 
@@ -31,6 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The result is renamed to `path` when the body ends, and removed when the body raises, so that a reader never sees half of it. An
     existing file is replaced atomically. An existing folder is deleted just before the new one is renamed. Parent folders are created.
+
+    Raises OSError (ENOSPC) in place of what the body raises where the disk is full, which libraries tell in many ways.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
@@ -41,9 +45,12 @@ def replacing(path: Path) -> Iterator[Path]:
         if partial.is_dir():
             _remove(path)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
+        full = isinstance(error, Exception) and shutil.disk_usage(path.parent).free < LEAST_BYTES  # before it is removed
         with contextlib.suppress(OSError):  # what went wrong before is what counts
             _remove(partial)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 
 

@@ -1,7 +1,10 @@
 """The card of a released model, `README.md` in its folder: its data, its metrics, what it is for, and its limits."""
 
 import html
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calm.audio.encoder_states import GRAPH
 from calm.audio.features import ENCODER
@@ -9,8 +12,11 @@ from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
 from calm.models.configuration import CalmConfig
 from calm.storage import read_json
-from pipeline import factory, paths
+from pipeline import paths
 from pipeline.state import Visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INPUTS = {"audio": "audio alone", "text": "text alone", "both": "audio and text"}
 SYNTHETIC = "\n**Trained on synthetic speech.** Its answers to people's speech mean nothing; it shows that the pipeline works.\n"
@@ -32,7 +38,7 @@ After *CALM: Contrastive Aligned Audio-Language Multirate and Multimodal Represe
 {synthetic}
 ## Data
 
-- heads: {corpus} ({format}), {hours:.2f} h of training speech
+- heads: {corpus} ({format}), {learned}
 {pretraining}- language model: {language_model}
 {encoder}
 ## Metrics
@@ -96,7 +102,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         several="An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
         synthetic=SYNTHETIC if config.synthetic else "",
         format=settings.corpora[heads.corpus].format,
-        hours=factory.hours([heads.corpus]),
+        learned=learned(read_table(paths.utterances(heads.corpus)), classes),
         pretraining=f"- pretraining: {', '.join(pretrained['corpora'])}, {pretrained['hours']:.2f} h\n"
         if pretrained and curve["variant"].startswith("calm")
         else "",
@@ -122,6 +128,15 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
 def body(folder: Path) -> str:
     """The card in a folder, without the fields before its title."""
     return (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2].strip()
+
+
+def learned(table: "pd.DataFrame", classes: Sequence[str]) -> str:
+    """What the heads learned from: of a table of utterances the labelled ones of the training split."""
+    rows = table[(table["split"] == "train") & table["labels"].notna()]
+    counts = Counter(name for labels in rows["labels"] for name in labels)
+    by_class = ", ".join(f"{name} {counts[name]}" for name in classes)
+    speakers = rows.loc[rows["speaker"] != "", "speaker"].nunique()
+    return f"{len(rows)} utterances, {rows['duration'].sum() / 3600:.2f} h, of {speakers or 'unnamed'} speakers: {by_class}"
 
 
 def _encoder(corpus: str) -> tuple[str, list[int]]:

@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from calm import devices
-from calm.storage import SUMS, check_sums, read_json, replacing, write_json, write_sums
+from calm.storage import LEAST_BYTES, SUMS, check_sums, read_json, replacing, write_json, write_sums
 from pipeline import paths, state
 from pipeline.execution import alone, gpus, torchrun
 from pipeline.settings import Settings, load_or_exit
 from pipeline.tracking import provenance
-
-LEAST_BYTES = 1_000_000  # with less on the disk, nothing can be written
 
 
 def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) -> None:

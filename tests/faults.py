@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,10 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import yaml
 
 from tests.pipeline.made_project import Project, small
 
 ENDS = 120  # seconds in which all that a killed process had started has to end
+GOES_ON = 3600  # seconds in which a rebuild that goes on has to end
 FIRST, LAST = 0.5, 25.0  # seconds after which a process is killed
 RESULTS = ("reports/metrics.json", "data/calp/small/model.safetensors", "data/pretrained/small/model.safetensors")
 SEALED = ("features/msp", "encoded/small", "texts/msp", "utterances/msp", "calp/small", "models/msp/small")
@@ -88,8 +91,7 @@ def kill(folder: Path, process: subprocess.Popen, chance: random.Random, last: f
         with contextlib.suppress(psutil.Error):
             what = _kind(victim.cmdline())
             victim.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(ENDS)
+    process.wait(GOES_ON)  # what was killed may be no loss: the rebuild goes on
     wait_for_end(folder)
     return what
 
@@ -233,7 +235,38 @@ def scoring(base: Path, fresh: Callable[[str], Path], length: int, chance: rando
     return f"{killed} kills of scoring"
 
 
-KINDS = {"flips": flips, "scoring": scoring, "torn": torn, "disk": disk, "kills": kills}
+def servers(base: Path, fresh: Callable[[str], Path], length: int, chance: random.Random) -> str:
+    """A flow whose servers are killed and started again ends as an undisturbed rebuild; MLflow's and Prefect's in turn."""
+    folder = fresh("servers")
+    given = yaml.safe_load((folder / "params.yaml").read_text())
+    with socket.socket() as one, socket.socket() as other:
+        for held in (one, other):
+            held.bind(("127.0.0.1", 0))
+        ports = {"prefect_port": one.getsockname()[1], "mlflow_port": other.getsockname()[1]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(given | {"flows": {**ports, "rebuild": None, "study": None, "score_new": None}}))
+    flows, lost = (sys.executable, "-m", "pipeline.flows"), 0
+    finished(folder, *flows, "up")
+    try:
+        flow = started(folder, *flows, "rebuild")
+        for name in ("prefect", "mlflow", "prefect"):
+            time.sleep(chance.uniform(5, 30))
+            if flow.poll() is None:
+                psutil.Process(json.loads((folder / f"data/servers/{name}.json").read_text())["pid"]).kill()
+                time.sleep(chance.uniform(1, 8))
+                finished(folder, *flows, "up")
+                lost += 1
+        ended = flow.wait()
+        if ended:  # a flow that could not report its end has kept what was finished
+            finished(folder, *flows, "rebuild")
+        compare(base, folder)
+    finally:
+        started(folder, *flows, "down").wait()
+    wait_for_end(folder)
+    shutil.rmtree(folder)
+    return f"{lost} lost servers; the flow {'was started again' if ended else 'went on'}"
+
+
+KINDS = {"flips": flips, "scoring": scoring, "torn": torn, "disk": disk, "servers": servers, "kills": kills}
 
 
 @contextlib.contextmanager
@@ -273,7 +306,7 @@ def main() -> None:
             begin = time.monotonic()
             try:
                 said = KINDS[kind](base, fresh, options.length, chance)
-            except Wrong as wrong:
+            except (Wrong, subprocess.TimeoutExpired) as wrong:
                 sys.exit(f"{kind}: {wrong}")
             print(json.dumps({"kind": kind, "seconds": round(time.monotonic() - begin), "result": said}), flush=True)
 

@@ -18,6 +18,7 @@ from calm.audio.decoding import read_audio
 from calm.audio.functionals import functionals as frame_functionals
 from calm.audio.logmel import trim
 from calm.evaluation.regression import Linear, fit_logistic
+from calm.processes import end_with_parent
 from calm.storage import parquet_batches
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def egemaps(
         for first in range(0, len(segments), PART):
             part = work / f"egemaps-{first}.npz" if work else None
             if part is None or not part.exists():
-                jobs = (joblib.delayed(_egemaps)(*segment) for segment in segments[first : first + PART])
+                jobs = (joblib.delayed(_egemaps if processes == 1 else _in_worker)(*segment) for segment in segments[first : first + PART])
                 for row, values in enumerate(joblib.Parallel(processes, return_as="generator")(jobs), first):
                     if isinstance(values, str):
                         extracted.failed[row] = values
@@ -118,6 +119,12 @@ def _save_part(extracted: Extracted, first: int, part: Path) -> None:
     values, rows = extracted.values[first : first + PART], np.array(list(failed), np.int64)
     np.savez(partial, values=values, rows=rows, reasons=np.array(list(failed.values()), str))
     partial.replace(part)
+
+
+def _in_worker(path: str, start: float | None, end: float | None) -> Floats32 | str:
+    """`_egemaps` in a process of joblib's."""
+    end_with_parent()
+    return _egemaps(path, start, end)
 
 
 def _egemaps(path: str, start: float | None, end: float | None) -> Floats32 | str:

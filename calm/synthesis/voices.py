@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calm.array_types import Floats32
+from calm.processes import end_with_parent
 
 if TYPE_CHECKING:
     from hibari import Hibari
@@ -109,7 +110,7 @@ def speak_all(lines: Sequence[Line], workers: int | None = None) -> Iterator[Flo
         yield from map(speak, lines)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with onnxruntime's threads can hang
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     try:
         yield from pool.map(speak, lines, chunksize=4)
     finally:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ PARTS = {  # extra of the package: modules that only it brings, the first of whi
     "app": ("gradio", "uvicorn"),
 }
 OTHERS = "train"  # brings the other modules
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @contextlib.contextmanager

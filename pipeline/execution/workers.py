@@ -4,12 +4,13 @@ import contextlib
 import multiprocessing
 import os
 import sys
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+
+from calm.processes import end_with_parent
 
 
 class Worker(ABC):
@@ -94,16 +95,10 @@ _process: Process  # in each process of a pool, the one thing that it is there f
 
 def _begin(started, threads: int, worker: Worker) -> None:
     global _process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with started.get_lock():
         number, started.value = started.value, started.value + 1
     _process = Process(worker, number, threads)
-
-
-def _end_with_parent() -> None:
-    """End this process when the stage is gone, which a stage that is killed cannot do."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _call(item: Any) -> Any:

@@ -1,6 +1,7 @@
 """Slots of Prefect's global concurrency limits, and the GPU that goes with a slot."""
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ NAMES = ("gpu", "cpu")
 LEASE_SECONDS = 60  # after this time, a slot whose holder was killed is free again
 REQUEST_SECONDS = 5  # a request for a slot is repeated this often
 POLL_SECONDS = 0.2
+SERVER_SECONDS = 2  # a server that is gone is asked this often
 
 
 class MissingLimit(RuntimeError):
@@ -86,18 +88,35 @@ class Limits:
 
 @contextlib.contextmanager
 def _take_from_server(name: str, count: int, stopped: threading.Event) -> Iterator[None]:
-    """Take slots on the server. Requests are short and repeated, so that a stopped flow does not wait for another flow's stage."""
+    """Take slots on the server. Requests are short and repeated, so that a stopped flow does not wait for another flow's stage.
+
+    A server that is gone is waited for. A stage that has its slots goes on without it.
+    """
+    from httpx import TransportError
+    from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
     from prefect.concurrency.sync import concurrency
 
-    with contextlib.ExitStack() as held:
-        while True:
-            raise_if_stopped(stopped)
-            try:
-                held.enter_context(concurrency(name, count, timeout_seconds=REQUEST_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
-            except TimeoutError:
-                continue
-            yield
-            return
+    options = {"timeout_seconds": REQUEST_SECONDS, "lease_duration": LEASE_SECONDS, "strict": True, "raise_on_lease_renewal_failure": False}
+    held, warned = contextlib.ExitStack(), False
+    while True:
+        raise_if_stopped(stopped)
+        try:
+            held.enter_context(concurrency(name, count, **options))
+            break
+        except TimeoutError:
+            continue
+        except ConcurrencySlotAcquisitionError as error:
+            if not isinstance(error.__cause__, TransportError):
+                raise
+            if not warned:
+                print("Prefect's server does not answer: waiting for it", file=sys.stderr, flush=True)
+            warned = True
+            time.sleep(SERVER_SECONDS)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(TransportError):  # the slots are free again when the lease ends
+            held.close()
 
 
 def _lock(device: str, held: contextlib.ExitStack) -> bool:

@@ -1,5 +1,6 @@
 """Prefect's server, MLflow's server and the worker, on this machine's loopback address: started and ended together."""
 
+import contextlib
 import json
 import os
 import signal
@@ -106,7 +107,7 @@ def _servers(section: Flows, store_uri: str) -> list[Server]:
             "mlflow",
             (sys.executable, "-m", "mlflow", "server", *mlflow),
             f"{address(mlflow_port)}/health",
-            {"MLFLOW_BACKEND_STORE_URI": database},
+            {"MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # of jobs of its own, which nobody gives
         ),
         Server("worker", (sys.executable, "-m", "pipeline.flows", "serve"), None),
     ]
@@ -132,7 +133,8 @@ def _start(servers: list[Server], started: list[str], lines: list[str]) -> None:
 
 
 def _launch(server: Server) -> subprocess.Popen:
-    """Start a server in a session of its own."""
+    """Start a server in a session of its own, after what is left of one that was killed."""
+    _end_left(server.name)
     if server.health and _is_port_taken(urlsplit(server.health).port):
         raise ServerError(
             f"{server.name}: another process listens on its port ({server.health}): end it, or set flows.{server.name}_port in params.yaml"
@@ -162,6 +164,7 @@ def _end(name: str, seconds: float) -> bool:
 
     process = _running(name)
     if process is None:
+        _end_left(name)
         return False
     family = [process, *process.children(recursive=True)]
     for number, wait in ((signal.SIGTERM, seconds + 10), (signal.SIGKILL, 10)):
@@ -172,6 +175,25 @@ def _end(name: str, seconds: float) -> bool:
             break
     _process_file(name).unlink(missing_ok=True)
     return True
+
+
+def _end_left(name: str) -> None:
+    """SIGKILL to the processes that a server had started, which outlive it if it is killed, and keep its port."""
+    import psutil
+
+    if not _process_file(name).exists():
+        return
+    session, left = json.loads(_process_file(name).read_text())["pid"], []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if psutil.Process(session).status() != psutil.STATUS_ZOMBIE:  # the number is that of another process now
+            return
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session:
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, 10)
+    _process_file(name).unlink()
 
 
 def _running(name: str):

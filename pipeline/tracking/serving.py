@@ -60,7 +60,7 @@ class ServingModel(mlflow.pyfunc.PythonModel):
         decided = [", ".join(self.classifier.decided(row)) for row in probabilities]
         table["decided"] = [NO_SPEECH if is_silent else names for names, is_silent in zip(decided, silent, strict=True)]
         table["decision"] = [NO_SPEECH if is_silent else self.classifier.decision for is_silent in silent]
-        return table
+        return table.astype(object).where(table.notna(), None) if any(silent) else table  # None: JSON has no NaN
 
     def _text(self, row: int, text: object) -> str | None:
         if _is_missing(text) or isinstance(text, str):

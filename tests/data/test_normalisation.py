@@ -1,6 +1,7 @@
 """Statistics of all folds but one, by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ def test_examples_have_splits_and_statistics_of_their_fold(tmp_path):
     """Four speakers, one a fold, whose frames are 0, 1, 2, 3 throughout."""
     corpus = Corpus(("a",), one_hot=True)
     for number in range(4):
-        corpus.add(Utterance(f"u{number}", f"{number}.wav", 0, 1, f"s{number}", labels=["a"], fold=number + 1))
+        corpus.add(Utterance(f"u{number}", Path(f"{number}.wav"), 0, 1, f"s{number}", labels=["a"], fold=number + 1))
     set_folds(corpus, "given")
     write_table(corpus, tmp_path / "utterances.parquet")
     pq.write_table(pa.table({"id": [f"u{number}" for number in range(4)], "text": ["x"] * 4}), tmp_path / "texts.parquet")

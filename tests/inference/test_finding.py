@@ -2,20 +2,29 @@
 
 import csv
 import json
+import subprocess
+import sys
+import tomllib
 import zipfile
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from made_model import CLASSES, speech
+from made_model import CLASSES, release, speech
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 import calm as library
 from calm.cli import app
 from calm.inference import archives, finding, hub, voice
 from calm.storage import write_json
+
+ROOT = Path(__file__).parents[2]
 
 
 def calm(*arguments: object):
@@ -183,6 +192,59 @@ def test_what_is_not_written(released, arguments, says):
     Path("in/deep").mkdir(parents=True)
     done = calm("predict", *arguments, "--model", released)
     assert done.exit_code == 2 and says in done.stderr and not Path("out.txt").exists()
+
+
+LIGHT = """
+import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *where):
+        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, *where)
+sys.meta_path = list(map(Without, sys.meta_path))
+from calm.cli import app
+app()
+"""
+
+
+@cache
+def not_required() -> set[str]:
+    """Modules that are installed here, and that a package which is installed alone does not bring."""
+    waiting = [Requirement(line) for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    kept: set[str] = set()
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        lines = [] if name in kept else map(Requirement, metadata.requires(name) or [])
+        kept.add(name)
+        waiting += [line for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})]
+    owners = metadata.packages_distributions()
+    return {module for module in owners if not set(map(canonicalize_name, owners[module])) & kept} - {"calm", "pipeline"}
+
+
+def only_light(*arguments: object) -> subprocess.CompletedProcess:
+    """A command in a process that has nothing but what the package itself requires."""
+    code = LIGHT.replace("BLOCKED", repr(not_required()))
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_a_model_is_used_with_what_the_package_itself_requires(folder_of_audio, tmp_path):
+    release(tmp_path / "model", with_graph=True)
+    archives.write(tmp_path / "model", Path("model.zip"))
+    done = only_light("predict", "in", "--model", "model.zip", "-o", "out.csv")
+    assert done.returncode == 0 and done.stdout.startswith("out.csv: 2 rows"), done.stderr
+    answers = {row["file"]: row for row in csv.DictReader(Path("out.csv").read_text().splitlines())}
+    (expected,) = library.load_classifier("model.zip")([speech(1)], [None])
+    assert [float(answers["in/deep/=clip.wav"][name]) for name in CLASSES] == pytest.approx(expected.tolist(), abs=0.01)
+    assert answers["in/silence.wav"]["fault"] == "no speech"
+    soundfile.write("long.wav", np.tile(speech(1), 31), 16000)
+    for arguments, part in (
+        (("predict", "long.wav", "--model", "model.zip"), "transcribe"),
+        (("corpus", "check", "in"), "train"),
+        (("train", "in", "-o", "made"), "pipeline"),
+    ):
+        done = only_light(*arguments)
+        assert done.returncode in (1, 2) and f"pip install 'calm-speech[{part}]'" in done.stderr, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
 
 
 def test_the_version_of_the_program():

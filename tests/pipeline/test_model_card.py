@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from pipeline import model_card, paths
@@ -32,3 +33,16 @@ def test_words_of_the_card(states, graph, says):
     for place, part in says.items():
         assert part in words[place] if part else words[place] == ""
     assert "encoder.onnx" in words["graph"] or not graph
+
+
+def test_what_was_learned_from():
+    """The labelled rows of the training split."""
+    table = pd.DataFrame(
+        {
+            "split": ["train", "train", "train", "test"],
+            "labels": [["x"], ["x", "y"], None, ["y"]],
+            "speaker": ["a", "b", "c", "d"],
+            "duration": [1800.0, 1800.0, 9.0, 9.0],
+        }
+    )
+    assert model_card.learned(table, ["x", "y", "z"]) == "2 utterances, 1.00 h, of 2 speakers: x 2, y 1, z 0"

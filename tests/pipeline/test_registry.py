@@ -5,6 +5,7 @@ import contextlib
 import getpass
 import json
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
 def test_a_released_model_says_nothing_of_its_makers(rebuilt, champion):
     """No place on this machine, no user, no speaker and no utterance of validation, in no file of a version or of a released folder."""
     utterances = pd.read_parquet(rebuilt.folder / "data/utterances/msp/utterances.parquet")
-    private = {*utterances["id"], *utterances["speaker"], str(rebuilt.folder), str(Path.home()), f"/{getpass.getuser()}/"}
+    private = {*utterances["id"], f"{tempfile.gettempdir()}/", str(Path.home()), f"/{getpass.getuser()}/"}  # speakers are numbers here
     for folder in (champion[0], rebuilt.folder / "data/models/msp/small"):
         files = [file for file in folder.rglob("*") if file.is_file()]
         assert {"model.onnx", "README.md", "config.json"} <= {file.name for file in files}
