@@ -1,7 +1,7 @@
 """A project of one's own: a folder of settings and stages that `dvc repro` runs without a copy of this code's repository.
 
-`dvc.yaml.in` and `params.yaml.in` are links to the repository's `dvc.yaml` and to its recipe for one's own data; copies, where the package is
-installed. DVC would take a file that is called `dvc.yaml` for stages of the repository.
+`dvc.yaml.in` and `params.yaml.in` are links to files of the repository, and copies where the package is installed. A file that is called
+`dvc.yaml` would count as stages of the repository.
 """
 
 import json
