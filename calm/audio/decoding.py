@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from calm.array_types import Floats32
 from calm.audio import ffmpeg, riff
 from calm.audio.errors import AudioError, NotNumbers
 from calm.audio.opening import opened, shown
@@ -60,22 +61,17 @@ class AudioFile:
         with opened(self.path) as file:
             status = os.fstat(file.fileno())
         key = (os.fspath(self.path), status.st_ino, status.st_size, status.st_mtime_ns)
-        self.facts, self._sound = _known(key), None
-        if self.facts is None or self.facts.track is None:
-            self.facts = self._examine() if self.facts is None else self._reopen()
-            _remember(key, self.facts)
+        self._sound: SoundFile | None = None
+        self.facts = _known(key) or self._examine()
+        _remember(key, self.facts)
         self.seconds = self.facts.frames / self.facts.rate
 
     def __enter__(self) -> "AudioFile":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._sound:
             self._sound.close()
-
-    def _reopen(self) -> Facts:
-        self._sound = SoundFile(self.path)
-        return self.facts
 
     def _examine(self) -> Facts:
         """Find out who reads the file, and what its samples are like."""
@@ -87,8 +83,7 @@ class AudioFile:
         try:
             if self._sound and self._sound.whole():
                 sound = self._sound
-                self.facts = Facts(sound.rate, sound.channels, sound.frames, Character(), None)
-                return Facts(sound.rate, sound.channels, sound.frames, self._character(), None)
+                return Facts(sound.rate, sound.channels, sound.frames, _character(sound), None)
             self.__exit__()
             self._sound, track = None, ffmpeg.examine(self.path, reason)
         except BaseException:
@@ -96,20 +91,14 @@ class AudioFile:
             raise
         return Facts(track.rate, track.channels, track.frames, track.character, track)
 
-    def _character(self) -> Character:
-        """From all of a small file, and from excerpts of another."""
-        frames, survey = self.facts.frames, Survey()
-        most = min(round(EXCERPT * self.facts.rate), SMALL // self.facts.channels)
-        starts = [0] if frames * self.facts.channels <= SMALL else [0, (frames - most) // 2, frames - most]
-        for start in starts:
-            for block in self._blocks(start, frames if len(starts) == 1 else start + most):
-                survey.add(block)
-        return survey.character()
+    def _blocks(self, first: int, last: int) -> Iterator[Floats32]:
+        if self.facts.track:
+            return ffmpeg.blocks(self.path, self.facts.track, first, last)
+        if self._sound is None:  # a file that was examined before
+            self._sound = SoundFile(self.path)
+        return self._sound.blocks(first, last)
 
-    def _blocks(self, first: int, last: int) -> Iterator[np.ndarray]:
-        return self._sound.blocks(first, last) if self._sound else ffmpeg.blocks(self.path, self.facts.track, first, last)
-
-    def read(self, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
+    def read(self, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> Floats32:
         """Samples from `start` to `end`, in seconds, averaged over the channels: float32 (samples,) at `sample_rate`.
 
         None is the start or end of the file, and later ends are clamped to the end of the file. Channels that cancel, samples at the
@@ -118,7 +107,8 @@ class AudioFile:
         """
         start = 0.0 if start is None else float(start)
         if not start >= 0 or (end is not None and not end > start):
-            raise AudioError(f"{shown(self.path)}: the interval from {start:g} s to {end:g} s is empty or negative")
+            until = "the end" if end is None else f"{end:g} s"
+            raise AudioError(f"{shown(self.path)}: the interval from {start:g} s to {until} is empty or negative")
         rate = self.facts.rate
         first, last = round(start * rate), self.facts.frames if end is None else min(round(end * rate), self.facts.frames)
         signal = self._signal(first, last, start) if first < last else np.empty(0, np.float32)
@@ -126,7 +116,7 @@ class AudioFile:
             raise AudioError(f"{shown(self.path)} holds no audio{f' after {start:g} s' if start else ''}")
         return np.ascontiguousarray(_resampled(signal, rate, sample_rate), np.float32)
 
-    def _signal(self, first: int, last: int, start: float) -> np.ndarray:
+    def _signal(self, first: int, last: int, start: float) -> Floats32:
         """Mono samples at the file's own rate."""
         signal, filled, character = np.empty(last - first, np.float32), 0, self.facts.character
         for block in self._blocks(first, last):
@@ -140,17 +130,29 @@ class AudioFile:
         return signal[:filled]
 
 
-def _resampled(signal: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+def _character(sound: SoundFile) -> Character:
+    """From all of a small file, and from excerpts of another."""
+    frames, survey = sound.frames, Survey()
+    most = min(round(EXCERPT * sound.rate), SMALL // sound.channels)
+    starts = [0] if frames * sound.channels <= SMALL else [0, (frames - most) // 2, frames - most]
+    for start in starts:
+        for block in sound.blocks(start, frames if len(starts) == 1 else start + most):
+            survey.add(block)
+    return survey.character()
+
+
+def _resampled(signal: Floats32, rate: int, sample_rate: int) -> Floats32:
     if rate == sample_rate:
         return signal
     if len(signal) <= LONG:
-        return soxr.resample(signal, rate, sample_rate)
+        resampled: Floats32 = soxr.resample(signal, rate, sample_rate)
+        return resampled
     stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
     starts = range(0, len(signal), LONG)
     return np.concatenate([stream.resample_chunk(signal[start : start + LONG], last=start == starts[-1]) for start in starts])
 
 
-def read_audio(path: str | Path, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> np.ndarray:
+def read_audio(path: str | Path, start: float | None = None, end: float | None = None, sample_rate: int = 16000) -> Floats32:
     """Read one interval of one file: see `AudioFile.read`."""
     with AudioFile(path) as file:
         return file.read(start, end, sample_rate)
@@ -159,16 +161,17 @@ def read_audio(path: str | Path, start: float | None = None, end: float | None =
 # What was found of the files opened last, so that the many intervals of a long recording count its packets once; by name, inode, size
 # and time.
 _FILES = 256
-_facts: OrderedDict[tuple, Facts] = OrderedDict()
+Key = tuple[str, int, int, int]
+_facts: OrderedDict[Key, Facts] = OrderedDict()
 _lock = Lock()
 
 
-def _known(key: tuple) -> Facts | None:
+def _known(key: Key) -> Facts | None:
     with _lock:
         return _facts.get(key)
 
 
-def _remember(key: tuple, facts: Facts) -> None:
+def _remember(key: Key, facts: Facts) -> None:
     with _lock:
         _facts[key] = facts
         while len(_facts) > _FILES:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calm.array_types import Floats32
 from calm.audio.logmel import LogMel, loud_frames
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ WEIGHTS = "encoder"  # folder of its weights
 
 logger = logging.getLogger(__name__)
 
-Compute = Callable[[Sequence[np.ndarray]], list[np.ndarray]]  # clips of at most LONGEST -> (frames, channels) float32 each
+Compute = Callable[[Sequence[Floats32]], list[Floats32]]  # clips of at most LONGEST -> (frames, channels) float32 each
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class EncoderStates:
     hop: int = 320
     window: int = 320
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))  # a list, where they were read from JSON
 
     @classmethod
@@ -67,10 +68,10 @@ class EncoderStates:
         """Number of frames of a signal with so many samples."""
         return 1 + (samples - self.window) // self.hop if samples >= self.window else 0
 
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
+    def __call__(self, samples: Floats32) -> Floats32:
         return self.of_clips([samples])[0]
 
-    def of_clips(self, clips: Sequence[np.ndarray], device: str = "cpu", folder: Path | None = None) -> list[np.ndarray]:
+    def of_clips(self, clips: Sequence[Floats32], device: str = "cpu", folder: Path | None = None) -> list[Floats32]:
         """Frames of several clips, (frames, channels) float32 each.
 
         Args:
@@ -122,15 +123,14 @@ def load_encoder(model: Path) -> "SpeechEncoder | None":
 
 
 @cache
-def _loaded(encoder: str, layers: tuple[int, ...], device: str):
+def _loaded(encoder: str, layers: tuple[int, ...], device: str) -> "SpeechEncoder":
     """The network on a device; in half precision on a GPU."""
-    import torch
 
     from calm.audio.speech_encoders import load_speech_encoder
 
     network = load_speech_encoder(encoder, layers).to(device)
     if device != "cpu":
-        network.model.to(torch.float16)  # what comes before the model, such as Whisper's log-mel, stays in float32
+        network.model.half()  # what comes before the model, such as Whisper's log-mel, stays in float32
     return network
 
 
@@ -160,15 +160,16 @@ def pictured(sample_rate: int) -> LogMel:
     return LogMel(sample_rate, high_hz=min(7600, sample_rate / 2))
 
 
-def trim_samples(samples: np.ndarray, sample_rate: int, trim_db: float) -> np.ndarray:
+def trim_samples(samples: Floats32, sample_rate: int, trim_db: float) -> Floats32:
     """Cut the quiet ends of a signal (samples,): as `calm.audio.logmel.trim` does, on log-mel frames that are computed for this alone."""
     logmel = pictured(sample_rate)
     first, last = loud_frames(logmel(samples), trim_db)
     return samples[first * logmel.hop : max(last - 1, 0) * logmel.hop + logmel.window] if last else samples
 
 
-def at_speed(samples: np.ndarray, sample_rate: int, speed: float) -> np.ndarray:
+def at_speed(samples: Floats32, sample_rate: int, speed: float) -> Floats32:
     """The signal played faster (speed above 1) or slower, pitch included: (samples / speed,)."""
     import soxr
 
-    return soxr.resample(samples, sample_rate * speed, sample_rate).astype(np.float32)
+    played: Floats32 = soxr.resample(samples, sample_rate * speed, sample_rate).astype(np.float32)
+    return played

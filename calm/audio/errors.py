@@ -11,7 +11,7 @@ class AudioError(ValueError):
         super().__init__(message)
         self.fault = fault
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str]]:
         return type(self), (str(self), self.fault)  # workers send it to their parent
 
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
+from calm.array_types import Floats32
 from calm.audio.encoder_states import EncoderStates, trim_samples
 from calm.audio.logmel import LogMel, trim
 
@@ -21,8 +20,11 @@ class FrameExtractor(Protocol):
         frame_seconds: from the start of a frame to that of the next.
     """
 
-    sample_rate: int
-    channels: int
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
 
     @property
     def hop(self) -> int: ...
@@ -36,7 +38,7 @@ class FrameExtractor(Protocol):
     def frames(self, samples: int) -> int:
         """Number of frames of a signal with so many samples; 0 if it is too short for one."""
 
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
+    def __call__(self, samples: Floats32) -> Floats32:
         """Samples (samples,) float32 -> (frames, channels) float32."""
 
 
@@ -45,8 +47,8 @@ KINDS: dict[str, type[FrameExtractor]] = {LOG_MEL: LogMel, ENCODER: EncoderState
 
 
 def extract(
-    extractor: FrameExtractor, clips: Sequence[np.ndarray], trim_db: float | None = None, device: str = "cpu", folder: Path | None = None
-) -> list[np.ndarray]:
+    extractor: FrameExtractor, clips: Sequence[Floats32], trim_db: float | None = None, device: str = "cpu", folder: Path | None = None
+) -> list[Floats32]:
     """Frames of clips without their quiet ends, (frames, channels) float32 each.
 
     Args:

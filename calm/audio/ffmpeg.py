@@ -5,13 +5,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calm.array_types import Floats32
 from calm.audio.errors import AudioError
 from calm.audio.opening import check_size, opened, shown
 from calm.audio.survey import SILENT, Character, Survey
+
+if TYPE_CHECKING:
+    from av import AudioFrame, AudioResampler, AudioStream, Packet
+    from av.container import InputContainer
 
 # Containers of sound in one file: no playlists, and nothing that names other files or addresses.
 CONTAINERS = (
@@ -55,16 +62,16 @@ class Count:
 
 
 @contextmanager
-def _container(path: Path, reason: str = "") -> Iterator:
-    """The opened container and the module `av`, which most corpora do not need. Its errors become AudioError."""
-    import av
+def _container(path: Path, reason: str = "") -> Iterator["InputContainer"]:
+    """The opened container. Errors of FFmpeg become AudioError."""
+    import av  # here, because most corpora do not need it
 
     with opened(path) as file:
         try:
-            with av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
+            with av.open(file, "r", metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
                 if not container.streams.audio:
                     raise AudioError(f"{shown(path)} cannot be read as audio: it has no audio track")
-                yield container, av
+                yield container
         except (av.FFmpegError, ValueError, OSError) as error:
             if isinstance(error, AudioError):
                 raise
@@ -87,9 +94,9 @@ def _both(reason: str, told: str) -> str:
 def count(path: Path) -> Count:
     """Count the packets of the first track. Raises AudioError if the file is cut, or unpacks to too much."""
     size = path.stat().st_size
-    with _container(path) as (container, _):
+    with _container(path) as container:
         stream = container.streams.audio[0]
-        ticks, skipped, sure, known, rate, tick = 0, 0, True, False, _rate(path, stream), float(stream.time_base)
+        ticks, skipped, sure, known, rate, tick = 0, 0, True, False, _rate(path, stream), float(_tick(stream))
         for packet in container.demux(stream):
             ticks += _ticks(packet)
             sure = sure and (packet.size == 0 or packet.duration != 0)
@@ -103,34 +110,40 @@ def count(path: Path) -> Count:
         return Count(seconds, sure, known)
 
 
-def _rate(path: Path, stream) -> int:
+def _rate(path: Path, stream: "AudioStream") -> int:
     """Sampling rate by the header. Raises AudioError if FFmpeg has no decoder for the stream."""
-    if rate := getattr(stream, "rate", None):
+    rate: int | None = getattr(stream, "rate", None)
+    if rate:
         return rate
     raise AudioError(f"{shown(path)} cannot be read as audio: its codec is not known, or its header tells no rate")
 
 
-def _ticks(packet) -> int:
+def _tick(timed: "AudioStream | Packet[AudioStream] | AudioFrame") -> Fraction:
+    """Seconds of a tick of its time stamps; 0 if they tell no time."""
+    return timed.time_base or Fraction(0)
+
+
+def _ticks(packet: "Packet[AudioStream]") -> int:
     """Duration of a packet; that of the last one of a Vorbis track may be negative, which PyAV shows without its sign."""
     return ((packet.duration or 0) + 2**31) % 2**32 - 2**31 if packet.size else 0
 
 
-def _check_promise(path: Path, container, stream, seconds: float, known: bool) -> None:
+def _check_promise(path: Path, container: "InputContainer", stream: "AudioStream", seconds: float, known: bool) -> None:
     """Raises AudioError if the header promises more than was counted."""
     kinds, promised = container.format.name.split(","), 0.0
     if stream.duration and set(kinds) & set(PROMISING) and (known or kinds != ["mp3"]):
-        promised = float(stream.duration * stream.time_base)
+        promised = float(stream.duration * _tick(stream))
     elif "matroska" in kinds:
         promised = _matroska_promise(container, stream)
     if promised - seconds > MISSING:
         raise AudioError(f"{shown(path)} promises {promised:.2f} s and holds {seconds:.2f} s", "truncated audio")
 
 
-def _matroska_promise(container, stream) -> float:
+def _matroska_promise(container: "InputContainer", stream: "AudioStream") -> float:
     """Seconds of the track, or of the file if nothing else is in it (a picture may be longer)."""
     if clock := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "")):
         hours, minutes, seconds = map(float, clock.groups())
-        begin = float((stream.start_time or 0) * stream.time_base)
+        begin = float((stream.start_time or 0) * _tick(stream))
         return 3600 * hours + 60 * minutes + seconds - max(0.0, begin)
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
@@ -141,7 +154,8 @@ class _Counter:
 
     path: Path
     size: int
-    shape: tuple[str, int] | None = None  # layout and rate of the first frame
+    layout: str = ""  # of the first frame,
+    rate: int = 0  # and its rate; 0: nothing is decoded yet
     origin: int = 0
     frames: int = 0
     channels: int = 0
@@ -151,12 +165,12 @@ class _Counter:
     damaged: int = 0
     survey: Survey = field(default_factory=Survey)
 
-    def add(self, frame, block: np.ndarray) -> None:
-        self.channels, (_, rate) = block.shape[1], self.shape
-        check_size(self.path, self.size, rate, self.channels, self.frames + len(block))
+    def add(self, frame: "AudioFrame | None", block: Floats32) -> None:
+        self.channels = block.shape[1]
+        check_size(self.path, self.size, self.rate, self.channels, self.frames + len(block))
         if frame is None or frame.pts is None:
             self.steady = self.steady and frame is None
-        elif abs(float((frame.pts - self.origin) * frame.time_base) - self.frames / rate) > STEADY:
+        elif abs(float((frame.pts - self.origin) * _tick(frame)) - self.frames / self.rate) > STEADY:
             self.steady = False
         self.frames += len(block)
         self.survey.add(block)
@@ -167,14 +181,14 @@ def examine(path: Path, reason: str) -> Track:
 
     reason: why libsndfile does not read it, for messages. Raises AudioError if it does not decode, is cut, or unpacks to too much.
     """
-    with _container(path, reason) as (container, av):
+    with _container(path, reason) as container:
         streams = container.streams.audio
         for stream in streams:
             check_size(path, path.stat().st_size, _rate(path, stream), stream.channels, 0)
         counters = [_Counter(path, path.stat().st_size) for _ in streams]
-        blocks = [_Blocks(av, counter) for counter in counters]
+        blocks = [_Blocks(counter) for counter in counters]
         known = False
-        for packet in container.demux(*streams):
+        for packet in container.demux(streams):
             which = next(index for index, stream in enumerate(streams) if stream.index == packet.stream_index)
             known = known or packet.has_sidedata("skip_samples")
             for frame, block in blocks[which].of(packet):
@@ -182,11 +196,11 @@ def examine(path: Path, reason: str) -> Track:
         which = next((index for index, own in enumerate(counters) if own.survey.peak > SILENT), 0)
         chosen = counters[which]
         _check_decoded(path, chosen, reason)
-        _check_promise(path, container, streams[which], max(chosen.frames / chosen.shape[1], chosen.seconds), known)
-        notes = ("silent first track, another is used",) if which else ()
-        notes += ("packets that do not decode left out",) if chosen.damaged else ()
+        _check_promise(path, container, streams[which], max(chosen.frames / chosen.rate, chosen.seconds), known)
+        found = {"silent first track, another is used": which > 0, "packets that do not decode left out": chosen.damaged > 0}
+        notes = tuple(note for note, present in found.items() if present)
         character = chosen.survey.character()
-        return Track(which, chosen.shape[1], chosen.channels, chosen.frames, chosen.origin, chosen.steady, notes, character)
+        return Track(which, chosen.rate, chosen.channels, chosen.frames, chosen.origin, chosen.steady, notes, character)
 
 
 def _check_decoded(path: Path, chosen: _Counter, reason: str) -> None:
@@ -199,58 +213,75 @@ def _check_decoded(path: Path, chosen: _Counter, reason: str) -> None:
         raise AudioError(f"{shown(path)} does not decode: {chosen.damaged} of its {chosen.packets} packets are damaged")
 
 
+Pair = tuple["AudioFrame | None", Floats32]
+
+
 class _Blocks:
     """Decodes packets to blocks (samples, channels) float32 in the layout and at the rate of the first frame, as FFmpeg's own tools do."""
 
-    def __init__(self, av, counter: _Counter):
-        self.av, self.counter, self.resampler, self.now = av, counter, None, None
+    def __init__(self, counter: _Counter):
+        self.counter, self.now = counter, ("", "", 0)  # format, layout and rate of the last frame
+        self.resampler: AudioResampler | None = None
 
-    def of(self, packet) -> Iterator[tuple]:
+    def of(self, packet: "Packet[AudioStream]") -> Iterator[Pair]:
         """Pairs of a frame and its block; None instead of the frame for what a resampler had kept."""
+        import av
+
         counter = self.counter
         if packet.size:
             counter.packets += 1
-            counter.seconds += float(_ticks(packet) * packet.time_base)
+            counter.seconds += float(_ticks(packet) * _tick(packet))
         try:
-            frames = packet.decode()
-        except self.av.InvalidDataError:
+            frames = packet.stream.decode(packet)
+        except av.InvalidDataError:
             counter.damaged += 1
             return
         for frame in frames:
-            if counter.shape is None:
-                counter.shape, counter.origin = (frame.layout.name, frame.sample_rate), frame.pts or 0
-            if (shape := (frame.format.name, frame.layout.name, frame.sample_rate)) != self.now:
+            if not counter.rate:
+                counter.layout, counter.rate, counter.origin = frame.layout.name, frame.sample_rate, frame.pts or 0
+            shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if self.resampler is None or shape != self.now:
                 yield from self._flush()
-                layout, rate = counter.shape
-                self.resampler, self.now = self.av.AudioResampler(format="fltp", layout=layout, rate=rate), shape
+                self.resampler, self.now = av.AudioResampler(format="fltp", layout=counter.layout, rate=counter.rate), shape
             for part in self.resampler.resample(frame):
-                yield frame, part.to_ndarray().T
+                yield frame, _samples(part)
         if not packet.size:
             yield from self._flush()
 
-    def _flush(self) -> Iterator[tuple]:
-        if self.resampler is not None and self.now[2] != self.counter.shape[1]:  # only a change of rate keeps samples back
-            yield from ((None, part.to_ndarray().T) for part in self.resampler.resample(None))
+    def _flush(self) -> Iterator[Pair]:
+        if self.resampler is not None and self.now[2] != self.counter.rate:  # only a change of rate keeps samples back
+            yield from ((None, _samples(part)) for part in self.resampler.resample(None))
 
 
-def blocks(path: Path, track: Track, first: int, last: int) -> Iterator[np.ndarray]:
+def _samples(frame: "AudioFrame") -> Floats32:
+    """(samples, channels) of a frame of the format fltp."""
+    return np.asarray(frame.to_ndarray(), np.float32).T
+
+
+def blocks(path: Path, track: Track, first: int, last: int) -> Iterator[Floats32]:
     """Samples `first` to `last` of a track, in blocks (samples, channels) float32."""
-    with _container(path) as (container, av):
+    with _container(path) as container:
         stream = container.streams.audio[track.index]
-        begin = track.origin + int((first / track.rate - EARLIER) / stream.time_base) if track.steady else None
-        late = begin is not None and begin > track.origin
+        begin = track.origin + (int((first / track.rate - EARLIER) / _tick(stream)) if track.steady else 0)
+        late = begin > track.origin
         if late and set(container.format.name.split(",")) & set(SEEKABLE):
             container.seek(begin, stream=stream)
-        counter, position = _Counter(path, 0, origin=track.origin), None
-        decoder = _Blocks(av, counter)
+        counter = _Counter(path, 0, origin=track.origin)
+        position: int | None = None
+        decoder = _Blocks(counter)
         for packet in container.demux(stream):
             if late and packet.size and packet.pts is not None and packet.pts < begin and position is None:
                 continue  # counted by its time stamp, not decoded
             for frame, block in decoder.of(packet):
                 if position is None:
-                    position = round(float((frame.pts - track.origin) * frame.time_base) * track.rate) if late and frame else 0
+                    position = _position(frame, track) if late and frame else 0
                 if len(part := block[max(first - position, 0) : max(last - position, 0)]):
                     yield part
                 position += len(block)
             if position is not None and position >= last:
                 return
+
+
+def _position(frame: "AudioFrame", track: Track) -> int:
+    """Sample of the track at which a frame starts, by its time stamp."""
+    return round(float(((frame.pts or 0) - track.origin) * _tick(frame)) * track.rate)

@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from calm.array_types import Floats32
+
 QUANTILES = (0.1, 0.5, 0.9)
 PARTS = 3  # of an utterance, of equal length
 PER_CHANNEL = {"whole": 2 + len(QUANTILES), "thirds": 2 + len(QUANTILES) + PARTS}  # functionals of a channel, by kind
 
 
-def functionals(frames: np.ndarray, kind: str = "whole") -> np.ndarray:
+def functionals(frames: Floats32, kind: str = "whole") -> Floats32:
     """Functionals of every channel over time: (frames, channels) -> (`PER_CHANNEL` x channels,) float32.
 
     "whole": mean, standard deviation and three quantiles. "thirds": and after them the mean of each third of the frames, in order.

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from calm.array_types import Floats32
+
 try:
     from scipy.fft import rfft
 except ImportError:  # a model in use does not need SciPy, whose transform takes a third of the time of NumPy's
@@ -38,7 +40,7 @@ class LogMel:
     low_hz: float = 20
     high_hz: float = 7600
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
             raise ValueError(
                 f"low_hz {self.low_hz:g} and high_hz {self.high_hz:g} must be 0 <= low_hz < high_hz <= {self.sample_rate / 2:g}, "
@@ -73,19 +75,19 @@ class LogMel:
         return 1 << (self.window - 1).bit_length()
 
     @cached_property
-    def filters(self) -> np.ndarray:
+    def filters(self) -> Floats32:
         """Weights of the bands, float32 (fft_size / 2 + 1, channels)."""
         return mel_filters(self.fft_size, self.sample_rate, self.channels, self.low_hz, self.high_hz)
 
     @cached_property
-    def _hann(self) -> np.ndarray:
+    def _hann(self) -> Floats32:
         return np.hanning(self.window + 1)[:-1].astype(np.float32)  # the periodic one
 
     def frames(self, samples: int) -> int:
         """Number of frames of a signal with so many samples."""
         return 1 + (samples - self.window) // self.hop if samples >= self.window else 0
 
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
+    def __call__(self, samples: Floats32) -> Floats32:
         samples = np.asarray(samples, np.float32)
         logmel = np.empty((self.frames(len(samples)), self.channels), np.float32)
         if not len(logmel):
@@ -99,7 +101,7 @@ class LogMel:
         return np.log(np.maximum(logmel, LOG_FLOOR, out=logmel), out=logmel)
 
 
-def mel_filters(fft_size: int, sample_rate: int, mels: int, low_hz: float, high_hz: float) -> np.ndarray:
+def mel_filters(fft_size: int, sample_rate: int, mels: int, low_hz: float, high_hz: float) -> Floats32:
     """Triangles of height 1, evenly spaced on the HTK mel scale, 2595 log10(1 + f / 700): float32 (fft_size / 2 + 1, mels)."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (low_hz, high_hz))
     corners = 700 * (10 ** (np.linspace(low, high, mels + 2) / 2595) - 1)
@@ -108,13 +110,13 @@ def mel_filters(fft_size: int, sample_rate: int, mels: int, low_hz: float, high_
     return np.clip(np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), 0, None).astype(np.float32)
 
 
-def trim(logmel: np.ndarray, trim_db: float, minimum: int = 50, margin: int = 5) -> np.ndarray:
+def trim(logmel: Floats32, trim_db: float, minimum: int = 50, margin: int = 5) -> Floats32:
     """Cut the quiet ends: a view of the frames that `loud_frames` finds."""
     first, last = loud_frames(logmel, trim_db, minimum, margin)
     return logmel[first:last]
 
 
-def loud_frames(logmel: np.ndarray, trim_db: float, minimum: int = 50, margin: int = 5) -> tuple[int, int]:
+def loud_frames(logmel: Floats32, trim_db: float, minimum: int = 50, margin: int = 5) -> tuple[int, int]:
     """First frame, and the one after the last, without leading and trailing frames more than `trim_db` below the loudest frame's energy.
 
     Args:

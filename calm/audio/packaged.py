@@ -15,8 +15,10 @@ class WeightsError(ValueError):
 
 def packaged(model: str) -> Path | None:
     """Folder of a package's weights, or None if there is none. Raises WeightsError if the file is not the official conversion."""
-    module, digest = WEIGHTS.get(model, (None, None))
-    if not module or not (spec := find_spec(module)):
+    if model not in WEIGHTS:
+        return None
+    module, digest = WEIGHTS[model]
+    if not (spec := find_spec(module)) or not spec.origin:  # without a file, it is a folder that was left behind
         return None
     folder = Path(spec.origin).parent / "model"
     check(folder / "model.bin", digest)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from calm.array_types import Floats32
+
 SAMPLE_RATE = 16000
 WINDOW = 600.0  # seconds in memory at once
 SILENCE = 2**-20  # peak to peak: nobody speaks below it, and hours of nothing need not be listened to
@@ -54,7 +56,7 @@ def cut(path: Path, seconds: float, pauses: Pauses, window: float = WINDOW) -> l
     return join(cuts, pauses)
 
 
-def speech(samples: np.ndarray, pauses: Pauses) -> list[tuple[float, float]]:
+def speech(samples: Floats32, pauses: Pauses) -> list[tuple[float, float]]:
     """Pieces of speech in samples (n,) at 16 kHz, (start, end) in seconds; none is longer than `pauses.longest`."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 

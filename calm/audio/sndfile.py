@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import soundfile
 
+from calm.array_types import Floats32
 from calm.audio import ffmpeg
 from calm.audio.errors import AudioError
 from calm.audio.opening import check_size, opened, shown
@@ -24,7 +24,8 @@ class SoundFile:
     """A file that libsndfile opens, until `close`. Raises soundfile.LibsndfileError if it is of another kind, AudioError for a fault."""
 
     def __init__(self, path: Path):
-        self.path, self._handle, self._next = path, opened(path), None
+        self.path, self._handle = path, opened(path)
+        self._next: int | None = None  # frame where libsndfile stands
         try:
             self.file = soundfile.SoundFile(self._handle.fileno(), closefd=False)  # by number: a name may tell soundfile a wrong format
             if self.file.format not in CONTAINERS:
@@ -35,15 +36,15 @@ class SoundFile:
 
     @property
     def rate(self) -> int:
-        return self.file.samplerate
+        return int(self.file.samplerate)
 
     @property
     def frames(self) -> int:
-        return self.file.frames
+        return int(self.file.frames)
 
     @property
     def channels(self) -> int:
-        return self.file.channels
+        return int(self.file.channels)
 
     def close(self) -> None:
         self.file.close()
@@ -68,10 +69,10 @@ class SoundFile:
         return True
 
     @cached_property
-    def _all(self) -> np.ndarray:
+    def _all(self) -> Floats32:
         return self._read(0, self.frames)
 
-    def blocks(self, first: int, last: int) -> Iterator[np.ndarray]:
+    def blocks(self, first: int, last: int) -> Iterator[Floats32]:
         """Samples `first` to `last` in blocks (samples, channels) float32."""
         if self.frames * self.channels <= SMALL:
             yield self._all[first:last]
@@ -80,11 +81,11 @@ class SoundFile:
         for start in range(first, last, step):
             yield self._read(start, min(start + step, last))
 
-    def _read(self, first: int, last: int) -> np.ndarray:
+    def _read(self, first: int, last: int) -> Floats32:
         try:
             if self._next != first:
                 self.file.seek(first)
-            samples = self.file.read(last - first, dtype="float32", always_2d=True)
+            samples: Floats32 = self.file.read(last - first, dtype="float32", always_2d=True)
             self._next = last
             fault = "" if len(samples) == last - first else f"it ends {(last - first - len(samples)) / self.rate:.2f} s before"
         except (soundfile.LibsndfileError, RuntimeError) as error:

@@ -7,6 +7,7 @@ block. Blocks above the highest layer that is asked for are not kept.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrained
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
+from transformers.models.seamless_m4t.feature_extraction_seamless_m4t import SeamlessM4TFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from calm.array_types import Floats32
 from calm.audio.packaged import packaged
 from calm.audio.whisper_weights import whisper_encoder
 
@@ -26,7 +29,8 @@ SAMPLE_RATE = 16000  # Hz, of every family
 PACKAGED = {"whisper-tiny.en": "tiny.en"}  # names of encoders whose weights come with a package
 WAVEFORM = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")  # families that hear the waveform itself
 FAMILIES = ("whisper", *WAVEFORM, "moonshine", "wav2vec2-bert")  # Transformers' names
-ALONE = {"WhisperEncoder": WhisperEncoder, "MoonshineEncoder": MoonshineEncoder}  # encoders that are saved without their decoder
+# Encoders that are saved without their decoder
+ALONE: dict[str, type[PreTrainedModel]] = {"WhisperEncoder": WhisperEncoder, "MoonshineEncoder": MoonshineEncoder}
 FFT, HOP = 400, 160  # samples of Whisper's analysis window and from one to the next
 
 
@@ -82,7 +86,7 @@ class SpeechEncoder(nn.Module, ABC):
         """
         states: dict[int, torch.Tensor] = {}
 
-        def keep(layer: int, output) -> None:
+        def keep(layer: int, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
             states[layer] = output[0] if isinstance(output, tuple) else output
 
         blocks = self.blocks
@@ -112,6 +116,9 @@ class SpeechEncoder(nn.Module, ABC):
 class WhisperStates(SpeechEncoder):
     """Whisper, whose encoder was trained on windows of 30 s. Here its positions are cut to the clip's length, and nothing is padded."""
 
+    model: WhisperEncoder
+    fourier: torch.Tensor
+    filters: torch.Tensor
     exact_in_batches = True
     hop = window = 2 * HOP
 
@@ -206,9 +213,10 @@ class MoonshineStates(SpeechEncoder):
 class FilterbankStates(SpeechEncoder):
     """w2v-BERT 2.0: a transformer over pairs of filter bank frames, which its own feature extractor computes on the CPU."""
 
+    preprocessor: SeamlessM4TFeatureExtractor
     hop, window = 320, 560  # two frames of 25 ms, 10 ms apart
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[int], preprocessor: FeatureExtractionMixin):
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int], preprocessor: SeamlessM4TFeatureExtractor):
         super().__init__(model, layers)
         self.preprocessor = preprocessor
 
@@ -230,7 +238,9 @@ def _standardised(waveforms: torch.Tensor, present: torch.Tensor | None) -> torc
 
 def _blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The transformer blocks of an encoder."""
-    return (model.encoder if hasattr(model, "encoder") else model).layers
+    encoder: Any = getattr(model, "encoder", model)
+    blocks: nn.ModuleList = encoder.layers
+    return blocks
 
 
 def load_speech_encoder(name: str, layers: Sequence[int]) -> SpeechEncoder:
@@ -252,8 +262,10 @@ def load_speech_encoder(name: str, layers: Sequence[int]) -> SpeechEncoder:
         model, preprocessor = _model(config, path, options), _preprocessor(path, options)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"encoder '{name}' has weights that cannot be read: {_first(error)}") from None
-    if config.model_type == "wav2vec2-bert" and preprocessor is None:
-        raise ValueError(f"encoder '{name}' has no preprocessor_config.json, which its filter banks need: copy it beside the weights")
+    if config.model_type == "wav2vec2-bert":
+        if not isinstance(preprocessor, SeamlessM4TFeatureExtractor):
+            raise ValueError(f"encoder '{name}' has no preprocessor_config.json, which its filter banks need: copy it beside the weights")
+        return FilterbankStates(model, layers, preprocessor).eval()
     return _of_family(config.model_type, model, layers, preprocessor).eval()
 
 
@@ -262,7 +274,7 @@ def family(name: str) -> str:
     return "whisper" if name in PACKAGED else _config(name)[0].model_type
 
 
-def _config(name: str) -> tuple[PreTrainedConfig, str, dict]:
+def _config(name: str) -> tuple[PreTrainedConfig, str, dict[str, str]]:
     """Configuration of an encoder, its folder or name on the hub, and the options that Transformers loads it with."""
     path, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     options = {"revision": revision} if revision else {}
@@ -282,19 +294,22 @@ def _first(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _model(config: PreTrainedConfig, path: str, options: dict) -> PreTrainedModel:
+def _model(config: PreTrainedConfig, path: str, options: dict[str, str]) -> PreTrainedModel:
     """The encoder of a saved model, or an encoder that was saved by itself (`SpeechEncoder.save`)."""
     alone = ALONE.get((config.architectures or [""])[0])
-    model, loaded = (alone or AutoModel).from_pretrained(path, output_loading_info=True, **options)
+    loader: Any = alone or AutoModel
+    model, loaded = loader.from_pretrained(path, output_loading_info=True, **options)
     if missing := sorted(name for name in loaded["missing_keys"] if "layers." in name):
         raise OSError(f"{len(missing)} are missing, the first is {missing[0]}")
-    return model.encoder if not alone and config.model_type in ("whisper", "moonshine") else model
+    encoder: PreTrainedModel = model.encoder if not alone and config.model_type in ("whisper", "moonshine") else model
+    return encoder
 
 
-def _preprocessor(path: str, options: dict) -> FeatureExtractionMixin | None:
+def _preprocessor(path: str, options: dict[str, str]) -> FeatureExtractionMixin | None:
     """The model's feature extractor, or None if its folder has none."""
     try:
-        return AutoFeatureExtractor.from_pretrained(path, **options)
+        preprocessor: FeatureExtractionMixin = AutoFeatureExtractor.from_pretrained(path, **options)
+        return preprocessor
     except (OSError, ValueError):
         return None
 
@@ -304,12 +319,10 @@ def _of_family(family: str, model: PreTrainedModel, layers: Sequence[int], prepr
         return WhisperStates(model, layers)
     if family == "moonshine":
         return MoonshineStates(model, layers)
-    if family == "wav2vec2-bert":
-        return FilterbankStates(model, layers, preprocessor)
     return WaveformStates(model, layers, preprocessor)
 
 
-def batch_states(encoder: SpeechEncoder, clips: Sequence[np.ndarray], most: int = 60 * SAMPLE_RATE) -> list[np.ndarray]:
+def batch_states(encoder: SpeechEncoder, clips: Sequence[Floats32], most: int = 60 * SAMPLE_RATE) -> list[Floats32]:
     """States of clips of at most 30 s, (frames, channels) float32 each; in batches of similar length on a GPU, alone on the CPU.
 
     Args:
@@ -317,7 +330,7 @@ def batch_states(encoder: SpeechEncoder, clips: Sequence[np.ndarray], most: int 
     """
     parameter = next(encoder.parameters())
     together = encoder.exact_in_batches and parameter.device.type != "cpu"
-    results: list[np.ndarray] = [np.empty(0)] * len(clips)
+    results: list[Floats32] = [np.empty(0, np.float32)] * len(clips)
     batch: list[int] = []
     for row in [*sorted(range(len(clips)), key=lambda row: len(clips[row])), None]:
         if batch and (row is None or not together or (len(batch) + 1) * len(clips[row]) > most):

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from calm.array_types import Floats32
+
 CANCELLED = 0.01  # power of the channels' mean, as a share of their own: below it they cancel (20 dB)
 OFFSET = 0.02  # least mean that is taken for a constant offset, and as a share of the standard deviation:
 OFFSET_SHARE = 0.25
@@ -22,7 +24,7 @@ class Character:
     peak: float = 0.0
     refused: bool = False  # samples far beyond 1 that are no integers
 
-    def signal(self, samples: np.ndarray) -> np.ndarray:
+    def signal(self, samples: Floats32) -> Floats32:
         """(samples, channels) -> (samples,), float32."""
         if samples.shape[1] == 1:
             mono = samples[:, 0]
@@ -56,9 +58,9 @@ class Survey:
     integers: bool = True
     mean: float = 0.0  # sum of the channels' mean
     power: float = 0.0  # sum of its square
-    powers: np.ndarray | float = field(default=0.0)  # sums of squares of every channel
+    powers: Floats32 | float = field(default=0.0)  # sums of squares of every channel
 
-    def add(self, block: np.ndarray) -> None:
+    def add(self, block: Floats32) -> None:
         """Samples (samples, channels); those that are not finite are left out."""
         if not len(block := block if np.isfinite(block).all() else block[np.isfinite(block).all(axis=1)]):
             return

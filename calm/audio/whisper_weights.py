@@ -9,10 +9,12 @@ import torch
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from calm.array_types import Floats32
+
 DTYPES = {0: np.float32, 4: np.float16}  # CTranslate2's numbers of the types that hold weights as they are
 
 
-def read_variables(file: Path) -> dict[str, np.ndarray]:
+def read_variables(file: Path) -> dict[str, Floats32]:
     """All variables of a CTranslate2 `model.bin` by name, float32. Raises ValueError if it is not one, or is quantised."""
     try:
         with file.open("rb") as stream:
@@ -24,7 +26,7 @@ def read_variables(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file} is no CTranslate2 model with weights in float32 or float16: convert the model again ({error})") from None
 
 
-def _variable(stream: BinaryIO) -> tuple[str, np.ndarray]:
+def _variable(stream: BinaryIO) -> tuple[str, Floats32]:
     name, rank = _text(stream), _number(stream, "B")
     shape = [_number(stream, "I") for _ in range(rank)]
     kind, size = _number(stream, "B"), _number(stream, "I")
@@ -38,7 +40,8 @@ def _variable(stream: BinaryIO) -> tuple[str, np.ndarray]:
 
 
 def _number(stream: BinaryIO, kind: str) -> int:
-    return struct.unpack(f"<{kind}", stream.read(struct.calcsize(kind)))[0]
+    number: int = struct.unpack(f"<{kind}", stream.read(struct.calcsize(kind)))[0]
+    return number
 
 
 def _text(stream: BinaryIO) -> str:
@@ -62,10 +65,11 @@ def whisper_encoder(file: Path) -> WhisperEncoder:
     )
     encoder = WhisperEncoder(config)
     encoder.load_state_dict({name: torch.tensor(values) for name, values in _renamed(weights, depth, width).items()})
-    return encoder.eval()
+    encoder.eval()
+    return encoder
 
 
-def _renamed(weights: dict[str, np.ndarray], depth: int, width: int) -> dict[str, np.ndarray]:
+def _renamed(weights: dict[str, Floats32], depth: int, width: int) -> dict[str, Floats32]:
     """CTranslate2's names and shapes to Transformers'."""
     renamed = {"embed_positions.weight": weights.get("position_encodings/encodings", sinusoids(1500, width))}
     pairs = {"conv1": "conv1", "conv2": "conv2", "layer_norm": "layer_norm"}
@@ -91,7 +95,7 @@ def _renamed(weights: dict[str, np.ndarray], depth: int, width: int) -> dict[str
     return renamed
 
 
-def sinusoids(positions: int, width: int) -> np.ndarray:
+def sinusoids(positions: int, width: int) -> Floats32:
     """Whisper's positions, (positions, width): sines beside cosines, of time scales from 1 to 10,000."""
     scales = np.exp(-np.log(10000) / (width // 2 - 1) * np.arange(width // 2))
     angles = np.arange(positions)[:, None] * scales
