@@ -72,7 +72,7 @@ def _container(path: Path, reason: str = "") -> Iterator["InputContainer"]:
                 if not container.streams.audio:
                     raise AudioError(f"{shown(path)} cannot be read as audio: it has no audio track")
                 yield container
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, ValueError, OSError) as error:
             if isinstance(error, AudioError):
                 raise
             raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, _told(error))}") from error
@@ -80,6 +80,8 @@ def _container(path: Path, reason: str = "") -> Iterator["InputContainer"]:
 
 def _told(error: Exception) -> str:
     """What FFmpeg says of an error, in one line."""
+    if type(error) is OSError:  # of the file itself: FFmpeg was sent before its start
+        return "its header leads out of the file"
     if getattr(error, "errno", None) == errno.EINVAL:  # not in the list of containers
         return "it is in no container of sound that is read here"
     return " ".join((getattr(error, "strerror", "") or str(error)).split())

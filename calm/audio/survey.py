@@ -91,3 +91,20 @@ class Survey:
         """The loudest channel if their mean is nearly nothing, or None."""
         powers = np.atleast_1d(self.powers)
         return int(powers.argmax()) if len(powers) > 1 and self.power < CANCELLED * powers.mean() else None
+
+
+MOST_CHANNELS = 64
+
+
+def one_channel(samples: np.ndarray) -> np.ndarray:
+    """One channel of samples in memory, mended as those of a file are: (samples, channels) or (channels, samples) -> (samples,).
+
+    The shorter axis is that of the channels. Raises ValueError if there are more than MOST_CHANNELS of them.
+    """
+    if samples.ndim != 2 or not np.issubdtype(samples.dtype, np.floating):
+        return samples
+    if min(samples.shape) > MOST_CHANNELS:
+        raise ValueError(f"samples have the shape {samples.shape}: an utterance is (samples,) or (samples, channels)")
+    survey = Survey()
+    survey.add(samples := samples if samples.shape[0] >= samples.shape[1] else samples.T)
+    return survey.character().signal(samples)

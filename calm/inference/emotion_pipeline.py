@@ -15,6 +15,7 @@ from transformers import AutoModelForAudioClassification, AutoModelForSequenceCl
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from calm.audio.decoding import read_audio
+from calm.audio.survey import one_channel
 from calm.evaluation.calibration import probabilities
 from calm.inference.torch_classifier import Predictor
 from calm.inference.voice import NO_SPEECH, heard
@@ -22,6 +23,7 @@ from calm.models.configuration import CalmConfig
 from calm.models.modeling import CalmForSequenceClassification
 
 TASK = "calm-emotion"
+KEYS = ("audio", "array", "raw", "bytes", "path")  # of an input that may hold its audio, the first that there is
 
 
 class EmotionPipeline(Pipeline):
@@ -33,9 +35,10 @@ class EmotionPipeline(Pipeline):
     A call takes one of these, or a list of them (scored in batches of `batch_size`):
 
     - a path or the bytes of an audio file of any sampling rate, channel count and format;
-    - samples (samples,), with the argument `sampling_rate`;
+    - samples (samples,), or of several channels (samples, channels), with the argument `sampling_rate`;
     - a dictionary with `audio` (any of the above) or `path`, or `array` (or `raw`) and `sampling_rate`, and `text`. Audio or text may
-      be missing.
+      be missing;
+    - what an audio column of `datasets` gives: a dictionary with `bytes` or `path`, or a decoder.
 
     `top_k` keeps only the most likely classes. Raises ValueError (AudioError) if an input cannot be used.
     """
@@ -53,11 +56,13 @@ class EmotionPipeline(Pipeline):
     def preprocess(self, inputs, sampling_rate: int | None = None) -> dict[str, list]:
         """Acoustic frames (None: no audio) and text of one input, each in a list of length 1, so that batches may have any lengths."""
         inputs = dict(inputs) if isinstance(inputs, dict) else {"audio": inputs}
-        audio = next((inputs[name] for name in ("audio", "array", "raw", "path") if inputs.get(name) is not None), None)
+        audio = next((inputs[name] for name in KEYS if inputs.get(name) is not None), None)
         if audio is None and inputs.get("text") is None:
             raise ValueError(
                 f"an input of {TASK} has neither audio nor text: give a path, bytes, samples, or a dictionary with one of them"
             )
+        if _is_decoder(audio):
+            audio = {name: audio[name] for name in ("array", "sampling_rate")}
         if isinstance(audio, dict):  # an audio column of `datasets`
             return self.preprocess({**audio, "text": inputs.get("text")}, sampling_rate)
         frames = None if audio is None else self._frames(audio, inputs.get("sampling_rate", sampling_rate))
@@ -72,6 +77,8 @@ class EmotionPipeline(Pipeline):
                 audio, sampling_rate = read_audio(file.name, sample_rate=extractor.sampling_rate), extractor.sampling_rate
         elif isinstance(audio, str | Path):
             audio, sampling_rate = read_audio(audio, sample_rate=extractor.sampling_rate), extractor.sampling_rate
+        elif isinstance(audio, np.ndarray):
+            audio = one_channel(audio)
         (samples,) = extractor.clips(audio, sampling_rate)
         if not heard(samples, extractor.sampling_rate):
             return np.empty((0, extractor.channels), np.float16)  # no frame: nobody speaks
@@ -103,6 +110,11 @@ class EmotionPipeline(Pipeline):
         """Write the model and its processor; the code is in this package."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+def _is_decoder(audio: object) -> bool:
+    """Whether it is such as torchcodec's AudioDecoder, which `datasets` gives since version 4 and which answers by two keys."""
+    return hasattr(audio, "__getitem__") and not isinstance(audio, dict | str | bytes | list | tuple | np.ndarray | torch.Tensor)
 
 
 AutoModelForAudioClassification.register(CalmConfig, CalmForSequenceClassification)

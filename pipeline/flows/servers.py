@@ -21,6 +21,7 @@ from pipeline.uris import masked
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, slots would stay taken when the server is killed
 NAMES = ("prefect", "mlflow", "worker")  # the worker needs both servers; they are ended in reverse order
 
 
@@ -102,6 +103,7 @@ def _servers(section: Flows, store_uri: str) -> list[Server]:
             "prefect",
             (sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)),
             f"{address(prefect_port)}/api/health",
+            {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES},
         ),
         Server(
             "mlflow",

@@ -1,6 +1,7 @@
 """A project of one's own: a folder of settings and stages that `dvc repro` runs without a copy of this code's repository.
 
-`dvc.yaml` and `params.yaml` beside this file are links to those of the repository, and copies of them in an installed package.
+`dvc.yaml.in` and `params.yaml.in` are links to files of the repository, and copies where the package is installed. A file that is called
+`dvc.yaml` would count as stages of the repository.
 """
 
 import json
@@ -22,7 +23,7 @@ from calm.storage import replacing
 from pipeline import settings
 
 TARGET, MORE = "mine", "more"  # names of the corpora: whose labels are learned, and without labels
-TEMPLATES = {"dvc.yaml": "dvc.yaml", ".gitignore": "gitignore.in"}  # copied as they are
+TEMPLATES = {"dvc.yaml": "dvc.yaml.in", ".gitignore": "gitignore.in"}  # copied as they are
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def create(folder: Path, sources: Sequence[Source]) -> None:
 
 def written_settings(folder: Path, labelled: Source, unlabelled: Source | None) -> str:
     """The text of `params.yaml`: the recipe for one's own data with the comments that it has, and what these recordings need."""
-    text = files("pipeline.project").joinpath("params.yaml").read_text(encoding="utf-8")
+    text = files("pipeline.project").joinpath("params.yaml.in").read_text(encoding="utf-8")
     text = text.partition("title:")[1] + text.partition("title:")[2]  # without what the recipe says of itself
     corpora = {TARGET: _corpus(folder, labelled) | _folds(labelled.corpus)}
     changes = {"title: My own data": f"title: {json.dumps(labelled.path.stem or 'My own data')}"}

@@ -24,6 +24,7 @@ FLAGS = {  # of the stage `transcribe`, in words
     "no_speech": "where Whisper hears no speech",
     "compression": "that compress like a loop",
     "repeats": "with a phrase said four times in a row",
+    "improbable": "that Whisper itself thinks improbable",
 }
 
 

@@ -10,6 +10,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from calm.audio.decoding import AudioError, read_audio
 from calm.audio.headers import read_header
 
 
@@ -98,12 +99,17 @@ def test_files_that_cannot_be_used(tmp_path, make, fault):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data(), st.sampled_from(["WAV", "FLAC"]))
+@given(st.data(), st.sampled_from(["WAV", "FLAC", "MP3", "OGG", "CAF", "W64"]))
 def test_damaged_files_are_sound_or_have_a_fault(tmp_path, data, form):
-    """A file that is cut anywhere and has any byte of its header changed has either a length or a fault, and never both."""
+    """A file that is cut anywhere and has any byte of its header changed has a length or a fault, never both, and is read so long."""
     path = write(tmp_path / "a.bin", format=form)
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, 43))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     header = read_header(path)
     assert bool(header.fault) != bool(header.seconds > 0)
+    if header.fault:
+        with pytest.raises(AudioError):
+            read_audio(path)
+    else:
+        assert len(read_audio(path)) / 16000 == pytest.approx(header.seconds, abs=0.01)

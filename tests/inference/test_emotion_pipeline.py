@@ -34,12 +34,27 @@ def as_scores(rows: list[dict]) -> list[float]:
     return [next(row["score"] for row in rows if row["label"] == name) for name in CLASSES]
 
 
+class Decoder:
+    """Answers as torchcodec's AudioDecoder does in a column of `datasets`."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __getitem__(self, key):
+        return {"array": self.samples, "sampling_rate": 8000}[key]
+
+
 def test_every_way_to_give_an_utterance_has_the_same_scores(scored, released, clip):
     path, samples = clip
     predictor = Predictor(released)
     (expected,) = predictor(predictor.extractor.clips(samples, 8000), ["So it is"])
+    stereo, cancelling = np.stack([samples, samples], 1), np.stack([samples, -samples])
     ways = [
         {"audio": path, "text": "so it is"},
+        {"audio": {"bytes": path.read_bytes(), "path": "elsewhere.wav"}, "text": "so it is"},
+        {"audio": Decoder(samples), "text": "so it is"},
+        {"array": stereo, "sampling_rate": 8000, "text": "so it is"},
+        {"array": cancelling, "sampling_rate": 8000, "text": "so it is"},
         {"path": str(path), "text": "So it is"},
         {"audio": path.read_bytes(), "text": "so it is"},
         {"array": samples, "sampling_rate": 8000, "text": "so it is"},
@@ -80,6 +95,8 @@ def test_what_cannot_be_used(scored, tmp_path):
         scored({})
     with pytest.raises(ValueError, match="sampling_rate is None"):
         scored(speech(1))
+    with pytest.raises(ValueError, match=r"shape \(100, 100\)"):
+        scored(np.zeros((100, 100), np.float32), sampling_rate=16000)
     with pytest.raises(AudioError, match="does not exist"):
         scored(str(tmp_path / "gone.wav"))
 

@@ -114,6 +114,7 @@ def test_an_installed_package_has_the_files_of_a_project():
     """Those beside the code are in the wheel, links by what they lead to."""
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pipeline.project"]
     beside = [file for file in (ROOT / "pipeline/project").iterdir() if file.is_file() and file.suffix != ".py"]
-    assert {"dvc.yaml", "params.yaml", *project.TEMPLATES.values()} <= {file.name for file in beside}
+    assert {"params.yaml.in", *project.TEMPLATES.values()} <= {file.name for file in beside}
     assert all(any(fnmatch(file.name, pattern) for pattern in patterns) for file in beside)
-    assert yaml.safe_load((ROOT / "pipeline/project/dvc.yaml").read_text()) == yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert not list((ROOT / "pipeline").rglob("dvc.yaml"))  # which DVC would take for stages of this repository
+    assert yaml.safe_load((ROOT / "pipeline/project/dvc.yaml.in").read_text()) == yaml.safe_load((ROOT / "dvc.yaml").read_text())
