@@ -142,6 +142,13 @@ def test_a_wrong_file_is_refused(tmp_path):
         engines.load("faster-whisper", str(tmp_path))
 
 
+def test_a_folder_that_a_removed_package_left_behind_holds_no_weights(tmp_path, monkeypatch):
+    (tmp_path / "left_behind").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(packaged.WEIGHTS, "gone", ("left_behind", "0"))
+    assert packaged.packaged("gone") is None
+
+
 @pytest.mark.parametrize("engine", ["faster-whisper", "openai-whisper"])
 def test_an_unknown_model_is_named(engine):
     with pytest.raises(engines.AsrError, match="'enormous.en'"):
