@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -169,7 +169,7 @@ def embed(
     """
     faults: list[str] = []
 
-    def collect_faults(rows: Iterator[dict]) -> Iterator[dict]:
+    def collect_faults(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for row in rows:
             if console.unreadable(row):
                 faults.append(row["fault"])
@@ -222,7 +222,7 @@ def search(
     with console.user_errors():
         if index:
             console.check_folder_exists(index)
-        words, *names = [None, *arguments] if like else arguments
+        words, names = ("", arguments) if like else (arguments[0], arguments[1:])
         if not names:
             raise ValueError("nothing to search was named: give a corpus, audio files or folders" + ("" if like else " after the words"))
         from calm.inference.recordings import Listener

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa  # otherwise imported by the functions, because a model in use does not need it
@@ -68,7 +68,7 @@ def write_json(content: object, path: Path) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """Read a JSON file, such as `write_json` writes."""
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -91,7 +91,7 @@ def csv_cell(value: object) -> object:
 # Parquet, with a checksum in every page
 
 
-def write_parquet(table: "pa.Table", path: Path, **options) -> None:
+def write_parquet(table: "pa.Table", path: Path, **options: Any) -> None:
     """Write a table, whole or not at all; options are those of `pyarrow.parquet.write_table`."""
     import pyarrow.parquet as pq
 
@@ -100,7 +100,7 @@ def write_parquet(table: "pa.Table", path: Path, **options) -> None:
 
 
 @contextmanager
-def parquet_writer(path: Path, schema: "pa.Schema", **options) -> Iterator["pq.ParquetWriter"]:
+def parquet_writer(path: Path, schema: "pa.Schema", **options: Any) -> Iterator["pq.ParquetWriter"]:
     """A writer of many tables to one file, which is written whole or not at all; options are those of `pyarrow.parquet.ParquetWriter`."""
     import pyarrow.parquet as pq
 
@@ -108,7 +108,7 @@ def parquet_writer(path: Path, schema: "pa.Schema", **options) -> Iterator["pq.P
         yield writer
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None, **options) -> "pa.Table":
+def read_parquet(path: Path, columns: Sequence[str] | None = None, **options: Any) -> "pa.Table":
     """A table; options are those of `pyarrow.parquet.read_table`. Raises Damaged if its folder's checksums or its pages' say so."""
     import pyarrow.parquet as pq
 

@@ -12,13 +12,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calm import devices
+from calm.array_types import Floats32
 from calm.asr.transcripts import Transcript
 from calm.asr.windows import LONGEST, SAMPLE_RATE, DecodedWindow, join, most_tokens, padded, split, suspicious, tail_of, window_seconds
 from calm.audio.packaged import WeightsError, packaged
+
+if TYPE_CHECKING:
+    import torch
+    from ctranslate2 import StorageView
+    from faster_whisper.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +51,7 @@ class Whisper(ABC):
     def __init__(self, name: str, window: float = LONGEST, beam: int = 1, language: str | None = None):
         self.name, self.window, self.beam, self.language = name, window, beam, language
 
-    def __call__(self, clips: Sequence[np.ndarray]) -> list[Transcript]:
+    def __call__(self, clips: Sequence[Floats32]) -> list[Transcript]:
         """Transcripts of clips, each float32 (samples,) at 16 kHz. All clips of a call are one batch and should be about equally long.
 
         Raises AsrError if the engine fails, such as for want of a GPU's memory.
@@ -59,7 +66,7 @@ class Whisper(ABC):
             raise AsrError(f"{self.name} failed on {len(batch)} windows at once, with fewer it may not: {_first_line(error)}") from error
         return [join([next(windows) for _ in clip_parts]) for clip_parts in parts]
 
-    def _corrected(self, part: np.ndarray, window: DecodedWindow, seconds: float) -> DecodedWindow:
+    def _corrected(self, part: Floats32, window: DecodedWindow, seconds: float) -> DecodedWindow:
         """The decoded window; decoded again with the full 30 s if it looks wrong, and with more beams if it still does."""
         for beam in [self.beam] * (seconds < LONGEST) + [MORE_BEAMS] * (self.beam < MORE_BEAMS):
             if suspicious(window):
@@ -67,7 +74,7 @@ class Whisper(ABC):
         return window
 
     @abstractmethod
-    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[DecodedWindow]:
+    def _decode(self, batch: list[Floats32], seconds: float, beam: int) -> list[DecodedWindow]:
         """Decode clips of at most 30 s, each in a window of so many seconds, with so many beams."""
 
 
@@ -84,7 +91,7 @@ class FasterWhisper(Whisper):
         options: arguments of Whisper other than `name`.
     """
 
-    def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options):
+    def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options: Any):
         from faster_whisper.transcribe import get_suppressed_tokens
 
         if device == "auto":
@@ -113,13 +120,13 @@ class FasterWhisper(Whisper):
         compute_type = formats.get(compute_type, compute_type)
         self.model = WhisperModel(model, device=device, device_index=index, compute_type=compute_type, cpu_threads=threads)
 
-    def _tokenizer(self, language: str):
+    def _tokenizer(self, language: str) -> "Tokenizer":
         from faster_whisper.tokenizer import Tokenizer
 
         multilingual = self.model.model.is_multilingual
         return Tokenizer(self.model.hf_tokenizer, multilingual, task="transcribe", language=language)
 
-    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[DecodedWindow]:
+    def _decode(self, batch: list[Floats32], seconds: float, beam: int) -> list[DecodedWindow]:
         encoded = self._encode(batch, seconds)
         languages = self._languages(encoded, len(batch))
         tokenizers = [self._tokenizer(language) for language in languages]
@@ -143,7 +150,7 @@ class FasterWhisper(Whisper):
             windows.append(DecodedWindow(text, language, len(tokens) + 1, logprob, result.no_speech_prob, len(tokens) < limit))
         return windows
 
-    def _encode(self, batch: list[np.ndarray], seconds: float):
+    def _encode(self, batch: list[Floats32], seconds: float) -> "StorageView":
         """Encoder states, (batch, positions of 20 ms, width), followed by states of silence if the window is under 30 s."""
         from ctranslate2 import StorageView
 
@@ -156,11 +163,12 @@ class FasterWhisper(Whisper):
         return StorageView.from_array(np.concatenate([states, tail], axis=1))
 
     @cached_property
-    def _silence(self) -> np.ndarray:
+    def _silence(self) -> Floats32:
         """States of 30 s of silence, (1500, width)."""
-        return np.array(self._encode([np.zeros(0, np.float32)], LONGEST))[0]
+        states: Floats32 = np.array(self._encode([np.zeros(0, np.float32)], LONGEST))[0]
+        return states
 
-    def _languages(self, encoded, count: int) -> list[str]:
+    def _languages(self, encoded: "StorageView", count: int) -> list[str]:
         if self.language:
             return [self.language] * count
         return [ranked[0][0].strip("<|>") for ranked in self.model.model.detect_language(encoded)]
@@ -169,7 +177,7 @@ class FasterWhisper(Whisper):
 class OpenAIWhisper(Whisper):
     """Whisper through openai-whisper (PyTorch). Arguments are those of FasterWhisper, but `model` is a name or the path of a checkpoint."""
 
-    def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options):
+    def __init__(self, model: str, compute_type: str = "auto", device: str = "auto", index: int = 0, threads: int = 1, **options: Any):
         import torch
         import whisper
 
@@ -185,7 +193,7 @@ class OpenAIWhisper(Whisper):
             self.language = "en"
         self._positions = self.model.encoder.positional_embedding
 
-    def _decode(self, batch: list[np.ndarray], seconds: float, beam: int) -> list[DecodedWindow]:
+    def _decode(self, batch: list[Floats32], seconds: float, beam: int) -> list[DecodedWindow]:
         import torch
         import whisper
 
@@ -213,7 +221,7 @@ class OpenAIWhisper(Whisper):
             for result in results
         ]
 
-    def _encode(self, batch: list[np.ndarray], seconds: float):
+    def _encode(self, batch: list[Floats32], seconds: float) -> "torch.Tensor":
         """Encoder states, (batch, positions of 20 ms, width), followed by states of silence if the window is under 30 s."""
         import torch
         import whisper
@@ -222,18 +230,18 @@ class OpenAIWhisper(Whisper):
         mels = [whisper.log_mel_spectrogram(padded(clip, seconds), self.model.dims.n_mels) for clip in batch]
         self.model.encoder.positional_embedding = self._positions[: mels[0].shape[-1] // 2]
         mel = torch.stack(mels).to(self.model.device)
-        states = self.model.encoder(mel.half() if self.fp16 else mel)
+        states: torch.Tensor = self.model.encoder(mel.half() if self.fp16 else mel)
         if seconds == LONGEST:
             return states
         return torch.cat([states, self._silence[tail_of(states.shape[1])].expand(len(batch), -1, -1)], dim=1)
 
     @cached_property
-    def _silence(self):
+    def _silence(self) -> "torch.Tensor":
         """States of 30 s of silence, (1500, width)."""
         return self._encode([np.zeros(0, np.float32)], LONGEST)[0]
 
 
-def load(engine: str, model: str, **options) -> Whisper:
+def load(engine: str, model: str, **options: Any) -> Whisper:
     """Load an engine, "faster-whisper" or "openai-whisper", with a model from `resolve`; options are those of the engines.
 
     Raises AsrError if the model cannot be loaded.
@@ -253,7 +261,7 @@ def gpus(engine: str) -> int:
         return 0
     import ctranslate2
 
-    return ctranslate2.get_cuda_device_count()
+    return int(ctranslate2.get_cuda_device_count())
 
 
 @cache
@@ -286,7 +294,8 @@ def _download_for_faster_whisper(model: str) -> str:
     from faster_whisper.utils import download_model
 
     try:
-        return download_model(model)
+        folder: str = download_model(model)
+        return folder
     except Exception as error:  # the hub's client raises many kinds
         raise AsrError(f"the faster-whisper model '{model}' is not a folder and cannot be downloaded: {_first_line(error)}") from error
 

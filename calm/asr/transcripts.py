@@ -3,7 +3,7 @@
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -56,11 +56,12 @@ def repeats(text: str, times: int = 4, shortest: int = 1, longest: int = 8) -> b
 
 
 @cache
-def normaliser(language: str = "en"):
+def normaliser(language: str = "en") -> Callable[[str], str]:
     """Whisper's text normaliser: case, punctuation and, for English, spelling, numbers and contractions."""
     from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
-    return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    normalise: Callable[[str], str] = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    return normalise
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calm.array_types import Floats32
 from calm.asr.transcripts import MOST_COMPRESSION, Transcript, compression_ratio, repeats
 
 SAMPLE_RATE = 16000
@@ -28,7 +29,7 @@ class DecodedWindow:
     finished: bool  # the end token came before the limit of tokens
 
 
-def split(clip: np.ndarray, longest: float = LONGEST) -> list[np.ndarray]:
+def split(clip: Floats32, longest: float = LONGEST) -> list[Floats32]:
     """Split a clip (samples,) into parts of at most `longest` seconds, at the middle of the quietest 0.2 s in the last third of each."""
     limit, width = int(longest * SAMPLE_RATE), SAMPLE_RATE // 5
     parts = []
@@ -47,7 +48,7 @@ def window_seconds(longest: float, shortest: float) -> float:
     return shortest if needed <= shortest else min(LONGEST, STEP * math.ceil(needed / STEP))
 
 
-def padded(clip: np.ndarray, seconds: float) -> np.ndarray:
+def padded(clip: Floats32, seconds: float) -> Floats32:
     """A clip padded with silence or cut to `seconds`, rounded to an even number of the encoder's 10 ms frames."""
     samples = round(seconds * 50) * SAMPLE_RATE // 50
     return np.pad(clip, (0, max(0, samples - len(clip))))[:samples]
@@ -58,7 +59,7 @@ def tail_of(positions: int) -> slice:
     return slice(positions, min(positions + round(TAIL * 50), round(LONGEST * 50)))
 
 
-def most_tokens(batch: Sequence[np.ndarray]) -> int:
+def most_tokens(batch: Sequence[Floats32]) -> int:
     """Limit of tokens: more than anyone speaks in the time, so that loops end soon, and at most half of Whisper's context."""
     return min(224, 16 + int(10 * max(len(clip) for clip in batch) / SAMPLE_RATE))
 

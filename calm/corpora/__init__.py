@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from calm.corpora.errors import CorpusError
 
@@ -41,10 +41,11 @@ def module(format: str) -> ModuleType:
 
 def reader(format: str) -> "Callable[..., Corpus]":
     """Function `read` of a format. Raises CorpusError for an unknown format."""
-    return module(format).read
+    read: Callable[..., Corpus] = module(format).read
+    return read
 
 
-def check_options(format: str, options: dict) -> dict:
+def check_options(format: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options of a format, checked against the signature of its `read` and converted, without touching the corpus.
 
     Raises CorpusError that names the option, its value and what is allowed.
@@ -66,13 +67,13 @@ def check_options(format: str, options: dict) -> dict:
     return checked
 
 
-def option_values(format: str, options: dict) -> dict:
+def option_values(format: str, options: dict[str, Any]) -> dict[str, Any]:
     """All options of a format by name: those in `options`, and the defaults of the others."""
     parameters = inspect.signature(reader(format)).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.name != "path"} | options
 
 
-def read_corpus(format: str, path: Path, **options) -> "Corpus":
+def read_corpus(format: str, path: Path, **options: Any) -> "Corpus":
     """Read a corpus of any format. Raises CorpusError, one sentence that says what to do, if the corpus cannot be used."""
     checked = check_options(format, options)
     if not Path(path).exists():

@@ -95,7 +95,7 @@ def _by_file(database: Any, scheme: str) -> dict[str, Any]:
 
 def _splits(database: Any, scheme: str, tables: Sequence[str] | None) -> dict[str, str]:
     """Splits by file, of the tables that belong to one."""
-    found = {}
+    found: dict[str, str] = {}
     for name in tables or database.tables:
         table = database.tables[name]
         kind = SPLITS.get(database.splits[table.split_id].type) if table.split_id else None

@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -50,13 +51,14 @@ def note(corpus: Corpus, header: Header) -> None:
 
 def check_unit(corpus: Corpus, headers: dict[Path, Header]) -> None:
     """Raises CorpusError if the times of the rows are milliseconds: all are whole numbers, fit so, and half are far beyond the audio."""
-    timed = [(row, headers[row.audio].seconds) for row in corpus.utterances if row.end is not None and not headers[row.audio].fault]
-    beyond = sum(row.end > seconds + 1 for row, seconds in timed)
-    fit = all(row.end % 1 == 0 and row.start % 1 == 0 and row.end / 1000 < seconds + 1 for row, seconds in timed)
-    if timed and fit and 2 * beyond > len(timed) and max(row.end for row, _ in timed) > 100:
-        row, seconds = next((row, seconds) for row, seconds in timed if row.end > seconds + 1)
+    sound = [row for row in corpus.utterances if not headers[row.audio].fault]
+    timed = [(row, row.end, headers[row.audio].seconds) for row in sound if row.end is not None]
+    beyond = sum(end > seconds + 1 for _, end, seconds in timed)
+    fit = all(end % 1 == 0 and row.start % 1 == 0 and end / 1000 < seconds + 1 for row, end, seconds in timed)
+    if timed and fit and 2 * beyond > len(timed) and max(end for _, end, _ in timed) > 100:
+        row, end, seconds = next(of_row for of_row in timed if of_row[1] > of_row[2] + 1)
         raise CorpusError(
-            f"times must be seconds and seem to be milliseconds ({row.id}: {row.start:g} to {row.end:g} of {seconds:g} s): "
+            f"times must be seconds and seem to be milliseconds ({row.id}: {row.start:g} to {end:g} of {seconds:g} s): "
             "divide them by 1000, or in a table of your own name the columns start_ms and end_ms"
         )
 
@@ -99,12 +101,12 @@ def refuse(corpus: Corpus, limits: Limits) -> None:
         )
 
 
-def by_split(frame: pd.DataFrame, classes: tuple[str, ...]) -> dict:
+def by_split(frame: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Counts of rows, hours, speakers, texts and labels by split."""
     return {split: _summary(frame[frame["split"] == split], classes) for split in SPLITS}
 
 
-def _summary(part: pd.DataFrame, classes: tuple[str, ...]) -> dict:
+def _summary(part: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
     labels = [row for row in part["labels"] if isinstance(row, list)]
     counts = Counter(name for row in labels for name in row)
     counts |= {"none of them": sum(not row for row in labels), "unlabelled": len(part) - len(labels)}

@@ -61,7 +61,7 @@ def read(
             Utterance(
                 id=name.as_posix(),
                 audio=file,
-                speaker=who_speaks[1 if found.groups else 0] or "" if who_speaks else "",
+                speaker=who_speaks[1 if who_speaks.re.groups else 0] or "" if who_speaks else "",
                 split=SPLITS[name.parts[0].lower()] if by_split else "",
                 labels=[folders[0]] if labels and folders else None,
             )

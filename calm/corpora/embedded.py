@@ -4,23 +4,27 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calm.corpora.errors import CorpusError
 from calm.storage import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SOURCE = "source.json"  # in the folder: size and time of the table, and the names of its audio
 SIGNS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"\x1aE\xdf\xa3": ".webm"}
 BATCH = 64  # rows in memory at once
 
 
-def is_bytes(type) -> bool:
+def is_bytes(type: "pa.DataType") -> bool:
     """Whether a column's type is plain bytes."""
     import pyarrow as pa
 
-    return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+    return bool(pa.types.is_binary(type) or pa.types.is_large_binary(type))
 
 
-def paths(table: Path, field) -> list[str]:
+def paths(table: Path, field: "pa.Field") -> list[str]:
     """The files that a column names instead of holding their bytes; none if it holds bytes, since they change with the table itself."""
     import pyarrow.parquet as pq
 
@@ -35,7 +39,7 @@ def paths(table: Path, field) -> list[str]:
     return [row[field.name]["path"] for row in pq.read_table(table, columns=[f"{field.name}.path"]).to_pylist() if row[field.name]]
 
 
-def unpack(table: Path, field) -> list[str | None]:
+def unpack(table: Path, field: "pa.Field") -> list[str | None]:
     """The audio of each row, as a path relative to the table's folder; None where there is none.
 
     Bytes are written to the folder `<table>.audio` unless they lie there from this very table. Raises CorpusError if the column holds
@@ -48,7 +52,7 @@ def unpack(table: Path, field) -> list[str | None]:
     try:
         known = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
         if known["source"] == source:
-            return known["files"]
+            return list(known["files"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     try:
@@ -61,7 +65,7 @@ def unpack(table: Path, field) -> list[str | None]:
     return files
 
 
-def _write(table: Path, field, name: str, folder: Path) -> list[str | None]:
+def _write(table: Path, field: "pa.Field", name: str, folder: Path) -> list[str | None]:
     import pyarrow.parquet as pq
 
     files: list[str | None] = []

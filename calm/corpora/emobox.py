@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from calm.corpora import ravdess
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import AUDIO, lines, read_text, walk
+from calm.corpora.files import AUDIO, Row, lines, read_text, walk
 from calm.corpora.layout import Part
 from calm.corpora.utterances import Corpus, Utterance, composed
 
@@ -28,6 +28,8 @@ LIST = re.compile(r"(?P<dataset>.+)_(?P<part>train|valid|test)_fold_(?P<fold>\d+
 WITHOUT_AUDIO = "rows without audio, of speakers or folders that have none"  # a check of the corpus, with their numbers
 SPEAKER = ("speaker", "spk", "speaker_id")  # the keys under which rows may name one
 IEMOCAP = re.compile(r"(Ses\d\d)[FM]_.*_([FM])\d+")
+
+Place = tuple[int | None, str]  # fold in which a row is tested, and its split where there is a single fold
 
 
 class Person(NamedTuple):
@@ -84,7 +86,7 @@ def _label_map(file: Path, corpus: Corpus) -> dict[str, str]:
         raise CorpusError(f"{file} does not parse: it must map names of emotions to names") from None
 
 
-def _rows(file: Path, corpus: Corpus) -> Iterator[dict]:
+def _rows(file: Path, corpus: Corpus) -> Iterator[Row]:
     """Rows of a list; others are dropped."""
     for number, line in enumerate(lines(read_text(file, corpus)), 1):
         try:
@@ -97,15 +99,16 @@ def _rows(file: Path, corpus: Corpus) -> Iterator[dict]:
             corpus.drop(f"{file.name}:{number}", "row does not parse", line[:200])
 
 
-def _label(row: dict, names: dict[str, str]) -> str | None:
+def _label(row: Row, names: dict[str, str]) -> str | None:
     return names.get(str(row.get("emo", "")).lower())
 
 
-def _places(listed: dict[tuple[int, str], list[dict]], rows: list[dict], corpus: Corpus) -> dict[str, tuple[int | None, str]]:
+def _places(listed: dict[tuple[int, str], list[Row]], rows: list[Row], corpus: Corpus) -> dict[str, Place]:
     """Fold in which a row is tested, and its split where there is a single fold, by the row's key."""
     keys = {place: {row["key"] for row in of_list} for place, of_list in listed.items()}
     folds, everything = sorted({fold for fold, _ in keys}), {row["key"] for row in rows}
-    tested, places = Counter(), {}
+    tested: Counter[str] = Counter()
+    places: dict[str, Place] = {}
     for fold in folds:
         test, valid = keys.get((fold, "test"), set()), keys.get((fold, "valid"), set())
         tested.update(test)
@@ -124,7 +127,8 @@ class Audio:
     """Audio files of a corpus by where the metadata says they are."""
 
     def __init__(self, root: Path):
-        self.root, self.by_stem = root, None
+        self.root = root
+        self.by_stem: defaultdict[str, list[Path]] | None = None  # read when it is needed
 
     def find(self, wav: str) -> list[Path]:
         """The file at `wav` below the root; else those of the same name with any suffix whose folders are most alike; [] without one."""
@@ -147,7 +151,7 @@ def _shared_end(first: tuple[str, ...], second: tuple[str, ...]) -> int:
     return count
 
 
-def _add(corpus: Corpus, rows: list[dict], dataset: str, names: dict[str, str], places: dict, audio: Audio) -> None:
+def _add(corpus: Corpus, rows: list[Row], dataset: str, names: dict[str, str], places: dict[str, Place], audio: Audio) -> None:
     """Keep the rows whose audio is there, and say of all others why not."""
     found = {row["key"]: audio.find(row["wav"]) for row in rows}
     people = {row["key"]: _person(row, dataset) for row in rows}
@@ -159,18 +163,19 @@ def _add(corpus: Corpus, rows: list[dict], dataset: str, names: dict[str, str], 
     for row in rows:
         key, files, person = row["key"], found[row["key"]], people[row["key"]]
         fold, split = places.get(key, (None, "train"))
+        label = _label(row, names) if row.get("emo") else None
         if groups[key] in absent:
             corpus.leave_out(key, "speaker or folder without audio", f"{groups[key]}: {row['wav']}")
         elif len(files) != 1:
             corpus.drop(key, "several audio files of this name" if files else "no audio file", row["wav"])
-        elif row.get("emo") and _label(row, names) is None:
+        elif row.get("emo") and label is None:
             corpus.drop(key, "label outside its range", str(row["emo"]))
         else:
-            labels = [_label(row, names)] if row.get("emo") else None
+            labels = None if label is None else [label]
             corpus.add(Utterance(key, files[0], 0.0, None, *person[:2], split, person.text, labels, fold=fold))
 
 
-def _person(row: dict, dataset: str) -> Person:
+def _person(row: Row, dataset: str) -> Person:
     """From the metadata, or for known data sets from the file's name."""
     known, stem = Person(), Path(row["wav"]).stem
     if dataset == "ravdess" and (match := ravdess.NAME.fullmatch(stem)):

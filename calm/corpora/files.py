@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calm.audio.opening import POINTER
 from calm.corpora.errors import CorpusError
@@ -15,6 +15,7 @@ from calm.corpora.errors import CorpusError
 if TYPE_CHECKING:
     from calm.corpora.utterances import Corpus  # imports PyArrow, which a model in use does not need
 
+Row = dict[str | None, Any]  # of a table: cells by column name, and under None what fits no column
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".aiff", ".aif", ".wma")
 
 
@@ -82,7 +83,7 @@ def lines(text: str) -> list[str]:
     return [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
 
 
-def csv_rows(text: str) -> Iterator[dict]:
+def csv_rows(text: str) -> Iterator[Row]:
     """Rows of a CSV by column name, as `csv.DictReader` gives them: missing cells are None, surplus cells are a list under the key None.
 
     For tables without line ends in their cells. Each line is parsed on its own, so that an unclosed quote breaks only its own row.
@@ -106,7 +107,7 @@ def tidy(text: str | None) -> str | None:
     return (text.lower() if text.isupper() else text) or None
 
 
-def number(value: object) -> float:
+def number(value: Any) -> float:
     """A value as a float, or NaN if it is not a number. `1_0`, which Python reads as 10, counts as none: transcripts join fields by "_"."""
     try:
         return math.nan if "_" in str(value) else float(value)

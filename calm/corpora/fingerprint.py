@@ -4,12 +4,13 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from calm.corpora import check_options, module, option_values
 from calm.corpora.files import AUDIO, walk
 
 
-def fingerprint(format: str, path: Path, options: dict) -> dict[str, dict]:
+def fingerprint(format: str, path: Path, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Fingerprint of a corpus's audio files and of its other files, without reading their contents.
 
     Below a folder, all files but hidden ones count; links are followed, and each real folder is visited once. Folders outside `path` that
@@ -28,10 +29,10 @@ def fingerprint(format: str, path: Path, options: dict) -> dict[str, dict]:
     Raises CorpusError for an unknown format.
     """
     path = Path(path)
-    files = {"audio": [], "other": []}  # pairs of name and location
+    files: dict[str, list[tuple[str, str | Path]]] = {"audio": [], "other": []}  # pairs of name and location
     if path.is_file():
         files["other"].append((path.name, path))
-        names = getattr(module(format), "audio_files", lambda _: [])(path)
+        names: list[str] = getattr(module(format), "audio_files", lambda _: [])(path)
         files["audio"] += [(name, os.path.join(path.parent, name)) for name in names]  # noqa: PTH118
     for prefix, folder in _folders(format, path, options).items():
         for file in walk(folder, ""):
@@ -40,7 +41,7 @@ def fingerprint(format: str, path: Path, options: dict) -> dict[str, dict]:
     return {kind: _part(pairs) for kind, pairs in files.items()}
 
 
-def _folders(format: str, path: Path, options: dict) -> dict[str, Path]:
+def _folders(format: str, path: Path, options: dict[str, Any]) -> dict[str, Path]:
     """Folders of a corpus by the prefix of their files' names: its own, and those outside it that options name."""
     values = option_values(format, check_options(format, options))
     named = {f"{name}:": Path(os.path.normpath(path / value)) for name, value in values.items() if isinstance(value, Path)}
@@ -52,7 +53,7 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _part(files: Iterable[tuple[str, str | Path]]) -> dict:
+def _part(files: Iterable[tuple[str, str | Path]]) -> dict[str, Any]:
     """Counts and digest of pairs of name and location."""
     lines, size, missing = [], 0, 0
     for name, location in files:

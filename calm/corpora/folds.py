@@ -5,7 +5,7 @@ Fold 0 stands for a training on everybody, which tests nobody: its splits are th
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -71,7 +71,8 @@ def _validation(rows: Sequence[Utterance], fold: int, seed: int) -> set[str]:
         raise CorpusError(f"fold {fold} has {len(counts)} labelled speakers to train on: folds need three speakers or more")
     names = shuffled(counts, f"{seed}/{fold}")
     shares = np.stack([counts[name] for name in names]) / np.maximum(sum(counts.values()), 1)  # (speakers, 1 + classes)
-    chosen, taken = [], np.zeros(shares.shape[1])
+    chosen: list[int] = []
+    taken = np.zeros(shares.shape[1])
     for step in range(1, max(1, round(VALIDATION * len(names))) + 1):
         cost = np.square(taken + shares - step / len(names)).sum(axis=1)
         cost[chosen] = np.inf
@@ -96,7 +97,7 @@ def split_in(table: "pd.DataFrame", fold: int) -> "pd.Series":
     return pd.Series(split, table.index, dtype=table["split"].dtype)
 
 
-def counts(table: "pd.DataFrame") -> dict[str, dict]:
+def counts(table: "pd.DataFrame") -> dict[str, dict[str, Any]]:
     """By fold, rows and speakers that are tested and validated in it."""
     result = {}
     for fold in folds_of(table):

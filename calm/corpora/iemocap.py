@@ -77,8 +77,7 @@ def _add(corpus: Corpus, line: str, texts: dict[str, str], wav: Path, splits: di
     if line.startswith("[START_TIME"):
         return None
     match = EVALUATION.match(line)
-    name = match and NAME.fullmatch(match[3])
-    if not name:
+    if not match or not (name := NAME.fullmatch(match[3])):
         return corpus.drop(match[3] if match else line[:40], "evaluation does not parse", line[:200])
     if match[4] not in (*CODES, *NO_CLASS):
         return corpus.drop(match[3], "label outside its range", match[4])

@@ -3,6 +3,7 @@
 import glob
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from calm.corpora import module, option_values
 
@@ -19,7 +20,7 @@ class Part:
     without: str = ""  # what is lost if the part is missing; "": the corpus cannot be used
 
 
-def missing(format: str, path: Path, options: dict) -> list[dict]:
+def missing(format: str, path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Missing parts of a corpus as dicts with name, what, without and required; required parts come first."""
     values = option_values(format, options)
     absent = [part for part in module(format).LAYOUT if not any(_exists(path, name.format(**values)) for name in part.names)]

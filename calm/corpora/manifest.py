@@ -16,12 +16,12 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import number, tidy
+from calm.corpora.files import Row, number, tidy
 from calm.corpora.layout import Part
 from calm.corpora.splits import assign, check_shares, who
 from calm.corpora.tables import MAY_BE_MEANT, meant, rows_of
@@ -75,7 +75,7 @@ def read(
     return corpus
 
 
-def _check_columns(path: Path, rows: list[dict], corpus: Corpus) -> None:
+def _check_columns(path: Path, rows: list[Row], corpus: Corpus) -> None:
     """Name the columns that are not read, and what they may mean. Raises CorpusError where it is hardly anything else."""
     found = list(dict.fromkeys(key for row in rows for key in row if key))
     absent = [name for name in COLUMNS if name not in found and MILLISECONDS.get(name) not in found]
@@ -91,7 +91,7 @@ def _check_columns(path: Path, rows: list[dict], corpus: Corpus) -> None:
         corpus.checks[MAY_BE_MEANT] = {name: column for name, (column, _) in hints.items()}
 
 
-def _cells(row: dict) -> dict:
+def _cells(row: Row) -> dict[str, Any]:
     """Cells by column: None if empty, text without surrounding space, and times in seconds (NaN if they are no number)."""
     cells = {name: _cell(row.get(name)) for name in COLUMNS}
     for name, in_ms in MILLISECONDS.items():
@@ -125,7 +125,7 @@ def _seconds(value: object) -> float:
     return seconds / 1000 if unit and unit[2].lower() == "ms" else seconds
 
 
-def _fault(row: dict, cells: dict, classes: tuple[str, ...]) -> tuple[str, str] | None:
+def _fault(row: Row, cells: dict[str, Any], classes: tuple[str, ...]) -> tuple[str, str] | None:
     """Reason and detail if a row cannot be an utterance, or None."""
     if None in row:
         return "row does not parse", str(row)[:200]
@@ -144,7 +144,7 @@ def _fault(row: dict, cells: dict, classes: tuple[str, ...]) -> tuple[str, str] 
     return ("label outside its range", f"{', '.join(wrong)}: not among the classes") if wrong else None
 
 
-def _utterance(cells: dict, folder: Path, classes: tuple[str, ...]) -> Utterance:
+def _utterance(cells: dict[str, Any], folder: Path, classes: tuple[str, ...]) -> Utterance:
     """The utterance of a row without fault."""
     audio, start, end = str(cells["audio"]), 0.0 if cells["start"] is None else cells["start"], cells["end"]
     whole = cells["start"] is None and end is None

@@ -12,7 +12,7 @@ import io
 from pathlib import Path
 
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import AUDIO, find, read_text, tidy, walk
+from calm.corpora.files import AUDIO, Row, find, read_text, tidy, walk
 from calm.corpora.layout import Part
 from calm.corpora.utterances import Corpus, Utterance
 
@@ -50,7 +50,7 @@ def _clips(path: Path, name: str) -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
-def _add(corpus: Corpus, name: str, row: dict, clips: dict[str, Path], path: Path) -> None:
+def _add(corpus: Corpus, name: str, row: Row, clips: dict[str, Path], path: Path) -> None:
     stem = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
     emotion, id = str(row["Emotion"]).strip().lower(), f"{name}/{stem}"
     if emotion not in CLASSES:

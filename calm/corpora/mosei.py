@@ -16,14 +16,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
+from calm.array_types import Floats64
 from calm.corpora.errors import CorpusError
 from calm.corpora.files import lines, number, read_text, require, tidy
 from calm.corpora.layout import Part
 from calm.corpora.utterances import Corpus, Utterance
+
+if TYPE_CHECKING:
+    import h5py
 
 LABELS = "CMU_MOSEI_Labels.csd"
 AUDIO = "Raw/Audio/Full/WAV_16000"
@@ -95,9 +100,11 @@ def clamp(row: list[float], name: str, corpus: Corpus) -> list[float] | None:
     range.
     """
     if not all(map(math.isfinite, row)):
-        return corpus.drop(name, "label is not a number", str(row))
+        corpus.drop(name, "label is not a number", str(row))
+        return None
     if abs(row[0]) > 3 or min(row[1:]) < 0:
-        return corpus.drop(name, "label outside its range", str(row))
+        corpus.drop(name, "label outside its range", str(row))
+        return None
     corpus.corrections["score above 3 set to 3"] += sum(score > 3 for score in row[1:])
     return [row[0], *(min(score, 3.0) for score in row[1:])]
 
@@ -130,7 +137,7 @@ def read_folds(folder: Path) -> dict[str, str]:
     The lists are `standard_train_fold`, `standard_valid_fold` and `standard_test_fold` of CMU-MultimodalSDK
     (`mmsdk/mmdatasdk/dataset/standard_datasets/CMU_MOSEI/cmu_mosei_std_folds.py`), one id per line.
     """
-    splits = {}
+    splits: dict[str, str] = {}
     for split, name in FOLDS.items():
         for video in lines(read_text(require(folder, name, what="ids of the official fold, one per line"), Corpus())):
             if splits.setdefault(video.strip(), split) != split:
@@ -138,7 +145,7 @@ def read_folds(folder: Path) -> dict[str, str]:
     return splits
 
 
-def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, Floats64, Floats64]]:
     """For each video: its name, intervals (segments, 2) in seconds, and scores (segments, 7): sentiment, then CLASSES.
 
     If the groups of a video are broken, all its segments are dropped. Raises CorpusError if the file is not the `.csd` of the labels.
@@ -162,13 +169,13 @@ def read_labels(path: Path, corpus: Corpus) -> Iterator[tuple[str, np.ndarray, n
         raise CorpusError(f"{path} is not the .csd of CMU-MOSEI's labels ({error}): download it again") from None
 
 
-def _segments(group) -> int:
+def _segments(group: "h5py.Group") -> int:
     """Number of segments of a video whose groups are broken: the length of its longer data set, or 1 if it has none."""
     datasets = [group.get(name) for name in ("intervals", "features")] if hasattr(group, "get") else []
     return max([1, *(len(data) for data in datasets if getattr(data, "shape", ()))])
 
 
-def _columns(file, path: Path) -> list[int]:
+def _columns(file: "h5py.File", path: Path) -> list[int]:
     """Columns of sentiment and of each class among the scores, by the names in the file."""
     try:
         names = list(map(str, json.loads(np.ravel(file["All Labels/metadata/dimension names"][()])[0])))

@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from tqdm import tqdm
 
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import csv_rows, lines, number, read_text, require, tidy
+from calm.corpora.files import Row, csv_rows, lines, number, read_text, require, tidy
 from calm.corpora.layout import Part
 from calm.corpora.msp_votes import CLASSES, CODES, NO_CLASS, Answer, fractions, plurality, present, read_headers, read_votes, shares
 from calm.corpora.utterances import Corpus, Utterance
@@ -112,20 +112,23 @@ def _known(value: object) -> str | None:
     return None if text.lower() in ("", "unknown", "na", "nan", "none") else text
 
 
-def _split(row: dict, wanted: set[str], corpus: Corpus) -> str | None:
+def _split(row: Row, wanted: set[str], corpus: Corpus) -> str | None:
     """The split; None, with the row dropped or left out, if its set is missing, unknown, or a test set that is not wanted."""
     name, partition = Path(row["FileName"]).stem, row["Split_Set"]
     key = (partition or "").lower().replace(" ", "")
     if partition is None:
-        return corpus.drop(name, "in no partition")
+        corpus.drop(name, "in no partition")
+        return None
     if key not in SETS:
-        return corpus.drop(name, "unknown partition", partition)
+        corpus.drop(name, "unknown partition", partition)
+        return None
     if SETS[key] == "test" and key not in wanted:
-        return corpus.leave_out(name, "test set not asked for", partition)
+        corpus.leave_out(name, "test set not asked for", partition)
+        return None
     return SETS[key]
 
 
-def _fault(row: dict) -> tuple[str, str] | None:
+def _fault(row: Row) -> tuple[str, str] | None:
     """Reason and detail if the consensus code is unknown or an attribute is not a number from 1 to 7. Both may be absent."""
     if row.get("EmoClass", "X") not in (*CODES, *NO_CLASS):
         return "label outside its range", f"EmoClass {row['EmoClass']!r}"
@@ -138,7 +141,7 @@ def _fault(row: dict) -> tuple[str, str] | None:
     return None
 
 
-def _utterance(row: dict, split: str, audio: Path, more: Published) -> Utterance:
+def _utterance(row: Row, split: str, audio: Path, more: Published) -> Utterance:
     """An utterance without its text and labels."""
     file = row["FileName"]
     speaker = _known(row.get("SpkrID")) or more.speakers.get(file) or ""
@@ -150,19 +153,19 @@ def _utterance(row: dict, split: str, audio: Path, more: Published) -> Utterance
     )
 
 
-def _label(row: dict, answers: list[Answer] | None, labels: str, workers: int) -> list[str] | None:
+def _label(row: Row, answers: list[Answer] | None, labels: str, workers: int) -> list[str] | None:
     """The classes, or None if nothing, or no class, is published."""
     if labels != "primary":
         return None if answers is None else present(answers, labels == "all", workers)
     return [CODES[row["EmoClass"]]] if row.get("EmoClass") in CODES else None
 
 
-def _add(corpus: Corpus, utterance: Utterance, row: dict, texts: Path | None) -> None:
+def _add(corpus: Corpus, utterance: Utterance, row: Row, texts: Path | None) -> None:
     """Keep the row, with its text if there is a folder of texts. Rows without a label are counted, and kept in train only."""
     if utterance.labels is None:
         code = row.get("EmoClass")
         counts = corpus.checks.setdefault("rows without a label, kept in train only", Counter())
-        counts[f"{NO_CLASS.get(code, 'no answers')} ({code}), {utterance.split}"] += 1
+        counts[f"{NO_CLASS.get(str(code), 'no answers')} ({code}), {utterance.split}"] += 1
         if utterance.split != "train":
             return corpus.leave_out(utterance.id, "no class and not in train", f"{code} in {row['Split_Set']}")
     utterance.text = _text(texts / f"{utterance.id}.txt", corpus) if texts else None
@@ -179,7 +182,7 @@ def _text(path: Path, corpus: Corpus) -> str | None:
     return tidy(text)
 
 
-def _checks(corpus: Corpus, rows: list[dict], more: Published) -> None:
+def _checks(corpus: Corpus, rows: list[Row], more: Published) -> None:
     """Compare the published consensus with the workers' plurality, and the sets of the consensus with those of the partition list."""
     answered = [row for row in rows if "EmoClass" in row and row["FileName"] in more.votes]
     pairs = [(row["FileName"], row["EmoClass"], plurality(more.votes[row["FileName"]])) for row in answered]
@@ -194,7 +197,7 @@ def _checks(corpus: Corpus, rows: list[dict], more: Published) -> None:
     corpus.checks["speaker unknown"] = sum(not utterance.speaker for utterance in corpus.utterances)
 
 
-def read_consensus(folder: Path, corpus: Corpus) -> tuple[list[dict], set[str]]:
+def read_consensus(folder: Path, corpus: Corpus) -> tuple[list[Row], set[str]]:
     """Rows of the published consensus, and all file names in it.
 
     Read from CSV, JSON or the first lines of the blocks of `labels.txt`. Rows that do not parse are dropped.
@@ -206,7 +209,8 @@ def read_consensus(folder: Path, corpus: Corpus) -> tuple[list[dict], set[str]]:
         parsed = list({".csv": csv_rows, ".json": _rows_of_json, ".txt": read_headers}[path.suffix](text))
     except (ValueError, RecursionError, csv.Error) as error:
         raise CorpusError(f"{path} does not parse as MSP-Podcast's consensus ({error}): copy the file of the release") from None
-    rows, known = [], set()
+    rows: list[Row] = []
+    known: set[str] = set()
     for index, row in enumerate(parsed, 1):
         row = {key: value.strip() if isinstance(value, str) else value for key, value in row.items()}
         id = Path(row.get("FileName") or "").stem
@@ -214,17 +218,17 @@ def read_consensus(folder: Path, corpus: Corpus) -> tuple[list[dict], set[str]]:
             rows.append({**row, "EmoClass": row.get("EmoClass", row.get("EmoClass_Major", ""))})
         else:
             corpus.drop(id or f"{path.name} row {index}", "label row does not parse", str(row)[:200])
-        known.add(row.get("FileName"))
+        known |= {row["FileName"]} if row.get("FileName") else set()
     if not rows:
         raise CorpusError(f"{path} has no row with a FileName and is not MSP-Podcast's consensus: copy the file of the release")
     return rows, known
 
 
-class Members(list):
+class Members(list[tuple[str, Any]]):
     """A JSON object as pairs of name and value, so that a file that is in it twice is seen twice."""
 
 
-def _rows_of_json(text: str) -> Iterator[dict]:
+def _rows_of_json(text: str) -> Iterator[Row]:
     """Rows of an object that maps file names to objects, or to lists of one object; any other value goes under the key None."""
     files = json.loads(text, object_pairs_hook=Members)
     if not isinstance(files, Members):
@@ -236,7 +240,8 @@ def _rows_of_json(text: str) -> Iterator[dict]:
 
 def read_partitions(path: Path, corpus: Corpus) -> dict[str, str]:
     """Set of every file in `Partitions.txt`; empty without it. A file in two sets gets "<first> and <second>", which is no valid set."""
-    sets, broken = {}, []
+    sets: dict[str, str] = {}
+    broken: list[str] = []
     for name, file in _pairs(path / "Partitions.txt", corpus, broken):
         if not file.lower().endswith(".wav"):
             broken.append(f"{name}; {file}")
@@ -248,10 +253,12 @@ def read_partitions(path: Path, corpus: Corpus) -> dict[str, str]:
 
 def read_speakers(path: Path, corpus: Corpus) -> tuple[dict[str, str], dict[str, str]]:
     """Speaker of every file and gender of every speaker, from `Speaker_ids.txt`; empty without it."""
-    broken = corpus.checks["lines of Speaker_ids.txt that do not parse"] = []
+    broken: list[str] = []
+    corpus.checks["lines of Speaker_ids.txt that do not parse"] = broken
     pairs = [(key, _known(value)) for key, value in _pairs(path / "Speaker_ids.txt", corpus, broken)]
     speakers = {key: value for key, value in pairs if value and key.lower().endswith(".wav")}
-    return speakers, {_known(key): value for key, value in pairs if value and not key.lower().endswith(".wav")}
+    people = [(_known(key), value) for key, value in pairs if not key.lower().endswith(".wav")]
+    return speakers, {key: value for key, value in people if key and value}
 
 
 def _pairs(path: Path, corpus: Corpus, broken: list[str]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import csv_rows, find, lines, read_text
+from calm.corpora.files import Row, csv_rows, find, lines, read_text
 from calm.corpora.utterances import SOFT, Corpus
 
 CODES = {"A": "angry", "S": "sad", "H": "happy", "U": "surprise", "F": "fear", "D": "disgust", "C": "contempt", "N": "neutral"}
@@ -102,9 +102,9 @@ def fractions(answers: list[Answer], secondary: bool) -> dict[str, float]:
     return {SOFT + name: named[name] / len(answers) for name in CLASSES}
 
 
-def _named(answers: list[Answer], secondary: bool) -> Counter:
+def _named(answers: list[Answer], secondary: bool) -> Counter[str | None]:
     """Number of workers that named each class as primary or, if `secondary`, as secondary emotion."""
-    named = Counter()
+    named: Counter[str | None] = Counter()
     for item in answers:
         named.update({SECONDARY.get(name) for name in (item.primary, *(item.secondary if secondary else ()))})
     return named
@@ -121,7 +121,9 @@ def read_votes(folder: Path, corpus: Corpus) -> dict[str, list[Answer]]:
 
     Answers that do not parse, or whose file is unknown, are listed in `checks`; repeated answers count once.
     """
-    votes, broken, seen = {}, [], set()
+    votes: dict[str, list[Answer]] = {}
+    broken: list[str] = []
+    seen: set[int] = set()
     try:
         for file, line, parsed in tqdm(_answers(folder, corpus), desc="votes", unit="answer", delay=2, leave=False):
             if parsed is None or not file:
@@ -137,7 +139,7 @@ def read_votes(folder: Path, corpus: Corpus) -> dict[str, list[Answer]]:
     return votes
 
 
-def _answers(folder: Path, corpus: Corpus) -> Iterator[tuple[str, str, Answer | None]]:
+def _answers(folder: Path, corpus: Corpus) -> Iterator[tuple[str | None, str, Answer | None]]:
     """For each answer: its file (None: unknown), a text that differs between workers, and the answer (None: it does not parse)."""
     if path := find(folder, "labels.txt"):
         file = None
@@ -161,12 +163,12 @@ def _answers(folder: Path, corpus: Corpus) -> Iterator[tuple[str, str, Answer | 
                 yield file.strip(), worker, answer(row.get("EmoClass_Major"), row.get("EmoClass_Second"))
 
 
-def read_headers(text: str) -> list[dict]:
+def read_headers(text: str) -> list[Row]:
     """The consensus in `labels.txt`, with the column names of `labels_consensus.csv`."""
     return [row for line in lines(text) if (row := read_header(line))]
 
 
-def read_header(line: str) -> dict | None:
+def read_header(line: str) -> Row | None:
     """The first line of a block by NAMES, or None for an answer.
 
     A line that is neither has itself under the key None. It is taken for a broken first line, so that the answers below it do not count

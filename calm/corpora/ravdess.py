@@ -54,7 +54,7 @@ def read(
 
 def _splits(**actors: Sequence[int]) -> dict[int, str]:
     """Split by actor."""
-    splits = {}
+    splits: dict[int, str] = {}
     for split, numbers in actors.items():
         for actor in numbers:
             if splits.setdefault(actor, split) != split:

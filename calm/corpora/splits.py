@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from calm.array_types import Bools, Floats64, Ints
 from calm.corpora.errors import CorpusError
 from calm.corpora.utterances import Utterance
 
@@ -29,7 +30,7 @@ def assign(utterances: list[Utterance], validation: float, test: float, seed: in
         utterance.split = names[chosen[who(utterance)]]
 
 
-def deal(counts: Mapping[str, np.ndarray], shares: np.ndarray, seed: int, fixed: Mapping[str, int] | None = None) -> dict[str, int]:
+def deal(counts: Mapping[str, Floats64], shares: Floats64, seed: int, fixed: Mapping[str, int] | None = None) -> dict[str, int]:
     """Part of every speaker, from 0: in turn, those with the most utterances first, each where all classes come nearest to their shares.
 
     Args:
@@ -59,17 +60,17 @@ def check_shares(validation: float, test: float = 0.0) -> None:
         raise CorpusError(f"validation_share {validation} and test_share {test} must be at least 0 and add to less than 1")
 
 
-def counts_by_speaker(utterances: list[Utterance]) -> dict[str, np.ndarray]:
+def counts_by_speaker(utterances: list[Utterance]) -> dict[str, Floats64]:
     """Counts by speaker, (1 + classes,): all utterances, then those of each class."""
     classes = sorted({name for utterance in utterances for name in utterance.labels or ()})
     column = {name: index + 1 for index, name in enumerate(classes)}
-    counts = defaultdict(lambda: np.zeros(len(classes) + 1))
+    counts: dict[str, Floats64] = defaultdict(lambda: np.zeros(len(classes) + 1))
     for utterance in utterances:
         counts[who(utterance)][[0, *(column[name] for name in set(utterance.labels or ()))]] += 1
     return dict(counts)
 
 
-def nested(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
+def nested(targets: Bools, share: float, seed: int) -> Ints:
     """Choose a share of the rows with about the same proportion of each combination of labels. Smaller shares are subsets of larger ones.
 
     Args:

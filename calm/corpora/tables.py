@@ -12,7 +12,7 @@ from pathlib import Path
 
 from calm.corpora import embedded
 from calm.corpora.errors import CorpusError
-from calm.corpora.files import lines, read_text
+from calm.corpora.files import Row, lines, read_text
 from calm.corpora.utterances import Corpus
 
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
@@ -37,7 +37,7 @@ SYNONYMS = {
 }
 
 
-def rows_of(path: Path, corpus: Corpus, key: str, only: bool = False) -> list[dict]:
+def rows_of(path: Path, corpus: Corpus, key: str, only: bool = False) -> list[Row]:
     """Rows of a table by column name, in lower case. Surplus cells of a row, or a row that does not parse, are under the key None.
 
     Args:
@@ -77,25 +77,25 @@ def _check_names(path: Path, names: Iterable[str]) -> None:
         raise CorpusError(f"{path} has two columns {' and two '.join(map(repr, twice))}: remove or rename one of them")
 
 
-def _parquet(path: Path, key: str, only: bool) -> list[dict]:
+def _parquet(path: Path, key: str, only: bool) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pq.read_schema(path)
     _check_names(path, schema.names)
     field = next((own for own in schema if _column(own.name) == key), None)
-    holds_audio = field is not None and (pa.types.is_struct(field.type) or embedded.is_bytes(field.type))
-    names = [name for name in schema.names if (_column(name) == key if only else True) and not (holds_audio and name == field.name)]
-    rows = pq.read_table(path, columns=names).to_pylist()
-    if not holds_audio:
+    audio = field if field is not None and (pa.types.is_struct(field.type) or embedded.is_bytes(field.type)) else None
+    names = [name for name in schema.names if (_column(name) == key if only else True) and not (audio is not None and name == audio.name)]
+    rows: list[Row] = pq.read_table(path, columns=names).to_pylist()
+    if audio is None:
         return rows
     if only:
-        return [{key: name} for name in embedded.paths(path, field)]
-    files = embedded.unpack(path, field)
+        return [{key: name} for name in embedded.paths(path, audio)]
+    files = embedded.unpack(path, audio)
     return [{**row, key: name} for row, name in zip(rows, files, strict=True)] if names else [{key: name} for name in files]
 
 
-def _csv(path: Path, text: str, corpus: Corpus, key: str) -> list[dict]:
+def _csv(path: Path, text: str, corpus: Corpus, key: str) -> list[Row]:
     usual = separator = "," if path.suffix.lower() == ".csv" else "\t"
     text = text.lstrip("\r\n")
     first, _, rest = text.partition("\n")
@@ -118,7 +118,7 @@ def _cells(line: str, separator: str) -> list[str]:
         return []
 
 
-def _json(path: Path, text: str) -> list[dict]:
+def _json(path: Path, text: str) -> list[Row]:
     """Rows of JSON lines, of an array of objects, or of a single object."""
     try:
         whole = json.loads(text, object_pairs_hook=_unique)
@@ -129,7 +129,7 @@ def _json(path: Path, text: str) -> list[dict]:
     return [row if isinstance(row, dict) else {None: str(row)} for row in (whole if isinstance(whole, list) else [whole])]
 
 
-def _row(line: str) -> dict:
+def _row(line: str) -> Row:
     """Row in a line of JSON. A line that does not parse is under the key None, like surplus cells of a CSV."""
     try:
         row = json.loads(line, object_pairs_hook=_unique)
@@ -138,7 +138,7 @@ def _row(line: str) -> dict:
     return row if isinstance(row, dict) else {None: line}
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict:
+def _unique(pairs: list[tuple[str, object]]) -> Row:
     """An object of JSON. Raises ValueError if two of its keys are alike."""
     if len({_column(name) for name, _ in pairs}) < len(pairs):
         raise ValueError("two keys of one name")

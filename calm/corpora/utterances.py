@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from calm.array_types import Bools
 from calm.storage import read_parquet, write_parquet
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Utterance:
     split: str = "train"
     text: str | None = None
     labels: list[str] | None = None
-    extra: dict = field(default_factory=dict)  # further columns: raw scores, attributes, votes
+    extra: dict[str, Any] = field(default_factory=dict)  # further columns: raw scores, attributes, votes
     fold: int | None = None  # in which it is tested
     validates: list[int] | None = None  # folds in which it is validation
 
@@ -81,8 +82,8 @@ class Corpus:
     one_hot: bool = False
     utterances: list[Utterance] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
-    corrections: Counter = field(default_factory=Counter)
-    checks: dict = field(default_factory=dict)
+    corrections: Counter[str] = field(default_factory=Counter)
+    checks: dict[str, Any] = field(default_factory=dict)
 
     def add(self, utterance: Utterance) -> None:
         """Keep an utterance, with a negative start set to 0. It is dropped if a time is not finite or a text is not valid Unicode."""
@@ -178,7 +179,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> "pd.DataFram
     return frame
 
 
-def multi_hot(labels: Sequence[Sequence[str]], classes: Sequence[str], one_hot: bool = False) -> np.ndarray:
+def multi_hot(labels: Sequence[Sequence[str]], classes: Sequence[str], one_hot: bool = False) -> Bools:
     """Class names of each utterance as bool (utterances, classes).
 
     Raises ValueError for an unknown class, and with `one_hot` for an utterance without exactly one class.

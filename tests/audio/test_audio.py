@@ -112,7 +112,10 @@ def test_files_that_are_not_audio_are_named(tmp_path, make, says):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(("start", "end", "says"), [(2, 3, "no audio after 2 s"), (0.5, 0.5, "is empty"), (-1, 1, "is empty or negative")])
+@pytest.mark.parametrize(
+    ("start", "end", "says"),
+    [(2, 3, "no audio after 2 s"), (0.5, 0.5, "is empty"), (-1, 1, "is empty or negative"), (-1, None, "from -1 s to the end is empty")],
+)
 def test_intervals_without_audio(tmp_path, start, end, says):
     soundfile.write(tmp_path / "a.wav", sine(440, 1), 16000)
     with pytest.raises(AudioError, match=says):
