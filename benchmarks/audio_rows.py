@@ -154,7 +154,7 @@ def start(options: Options) -> list[Result]:
     onnx_export.write_encoder(states, made_model.release(folder / "encoder", "audio", with_graph=True, config=network, **heard))
     files, _, source = speech(1, 6.0)
     commands = {
-        name: run([sys.executable, "-m", "calm.cli", "predict", str(files[0]), "--model", str(folder / name)])
+        name: run([sys.executable, "-m", "calm", "predict", str(files[0]), "--model", str(folder / name)])
         for name in ("log-mel", "encoder")
     }
     nothing = {"Python with numpy": run([sys.executable, "-c", "import numpy"])}

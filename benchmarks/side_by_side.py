@@ -84,7 +84,7 @@ def calls_in_process(model: Path, file: Path, text: str) -> dict[str, Callable[[
 
 def commands(model: Path, file: Path, text: str) -> dict[str, list[str]]:
     """Commands to time, by name of the system."""
-    calm = [sys.executable, "-m", "calm.cli"]
+    calm = [sys.executable, "-m", "calm"]
     options = ["--model", str(model), "--text", text]
     smiles = {f"openSMILE {name}": [sys.executable, "-c", f"{SMILE.format(name)}print(smile.process_file({str(file)!r}))"] for name in SETS}
     return smiles | {

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 import numpy as np
 import soxr
 
-from calm.audio.pauses import SAMPLE_RATE, Pauses, speech
+from calm.audio import pauses
+from calm.audio.pauses import SAMPLE_RATE, Pauses
 
 NO_SPEECH = "no speech"
 FLOOR = -70.0  # dB of full scale: what is never louder is silence, that of a microphone included
@@ -24,7 +25,7 @@ def heard(samples: np.ndarray, sample_rate: int) -> bool:
     if not detects():
         return True
     at_16_khz = samples if sample_rate == SAMPLE_RATE else soxr.resample(samples, sample_rate, SAMPLE_RATE)
-    return bool(speech(np.asarray(at_16_khz, np.float32), Pauses()))
+    return bool(pauses.speech(np.asarray(at_16_khz, np.float32), Pauses()))
 
 
 def detects() -> bool:

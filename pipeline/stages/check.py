@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from calm.corpora.fingerprint import fingerprint
-from calm.storage import read_json, write_json
+from calm.storage import read_json, write_json, write_sums
 from pipeline import paths, state
 from pipeline.execution import gpus
 from pipeline.settings import Settings, load_or_exit
@@ -40,6 +40,7 @@ def run(settings: Settings) -> None:
         corpus = settings.corpora[name]
         for part, content in fingerprint(corpus.format, corpus.path, corpus.options).items():
             _write(content, paths.fingerprint(name) / f"{part}.json")
+        write_sums(paths.fingerprint(name))
     _remove(paths.FINGERPRINTS, {paths.fingerprint(name) for name in settings.corpora})
     if not all(map(settings.pretraining_corpora, settings.models)):
         for folder in (paths.features(NO_CORPUS), paths.texts(NO_CORPUS), paths.utterances(NO_CORPUS).parent):

@@ -169,7 +169,7 @@ def test_baselines_are_fitted_in_every_fold(folded, table):
 
 def test_stages_of_pretraining_leave_a_note_and_the_page_says_so(folded):
     for stage in ("calp", "encoded", "pretrained"):
-        assert [path.name for path in (folded / "data" / stage / "small").iterdir()] == ["README.txt"]
+        assert {path.name for path in (folded / "data" / stage / "small").iterdir()} == {"README.txt", "SHA256SUMS"}
     page = (folded / "reports/index.html").read_text()
     assert "Model small is not pretrained" in page and "not pretrained</p>" in page.replace(".</p>", "</p>")
     assert (folded / "reports/tables/mine-folds.csv").read_text().count("\n") >= 4

@@ -1,5 +1,6 @@
 """CALP over a speech encoder that it trains along: what follows hears the trained encoder, and what is stored stays as it was."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from calm.inference.loading import load_compiled
 from calm.inference.processing import CalmProcessor
 from calm.inference.torch_classifier import Predictor
 from calm.models.modeling import CalmForContrastivePretraining
-from calm.storage import read_json
+from calm.storage import SUMS, read_json
 from calm.tools.search import CalpEncoder, corpus_rows
 from calm.training.forward import encode_blocks
 from pipeline import factory, feature_extractors, paths
@@ -148,7 +149,7 @@ def test_heads_hear_the_trained_encoder_where_they_start_after_calp(rebuilt, tmp
         assert np.array_equal(copy.utterances.values, unchanged.utterances.values) != trained
 
 
-def test_the_released_model_answers_as_the_stage_did():
+def test_the_released_model_answers_as_the_stage_did(tmp_path):
     """By torch and by the two graphs, from audio."""
     folder = paths.model("made", "small")
     kept = read_json(folder / "release.json")
@@ -161,9 +162,8 @@ def test_the_released_model_answers_as_the_stage_did():
     for classifier in (Predictor(folder), load_compiled(folder, "cpu")):
         found = classifier(clips, None)
         np.testing.assert_allclose(np.log(found / (1 - found)), expected, atol=0.03)
-    (folder / "encoder.onnx").rename(folder / "hidden.onnx")
-    found = Predictor(folder)(clips[:1], None)
-    (folder / "hidden.onnx").rename(folder / "encoder.onnx")
+    weights = shutil.copytree(folder, tmp_path / "weights", ignore=shutil.ignore_patterns("encoder.onnx", SUMS))
+    found = Predictor(weights)(clips[:1], None)
     np.testing.assert_allclose(np.log(found / (1 - found)), expected[:1], atol=0.03)
 
 

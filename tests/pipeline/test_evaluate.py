@@ -53,7 +53,7 @@ def msp(tmp_path_factory):
         return evaluated("msp")
 
 
-def table(name: str, classes=ONE_HOT, one_hot=True, rows=200, seed=0, audio="gone.wav") -> pd.DataFrame:
+def table(name: str, classes=ONE_HOT, one_hot=True, rows=200, seed=0, audio=Path("gone.wav")) -> pd.DataFrame:
     """A table of utterances: half train, a quarter validation, a quarter test; every tenth row is not labelled."""
     draw = np.random.default_rng(seed)
     corpus = Corpus(classes, one_hot)

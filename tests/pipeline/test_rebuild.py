@@ -40,6 +40,7 @@ def test_the_page_and_the_model_are_there(rebuilt):
         "release.json",
         "README.md",
         "model.onnx",
+        "SHA256SUMS",
     }
     assert {path.name for path in model.iterdir()} == expected
     card = (model / "README.md").read_text()
@@ -74,7 +75,7 @@ def test_the_released_model_answers_as_the_stage_did(rebuilt):
     )
     logits = logits.drop(columns="text").merge(pd.read_parquet(folder / "data/texts/msp/texts.parquet")[["id", "text"]]).head(8)
     texts = [part for text in logits["text"] for part in ("--text", text)]
-    done = rebuilt.run(sys.executable, "-m", "calm.cli", "predict", *logits["audio"], "--model", str(model), *texts, "--json")
+    done = rebuilt.run(sys.executable, "-m", "calm", "predict", *logits["audio"], "--model", str(model), *texts, "--json")
     assert done.returncode == 0 and "synthetic speech" in done.stderr, done.stderr
     answers = json.loads(done.stdout)
     assert kept == {"variant": "calm", "modality": "both", "seed": 1} and answers["synthetic"] and len(answers["rows"]) == 8
@@ -86,7 +87,7 @@ def test_the_released_model_answers_as_the_stage_did(rebuilt):
 def test_what_calp_left_is_searched(rebuilt):
     """The one model of the project, with nothing but its folder: new audio lies where the corpus's log-mel does; words find something."""
     table = pd.read_parquet(rebuilt.folder / "data/utterances/msp/utterances.parquet")
-    search, like = (sys.executable, "-m", "calm.cli", "search"), table.iloc[7]
+    search, like = (sys.executable, "-m", "calm", "search"), table.iloc[7]
     done = rebuilt.run(*search, "--like", like["audio"], "msp", "--json")
     assert done.returncode == 0 and "synthetic speech" in done.stderr, done.stderr
     found = json.loads(done.stdout)
@@ -186,4 +187,4 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(project):
     given = small()
     given["evaluate"]["bootstrap"] = 60
     project.write(given)
-    assert project.changed() == {"evaluate@msp", "report"}
+    assert project.changed() == {"evaluate@msp", "release@msp-small", "report"}
