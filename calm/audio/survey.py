@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from calm.array_types import Floats32
+from calm.audio.opening import MOST_CHANNELS
 
 CANCELLED = 0.01  # power of the channels' mean, as a share of their own: below it they cancel (20 dB)
 OFFSET = 0.02  # least mean that is taken for a constant offset, and as a share of the standard deviation:
@@ -91,9 +92,6 @@ class Survey:
         """The loudest channel if their mean is nearly nothing, or None."""
         powers = np.atleast_1d(self.powers)
         return int(powers.argmax()) if len(powers) > 1 and self.power < CANCELLED * powers.mean() else None
-
-
-MOST_CHANNELS = 64
 
 
 def one_channel(samples: np.ndarray) -> np.ndarray:

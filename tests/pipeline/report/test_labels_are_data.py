@@ -44,5 +44,5 @@ def test_hostile_labels(tmp_path, monkeypatch):
 def test_cells_of_tables():
     table = Table("a", "A", ["name|", "=x"], [["@SUM(1)\n| b |<script>", Score(-0.5, None, 1)], ["-2", None]])
     assert list(csv.reader(table.csv().splitlines(keepends=True)))[1:] == [["'@SUM(1)\n| b |<script>", "-0.5", ""], ["-2", "", ""]]
-    assert table.csv().splitlines()[0] == "name|,'=x"
+    assert table.csv().splitlines()[0] == "name|,'=x,'=x std"
     assert r"| @SUM(1) \| b \|&lt;script> |" in table.markdown() and r"| name\| |" in table.markdown()
