@@ -253,7 +253,7 @@ def test_other_models_are_not_read_and_missing_ones_are_named(place):
 
 def test_corpus_without_labels(place):
     corpus = Corpus(("a", "b"))
-    corpus.add(Utterance("u", "x.wav", 0.0, 1.0, split="test"))
+    corpus.add(Utterance("u", Path("x.wav"), 0.0, 1.0, split="test"))
     write_table(corpus, paths.utterances("msp"))
     with pytest.raises(ValueError, match="no labelled utterance"):
         evaluate.read_truth(paths.utterances("msp"), "msp", False)

@@ -52,12 +52,11 @@ def test_calp_of_two_processes_is_stopped_and_goes_on(here):
     assert stage.returncode == 0, errors
     assert output.count("\n") == 1 and output.startswith(f"CALP small: {EPOCHS} epochs"), output
     assert f"{step}/{5 * EPOCHS}" in errors  # 36 training rows by 8: five steps an epoch; it goes on where it was stopped
-    assert [path.name for path in Path("data/calp").iterdir()] == ["small"] and not [
-        path for path in Path("data/work").iterdir() if path.is_dir()
-    ]
+    assert [path.name for path in Path("data/calp").iterdir()] == ["small"]
+    assert not [path for path in Path("data/work").iterdir() if path.is_dir()]
     made = {path.name for path in Path("data/calp/small").iterdir()}
     inputs = {"preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert made == {"config.json", "model.safetensors", "metrics.json", "space.parquet", *inputs}
+    assert made == {"config.json", "model.safetensors", "metrics.json", "space.parquet", "SHA256SUMS", *inputs}
     assert len(json.loads(Path("data/calp/small/metrics.json").read_text())["curve"]) == EPOCHS
     client = mlflow.MlflowClient("sqlite:///mlflow.db")
     (experiment,) = [found for found in client.search_experiments() if found.name == "calm/small"]
