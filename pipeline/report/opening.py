@@ -12,6 +12,7 @@ from pipeline.report.table import Score
 from pipeline.report.wording import audio_hours, counted, listed
 from pipeline.settings import Settings
 
+NO_PRETRAINING = "no_pretraining"
 WHAT_CALM_IS = (
     "CALM learns representations of speech that join how something is said with what is said (arXiv 2202.03587). A small transformer turns "
     "short blocks of sound into vectors, which stand beside the words in a pretrained language model."
@@ -27,13 +28,14 @@ WORDS = {
 
 
 class Headline(NamedTuple):
-    """The system by which the page speaks of a corpus, and the best baseline, in weighted accuracy on the test split."""
+    """Weighted accuracy on test of the system by which the page speaks of a corpus, the best baseline, and the system unpretrained."""
 
     corpus: str
     key: Key
     threshold: str  # kind of thresholds
     score: Score
     baseline: tuple[Key, Score] | None
+    unpretrained: Score | None = None
 
 
 def opening(settings: Settings, outputs: StageOutputs, headlines: list[Headline], folder: Path) -> dict:
@@ -71,7 +73,8 @@ def headline(corpus: str, rows: list[dict], decision: str) -> Headline | None:
         return None
     best = max(candidates, key=lambda key: validation.get(key, Score(0.0, None, 0)).mean)
     baselines = [(key, score) for key, score in test.items() if key.variant in BASELINES and key.variant != "chance"]
-    return Headline(corpus, best, kind, test[best], max(baselines, key=lambda pair: pair[1].mean, default=None))
+    twin = best._replace(variant=NO_PRETRAINING + FROZEN * best.variant.endswith(FROZEN)) if best.variant in CALM_VARIANTS else None
+    return Headline(corpus, best, kind, test[best], max(baselines, key=lambda pair: pair[1].mean, default=None), test.get(twin))
 
 
 def pretraining_sentence(settings: Settings, outputs: StageOutputs) -> str:
@@ -107,9 +110,10 @@ def test_sentence(outputs: StageOutputs) -> str:
 def result_sentence(headlines: list[Headline]) -> str:
     """The result of every corpus in one sentence; "" where no head was evaluated."""
     parts = []
-    for number, (corpus, key, _, score, baseline) in enumerate(headlines):
+    for number, (corpus, key, _, score, baseline, unpretrained) in enumerate(headlines):
         measure = " in weighted accuracy, where 50 % is knowing nothing" if not number else ""
-        other = f"; the best baseline, {baseline[0].title}, reaches {baseline[1].text} %" if baseline else ""
+        other = f"; without pretraining it reaches {unpretrained.text} %" if unpretrained else ""
+        other += f"; the best baseline, {baseline[0].title} from {baseline[0].input}, reaches {baseline[1].text} %" if baseline else ""
         parts.append(f"on {corpus}, {key.title}, from {key.input}, reaches {score.text} %{measure}{other}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
