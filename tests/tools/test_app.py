@@ -1,6 +1,5 @@
 """The page for the browser, and what is behind it."""
 
-import contextlib
 import json
 import re
 import socket
@@ -174,8 +173,8 @@ def test_pages_elsewhere_reach_nothing(address, folder):
     for name in ("evil.example", f"evil.example:{port}", "", "localhost.evil.example", "[::1"):
         assert httpx.get(address, headers={"host": name}).status_code in (400, 421), name
     for origin in ("http://evil.example", "null", f"http://127.0.0.1:{port + 1}"):
-        with contextlib.suppress(httpx.ReadError, httpx.WriteError):  # closed before the file was sent is refused too
-            assert upload(address, content, origin=origin).status_code == 403, origin
+        # Without a body: the server answers by the headers alone, and may close the connection before a body is sent.
+        assert httpx.post(f"{address}/gradio_api/upload", headers={"origin": origin}).status_code == 403, origin
     assert httpx.get(f"{address}/config", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}).status_code == 403
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert httpx.get(address, headers=link).status_code == 200 and httpx.post(address, headers=link).status_code == 403
