@@ -9,7 +9,7 @@ from pydantic import Field
 from calm.corpora.errors import CorpusError
 from calm.corpora.files import tidy
 from calm.corpora.layout import Part
-from calm.corpora.splits import assign, check_shares, who
+from calm.corpora.splits import assign_missing, check_shares
 from calm.corpora.utterances import Corpus, Utterance
 
 LAYOUT = (Part(("db.yaml",), "the database's header"),)
@@ -65,9 +65,7 @@ def read(
         corpus.add(utterance)
     corpus.classes = tuple(sorted({name for row in corpus.utterances for name in row.labels or ()}))
     corpus.one_hot = bool(corpus.classes)
-    without = [row for row in corpus.utterances if not row.split]
-    corpus.checks["rows whose split was made here"] = len(without)
-    assign(without, validation_share, test_share, seed, {who(row): row.split for row in corpus.utterances if row.split})
+    assign_missing(corpus, validation_share, test_share, seed)
     return corpus
 
 

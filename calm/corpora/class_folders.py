@@ -13,7 +13,7 @@ from calm.corpora.errors import CorpusError
 from calm.corpora.files import AUDIO, walk
 from calm.corpora.layout import Part
 from calm.corpora.manifest import SPLITS
-from calm.corpora.splits import assign, check_shares, who
+from calm.corpora.splits import assign_missing, check_shares
 from calm.corpora.utterances import Corpus, Utterance
 
 LAYOUT: tuple[Part, ...] = ()  # any folder with audio
@@ -68,7 +68,5 @@ def read(
         )
     corpus.classes = tuple(sorted({name for row in corpus.utterances for name in row.labels or ()}))
     corpus.one_hot = bool(corpus.classes)
-    without = [row for row in corpus.utterances if not row.split]
-    corpus.checks["rows whose split was made here"] = len(without)
-    assign(without, validation_share, test_share, seed, {who(row): row.split for row in corpus.utterances if row.split})
+    assign_missing(corpus, validation_share, test_share, seed)
     return corpus

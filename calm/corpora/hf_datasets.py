@@ -14,7 +14,7 @@ from calm.corpora.errors import CorpusError
 from calm.corpora.files import tidy
 from calm.corpora.layout import Part
 from calm.corpora.manifest import GENDERS, SPLITS
-from calm.corpora.splits import assign, check_shares, who
+from calm.corpora.splits import assign_missing, check_shares
 from calm.corpora.utterances import Corpus, Utterance
 from calm.storage import replacing
 
@@ -66,9 +66,7 @@ def read(
     labelled = [row.labels for row in corpus.utterances if row.labels is not None]
     corpus.classes = tuple(sorted({name for labels in labelled for name in labels}))
     corpus.one_hot = bool(labelled) and all(len(labels) == 1 for labels in labelled)
-    without = [row for row in corpus.utterances if not row.split]
-    corpus.checks["rows whose split was made here"] = len(without)
-    assign(without, validation_share, test_share, seed, {who(row): row.split for row in corpus.utterances if row.split})
+    assign_missing(corpus, validation_share, test_share, seed)
     return corpus
 
 

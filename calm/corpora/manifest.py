@@ -23,7 +23,7 @@ from pydantic import Field
 from calm.corpora.errors import CorpusError
 from calm.corpora.files import Row, number, tidy
 from calm.corpora.layout import Part
-from calm.corpora.splits import assign, check_shares, who
+from calm.corpora.splits import assign_missing, check_shares
 from calm.corpora.tables import MAY_BE_MEANT, meant, rows_of
 from calm.corpora.utterances import Corpus, Utterance
 
@@ -71,7 +71,7 @@ def read(
     labelled = [utterance.labels for utterance in corpus.utterances if utterance.labels is not None]
     corpus.classes = corpus.classes or tuple(sorted({name for labels in labelled for name in labels}))
     corpus.one_hot = bool(labelled) and all(len(labels) == 1 for labels in labelled) if one_hot is None else one_hot
-    _split(corpus, validation_share, test_share, seed)
+    assign_missing(corpus, validation_share, test_share, seed)
     return corpus
 
 
@@ -177,14 +177,6 @@ def _labels(cell: object, classes: tuple[str, ...] = ()) -> list[str] | None:
     else:
         names = re.split(r"[;|,]", str(cell))
     return list(dict.fromkeys(str(name).strip() for name in names if name is not None and str(name).strip()))
-
-
-def _split(corpus: Corpus, validation: float, test: float, seed: int) -> None:
-    """Deal the rows without a split to splits. Rows of one speaker stay together."""
-    fixed = {who(utterance): utterance.split for utterance in corpus.utterances if utterance.split}
-    without = [utterance for utterance in corpus.utterances if not utterance.split]
-    corpus.checks["rows whose split was made here"] = len(without)
-    assign(without, validation, test, seed, fixed)
 
 
 def audio_files(path: Path) -> list[str]:

@@ -8,7 +8,9 @@ import numpy as np
 
 from calm.array_types import Bools, Floats64, Ints
 from calm.corpora.errors import CorpusError
-from calm.corpora.utterances import Utterance
+from calm.corpora.utterances import Corpus, Utterance
+
+MADE_HERE = "rows whose split was made here"  # a check of a corpus: their number
 
 
 def shuffled(names: Iterable[str], seed: int | str) -> list[str]:
@@ -28,6 +30,13 @@ def assign(utterances: list[Utterance], validation: float, test: float, seed: in
     chosen = deal(counts_by_speaker(utterances), np.array([1 - validation - test, validation, test]), seed, placed)
     for utterance in utterances:
         utterance.split = names[chosen[who(utterance)]]
+
+
+def assign_missing(corpus: Corpus, validation: float, test: float, seed: int) -> None:
+    """Give a split to the rows of a corpus that have none, beside those that have one; as `assign`."""
+    without = [row for row in corpus.utterances if not row.split]
+    corpus.checks[MADE_HERE] = len(without)
+    assign(without, validation, test, seed, {who(row): row.split for row in corpus.utterances if row.split})
 
 
 def deal(counts: Mapping[str, Floats64], shares: Floats64, seed: int, fixed: Mapping[str, int] | None = None) -> dict[str, int]:

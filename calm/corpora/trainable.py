@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 from calm.corpora.errors import CorpusError
 from calm.corpora.folds import FEWEST
-from calm.corpora.splits import who
+from calm.corpora.splits import MADE_HERE, who
 from calm.corpora.tables import MAY_BE_MEANT
 from calm.corpora.utterances import SPLITS, Corpus
 
@@ -22,7 +22,7 @@ def unfit(corpus: Corpus) -> list[str]:
     """
     if all(row.labels is None for row in corpus.utterances):
         return renamed(corpus)
-    made_here = corpus.checks.get("rows whose split was made here") or any(row.fold is not None for row in corpus.utterances)
+    made_here = corpus.checks.get(MADE_HERE) or any(row.fold is not None for row in corpus.utterances)
     return untrainable(corpus, 5 if made_here else None)
 
 
