@@ -75,7 +75,8 @@ def kills(base: Path, fresh: Callable[[str], Path], length: int, chance: random.
     wait_for_end(folder)
     refuse_running(folder)
     shutil.rmtree(folder)
-    return f"{sum(killed.values())} kills ({', '.join(f'{count} {what}' for what, count in killed.items())}), each of {len(order)} stages {each}"
+    hit = ", ".join(f"{count} {what}" for what, count in killed.items())
+    return f"{killed.total()} kills, {each} of each of {len(order)} stages ({hit})"
 
 
 def kill_stage(folder: Path, stage: Stage, way: str, chance: random.Random, servers: frozenset[int]) -> str:

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import textwrap
-import threading
 import time
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import yaml
 from made_project import Project, small
 
 from pipeline import paths
-from pipeline.flows import limits, scoring
-from pipeline.flows.subprocesses import Stopped, read_lines
+from pipeline.flows import scoring
+from pipeline.flows.subprocesses import read_lines
 
 EPOCHS = 30  # of CALP, long enough to be killed in
 SECONDS = 90  # that anything may take
@@ -386,25 +385,6 @@ def test_files_of_the_inbox_are_scored_once(flows):
     assert scoring.new_files(inbox, scores)
     assert scoring.score(inbox, scores, "no model is loaded") == (0, 0, 0)
     assert len(pd.read_parquet(scores)) == len(table)
-
-
-def test_a_stage_sees_only_the_gpus_of_its_slots(tmp_path, monkeypatch):
-    """Two flows of one machine never share a device; stages that need none see none."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(limits, "_take_from_server", lambda *_: contextlib.nullcontext())
-    paths.servers().mkdir(parents=True)
-    this_flow, other_flow = (limits.Limits({"gpu": 3, "cpu": 1}, ["0", "1", "2"]) for _ in range(2))
-    never = threading.Event()
-    with this_flow.take("gpu", 1, never) as first, other_flow.take("gpu", 2, never) as second, this_flow.take("cpu", 1, never) as none:
-        assert [first, second, none] == [{"CUDA_VISIBLE_DEVICES": devices} for devices in ("0", "1,2", "")]
-        stopped = threading.Event()
-        threading.Timer(0.3, stopped.set).start()
-        with pytest.raises(Stopped), this_flow.take("gpu", 1, stopped):
-            pytest.fail("there are only three devices")
-    with this_flow.take("gpu", 9, never) as all_of_them:  # no more than there are
-        assert all_of_them == {"CUDA_VISIBLE_DEVICES": "0,1,2"}
-    with limits.Limits({"gpu": 1, "cpu": 1}, []).take("gpu", 2, never) as environment:
-        assert environment == {}
 
 
 def test_a_progress_bar_is_logged_once_in_a_while():
