@@ -94,7 +94,7 @@ class Analyser:
     def _listener(self, transcribe: bool) -> Listener:
         if transcribe and self.engine is None:
             self.engine = load_whisper(self.whisper)
-        return Listener(self.predictor.sample_rate, self.engine if transcribe else None)
+        return Listener.of(self.predictor, self.engine if transcribe else None)
 
     def predict(self, segment: Segment) -> dict[str, np.ndarray]:
         """Probabilities from audio alone, text alone and both: those that the model was trained for and the segment has."""
