@@ -289,12 +289,16 @@ def serve_app(
     name: Annotated[
         list[str], typer.Option(help="Further host name of the server, as a reverse proxy passes it on. May be repeated.")
     ] = [],  # noqa: B006
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="Folder of clips that the page offers to try. Default: synthetic speech.", show_default=False),
+    ] = None,
     megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 500,
     seconds: Annotated[int, typer.Option(min=1, help="Longest time of one analysis.")] = 1800,
     whisper: Annotated[str, typer.Option(help="Whisper model: a size, or a folder in faster-whisper's format.")] = "tiny.en",
     device: Device = "auto",
 ) -> None:
-    """Serve a page for the browser: record or upload audio, and see the predictions, also over time.
+    """Serve a page for the browser: record or upload audio, and see the predictions, also over time, or while you speak.
 
     Beside each probability stands the threshold of the class, tuned on the validation split when the model was released, else 0.5. Works
     without a network. Recordings never leave this machine and are removed when the page ends. The page has no password: for others than
@@ -308,7 +312,7 @@ def serve_app(
         from calm.tools.app import Analyser, served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
-        with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6) as (address, serve, _):
+        with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6, examples) as (address, serve, _):
             typer.echo(f"{address} (stop with Ctrl-C)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()
