@@ -71,9 +71,10 @@ def predict(
 ) -> None:
     """Predict the probability of each class, from audio, text or both.
 
-    For text alone, give --text without files. Recordings longer than 30 s are cut at their pauses, with one line per segment. A file in
-    which nobody speaks has the result "no speech". The probabilities sum to 1 only if the model was trained with a softmax. After them
-    stand the classes that the model decides and its decision: thresholds "tuned" on validation, "0.5", or "argmax", the likeliest class.
+    For text alone, give --text without files. Recordings longer than 30 s are cut at their pauses, and what is longer than the model
+    learned from where it is quietest, with one line per segment. A file in which nobody speaks has the result "no speech". The
+    probabilities sum to 1 only if the model was trained with a softmax. After them stand the classes that the model decides and its
+    decision: thresholds "tuned" on validation, "0.5", or "argmax", the likeliest class.
 
     Exit code 0: success. 1: a file could not be read. 2: nothing was done.
 
@@ -162,7 +163,7 @@ def embed(
 ) -> None:
     """Write vectors of recordings: of every block, of the utterance, and of its text.
 
-    Recordings longer than 30 s are cut at their pauses, with one row per segment: file, start, end, text, blocks (a vector every 0.3 s),
+    Recordings are cut as by `calm predict`, with one row per segment: file, start, end, text, blocks (a vector every 0.3 s),
     utterance, text_vector (with --text or --transcribe), and fault if there are no vectors. Exit codes are those of `calm predict`.
 
         calm embed *.wav --model data/models/msp/small -o vectors.parquet
