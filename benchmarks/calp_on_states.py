@@ -184,11 +184,12 @@ def zero_shot(network: CalmForContrastivePretraining, embed: Callable, heard: np
     return figures
 
 
-def main(model: str, hours: float, seed: int, work: Path) -> dict:
+def main(model: str, hours: float, seed: int, work: Path, own_texts: bool) -> dict:
     """Train and measure one model; "random" is the mended one before training, "printed-random" the printed one."""
     corpora, untrained = Path(os.environ["CALM_CORPORA"]), model.endswith("random")
     loss, options, text_blocks, rate, few_speakers = MODELS["printed" if model.startswith("printed") else "mended"]
-    real, speakers, texts = states("librispeech", librispeech(corpora / "librispeech"), work)
+    clips = (clip for clip in librispeech(corpora / "librispeech") if clip[2] or not own_texts)
+    real, speakers, texts = states("librispeech-own-texts" if own_texts else "librispeech", clips, work)
     rows = np.array([index for index, speaker in enumerate(speakers) if speaker not in (VALIDATION, TEST)])
     if 50 * 3600 * hours < real.lengths[rows].sum():
         drawn = np.random.default_rng(1).permutation(rows)
@@ -237,5 +238,6 @@ if __name__ == "__main__":
     parser.add_argument("--model", choices=[*MODELS, "random", "printed-random"], default="mended")
     parser.add_argument("--hours", type=float, default=1.29)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--own-texts", action="store_true", help="only clips of LibriSpeech with texts of their own: no Whisper")
     parser.add_argument("--work", type=Path, default=Path("states"))
     print(json.dumps(main(**vars(parser.parse_args()))))
