@@ -165,7 +165,7 @@ class Scorer:
             name = engines.resolve(section.engine, section.model)
             whisper = engines.load(section.engine, name, **options, window=section.window_seconds, device=device)
         pauses = Pauses(**cut.model_dump()) if cut else Pauses()
-        self.listener = Listener(self.classifier.sample_rate, whisper, pauses, section.no_speech_threshold)
+        self.listener = Listener.of(self.classifier, whisper, pauses=pauses, no_speech_threshold=section.no_speech_threshold)
 
     def rows(self, entry: InboxFile, path: Path, times: int) -> list[dict]:
         """Rows of one file: one per piece between pauses, or one that says what is wrong.
