@@ -6,6 +6,7 @@ This module imports neither torch nor Transformers, which take most of the time 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +15,9 @@ from calm.audio.decoding import AudioError, read_audio
 from calm.audio.pauses import SAMPLE_RATE, Pauses, cut
 from calm.inference.classifier import Classifier
 from calm.inference.voice import NO_SPEECH, detects, heard
+
+if TYPE_CHECKING:
+    from calm.asr.engines import Whisper
 
 VAD_WINDOW = 120.0  # seconds of audio in memory while pauses are searched
 
@@ -57,7 +61,7 @@ class Listener:
     """Reads the segments of recordings, and transcribes them if it has a Whisper engine (`calm.asr.engines.load`)."""
 
     sample_rate: int
-    whisper: object = None
+    whisper: "Whisper | None" = None
     pauses: Pauses = field(default_factory=Pauses)
     no_speech_threshold: float = 0.6
 
@@ -81,17 +85,17 @@ class Listener:
             if not np.isfinite(segment.samples).all():
                 raise AudioError(f"{path} holds NaN or infinity between {start:g} s and {end:g} s: repair the file")
             if self.whisper and text is None:
-                segment.text, segment.flags = self._transcribe(path, start, end)
+                segment.text, segment.flags = self._transcribe(self.whisper, path, start, end)
             yield segment
 
-    def _transcribe(self, path: Path, start: float, end: float) -> tuple[str, list[str]]:
+    def _transcribe(self, whisper: "Whisper", path: Path, start: float, end: float) -> tuple[str, list[str]]:
         from calm.asr import transcripts, windows
 
-        (transcript,) = self.whisper([read_audio(path, start, end, windows.SAMPLE_RATE)])
+        (transcript,) = whisper([read_audio(path, start, end, windows.SAMPLE_RATE)])
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
-def load_whisper(name: str, language: str | None = "en"):
+def load_whisper(name: str, language: str | None = "en") -> "Whisper":
     """A Whisper engine for `Listener`.
 
     Args:
@@ -105,12 +109,12 @@ def load_whisper(name: str, language: str | None = "en"):
     language = None if language == "auto" else language
     # A window of 5 s costs less than one of 30 s for short segments.
     engine = engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0, language=language)
-    if language != "en" and not engine.model.model.is_multilingual:
+    if language != "en" and not engine.multilingual:
         raise ValueError(f"Whisper's {name} knows English alone, and --language is {language or 'auto'}: choose --whisper tiny, or larger")
     return engine
 
 
-def classify_segment(classifier: Classifier, segment: Segment) -> dict:
+def classify_segment(classifier: Classifier, segment: Segment) -> dict[str, Any]:
     """Prediction for a segment: `start`, `end` (seconds), `text`, `flags`, and `Classifier.answer`."""
     (probabilities,) = classifier([segment.samples], [segment.text])
     place = {"start": segment.start, "end": segment.end, "text": segment.text, "flags": segment.flags}
@@ -118,8 +122,8 @@ def classify_segment(classifier: Classifier, segment: Segment) -> dict:
 
 
 def over_files(
-    files: Sequence[Path], listener: Listener, process: Callable[[Segment], dict], texts: Sequence[str | None] | None = None
-) -> Iterator[dict]:
+    files: Sequence[Path], listener: Listener, process: Callable[[Segment], dict[str, Any]], texts: Sequence[str | None] | None = None
+) -> Iterator[dict[str, Any]]:
     """Rows of all segments of all files: `file`, `fault` (None) and what `process` returns for the segment.
 
     A file without speech, or one that cannot be read, has one row with a `fault`, and the next file follows. A progress bar appears
@@ -128,7 +132,8 @@ def over_files(
     with tqdm(total=len(files), unit="file", delay=5) as bar:
         for path, text in zip(files, texts or [None] * len(files), strict=True):
             bar.set_description(Path(path).name, refresh=False)
-            row, fault = {"file": str(path), "fault": None}, NO_SPEECH
+            row: dict[str, Any] = {"file": str(path), "fault": None}
+            fault: str | None = NO_SPEECH
             try:
                 for segment in listener(path, text):
                     fault = None

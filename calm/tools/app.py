@@ -6,18 +6,26 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from calm.inference.recordings import NO_SPEECH, Listener, Segment, duration, load_whisper
+from calm.inference.recordings import Listener, Segment, duration, load_whisper
 from calm.inference.torch_classifier import Predictor
+from calm.inference.voice import NO_SPEECH
 from calm.tools.guard import Guard
 from calm.tools.timeline import draw, timeline
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from calm.asr.engines import Whisper
+
 
 HERE = Path(__file__).parent
 TITLES = {"audio": "audio", "text": "text", "both": "audio + text"}
@@ -59,7 +67,8 @@ class Analyser:
     """
 
     def __init__(self, predictor: Predictor, whisper: str = "tiny.en", seconds: float = MOST_SECONDS):
-        self.predictor, self.whisper, self.engine, self.seconds = predictor, whisper, None, seconds
+        self.predictor, self.whisper, self.seconds = predictor, whisper, seconds
+        self.engine: Whisper | None = None
 
     def analyse(self, path: Path | None, text: str | None, transcribe: bool, progress: ProgressCallback) -> Analysis:
         """Predictions for a recording, a text, or both; no segments if nobody speaks.
@@ -115,7 +124,7 @@ class Analyser:
 # What the page shows
 
 
-def main_modality(predictions: dict) -> str:
+def main_modality(predictions: dict[str, Any]) -> str:
     """The modality that is shown first: both, else audio, else text."""
     return next(modality for modality in ("both", "audio", "text") if modality in predictions)
 
@@ -227,11 +236,17 @@ def results(
         yield fault(error, file), ""
 
 
-def layout(analyser: Analyser):
+def layout(analyser: Analyser) -> "gr.Blocks":
     """The page in Gradio's elements."""
     import gradio as gr
 
-    def analyse(recorded, dropped, text, transcribe, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, so Gradio finds it
+    def analyse(
+        recorded: str | None,
+        dropped: str | None,
+        text: str,
+        transcribe: bool,
+        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008, so Gradio finds it
+    ) -> Iterator[tuple[str, str]]:
         yield from results(analyser, dropped or recorded, text, transcribe, lambda fraction, step: progress(fraction, desc=step))
 
     with gr.Blocks(title="CALM", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
@@ -260,10 +275,10 @@ def layout(analyser: Analyser):
     return page.queue(max_size=WAITING)
 
 
-def _uploaded(move: Callable) -> Callable:
+def _uploaded(move: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Gradio's function that takes a file that a client names, without downloads: the server requests nothing from other machines."""
 
-    async def moved(path, *args):
+    async def moved(path: object, *args: object) -> Any:
         if path and urlsplit(str(path)).scheme in ("http", "https"):
             raise ValueError("only uploaded files are analysed")
         return await move(path, *args)
@@ -271,7 +286,7 @@ def _uploaded(move: Callable) -> Callable:
     return moved
 
 
-def application(analyser: Analyser, store: Path, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6):
+def application(analyser: Analyser, store: Path, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6) -> Guard:
     """The page as an ASGI application.
 
     Args:
