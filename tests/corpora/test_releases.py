@@ -172,12 +172,21 @@ def test_datasets(tmp_path):
         ("validation/1", ["angry"], None, "y", "validation"),
     ]
     assert [row.id for row in corpus.dropped] == ["train/2", "validation/2"]
+    assert corpus.classes == ("angry", "happy") and corpus.one_hot
     written = corpus.utterances[0].audio
     assert written.parent == tmp_path / "set.audio" and soundfile.info(written).frames == 1600
     assert soundfile.info(corpus.utterances[1].audio).frames == 3200 and corpus.corrections["audio written to a file"] == 2
     assert not read_corpus("datasets", tmp_path / "set").corrections and format_of(tmp_path / "set") == "datasets"
     with pytest.raises(CorpusError, match="no column 'sound': set the option audio to one of audio, emotion, said, who"):
         read_corpus("datasets", tmp_path / "set", audio="sound")
+    part = part.rename_columns({"emotion": "label", "said": "text", "who": "speaker"}).add_column("gender", ["F", "male", "?"])
+    part.select([2, 0, 1]).map(lambda row: {"label": [row["label"]]}).save_to_disk(str(tmp_path / "one"))  # no splits, lists of labels
+    corpus = read_corpus("datasets", tmp_path / "one", validation_share=0, test_share=0.5, seed=2)
+    assert [(row.id, row.labels, row.text, row.gender) for row in corpus.utterances] == [
+        ("row/1", ["1"], "Hi", "female"),
+        ("row/2", ["0"], None, "male"),
+    ]
+    assert sorted(row.split for row in corpus.utterances) == ["test", "train"] and corpus.checks["columns not read"] == []
     (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": ["gone"]}))
     with pytest.raises(CorpusError, match="no data set on disk"):
         read_corpus("datasets", tmp_path / "set")
