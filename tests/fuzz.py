@@ -285,6 +285,7 @@ def main() -> int:
             inputs = min(ROUND * target.share // 100, max(0, chosen.inputs - done.total()))
             found[target.name] += fuzz(target, inputs, draw, chosen.faults)
             done[target.name] += inputs
+        print(f"{done.total()} inputs after {time.monotonic() - begin:.0f} s", file=sys.stderr)
     for target in readers:
         print(f"{target.name}: {done[target.name]} inputs, {len(found[target.name])} faults", *found[target.name], sep="\n  ")
     print(f"{done.total()} inputs in {time.monotonic() - begin:.0f} s, {sum(map(len, found.values()))} faults, seed {chosen.seed}")

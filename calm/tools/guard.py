@@ -8,13 +8,10 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SMALL = 1_000_000  # bytes of a request that uploads nothing
 BODY_SECONDS = 600  # in which a request has to arrive
@@ -22,6 +19,11 @@ STORES = 4  # uploads of the largest size that lie on the disk at the same time
 UPLOADS = ("/gradio_api/upload", "/gradio_api/process_recording")
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # forbids the browser requests to other machines
 HEADERS = [(b"content-security-policy", POLICY), (b"referrer-policy", b"no-referrer"), (b"x-content-type-options", b"nosniff")]
+
+Scope = Message = MutableMapping[str, Any]  # types of ASGI
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Guard:
@@ -34,11 +36,11 @@ class Guard:
         store: folder of the uploads.
     """
 
-    def __init__(self, app: "ASGIApp", names: Iterable[str], most: int, store: Path):
+    def __init__(self, app: ASGIApp, names: Iterable[str], most: int, store: Path):
         own = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
         self.app, self.names, self.most, self.store = app, own | {name.lower() for name in names}, most, store
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -53,7 +55,7 @@ class Guard:
         else:
             await _Limited(self._limit(scope), receive, send).run(self.app, scope)
 
-    def _refusal(self, scope: "Scope", headers: dict[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and reason of a request that is not answered; None if it is."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_own(host):
@@ -80,26 +82,26 @@ class Guard:
             return False
         return True  # an address cannot be made to point elsewhere
 
-    def _limit(self, scope: "Scope") -> int:
+    def _limit(self, scope: Scope) -> int:
         return self.most + SMALL if scope["path"].startswith(UPLOADS) else SMALL
 
 
 class _Limited:
     """One request, whose body is counted and timed as it arrives."""
 
-    def __init__(self, limit: int, receive: "Receive", send: "Send"):
+    def __init__(self, limit: int, receive: Receive, send: Send):
         self.left, self._receive, self._send = limit, receive, send
         self.refusal: tuple[int, str] | None = None
         self.begun = self.whole = False
         self.until = asyncio.get_running_loop().time() + BODY_SECONDS
 
-    async def run(self, app: "ASGIApp", scope: "Scope") -> None:
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
         with contextlib.suppress(_Refused):
             await app(scope, self.receive, self.send)
         if self.refusal and not self.begun:
             await _answer(self._send, *self.refusal)
 
-    async def receive(self) -> "Message":
+    async def receive(self) -> Message:
         if self.whole:  # the body is here: what is awaited is the end of the connection
             return await self._receive()
         try:
@@ -115,7 +117,7 @@ class _Limited:
             raise _Refused
         return message
 
-    async def send(self, message: "Message") -> None:
+    async def send(self, message: Message) -> None:
         if self.refusal:  # what the application makes of the exception
             return
         if message["type"] == "http.response.start":
@@ -128,7 +130,7 @@ class _Refused(Exception):
     """The rest of a request is not read."""
 
 
-async def _answer(send: "Send", status: int, reason: str) -> None:
+async def _answer(send: Send, status: int, reason: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
