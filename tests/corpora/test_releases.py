@@ -43,6 +43,41 @@ def test_meld(meld):
     assert train.audio == meld / "train/train_splits/dia0_utt3.mp4" and train.extra == {"sentiment": "positive", "dialogue": "train/0"}
     assert (dev.split, dev.text, dev.audio.exists()) == ("validation", "no!", False)
     assert (test.split, test.audio.name) == ("test", "dia2_utt0.wav")
+    assert [(row.id, row.reason) for row in corpus.dropped] == [("dev/dia1_utt1", "label outside its range")]
+    assert format_of(meld) == "meld"
+    (meld / "dev_sent_emo.csv").unlink()
+    with pytest.raises(CorpusError, match=r"no dev_sent_emo.csv: put MELD's three tables"):
+        read_corpus("meld", meld)
+
+
+@pytest.fixture
+def iemocap(tmp_path):
+    for session, code in ((1, "exc"), (2, "fru"), (3, "ang"), (4, "sad"), (5, "xxx")):
+        scene = f"Ses0{session}F_impro01"
+        head = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+        rows = [f"[6.2901 - 8.2357]\t{scene}_F000\t{code}\t[2.5000, 3.0000, 1.5000]", "C-E2:\tNeutral;\t()"]
+        rows += [f"[9.0000 - 9.5000]\t{scene}_M001\tneu\t[2.0000, 2.0000, 2.0000]", "[broken"] if session == 1 else []
+        rows += [f"[9.0000 - 9.5000]\t{scene}_M002\tneu\t[2.5000.5, 2.0000, 2.0000]"] if session == 2 else []
+        write(tmp_path / f"Session{session}/dialog/EmoEvaluation/{scene}.txt", head + "\n".join(rows))
+        write(tmp_path / f"Session{session}/dialog/transcriptions/{scene}.txt", f"{scene}_F000 [006.2901-008.2357]: Excuse me.\n")
+    write(tmp_path / "Session1/dialog/EmoEvaluation/._Ses01F_impro01.txt", "x")
+    return tmp_path
+
+
+def test_iemocap(iemocap):
+    corpus = read_corpus("iemocap", iemocap)
+    first = corpus.utterances[0]
+    assert (first.labels, first.speaker, first.gender, first.text) == (["happy"], "1F", "female", "Excuse me.")
+    assert first.audio == iemocap / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav"
+    assert first.extra == {"valence": 2.5, "activation": 3.0, "dominance": 1.5}
+    assert [(row.fold, row.split, row.labels) for row in corpus.utterances] == [
+        (1, "train", ["happy"]),
+        (1, "train", ["neutral"]),
+        (2, "train", None),
+        (3, "train", ["angry"]),
+        (4, "validation", ["sad"]),
+        (5, "test", None),
+    ]
     assert [row.reason for row in corpus.dropped] == ["evaluation does not parse"] * 2
     every = read_corpus("iemocap", iemocap, classes="all")
     assert [row.labels for row in every.utterances[:3]] == [["excited"], ["neutral"], ["frustrated"]] and format_of(iemocap) == "iemocap"
