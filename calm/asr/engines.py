@@ -48,6 +48,8 @@ class Whisper(ABC):
         language: code, or None to detect it for every clip. Models without other languages than English always hear English.
     """
 
+    multilingual: bool  # whether the model knows other languages than English
+
     def __init__(self, name: str, window: float = LONGEST, beam: int = 1, language: str | None = None):
         self.name, self.window, self.beam, self.language = name, window, beam, language
 
@@ -109,7 +111,8 @@ class FasterWhisper(Whisper):
             self.window = shortest
             self._open(model, compute_type, "cpu", 0, threads)
             logger.warning(f"faster-whisper transcribes on the CPU, as the GPU cannot be used: {_first_line(error)}")
-        if not self.model.model.is_multilingual:
+        self.multilingual = self.model.model.is_multilingual
+        if not self.multilingual:
             self.language = "en"
         self._suppressed = get_suppressed_tokens(self._tokenizer("en"), [-1])
 
@@ -123,8 +126,7 @@ class FasterWhisper(Whisper):
     def _tokenizer(self, language: str) -> "Tokenizer":
         from faster_whisper.tokenizer import Tokenizer
 
-        multilingual = self.model.model.is_multilingual
-        return Tokenizer(self.model.hf_tokenizer, multilingual, task="transcribe", language=language)
+        return Tokenizer(self.model.hf_tokenizer, self.multilingual, task="transcribe", language=language)
 
     def _decode(self, batch: list[Floats32], seconds: float, beam: int) -> list[DecodedWindow]:
         encoded = self._encode(batch, seconds)
@@ -189,7 +191,8 @@ class OpenAIWhisper(Whisper):
         torch.set_num_threads(threads)
         self.fp16 = compute_type == "float16" or (compute_type == "auto" and device != "cpu")
         self.model = whisper.load_model(model, device=f"cuda:{index}" if device == "cuda" else device)
-        if not self.model.is_multilingual:
+        self.multilingual = self.model.is_multilingual
+        if not self.multilingual:
             self.language = "en"
         self._positions = self.model.encoder.positional_embedding
 

@@ -1,8 +1,9 @@
 """What turns samples into acoustic frames: the interface, and the kinds by name. A new kind is added here."""
 
 from collections.abc import Sequence
+from dataclasses import Field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from calm.array_types import Floats32
 from calm.audio.encoder_states import EncoderStates, trim_samples
@@ -19,6 +20,8 @@ class FrameExtractor(Protocol):
         hop, window: samples from the start of a frame to that of the next, and samples of a frame.
         frame_seconds: from the start of a frame to that of the next.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def sample_rate(self) -> int: ...

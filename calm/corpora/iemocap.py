@@ -37,7 +37,8 @@ CODES = {
 }
 NO_CLASS = ("xxx", "oth")  # no agreement, and none of these
 FOUR = ("angry", "happy", "sad", "neutral")  # with excited as happy, as most papers have it
-EVALUATION = re.compile(r"\[([\d.]+) - ([\d.]+)\]\t(\S+)\t(\w+)\t\[([\d.]+), ([\d.]+), ([\d.]+)\]")
+NUMBER = r"(\d+(?:\.\d+)?)"
+EVALUATION = re.compile(rf"\[{NUMBER} - {NUMBER}\]\t(\S+)\t(\w+)\t\[{NUMBER}, {NUMBER}, {NUMBER}\]")
 TRANSCRIPT = re.compile(r"(Ses\S+) \[[^\]]*\]:(.*)")
 NAME = re.compile(r"Ses0([1-5])[FM]_\w+_([FM])\w*\d+")
 GENDERS = {"F": "female", "M": "male"}

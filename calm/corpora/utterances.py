@@ -58,6 +58,13 @@ class Utterance:
     fold: int | None = None  # in which it is tested
     validates: list[int] | None = None  # folds in which it is validation
 
+    @property
+    def seconds(self) -> float:
+        """Length. Raises ValueError where the end is that of a file which was not read yet: see `calm.corpora.checking.check`."""
+        if self.end is None:
+            raise ValueError(f"the end of {self.id} is not known before its audio is checked")
+        return self.end - self.start
+
 
 @dataclass
 class Dropped:

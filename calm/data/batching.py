@@ -207,7 +207,7 @@ class SequenceCollator(Planner):
     encoded_stores: list[Store] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.stores = [Store(source.utterances.values) for source in (self.frames, *self.copies) if source is not None]
+        self.stores = [Store(source.utterances.values) for source in (self.frames, *self.copies)]
         self.encoded_stores = [] if self.encoded is None else [Store(self.encoded.values)]
 
     def lengths(self, rows: Ints) -> tuple[Ints, Ints]:

@@ -7,9 +7,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from calm.array_types import Floats
 from calm.audio.encoder_states import at_speed
 from calm.evaluation.calibration import probabilities
 from calm.evaluation.thresholds import likeliest
@@ -70,7 +72,7 @@ class Classifier(ABC):
         chosen = likeliest(probabilities[None])[0] if self.argmax else probabilities >= self.thresholds
         return [name for name, is_chosen in zip(self.classes, chosen, strict=True) if is_chosen]
 
-    def answer(self, probabilities: np.ndarray) -> dict:
+    def answer(self, probabilities: np.ndarray) -> dict[str, Any]:
         """What is said of one utterance: `probabilities` by class, the classes `decided`, and the `decision` that they are decided by."""
         by_class = dict(zip(self.classes, probabilities.tolist(), strict=True))
         return {"probabilities": by_class, "decided": self.decided(probabilities), "decision": self.decision}
@@ -78,7 +80,7 @@ class Classifier(ABC):
     @property
     def version(self) -> str | None:
         """Which model this is, whatever it is called: the first digits of the SHA-256 of its weights and settings; None in memory."""
-        return self.folder and digest(self.folder)[:12]
+        return None if self.folder is None else digest(self.folder)[:12]
 
     @property
     def sample_rate(self) -> int:
@@ -101,7 +103,7 @@ class Classifier(ABC):
         Raises:
             ValueError: see `logits`; or samples that cannot be used.
         """
-        texts = [None] * len(clips) if texts is None else texts
+        texts = [None] * len(clips or ()) if texts is None else texts
         if not len(texts):
             return np.empty((0, len(self.classes)))
         clips = [None] * len(texts) if clips is None else [self._check_samples(samples) for samples in clips]
@@ -118,7 +120,7 @@ class Classifier(ABC):
         for speed in (1.0, *several):
             heard = [samples if samples is None or speed == 1 else at_speed(samples, self.sample_rate, speed) for samples in clips]
             every.append(self.logits([None if samples is None else self.extractor.frames(samples) for samples in heard], texts))
-        logits = np.mean(every, 0)
+        logits: Floats = np.mean(every, 0)
         if not np.isfinite(logits).all():
             raise ValueError("the model's answer is not a number: its weights, its statistics or the samples have NaN or infinite values")
         return logits
@@ -126,7 +128,9 @@ class Classifier(ABC):
     def _check_samples(self, samples: np.ndarray | None) -> np.ndarray | None:
         return None if samples is None else self.extractor.clips([samples], self.sample_rate)[0]
 
-    def select_modality(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> tuple[Sequence | None, Sequence]:
+    def select_modality(
+        self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]
+    ) -> tuple[Sequence[np.ndarray] | None, Sequence[str | None]]:
         """Acoustic frames (None: no utterance has audio) and texts without the modality that the model was not trained on.
 
         Raises ValueError if nothing is left.

@@ -6,17 +6,23 @@
 Importing this module also registers every class of the project with Transformers' Auto classes.
 """
 
+from os import PathLike
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification, AutoModelForSequenceClassification, Pipeline
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils.generic import ModelOutput
 
+from calm.array_types import Floats16
 from calm.audio.decoding import read_audio
 from calm.audio.survey import one_channel
 from calm.evaluation.calibration import probabilities
+from calm.inference.processing import CalmProcessor
 from calm.inference.torch_classifier import Predictor
 from calm.inference.voice import NO_SPEECH, heard
 from calm.models.configuration import CalmConfig
@@ -43,20 +49,25 @@ class EmotionPipeline(Pipeline):
     `top_k` keeps only the most likely classes. Raises ValueError (AudioError) if an input cannot be used.
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_processor: Any = True
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
 
-    def _sanitize_parameters(self, sampling_rate: int | None = None, top_k: int | None = None):
-        before = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
-        return before, {}, {} if top_k is None else {"top_k": top_k}
+    model: CalmForSequenceClassification
+    processor: CalmProcessor
 
-    def preprocess(self, inputs, sampling_rate: int | None = None) -> dict[str, list]:
+    def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown := sorted(given.keys() - {"sampling_rate", "top_k"}):
+            raise TypeError(f"{TASK} takes sampling_rate and top_k, and knows no {', '.join(unknown)}")
+        before, after = ({name: given[name]} if given.get(name) is not None else {} for name in ("sampling_rate", "top_k"))
+        return before, {}, after
+
+    def preprocess(self, input_: Any, sampling_rate: Any = None, **others: Any) -> dict[str, Any]:
         """Acoustic frames (None: no audio) and text of one input, each in a list of length 1, so that batches may have any lengths."""
-        inputs = dict(inputs) if isinstance(inputs, dict) else {"audio": inputs}
-        audio = next((inputs[name] for name in KEYS if inputs.get(name) is not None), None)
+        inputs = dict(input_) if isinstance(input_, dict) else {"audio": input_}
+        audio: Any = next((inputs[name] for name in KEYS if inputs.get(name) is not None), None)
         if audio is None and inputs.get("text") is None:
             raise ValueError(
                 f"an input of {TASK} has neither audio nor text: give a path, bytes, samples, or a dictionary with one of them"
@@ -68,7 +79,7 @@ class EmotionPipeline(Pipeline):
         frames = None if audio is None else self._frames(audio, inputs.get("sampling_rate", sampling_rate))
         return {"frames": [frames], "text": [inputs.get("text")]}
 
-    def _frames(self, audio, sampling_rate: int | None) -> np.ndarray:
+    def _frames(self, audio: Any, sampling_rate: int | None) -> Floats16:
         extractor = self.processor.feature_extractor
         if isinstance(audio, bytes):
             with NamedTemporaryFile() as file:
@@ -84,21 +95,21 @@ class EmotionPipeline(Pipeline):
             return np.empty((0, extractor.channels), np.float16)  # no frame: nobody speaks
         return extractor.frames(samples)
 
-    def _forward(self, inputs: dict[str, list]) -> dict[str, torch.Tensor]:
+    def _forward(self, input_tensors: dict[str, Any], **others: Any) -> SequenceClassifierOutput:
         frames, texts = (
-            [value for part in inputs[name] for value in (part if isinstance(part, list) else [part])] for name in ("frames", "text")
+            [value for part in input_tensors[name] for value in (part if isinstance(part, list) else [part])] for name in ("frames", "text")
         )
         predictor = Predictor.from_model(self.model, self.processor)
         logits = np.full((len(texts), len(predictor.classes)), np.nan, np.float32)  # of utterances in which nobody speaks
         if rows := [row for row, utterance in enumerate(frames) if utterance is None or len(utterance)]:
             logits[rows] = predictor.logits([frames[row] for row in rows], [texts[row] for row in rows])
-        return {"logits": torch.from_numpy(logits)}
+        return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict]:
-        if outputs["logits"].isnan().all():
+    def postprocess(self, model_outputs: ModelOutput, top_k: Any = None, **others: Any) -> list[dict[str, Any]]:
+        if model_outputs["logits"].isnan().all():
             return [{"label": NO_SPEECH, "score": 1.0, "decided": True, "decision": NO_SPEECH}]
         predictor = Predictor.from_model(self.model, self.processor)
-        (scores,) = probabilities(outputs["logits"].numpy(), predictor.loss)
+        (scores,) = probabilities(model_outputs["logits"].numpy(), predictor.loss)
         classes, decided, decision = predictor.classes, predictor.decided(scores), predictor.decision
         ordered = np.argsort(-scores, kind="stable")[:top_k]
         return [
@@ -106,7 +117,7 @@ class EmotionPipeline(Pipeline):
             for index in ordered
         ]
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[Any], **kwargs: Any) -> None:
         """Write the model and its processor; the code is in this package."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)

@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
 
+from calm.array_types import Floats32
 from calm.audio.features import ENCODER, KINDS, LOG_MEL, FrameExtractor, extract
 from calm.data.ragged import AcousticFrames, Ragged
 
@@ -43,6 +45,9 @@ class AcousticExtractor:
         ValueError: settings that do not go together.
     """
 
+    channels: int  # settings of the kind: this one of all kinds
+    encoder: str  # and this one of "encoder"
+
     def __init__(
         self,
         sampling_rate: int = 16000,
@@ -57,7 +62,7 @@ class AcousticExtractor:
         functionals: str | None = None,
         speeds: Sequence[float] = (),
         longest: float | None = None,
-        **others,
+        **others: Any,
     ):
         if kind not in KINDS:
             raise ValueError(f"kind is '{kind}': allowed are {', '.join(KINDS)}")
@@ -68,7 +73,8 @@ class AcousticExtractor:
         self.mean, self.std = (None if values is None else [float(value) for value in values] for values in (mean, std))
         self.block_frames, self.block_hop, self.max_tokens = block_frames, block_hop, max_tokens
         self.functionals, self.speeds, self.longest = functionals, list(speeds), longest
-        self._device, self._folder = "cpu", None
+        self._device = "cpu"
+        self._folder: Path | None = None
         super().__init__(**others)
         self.frame_extractor  # noqa: B018, raises ValueError if the settings of the kind do not go together
         if trim_db is not None and kind not in (LOG_MEL, ENCODER):
@@ -92,7 +98,7 @@ class AcousticExtractor:
         settings = {name: _hashable(getattr(self, name)) for name in kind_settings(self.kind)}
         return _frame_extractor(self.kind, sample_rate=self.sampling_rate, **settings)
 
-    def clips(self, raw_speech, sampling_rate: int | None) -> list[np.ndarray]:
+    def clips(self, raw_speech: Any, sampling_rate: int | None) -> list[np.ndarray]:
         """Samples of each utterance, (samples,) float32, at the extractor's rate; arguments as for `CalmFeatureExtractor`."""
         if sampling_rate is None or sampling_rate <= 0:
             raise ValueError(
@@ -102,8 +108,8 @@ class AcousticExtractor:
         several = several or getattr(raw_speech, "ndim", 1) > 1
         return [self._clip(clip, sampling_rate) for clip in (raw_speech if several else [raw_speech])]
 
-    def _clip(self, samples, sampling_rate: int) -> np.ndarray:
-        samples = samples.detach().cpu().numpy() if hasattr(samples, "detach") else np.asarray(samples)
+    def _clip(self, given: Any, sampling_rate: int) -> Floats32:
+        samples: np.ndarray = given.detach().cpu().numpy() if hasattr(given, "detach") else np.asarray(given)
         if samples.ndim != 1:
             raise ValueError(f"samples have the shape {samples.shape}: an utterance is (samples,) of one channel; take the channels' mean")
         if not np.issubdtype(samples.dtype, np.floating):
@@ -145,9 +151,13 @@ class AcousticExtractor:
         rows = [self._normalised(frames.astype(np.float32)) for frames in utterances]
         return AcousticFrames(Ragged.from_rows(rows), np.ones(len(rows), np.float32), self.block_frames, self.block_hop)
 
+    def nothing(self) -> AcousticFrames:
+        """Frames of no utterance, for texts alone."""
+        return AcousticFrames(Ragged(np.empty((0, self.channels), np.float16), np.empty(0, np.int64)), np.empty(0, np.float32))
+
     def _normalised(self, frames: np.ndarray) -> np.ndarray:
         if self.normalise == "corpus":
-            mean, std = np.float32(self.mean), np.float32(self.std)
+            mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         else:
             mean, std = frames.mean(0), frames.std(0) + 1e-3
         padded = np.zeros((max(len(frames), self.block_frames), frames.shape[1]), np.float16)
@@ -171,10 +181,10 @@ def warn_cut(cut: int, utterances: int, places: int) -> None:
         )
 
 
-def _hashable(value):
+def _hashable(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
 @cache  # with its filters; kept out of the extractor, whose attributes are saved
-def _frame_extractor(kind: str, **settings) -> FrameExtractor:
+def _frame_extractor(kind: str, **settings: Any) -> FrameExtractor:
     return KINDS[kind](**settings)

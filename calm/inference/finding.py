@@ -77,4 +77,4 @@ def _registered(name: str) -> Path:
         raise ValueError(f"{name} is in MLflow's registry, and MLflow is not installed: pip install 'calm-speech[pipeline]'")
     settings = import_module("pipeline.settings")  # by name: the library itself never needs the pipeline
     uri = settings.load().tracking.uri if Path("params.yaml").exists() else "sqlite:///mlflow.db"
-    return import_module("pipeline.flows.scoring").model_folder(name, uri)
+    return Path(import_module("pipeline.flows.scoring").model_folder(name, uri))

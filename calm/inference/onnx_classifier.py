@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from calm.array_types import Floats32
 from calm.audio.functionals import PER_CHANNEL
 from calm.data.ragged import fit
 from calm.inference.classifier import TOKENIZER, Classifier, digest
@@ -53,7 +54,8 @@ class Compiled(Classifier):
         ids = np.array(self.tokenizer.encode(text_or_empty(text)).ids)
         blocks = np.zeros((0, self.extractor.block_frames, self.extractor.channels), np.float32)
         kind = self.extractor.functionals
-        functionals = np.zeros((1, PER_CHANNEL.get(kind, 0) * self.extractor.channels), np.float32)  # of an utterance without audio
+        width = PER_CHANNEL.get(kind or "", 0) * self.extractor.channels
+        functionals = np.zeros((1, width), np.float32)  # of an utterance without audio
         if utterances:
             acoustic = self.extractor.normalised(utterances)
             blocks = acoustic.blocks_of(0)
@@ -62,4 +64,5 @@ class Compiled(Classifier):
         warn_cut(int(tokens < len(ids) or places < len(blocks)), 1, self.extractor.max_tokens)
         ids, blocks = np.append(ids[: tokens - 1], ids[-1]), blocks[:places]
         inputs = {"input_ids": ids[None], "blocks": blocks, "functionals": functionals}
-        return self.session.run(["logits"], {name: inputs[name] for name in self.inputs})[0]
+        logits: Floats32 = self.session.run(["logits"], {name: inputs[name] for name in self.inputs})[0]
+        return logits

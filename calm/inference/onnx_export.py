@@ -14,6 +14,9 @@ from calm.inference.classifier import digest
 from calm.storage import replacing
 
 if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+
     from calm.models.configuration import CalmConfig
     from calm.models.modeling import CalmForSequenceClassification
 
@@ -66,9 +69,16 @@ def write_encoder(states: EncoderStates, folder: Path) -> bool:
     try:
         with warnings.catch_warnings(action="ignore"), torch.inference_mode():
             length = torch.export.Dim.DYNAMIC
-            names = {"input_names": ["samples"], "output_names": ["states"], "dynamic_shapes": ({1: length},)}
-            program = torch.onnx.export(network, (samples,), verbose=False, optimize=False, **names)
-        _strip(program.model)
+            program = torch.onnx.export(
+                network,
+                (samples,),
+                input_names=["samples"],
+                output_names=["states"],
+                dynamic_shapes=({1: length},),
+                verbose=False,
+                optimize=False,
+            )
+        program = _stripped(program)
         with replacing(folder / ENCODER_GRAPH) as partial:
             program.save(partial, external_data=False)
             _check_encoder(partial, network, states)
@@ -79,7 +89,7 @@ def write_encoder(states: EncoderStates, folder: Path) -> bool:
     return True
 
 
-def _check_encoder(graph: Path, network, states: EncoderStates) -> None:
+def _check_encoder(graph: Path, network: "torch.nn.Module", states: EncoderStates) -> None:
     """Raises ValueError if the graph's states differ from torch's for lengths other than that it was traced with."""
     import torch
 
@@ -93,7 +103,7 @@ def _check_encoder(graph: Path, network, states: EncoderStates) -> None:
             raise ValueError(f"its states differ from torch's by {np.abs(ours - expected).max():.2g}")
 
 
-def _one_utterance(model: "CalmForSequenceClassification"):
+def _one_utterance(model: "CalmForSequenceClassification") -> "torch.nn.Module":
     """A torch module that gives `logits` (1, classes).
 
     Its inputs are `input_ids` (1, tokens), `blocks` (blocks, frames, channels) and `functionals` (1, functionals).
@@ -101,20 +111,24 @@ def _one_utterance(model: "CalmForSequenceClassification"):
     import torch
 
     class OneUtterance(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.model = model
 
+        def logits(self, **inputs: torch.Tensor | None) -> torch.Tensor:
+            logits: torch.Tensor = self.model(**inputs).logits
+            return logits
+
         def forward(self, input_ids: torch.Tensor, blocks: torch.Tensor, functionals: torch.Tensor | None = None) -> torch.Tensor:
             if model.config.modality == "text":
-                return self.model(input_ids=input_ids).logits
+                return self.logits(input_ids=input_ids)
             if model.encoder is not None:
                 changed, functionals = self.model.reencoded(blocks[None], None)
                 blocks = changed[0]
             if model.frames is not None:
-                return self.model(input_ids=input_ids, input_features=blocks[None]).logits
+                return self.logits(input_ids=input_ids, input_features=blocks[None])
             encoded = self.model.calm.spectran.encode(blocks)[None]
-            return self.model(input_ids=input_ids, encoded_blocks=encoded, functionals=functionals).logits
+            return self.logits(input_ids=input_ids, encoded_blocks=encoded, functionals=functionals)
 
     return OneUtterance().eval()
 
@@ -124,7 +138,7 @@ def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> dict[str, np.ndar
     from calm.models.heads import functionals_width
 
     draw = np.random.default_rng(0)
-    inputs = {
+    inputs: dict[str, np.ndarray] = {
         "input_ids": draw.integers(config.text_config.vocab_size, size=(1, tokens)),
         "blocks": draw.standard_normal((blocks, config.block_frames, config.channels), dtype=np.float32),
     }
@@ -133,7 +147,7 @@ def _inputs(config: "CalmConfig", tokens: int, blocks: int) -> dict[str, np.ndar
     return inputs
 
 
-def _export(network, config: "CalmConfig"):
+def _export(network: "torch.nn.Module", config: "CalmConfig") -> "torch.onnx.ONNXProgram":
     """The module as a `torch.onnx.ONNXProgram` that takes any number of tokens and blocks."""
     import torch
 
@@ -149,20 +163,23 @@ def _export(network, config: "CalmConfig"):
             verbose=False,
             optimize=False,  # ONNX Runtime does that when it loads the graph
         )
-    _strip(program.model)
-    return program
+    return _stripped(program)
 
 
-def _strip(graph_model) -> None:
-    """Remove the exporter's notes about the Python code: its stack traces hold paths of this machine."""
+def _stripped(program: "torch.onnx.ONNXProgram | None") -> "torch.onnx.ONNXProgram":
+    """A program without the exporter's notes about the Python code: its stack traces hold paths of this machine."""
+    if program is None:
+        raise ValueError("torch exported nothing")
+    graph_model = program.model
     for graph in (graph_model.graph, *(function.graph for function in graph_model.functions.values())):
         nodes = list(graph.all_nodes())
         outputs = [output for node in nodes for output in node.outputs]
         for item in (graph_model, graph, *nodes, *graph.inputs, *graph.initializers.values(), *outputs):
             item.metadata_props.clear()
+    return program
 
 
-def _check(graph: Path, network, config: "CalmConfig") -> None:
+def _check(graph: Path, network: "torch.nn.Module", config: "CalmConfig") -> None:
     """Raises ValueError if the graph does not compute what the module does, for sizes other than those it was traced with."""
     import torch
 
@@ -177,7 +194,7 @@ def _check(graph: Path, network, config: "CalmConfig") -> None:
             raise ValueError(f"its logits differ from torch's by {np.abs(logits - expected).max():.2g}")
 
 
-def _session(graph: Path):
+def _session(graph: Path) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -4,11 +4,13 @@ Importing this module registers both with `AutoFeatureExtractor` and `AutoProces
 """
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature
+from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.processing_utils import ProcessorMixin
 
@@ -25,18 +27,18 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
 
     model_input_names = ["input_features", "acoustic_mask"]
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{key: value for key, value in kwargs.items() if key != "feature_extractor_type"})
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "CalmFeatureExtractor":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[Any], *args: Any, **kwargs: Any) -> "CalmFeatureExtractor":
         """As Transformers does; a speech encoder's weights are those of the folder, if it holds them."""
-        extractor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        extractor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if Path(pretrained_model_name_or_path).is_dir():
             extractor.uses("cpu", Path(pretrained_model_name_or_path))
         return extractor
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The settings, without where they came from."""
         return {name: value for name, value in super().to_dict().items() if name not in ("_device", "_folder")}
 
@@ -81,13 +83,15 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
 
     def cut(self, clips: list[np.ndarray], max_length: int | None, truncation: bool, padding: bool | str) -> list[np.ndarray]:
         """Samples cut to `max_length` if `truncation` says so; see `__call__`."""
-        if (truncation or padding == "max_length") and (max_length or 0) < self.frame_extractor.window:
-            least = self.frame_extractor.window
+        if not truncation and padding != "max_length":
+            return clips
+        least = self.frame_extractor.window
+        if max_length is None or max_length < least:
             raise ValueError(f"max_length is {max_length}: truncation and padding='max_length' need at least {least} samples")
         if truncation:
             return [samples[:max_length] for samples in clips]
         longest = max(map(len, clips), default=0)
-        if padding == "max_length" and longest > max_length:
+        if longest > max_length:
             raise ValueError(f"an utterance of {longest} samples is longer than max_length {max_length}: cut it by truncation=True")
         return clips
 
@@ -102,7 +106,7 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
             return batch
         if padding != "max_length":
             raise ValueError(f"padding is {padding!r}: allowed are True, False, 'longest' and 'max_length'")
-        missing = max(0, self.blocks(max_length) - mask.shape[1])
+        missing = max(0, self.blocks(max_length or 0) - mask.shape[1])
         features = torch.nn.functional.pad(batch["input_features"], (0, 0, 0, 0, 0, missing))
         return batch | {"input_features": features, "acoustic_mask": torch.nn.functional.pad(mask, (0, missing))}
 
@@ -115,7 +119,10 @@ class CalmFeatureExtractor(AcousticExtractor, FeatureExtractionMixin):
 class CalmProcessor(ProcessorMixin):
     """A feature extractor and a tokenizer: from samples, texts or both to the inputs of a model."""
 
-    def __init__(self, feature_extractor: CalmFeatureExtractor, tokenizer):
+    feature_extractor: CalmFeatureExtractor
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(self, feature_extractor: CalmFeatureExtractor, tokenizer: PreTrainedTokenizerBase):
         super().__init__(feature_extractor, tokenizer)
 
     def __call__(
@@ -147,12 +154,11 @@ class CalmProcessor(ProcessorMixin):
         extractor, acoustic = self.feature_extractor, None
         if audio is not None:
             acoustic = extractor.acoustic_frames(extractor.cut(extractor.clips(audio, sampling_rate), max_length, truncation, padding))
-        texts = [text] if isinstance(text, str) else text
-        texts = [""] * len(acoustic.blocks) if texts is None else [text_or_empty(text) for text in texts]
-        if acoustic is not None and len(texts) != len(acoustic.blocks):
-            raise ValueError(
-                f"{len(acoustic.blocks)} utterances have audio and {len(texts)} have a text: give one text per utterance, or none at all"
-            )
+        count = 0 if acoustic is None else len(acoustic.blocks)
+        given = [text] if isinstance(text, str) else text
+        texts = [""] * count if given is None else [text_or_empty(own) for own in given]
+        if acoustic is not None and len(texts) != count:
+            raise ValueError(f"{count} utterances have audio and {len(texts)} have a text: give one text per utterance, or none at all")
         batch = self._collated(acoustic, texts)
         return BatchFeature(as_tensors(batch if audio is None else extractor.padded(batch, padding, max_length), return_tensors))
 
@@ -162,13 +168,13 @@ class CalmProcessor(ProcessorMixin):
 
     def _collated(self, acoustic: AcousticFrames | None, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         rows, tokens = np.arange(len(texts)), tokenise(self.tokenizer, texts)
-        modality = "text" if acoustic is None else "both"
-        extractor = self.feature_extractor
-        collator = SequenceCollator(acoustic, tokens, None, modality, None, extractor.max_tokens, functionals=extractor.functionals)
+        modality, extractor = "text" if acoustic is None else "both", self.feature_extractor
+        frames = extractor.nothing() if acoustic is None else acoustic
+        collator = SequenceCollator(frames, tokens, None, modality, None, extractor.max_tokens, functionals=extractor.functionals)
         if acoustic is not None:
             kept, blocks = collator.lengths(rows)
             warn_cut(int(((kept < tokens.lengths) | (blocks < acoustic.blocks)).sum()), len(rows), collator.most)
-        batch = collator(rows)
+        batch = collator(range(len(texts)))
         batch.pop("acoustic_places", None)  # only training needs it: see `CalmModel.encode`
         return batch
 
@@ -177,7 +183,7 @@ class CalmProcessor(ProcessorMixin):
         """Names of everything that a call may return."""
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> list[str]:
+    def save_pretrained(self, save_directory: str | PathLike[Any], *args: Any, **kwargs: Any) -> list[str]:
         """Write the feature extractor's `preprocessor_config.json`, the only place of its settings, and the tokenizer's files.
 
         They hold no path of this machine.
@@ -186,12 +192,12 @@ class CalmProcessor(ProcessorMixin):
             self.tokenizer.init_kwargs.pop(name, None)
         self.tokenizer._set_processor_class(type(self).__name__)
         return [
-            *self.feature_extractor.save_pretrained(save_directory, **kwargs),
-            *self.tokenizer.save_pretrained(save_directory, **kwargs),
+            *self.feature_extractor.save_pretrained(save_directory, *args, **kwargs),
+            *self.tokenizer.save_pretrained(save_directory, *args, **kwargs),
         ]
 
 
-def as_tensors(batch: dict[str, torch.Tensor], kind: str | None) -> dict:
+def as_tensors(batch: dict[str, torch.Tensor], kind: str | None) -> dict[str, Any]:
     """Torch tensors unchanged ("pt"), or as numpy arrays ("np", None). Raises ValueError for another kind."""
     if kind not in ("pt", "np", None):
         raise ValueError(f"return_tensors is '{kind}': allowed are 'pt' and 'np'")

@@ -6,14 +6,19 @@ This module imports neither torch nor Transformers, which take most of the time 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from calm.array_types import Floats32, Floats64
 from calm.audio.decoding import AudioError, read_audio
 from calm.audio.pauses import SAMPLE_RATE, Pauses, at_quiet_places, cut
 from calm.inference.classifier import Classifier
 from calm.inference.voice import NO_SPEECH, detects, heard
+
+if TYPE_CHECKING:
+    from calm.asr.engines import Whisper
 
 VAD_WINDOW = 120.0  # seconds of audio in memory while pauses are searched
 
@@ -61,13 +66,13 @@ class Listener:
     """
 
     sample_rate: int
-    whisper: object = None
+    whisper: "Whisper | None" = None
     pauses: Pauses = field(default_factory=Pauses)
     no_speech_threshold: float = 0.6
     longest: float | None = None
 
     @classmethod
-    def of(cls, classifier: Classifier, whisper: object = None, **options) -> "Listener":
+    def of(cls, classifier: Classifier, whisper: "Whisper | None" = None, **options: Any) -> "Listener":
         """For a released model: at its sampling rate, in segments as long as those that it learned from."""
         return cls(classifier.sample_rate, whisper, longest=classifier.extractor.longest, **options)
 
@@ -92,23 +97,23 @@ class Listener:
                 raise AudioError(f"{path} holds NaN or infinity between {start:g} s and {end:g} s: repair the file")
             for segment in self._segments(start, end, samples, text):
                 if self.whisper and text is None:
-                    segment.text, segment.flags = self._transcribe(path, segment.start, segment.end)
+                    segment.text, segment.flags = self._transcribe(self.whisper, path, segment.start, segment.end)
                 yield segment
 
-    def _segments(self, start: float, end: float, samples: np.ndarray, text: str | None) -> Iterator[Segment]:
+    def _segments(self, start: float, end: float, samples: Floats32, text: str | None) -> Iterator[Segment]:
         pieces = spoken_pieces(samples, self.sample_rate, self.longest if text is None else None)
         for first, last in pieces:
-            times = (start, end) if last - first == len(samples) else (start + at / self.sample_rate for at in (first, last))
+            times = (start, end) if last - first == len(samples) else (start + first / self.sample_rate, start + last / self.sample_rate)
             yield Segment(*times, samples[first:last], text)
 
-    def _transcribe(self, path: Path, start: float, end: float) -> tuple[str, list[str]]:
+    def _transcribe(self, whisper: "Whisper", path: Path, start: float, end: float) -> tuple[str, list[str]]:
         from calm.asr import transcripts, windows
 
-        (transcript,) = self.whisper([read_audio(path, start, end, windows.SAMPLE_RATE)])
+        (transcript,) = whisper([read_audio(path, start, end, windows.SAMPLE_RATE)])
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
 
 
-def spoken_pieces(samples: np.ndarray, sample_rate: int, longest: float | None) -> list[tuple[int, int]]:
+def spoken_pieces(samples: Floats32, sample_rate: int, longest: float | None) -> list[tuple[int, int]]:
     """Pieces (first, last) of speech's samples (n,), of at most `longest` seconds (None: of any length), without those of no speech."""
     if longest is None or len(samples) <= longest * sample_rate:
         return [(0, len(samples))]
@@ -116,7 +121,7 @@ def spoken_pieces(samples: np.ndarray, sample_rate: int, longest: float | None) 
     return [(first, last) for first, last in pieces if heard(samples[first:last], sample_rate)]
 
 
-def load_whisper(name: str, language: str | None = "en"):
+def load_whisper(name: str, language: str | None = "en") -> "Whisper":
     """A Whisper engine for `Listener`.
 
     Args:
@@ -130,12 +135,12 @@ def load_whisper(name: str, language: str | None = "en"):
     language = None if language == "auto" else language
     # A window of 5 s costs less than one of 30 s for short segments.
     engine = engines.load("faster-whisper", engines.resolve("faster-whisper", name), window=5.0, language=language)
-    if language != "en" and not engine.model.model.is_multilingual:
+    if language != "en" and not engine.multilingual:
         raise ValueError(f"Whisper's {name} knows English alone, and --language is {language or 'auto'}: choose --whisper tiny, or larger")
     return engine
 
 
-def classify_samples(classifier: Classifier, samples: np.ndarray, text: str | None = None) -> np.ndarray | None:
+def classify_samples(classifier: Classifier, samples: Floats32, text: str | None = None) -> Floats64 | None:
     """Probabilities (classes,) of samples (n,) at the model's rate; None if nobody speaks.
 
     Longer ones than the model learned from are cut, as by `Listener`: the mean over the pieces, weighted by their lengths.
@@ -147,7 +152,7 @@ def classify_samples(classifier: Classifier, samples: np.ndarray, text: str | No
     return np.average(answers, axis=0, weights=[last - first for first, last in pieces]) if pieces else None
 
 
-def classify_segment(classifier: Classifier, segment: Segment) -> dict:
+def classify_segment(classifier: Classifier, segment: Segment) -> dict[str, Any]:
     """Prediction for a segment: `start`, `end` (seconds), `text`, `flags`, and `Classifier.answer`."""
     (probabilities,) = classifier([segment.samples], [segment.text])
     place = {"start": segment.start, "end": segment.end, "text": segment.text, "flags": segment.flags}
@@ -155,8 +160,8 @@ def classify_segment(classifier: Classifier, segment: Segment) -> dict:
 
 
 def over_files(
-    files: Sequence[Path], listener: Listener, process: Callable[[Segment], dict], texts: Sequence[str | None] | None = None
-) -> Iterator[dict]:
+    files: Sequence[Path], listener: Listener, process: Callable[[Segment], dict[str, Any]], texts: Sequence[str | None] | None = None
+) -> Iterator[dict[str, Any]]:
     """Rows of all segments of all files: `file`, `fault` (None) and what `process` returns for the segment.
 
     A file without speech, or one that cannot be read, has one row with a `fault`, and the next file follows. A progress bar appears
@@ -165,7 +170,8 @@ def over_files(
     with tqdm(total=len(files), unit="file", delay=5) as bar:
         for path, text in zip(files, texts or [None] * len(files), strict=True):
             bar.set_description(Path(path).name, refresh=False)
-            row, fault = {"file": str(path), "fault": None}, NO_SPEECH
+            row: dict[str, Any] = {"file": str(path), "fault": None}
+            fault: str | None = NO_SPEECH
             try:
                 for segment in listener(path, text):
                     fault = None

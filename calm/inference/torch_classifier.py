@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import BatchFeature, PreTrainedModel
 
+from calm.array_types import Floats32
 from calm.inference.classifier import Classifier, check_folder
 from calm.inference.extractor import CONFIG, text_or_empty
 from calm.inference.onnx_export import ABOUT
@@ -15,13 +17,15 @@ from calm.inference.processing import CalmProcessor
 from calm.models.modeling import CalmForSequenceClassification
 from calm.storage import check_sums
 
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+
 
 def resolve_device(device: str | torch.device) -> str | torch.device:
     """A device as torch names it; "auto" becomes a GPU if there is one, else the CPU."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def load_pretrained(network: type[PreTrainedModel], folder: Path) -> tuple[PreTrainedModel, CalmProcessor]:
+def load_pretrained(network: type[ModelT], folder: Path) -> tuple[ModelT, CalmProcessor]:
     """A model and its processor from a folder that has their files. Raises ValueError if one of the files is damaged."""
     check_sums(Path(folder), within=0)
     try:
@@ -43,7 +47,8 @@ class Predictor(Classifier):
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         model, processor = load_pretrained(CalmForSequenceClassification, check_folder(folder))
-        self._set(model.to(resolve_device(device)), processor)
+        torch.nn.Module.to(model, resolve_device(device))
+        self._set(model, processor)
         self.folder = Path(folder)
 
     @classmethod
@@ -65,17 +70,19 @@ class Predictor(Classifier):
     @torch.inference_mode()
     def logits(self, frames: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
         logits = np.empty((len(texts), len(self.classes)), np.float32)
-        for with_audio in (True, False):
-            rows = [row for row, utterance in enumerate(frames) if (utterance is not None) == with_audio]
+        audio = {row: utterance for row, utterance in enumerate(frames) if utterance is not None}
+        without = [row for row in range(len(texts)) if row not in audio]
+        for rows, heard in ((list(audio), list(audio.values())), (without, None)):
             if rows:
-                inputs = self.inputs([frames[row] for row in rows] if with_audio else None, [texts[row] for row in rows])
+                inputs = self.inputs(heard, [texts[row] for row in rows])
                 logits[rows] = self.model(**inputs).logits.float().cpu().numpy()
         return logits
 
     @torch.inference_mode()
     def pooled(self, frames: np.ndarray, text: str | None) -> np.ndarray:
         """Input of the heads for one utterance, (width,) float32."""
-        return self.model.pooled(**self.inputs([frames], [text]))[0].float().cpu().numpy()
+        pooled: Floats32 = self.model.pooled(**self.inputs([frames], [text]))[0].float().cpu().numpy()
+        return pooled
 
     def inputs(self, frames: Sequence[np.ndarray] | None, texts: Sequence[str | None]) -> BatchFeature:
         """Inputs of the model for a batch, without the modality that it was not trained on. Raises ValueError if nothing is left."""
@@ -95,4 +102,5 @@ class Predictor(Classifier):
     @torch.inference_mode()
     def acoustic_tokens(self, frames: np.ndarray) -> np.ndarray:
         """Acoustic tokens of one utterance, the front end's output for every block (4.3), (blocks, width) float32."""
-        return self.model.calm.spectran.token(self.encoded_blocks(frames)).cpu().numpy()
+        tokens: Floats32 = self.model.calm.spectran.token(self.encoded_blocks(frames)).cpu().numpy()
+        return tokens

@@ -1,6 +1,6 @@
 """The losses of the paper: NT-Xent and CALP (equation 2), masked words and masked audio (equation 3).
 
-They are computed in float32 whatever the precision of the model. What has no part in a mean is masked, not cut out, because the host would
+They are computed in float32 where the model is in half precision. What has no part in a mean is masked, not cut out, because the host would
 have to wait for the device to learn how much is left.
 """
 
@@ -71,7 +71,7 @@ def nt_xent(
 
 
 def _full(values: torch.Tensor) -> torch.Tensor:
-    """In float32 if it was in half precision."""
+    """In float32 what was in half precision."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
@@ -125,7 +125,8 @@ def classification(logits: torch.Tensor, targets: torch.Tensor, kind: str = "bce
         kind: "bce", binary cross-entropy of each class; "softmax", cross entropy over the classes, for utterances that have exactly one.
         smoothing: share of the target that is spread evenly: over present and absent, or over the classes.
     """
-    logits, targets = logits.float(), targets.float()
+    logits = _full(logits)
+    targets = targets.to(logits.dtype)
     if kind == "bce":
         return F.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / 2)
     targets = targets / targets.sum(-1, keepdim=True).clamp(min=1e-6)  # soft labels are shares
@@ -140,12 +141,12 @@ def masked_audio(predicted: torch.Tensor, target: torch.Tensor, frames: slice = 
         frames: only these frames of a block. Blocks overlap, so only the middle frames are hidden from the neighbours.
     """
     if not len(target):
-        return predicted.sum() * 0
-    return F.mse_loss(predicted[:, frames].float(), target[:, frames].float())
+        return predicted.sum()
+    return F.mse_loss(_full(predicted[:, frames]), _full(target[:, frames]))
 
 
 def masked_words(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L_MLM of equation 3: mean cross entropy over the masked tokens; logits (masked, vocabulary), target (masked,)."""
     if not len(target):
-        return logits.sum() * 0
-    return F.cross_entropy(logits.float(), target)
+        return logits.sum()
+    return F.cross_entropy(_full(logits), target)

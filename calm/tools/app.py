@@ -6,20 +6,28 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from calm.inference.recordings import NO_SPEECH, Listener, Segment, duration, load_whisper
+from calm.inference.recordings import Listener, Segment, duration, load_whisper
 from calm.inference.torch_classifier import Predictor
+from calm.inference.voice import NO_SPEECH
 from calm.tools import examples as offered
 from calm.tools.guard import Guard
 from calm.tools.live import WINDOW, Heard
 from calm.tools.timeline import draw, timeline
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from calm.asr.engines import Whisper
+
 
 HERE = Path(__file__).parent
 TITLES = {"audio": "audio", "text": "text", "both": "audio + text"}
@@ -63,7 +71,8 @@ class Analyser:
     """
 
     def __init__(self, predictor: Predictor, whisper: str = "tiny.en", seconds: float = MOST_SECONDS):
-        self.predictor, self.whisper, self.engine, self.seconds = predictor, whisper, None, seconds
+        self.predictor, self.whisper, self.seconds = predictor, whisper, seconds
+        self.engine: Whisper | None = None
 
     def analyse(self, path: Path | None, text: str | None, transcribe: bool, progress: ProgressCallback) -> Analysis:
         """Predictions for a recording, a text, or both; no segments if nobody speaks.
@@ -119,7 +128,7 @@ class Analyser:
 # What the page shows
 
 
-def main_modality(predictions: dict) -> str:
+def main_modality(predictions: dict[str, Any]) -> str:
     """The modality that is shown first: both, else audio, else text."""
     return next(modality for modality in ("both", "audio", "text") if modality in predictions)
 
@@ -259,11 +268,17 @@ def _remove(block: Path, uploads: set[str]) -> None:
             block.parent.rmdir()
 
 
-def layout(analyser: Analyser, examples: Sequence[Path] = ()):
+def layout(analyser: Analyser, examples: Sequence[Path] = ()) -> "gr.Blocks":
     """The page in Gradio's elements; `examples`: clips that it offers."""
     import gradio as gr
 
-    def analyse(recorded, dropped, text, transcribe, progress=gr.Progress(track_tqdm=True)):  # noqa: B008, so Gradio finds it
+    def analyse(
+        recorded: str | None,
+        dropped: str | None,
+        text: str,
+        transcribe: bool,
+        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008, so Gradio finds it
+    ) -> Iterator[tuple[str, str]]:
         yield from results(analyser, dropped or recorded, text, transcribe, lambda fraction, step: progress(fraction, desc=step))
 
     with gr.Blocks(title="CALM", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
@@ -305,11 +320,11 @@ def layout(analyser: Analyser, examples: Sequence[Path] = ()):
     return page.queue(max_size=WAITING)
 
 
-def _listens(page, analyser: Analyser, speaking, shown) -> None:
+def _listens(page: "gr.Blocks", analyser: Analyser, speaking: "gr.Audio", shown: "gr.HTML") -> None:
     """Show the answer to each block of the live microphone `speaking`."""
     import gradio as gr
 
-    def listen(block, heard):
+    def listen(block: str | None, heard: Heard | None) -> tuple[Any, Heard | None]:
         if not block or not Path(block).exists():  # a file goes by its content, and one of the same silence was removed before
             return gr.skip(), heard
         answer = live(analyser, Path(block), heard or Heard())
@@ -317,15 +332,15 @@ def _listens(page, analyser: Analyser, speaking, shown) -> None:
         return answer
 
     heard = gr.State(None, time_to_live=HOUR)
-    limits = {"stream_every": BLOCK, "time_limit": LISTENING_SECONDS, "concurrency_limit": LISTENING}
+    limits: dict[str, Any] = {"stream_every": BLOCK, "time_limit": LISTENING_SECONDS, "concurrency_limit": LISTENING}
     speaking.stream(listen, [speaking, heard], [shown, heard], show_progress="hidden", api_name="listen", **limits)
     speaking.stop_recording(lambda: None, None, heard, show_progress="hidden")
 
 
-def _uploaded(move: Callable) -> Callable:
+def _uploaded(move: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Gradio's function that takes a file that a client names, without downloads: the server requests nothing from other machines."""
 
-    async def moved(path, *args):
+    async def moved(path: object, *args: object) -> Any:
         if path and urlsplit(str(path)).scheme in ("http", "https"):
             raise ValueError("only uploaded files are analysed")
         return await move(path, *args)
@@ -335,7 +350,7 @@ def _uploaded(move: Callable) -> Callable:
 
 def application(
     analyser: Analyser, store: Path, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6, examples: Sequence[Path] = ()
-):
+) -> Guard:
     """The page as an ASGI application.
 
     Args:

@@ -7,9 +7,17 @@ import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from calm.inference.classifier import Classifier
+    from calm.inference.recordings import Listener
+    from calm.inference.torch_classifier import Predictor
+    from calm.tools.search import CalpEncoder, SearchResult
 
 PARTS = {  # extra of the package: modules that only it brings, the first of which stands for it
     "train": ("torch",),
@@ -18,6 +26,17 @@ PARTS = {  # extra of the package: modules that only it brings, the first of whi
     "app": ("gradio", "uvicorn"),
 }
 OTHERS = "train"  # brings the other modules
+
+
+class Model(Protocol):
+    """What a command loads."""
+
+    @property
+    def synthetic(self) -> bool: ...
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+ClassifierT = TypeVar("ClassifierT", bound="Classifier")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -72,10 +91,10 @@ def parse_option(text: str) -> tuple[str, object]:
 # Models
 
 
-def load_classifier(model: str | None, device: str):
+def load_classifier(model: str | None, device: str) -> "Classifier":
     """A model for predictions alone, in the fastest way there is; see `calm.inference.finding.find`."""
 
-    def load():
+    def load() -> "Classifier":
         from calm.inference.finding import find
         from calm.inference.loading import load_compiled
 
@@ -85,17 +104,17 @@ def load_classifier(model: str | None, device: str):
     return load_on(device, load)
 
 
-def load_predictor(model: str | None, device: str):
+def load_predictor(model: str | None, device: str) -> "Predictor":
     """A model in torch, for everything that is computed before the heads."""
     from calm.inference.finding import find
 
     return load_on(device, lambda: _load_predictor(find(model), device))
 
 
-def load_encoder(model: Path | None, device: str):
+def load_encoder(model: Path | None, device: str) -> "CalpEncoder":
     """A CALP model; None: the only one of the project."""
 
-    def load():
+    def load() -> "CalpEncoder":
         from calm.tools.search import CalpEncoder
 
         return CalpEncoder(model or _only_calp_model(), _torch_device(device))
@@ -103,7 +122,7 @@ def load_encoder(model: Path | None, device: str):
     return load_on(device, load)
 
 
-def load_on(device: str, load: Callable):
+def load_on(device: str, load: Callable[[], ModelT]) -> ModelT:
     """Return what `load` loads on a device. Raises ValueError if the device does not exist."""
     with without_garbage_collection():
         try:
@@ -115,14 +134,14 @@ def load_on(device: str, load: Callable):
     return loaded
 
 
-def _load_predictor(model: Path, device: str):
+def _load_predictor(model: Path, device: str) -> "Predictor":
     need("train", f"{model}, which has no ONNX graph for this device,")
     from calm.inference.torch_classifier import Predictor
 
     return Predictor(model, _torch_device(device))
 
 
-def _torch_device(device: str):
+def _torch_device(device: str) -> "str | torch.device":
     """The device for torch. Also turns off Transformers' progress bars, which would show the work of a second."""
     from transformers.utils import logging
 
@@ -143,7 +162,7 @@ def _only_calp_model() -> Path:
 
 
 def prepare(
-    load: Callable,
+    load: Callable[[str | None, str], ClassifierT],
     model: str | None,
     device: str,
     files: list[Path],
@@ -151,7 +170,7 @@ def prepare(
     transcribe: bool,
     whisper: str,
     language: str | None,
-):
+) -> tuple[ClassifierT, "Listener"]:
     """The model that `load` loads, and a listener for its recordings. Raises ValueError if the options do not go together."""
     if not files and not texts:
         raise ValueError("neither files nor --text were given: name audio files, or give a text")
@@ -183,14 +202,14 @@ def check_folder_exists(path: Path) -> None:
         raise ValueError(f"{path.parent} does not exist: make the folder first, or write elsewhere")
 
 
-def unreadable(row: dict) -> bool:
+def unreadable(row: dict[str, Any]) -> bool:
     """Whether a row stands for a file that could not be read. That nobody speaks in a file is a result."""
-    from calm.inference.recordings import NO_SPEECH
+    from calm.inference.voice import NO_SPEECH
 
     return row["fault"] not in (None, NO_SPEECH)
 
 
-def print_prediction(row: dict) -> None:
+def print_prediction(row: dict[str, Any]) -> None:
     """Print one line of a prediction; faults of files go to standard error."""
     if row["fault"]:
         typer.echo(row["fault"] if unreadable(row) else f"{row['file']}: {row['fault']}", err=unreadable(row))
@@ -202,7 +221,7 @@ def print_prediction(row: dict) -> None:
     typer.echo(place + "  ".join(f"{name} {value:.2f}" for name, value in ordered) + decided + quoted)
 
 
-def print_hits(result) -> None:
+def print_hits(result: "SearchResult") -> None:
     """Print the table of a `SearchResult`, and a line that says what was searched."""
     typer.echo(f"{'rank':>4}  {'cosine':>6}  {'seconds':>7}  {'at':>8}  utterance")
     for hit in result.hits:

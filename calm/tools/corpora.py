@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from calm.corpora import FORMATS, CorpusError
+from calm.corpora import FORMATS
+from calm.corpora.errors import CorpusError
 from calm.tools import console
 
 ALIASES = {"msp": "msp_podcast"}  # other names of corpus formats
@@ -50,7 +51,7 @@ def check(
 
     options = dict(map(console.parse_option, option))
     try:
-        format = ALIASES.get(format, format) or recognised.format_of(path)
+        format = (ALIASES.get(format, format) if format else None) or recognised.format_of(path)
         result = inspection.inspect(format, path, options)
     except CorpusError as error:
         absent = layout.missing(format, path, options) if format in FORMATS and path.is_dir() else []

@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from packaging.specifiers import SpecifierSet
+
 from calm.tools.console import PARTS
 
 PACKAGE = "calm-speech"
@@ -64,7 +66,7 @@ def packages() -> Iterator[Finding]:
         yield Finding(f"part {part}", f"not installed: pip install '{PACKAGE}[{part}]'")
 
 
-def package(name: str, specifier) -> Finding:
+def package(name: str, specifier: SpecifierSet) -> Finding:
     """Version of one package, against the versions that are required."""
     try:
         version = metadata.version(name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,7 +28,7 @@ SCHEMA = pa.schema(
 )
 
 
-def vectors(predictor: Predictor, segment: Segment) -> dict:
+def vectors(predictor: Predictor, segment: Segment) -> dict[str, Any]:
     """Columns of SCHEMA for one segment of a recording."""
     (samples,) = predictor.extractor.clips(segment.samples, predictor.sample_rate)
     frames = predictor.extractor.frames(samples)
@@ -45,7 +46,7 @@ def vectors(predictor: Predictor, segment: Segment) -> dict:
     }
 
 
-def write(rows: Iterable[dict], path: Path) -> int:
+def write(rows: Iterable[dict[str, Any]], path: Path) -> int:
     """Write rows to Parquet as they come, whole or not at all. Returns the number of rows."""
     total = 0
     with parquet_writer(path, SCHEMA) as file:
@@ -55,7 +56,7 @@ def write(rows: Iterable[dict], path: Path) -> int:
     return total
 
 
-def _groups(rows: Iterable[dict]) -> Iterator[list[dict]]:
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     group = []
     for row in rows:
         group.append(row)

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 SMALL = 1_000_000  # bytes of a request that uploads nothing
@@ -18,6 +19,12 @@ STORES = 4  # uploads of the largest size that lie on the disk at the same time
 UPLOADS = ("/gradio_api/upload", "/gradio_api/process_recording")
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # forbids the browser requests to other machines
 HEADERS = [(b"content-security-policy", POLICY), (b"referrer-policy", b"no-referrer"), (b"x-content-type-options", b"nosniff")]
+
+Scope = MutableMapping[str, Any]  # types of ASGI
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Guard:
@@ -30,24 +37,26 @@ class Guard:
         store: folder of the uploads.
     """
 
-    def __init__(self, app: Callable, names: Iterable[str], most: int, store: Path):
+    def __init__(self, app: ASGIApp, names: Iterable[str], most: int, store: Path):
         own = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
         self.app, self.names, self.most, self.store = app, own | {name.lower() for name in names}, most, store
 
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if refusal and scope["type"] == "websocket":
-            return await send({"type": "websocket.close", "code": 1008})
-        if refusal:
-            return await _answer(send, *refusal)
-        if scope["type"] == "websocket":
-            return await self.app(scope, receive, send)
-        return await _Limited(self._limit(scope), receive, send).run(self.app, scope)
+            await send({"type": "websocket.close", "code": 1008})
+        elif refusal:
+            await _answer(send, *refusal)
+        elif scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+        else:
+            await _Limited(self._limit(scope), receive, send).run(self.app, scope)
 
-    def _refusal(self, scope: dict, headers: dict[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and reason of a request that is not answered; None if it is."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_own(host):
@@ -74,25 +83,26 @@ class Guard:
             return False
         return True  # an address cannot be made to point elsewhere
 
-    def _limit(self, scope: dict) -> int:
+    def _limit(self, scope: Scope) -> int:
         return self.most + SMALL if scope["path"].startswith(UPLOADS) else SMALL
 
 
 class _Limited:
     """One request, whose body is counted and timed as it arrives."""
 
-    def __init__(self, limit: int, receive: Callable, send: Callable):
+    def __init__(self, limit: int, receive: Receive, send: Send):
         self.left, self._receive, self._send = limit, receive, send
-        self.refusal, self.begun, self.whole = None, False, False
+        self.refusal: tuple[int, str] | None = None
+        self.begun = self.whole = False
         self.until = asyncio.get_running_loop().time() + BODY_SECONDS
 
-    async def run(self, app: Callable, scope: dict) -> None:
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
         with contextlib.suppress(_Refused):
             await app(scope, self.receive, self.send)
         if self.refusal and not self.begun:
             await _answer(self._send, *self.refusal)
 
-    async def receive(self) -> dict:
+    async def receive(self) -> Message:
         if self.whole:  # the body is here: what is awaited is the end of the connection
             return await self._receive()
         try:
@@ -108,12 +118,12 @@ class _Limited:
             raise _Refused
         return message
 
-    async def send(self, message: dict) -> None:
+    async def send(self, message: Message) -> None:
         if self.refusal:  # what the application makes of the exception
             return
         if message["type"] == "http.response.start":
             self.begun = True
-            message = message | {"headers": [*message.get("headers", ()), *HEADERS]}
+            message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
         await self._send(message)
 
 
@@ -121,7 +131,7 @@ class _Refused(Exception):
     """The rest of a request is not read."""
 
 
-async def _answer(send: Callable, status: int, reason: str) -> None:
+async def _answer(send: Send, status: int, reason: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{reason}\n".encode()})

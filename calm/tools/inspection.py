@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from calm.audio.headers import Header
 from calm.audio.pauses import Pauses
-from calm.corpora import CorpusError, read_corpus
+from calm.corpora import read_corpus
 from calm.corpora.checking import by_split, check, read_headers, refuse, speakers_in_two_splits, to_cut
+from calm.corpora.errors import CorpusError
 from calm.corpora.files import AUDIO, walk
 from calm.corpora.layout import missing
 from calm.corpora.limits import Limits
@@ -31,7 +33,7 @@ ABSENT = {  # columns that may be empty in all rows, and the consequence
 }
 
 
-def inspect(format: str, path: Path, options: dict) -> dict:
+def inspect(format: str, path: Path, options: dict[str, Any]) -> dict[str, Any]:
     """What a corpus holds, lacks and will need, as plain values for JSON. Raises CorpusError if the corpus cannot be used."""
     corpus = read_corpus(format, path, **options)
     unused = [str(file) for file in unused_audio(corpus, path)]
@@ -74,7 +76,7 @@ def refused(corpus: Corpus) -> str | None:
     return None
 
 
-def write_faults(result: dict, path: Path) -> None:
+def write_faults(result: dict[str, Any], path: Path) -> None:
     """Write every row with a fault to a file, a JSON object with `id`, `reason` and `detail` a line."""
     rows = [row for faults in result["faults"].values() for row in faults["all"]]
     with replacing(path) as partial:
@@ -82,7 +84,7 @@ def write_faults(result: dict, path: Path) -> None:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
 
-def check_rows(corpus: Corpus, headers: dict[Path, Header]) -> dict:
+def check_rows(corpus: Corpus, headers: dict[Path, Header]) -> dict[str, Any]:
     """Drop the rows that `ingest` would drop. Returns rows and hours of the long recordings that it will cut, which may have any length."""
     whole = [row for row in corpus.utterances if to_cut(row, headers[row.audio].seconds, Pauses())]
     cut = {id(row) for row in whole}
@@ -103,7 +105,7 @@ def unused_audio(corpus: Corpus, path: Path) -> Iterator[Path]:
     return (file for file in files if file.suffix.lower() in AUDIO and os.path.realpath(file) not in used)
 
 
-def described(result: dict) -> str:
+def described(result: dict[str, Any]) -> str:
     """The result of `inspect` as text for people."""
     lines = [f"{result['path']}: {result['kept']} of {result['read']} rows can be used, {result['hours']:.2f} h"]
     for split, part in result["splits"].items():
@@ -136,7 +138,7 @@ def described(result: dict) -> str:
     return "\n".join(lines + _described_needs(result["needs"]))
 
 
-def described_missing(parts: list[dict]) -> list[str]:
+def described_missing(parts: list[dict[str, Any]]) -> list[str]:
     """One line for each missing part of the corpus."""
     return [
         f"  MISSING {part['name']} ({part['what']}): the corpus cannot be used without it"
@@ -146,7 +148,7 @@ def described_missing(parts: list[dict]) -> list[str]:
     ]
 
 
-def _described_needs(total: dict) -> list[str]:
+def _described_needs(total: dict[str, Any]) -> list[str]:
     lines = ["  estimated needs of the stages on this machine:"] if total["stages"] else []
     for stage in total["stages"]:
         disk = "-" if stage["megabytes"] is None else f"{stage['megabytes']:.1f} MB"

@@ -6,11 +6,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+
     from calm.corpora.utterances import Utterance
 
 LOGMEL_UTTERANCES = 8  # measured for log-mel
@@ -34,7 +36,7 @@ class Need:
     how: str  # what was measured, and what the estimate leaves out
 
 
-def needs(rows: Sequence["Utterance"]) -> dict:
+def needs(rows: Sequence["Utterance"]) -> dict[str, Any]:
     """Needs of every stage and of all together, and whether the disk of the working folder has room for them."""
     stages = (
         [features(rows), encoder_states(rows), *([transcription(rows)] if any(row.text is None for row in rows) else []), *training(rows)]
@@ -56,14 +58,14 @@ def features(rows: Sequence["Utterance"]) -> Need:
     for row in spread(rows, LOGMEL_UTTERANCES):
         begin = time.perf_counter()
         try:
-            samples = read_audio(row.audio, row.start, min(row.end, row.start + LOGMEL_SECONDS), logmel.sample_rate)
+            samples = read_audio(row.audio, row.start, row.start + min(row.seconds, LOGMEL_SECONDS), logmel.sample_rate)
         except AudioError:
             continue
         logmel(samples)
         spent += time.perf_counter() - begin
         measured += len(samples) / logmel.sample_rate
-    length = sum(row.end - row.start for row in rows)
-    size = sum(logmel.frames(round((row.end - row.start) * logmel.sample_rate)) for row in rows) * logmel.channels * FLOAT16
+    length = sum(row.seconds for row in rows)
+    size = sum(logmel.frames(round(row.seconds * logmel.sample_rate)) for row in rows) * logmel.channels * FLOAT16
     how = f"measured on {measured:.0f} s of audio, one process on each of {cores()} cores; float16 before compression"
     return Need("features", _megabytes(size), length * spent / measured / cores() if measured else None, how)
 
@@ -75,14 +77,14 @@ def encoder_states(rows: Sequence["Utterance"]) -> Need:
     from calm.audio.packaged import WeightsError, packaged
 
     states = EncoderStates()
-    frames = sum(states.frames(round((row.end - row.start) * states.sample_rate)) for row in rows)
+    frames = sum(states.frames(round(row.seconds * states.sample_rate)) for row in rows)
     size = _megabytes(frames * states.channels * FLOAT16)
     how = f"only with features.encoder: {size:g} MB a layer, on disk and again in memory for training"
     try:
         if not packaged("tiny.en"):
             return Need("encoder states", None, None, f"{how}; not measured, the package with Whisper tiny.en is not installed")
         clips = [
-            read_audio(row.audio, row.start, min(row.end, row.start + LOGMEL_SECONDS), states.sample_rate)
+            read_audio(row.audio, row.start, row.start + min(row.seconds, LOGMEL_SECONDS), states.sample_rate)
             for row in spread(rows, ENCODER_UTTERANCES)
         ]
     except (WeightsError, AudioError) as error:
@@ -91,7 +93,7 @@ def encoder_states(rows: Sequence["Utterance"]) -> Need:
     begin = time.perf_counter()
     states.of_clips(clips)
     measured = sum(map(len, clips)) / states.sample_rate
-    seconds = sum(row.end - row.start for row in rows) * (time.perf_counter() - begin) / measured / cores()
+    seconds = sum(row.seconds for row in rows) * (time.perf_counter() - begin) / measured / cores()
     return Need("encoder states", None, seconds, f"{how}; measured with {states.encoder}, layer 2, on {measured:.0f} s of audio")
 
 
@@ -102,13 +104,13 @@ def transcription(rows: Sequence["Utterance"]) -> Need:
     from calm.audio.packaged import packaged
 
     rows = [row for row in rows if row.text is None]
-    lengths = [row.end - row.start for row in rows]
+    lengths = [row.seconds for row in rows]
     count = sum(1 if length <= windows.LONGEST else math.ceil(1.5 * length / windows.LONGEST) for length in lengths)
     try:
         if not (model := packaged("tiny.en")):
             return Need("transcription", None, None, f"{count} windows; not measured, the package with Whisper tiny.en is not installed")
         clips = [
-            read_audio(row.audio, row.start, min(row.end, row.start + windows.LONGEST), windows.SAMPLE_RATE)
+            read_audio(row.audio, row.start, row.start + min(row.seconds, windows.LONGEST), windows.SAMPLE_RATE)
             for row in spread(rows, WHISPER_UTTERANCES)
         ]
         engine = engines.load("faster-whisper", str(model))
@@ -131,7 +133,7 @@ def training(rows: Sequence["Utterance"]) -> list[Need]:
     from calm.models.configuration import CalmConfig
 
     config, logmel = CalmConfig(), LogMel()
-    frames = [logmel.frames(round((row.end - row.start) * logmel.sample_rate)) for row in rows]
+    frames = [logmel.frames(round(row.seconds * logmel.sample_rate)) for row in rows]
     blocks = sum(1 + (max(count, config.block_frames) - config.block_frames) // config.block_hop for count in frames)
     trained, embedded = block_rates()
     pairs = 2 * sum(row.split == "train" for row in rows)
@@ -154,7 +156,8 @@ def block_rates() -> tuple[float, float]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = CalmConfig(BertConfig(hidden_size=TINY))
-    model = CalmForContrastivePretraining(config).to(device).train()
+    model = CalmForContrastivePretraining(config)
+    torch.nn.Module.to(model, device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     blocks = torch.randn(2, BATCH, config.block_frames, config.channels, device=device)
     texts = torch.randn(BATCH, TINY, device=device)
@@ -168,21 +171,22 @@ def block_rates() -> tuple[float, float]:
     def embed() -> None:
         model.spectran(blocks.flatten(0, 1))
 
-    return tuple(2 * BATCH * rate(call, device, share * SECONDS) for call, share in ((step, 0.8), (embed, 0.2)))
+    return 2 * BATCH * rate(step, device, 0.8 * SECONDS), 2 * BATCH * rate(embed, device, 0.2 * SECONDS)
 
 
-def rate(call: Callable[[], object], device=None, seconds: float = 0.4) -> float:
+def rate(call: Callable[[], object], device: "torch.device | None" = None, seconds: float = 0.4) -> float:
     """Calls per second on a device (None: the CPU), without a first call for warming up."""
     import torch
 
-    def wait() -> None:
+    def once() -> None:
+        call()
         if device is not None and device.type == "cuda":
             torch.cuda.synchronize()
 
-    call(), wait()
+    once()
     begin, calls = time.perf_counter(), 0
     while not calls or time.perf_counter() - begin < seconds:
-        call(), wait()
+        once()
         calls += 1
     return calls / (time.perf_counter() - begin)
 

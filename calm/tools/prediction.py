@@ -3,9 +3,13 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from calm.corpora.files import AUDIO, walk
 from calm.inference.classifier import Classifier
+
+if TYPE_CHECKING:
+    from calm.inference.recordings import Listener
 
 TABLES = (".csv", ".parquet")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs cells that begin so
@@ -22,25 +26,25 @@ def audio_in(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def rows(classifier: Classifier, listener, files: Sequence[Path], texts: Sequence[str] | None) -> Iterator[dict]:
+def rows(classifier: Classifier, listener: "Listener", files: Sequence[Path], texts: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """A row for each segment of each file, or for each text where there are no files."""
     from calm.inference import recordings
 
     if files:
         yield from recordings.over_files(files, listener, lambda segment: recordings.classify_segment(classifier, segment), texts)
         return
-    for text, answer in zip(texts, classifier(None, texts), strict=True):
+    for text, answer in zip(texts or [], classifier(None, texts), strict=True):
         yield {"file": None, "fault": None, "text": text} | classifier.answer(answer)
 
 
-def about(classifier: Classifier) -> dict:
+def about(classifier: Classifier) -> dict[str, Any]:
     """The model, its version, its classes and by what it decides; `thresholds` by class, None where the likeliest class is decided."""
     thresholds = None if classifier.argmax else dict(zip(classifier.classes, classifier.thresholds.tolist(), strict=True))
     model = {"model": str(classifier.folder), "version": classifier.version, "synthetic": classifier.synthetic}
     return model | {"classes": classifier.classes, "decision": classifier.decision, "thresholds": thresholds}
 
 
-def described(about: dict) -> str:
+def described(about: dict[str, Any]) -> str:
     """One line on the model."""
     thresholds = ", ".join(f"{name} {value:.2f}" for name, value in (about["thresholds"] or {}).items())
     means = {"argmax": "the likeliest class (argmax)", "tuned": f"thresholds tuned on validation: {thresholds}"}
@@ -58,7 +62,7 @@ def check_table(path: Path) -> None:
     check_folder_exists(path)
 
 
-def write(rows: Sequence[dict], classifier: Classifier, path: Path) -> None:
+def write(rows: Sequence[dict[str, Any]], classifier: Classifier, path: Path) -> None:
     """Write rows to a table, whole or not at all: the probability of each class, what is decided, by what, and by which model."""
     from calm.storage import replacing
 

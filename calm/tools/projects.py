@@ -2,7 +2,8 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
 
@@ -59,7 +60,7 @@ def train(
     typer.echo(f"The project:    {output.resolve()}\nThe page:       {(output / 'reports' / 'index.html').resolve()}")
 
 
-def _create(folder: Path, audio: list[Path], format: str | None, option: list[str]):
+def _create(folder: Path, audio: list[Path], format: str | None, option: list[str]) -> ModuleType:
     """Make the project, say what was found, and return the module of projects."""
     options = dict(map(console.parse_option, option))
     with console.user_errors():
@@ -73,7 +74,7 @@ def _create(folder: Path, audio: list[Path], format: str | None, option: list[st
     return projects
 
 
-def _note(sources: list) -> None:
+def _note(sources: list[Any]) -> None:
     """Say what makes results look better than they are."""
     for source in sources:
         if any(row.labels is not None and not row.speaker for row in source.corpus.utterances):

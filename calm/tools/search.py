@@ -9,19 +9,23 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from calm.array_types import Floats
 from calm.audio.encoder_states import WEIGHTS, load_encoder
 from calm.audio.features import ENCODER
 from calm.corpora.files import AUDIO, walk
 from calm.data.examples import each_frames, shards
 from calm.data.ragged import AcousticFrames
-from calm.inference.extractor import CONFIG, kind_settings, text_or_empty
-from calm.inference.recordings import NO_SPEECH, Listener, Segment, over_files
+from calm.inference.extractor import CONFIG, AcousticExtractor, kind_settings, text_or_empty
+from calm.inference.processing import CalmFeatureExtractor
+from calm.inference.recordings import Listener, Segment, over_files
 from calm.inference.torch_classifier import load_pretrained
+from calm.inference.voice import NO_SPEECH
 from calm.models.encoder_blocks import through
 from calm.models.language_model import load_language_model, text_vectors
 from calm.models.modeling import CalmForContrastivePretraining
@@ -49,19 +53,19 @@ class CalpEncoder:
         self.through = through(encoder, device)
 
     @property
-    def extractor(self):
+    def extractor(self) -> CalmFeatureExtractor:
         """The processor's feature extractor."""
         return self.processor.feature_extractor
 
     @property
     def synthetic(self) -> bool:
         """Whether the model was trained on synthetic speech."""
-        return self.model.config.synthetic
+        return bool(self.model.config.synthetic)
 
     @property
     def width(self) -> int:
         """Width of the vectors."""
-        return self.model.config.projection or self.model.config.embedding_width
+        return int(self.model.config.projection or self.model.config.embedding_width)
 
     def digest(self) -> str:
         """SHA-256 of everything that the vectors of audio depend on."""
@@ -104,9 +108,10 @@ class CalpEncoder:
         return unit(np.concatenate(vectors).astype(np.float32).mean(0))
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: Floats) -> Floats:
     """Vectors (..., width) scaled to length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    scaled: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return scaled
 
 
 def models() -> list[Path]:
@@ -150,10 +155,10 @@ class Sources:
             total.update(f"{path} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
         return total.hexdigest()
 
-    def rows(self, encoder: CalpEncoder, listener: Listener) -> Iterator[dict]:
+    def rows(self, encoder: CalpEncoder, listener: Listener) -> Iterator[dict[str, Any]]:
         """Rows of `calm.tools.search_index.SCHEMA` of every utterance, with `blocks` (blocks, width) float16 or a `fault`."""
 
-        def embedded(segment: Segment) -> dict:
+        def embedded(segment: Segment) -> dict[str, Any]:
             return {"start": segment.start, "end": segment.end, "blocks": encoder.embed_samples(segment.samples)}
 
         for corpus in self.corpora:
@@ -175,7 +180,7 @@ def _audio_files(path: Path) -> list[Path]:
     raise ValueError(f"'{path}' is not a file, a folder, or a corpus with features in {DATA / 'features'} ({known})")
 
 
-def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
+def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict[str, Any]]:
     """Rows of `calm.tools.search_index.SCHEMA` from the features of a corpus, as training uses them.
 
     Raises ValueError if the table does not exist, or if the features were computed with other settings than the model's.
@@ -202,7 +207,7 @@ def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict]:
             bar.update(len(ids))
 
 
-def _utterance_rows(corpus: str) -> dict[str, dict]:
+def _utterance_rows(corpus: str) -> dict[str, dict[str, Any]]:
     """Rows of a corpus's table by utterance id, with the texts of the stage `transcribe` if it has run."""
     if not _utterances(corpus).is_file():
         raise ValueError(f"{_utterances(corpus)} is missing: run the stage `ingest` for {corpus}")
@@ -251,12 +256,12 @@ class SearchResult:
     silent: list[str]
     faults: list[str]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def rank(rows: Iterable[dict], query: np.ndarray, top: int, extractor) -> SearchResult:
+def rank(rows: Iterable[dict[str, Any]], query: np.ndarray, top: int, extractor: AcousticExtractor) -> SearchResult:
     """The `top` rows closest to a query (width,) of length 1; of equal ones the earlier. Raises ValueError if no row can be ranked."""
     result = SearchResult([], 0, [], [])
     best = heapq.nlargest(top, _scored(rows, query, result), key=lambda scored: scored[0])
@@ -270,7 +275,7 @@ def rank(rows: Iterable[dict], query: np.ndarray, top: int, extractor) -> Search
     return result
 
 
-def _scored(rows: Iterable[dict], query: np.ndarray, result: SearchResult) -> Iterator[tuple[float, dict, int, float]]:
+def _scored(rows: Iterable[dict[str, Any]], query: np.ndarray, result: SearchResult) -> Iterator[tuple[float, dict[str, Any], int, float]]:
     """Cosine, row without its vectors, best block and its cosine; counts in `result` what was searched, silent or faulty."""
     for row in rows:
         if row["fault"] == NO_SPEECH:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ SCHEMA = pa.schema(
 )
 
 
-def indexed(sources: Sources, encoder: CalpEncoder, listener: Listener, path: Path) -> tuple[Iterator[dict], str | None]:
+def indexed(sources: Sources, encoder: CalpEncoder, listener: Listener, path: Path) -> tuple[Iterator[dict[str, Any]], str | None]:
     """Rows from an index if it is up to date, else computed and written to it; and a message if an index is renewed.
 
     Raises ValueError if the file is not an index, or belongs to another model or other sources: such a file is never overwritten.
@@ -45,10 +46,10 @@ def indexed(sources: Sources, encoder: CalpEncoder, listener: Listener, path: Pa
     return read(path, encoder.width), None
 
 
-def write(rows: Iterable[dict], path: Path, key: dict) -> Iterator[dict]:
+def write(rows: Iterable[dict[str, Any]], path: Path, key: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Pass rows on while writing them to Parquet. The file appears when the last row has been taken."""
     schema = SCHEMA.with_metadata({KEY: json.dumps(key)})
-    group: list[dict] = []
+    group: list[dict[str, Any]] = []
     with parquet_writer(path, schema) as file:
         for row in rows:
             group.append(row)
@@ -60,7 +61,7 @@ def write(rows: Iterable[dict], path: Path, key: dict) -> Iterator[dict]:
             file.write_table(_table(group, schema))
 
 
-def _table(rows: list[dict], schema: pa.Schema) -> pa.Table:
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     vectors = [None if row["blocks"] is None else row["blocks"].ravel() for row in rows]
     return pa.table(
         {field.name: pa.array(vectors if field.name == "blocks" else [row[field.name] for row in rows], field.type) for field in schema},
@@ -68,7 +69,7 @@ def _table(rows: list[dict], schema: pa.Schema) -> pa.Table:
     )
 
 
-def read(path: Path, width: int) -> Iterator[dict]:
+def read(path: Path, width: int) -> Iterator[dict[str, Any]]:
     """Rows of an index, with `blocks` (blocks, width)."""
     for batch in parquet_batches(path, ROWS, SCHEMA.names):
         vectors = batch.column("blocks")

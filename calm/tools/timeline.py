@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from calm.array_types import Floats32
 from calm.audio import pauses
 from calm.audio.decoding import AudioFile
 from calm.audio.encoder_states import CONTEXT, EncoderStates, pictured
@@ -20,6 +21,7 @@ from calm.audio.pauses import Pauses
 from calm.data.batching import tensors
 from calm.data.ragged import Ragged
 from calm.evaluation.calibration import probabilities
+from calm.inference.extractor import AcousticExtractor
 from calm.inference.recordings import VAD_WINDOW, duration
 from calm.inference.torch_classifier import Predictor
 from calm.storage import csv_cell, replacing
@@ -77,7 +79,7 @@ def timeline(path: Path, predictor: Predictor, window: float = 3.0, text: str | 
     return Timeline(predictor.classes, time, start, end, scores, sketch.peaks, sketch.mean(), seconds)
 
 
-def neighbours(extractor, window: float) -> int:
+def neighbours(extractor: AcousticExtractor, window: float) -> int:
     """Number of blocks on either side of a block in a window of so many seconds. Raises ValueError if not even one block fits."""
     block, hop = (frames * extractor.frame_extractor.frame_seconds for frames in (extractor.block_frames, extractor.block_hop))
     if window < block:
@@ -92,13 +94,13 @@ def overlaps(start: np.ndarray, end: np.ndarray, spoken: list[tuple[float, float
     return np.append(starts, np.inf)[following] < end
 
 
-def picture_frames(extractor) -> FrameExtractor:
+def picture_frames(extractor: AcousticExtractor) -> FrameExtractor:
     """What a picture shows: the model's own frames, but log-mel in place of a speech encoder's states."""
     frames = extractor.frame_extractor
     return pictured(extractor.sampling_rate) if isinstance(frames, EncoderStates) else frames
 
 
-def minutes(path: Path, extractor, seconds: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def minutes(path: Path, extractor: AcousticExtractor, seconds: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Samples and untrimmed acoustic frames (float16) minute by minute; joined, they are those of the whole recording.
 
     A speech encoder hears the second before and after each minute too.
@@ -172,7 +174,8 @@ class Scorer:
         text = self.predictor.processor(text=[self.text] * len(windows))
         inputs = {**text, "encoded_blocks": encoded, "acoustic_mask": mask}
         model = self.predictor.model
-        return model(**{key: value.to(model.device) for key, value in inputs.items()}).logits.float().cpu().numpy()
+        logits: Floats32 = model(**{key: value.to(model.device) for key, value in inputs.items()}).logits.float().cpu().numpy()
+        return logits
 
     def _joined(self, blocks: list[np.ndarray]) -> np.ndarray:
         """The frames of neighbouring blocks, each once where the blocks overlap."""

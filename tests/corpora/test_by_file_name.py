@@ -22,7 +22,9 @@ def touch(root: Path, *names: str) -> Path:
 
 def test_ravdess_reads_the_fields(tmp_path):
     touch(tmp_path, "Actor_01/03-01-05-02-01-02-01.wav", "Actor_16/03-01-08-01-02-01-16.flac", "speech/Actor_20/03-01-02-01-01-01-20.WAV")
-    angry, surprised, calm = read_corpus("ravdess", tmp_path).utterances
+    corpus = read_corpus("ravdess", tmp_path)
+    angry, surprised, calm = corpus.utterances
+    assert corpus.one_hot and corpus.classes == ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
     assert (angry.labels, angry.gender, angry.speaker, angry.split, angry.extra) == (
         ["angry"],
         "male",
@@ -96,6 +98,7 @@ def test_crema_d(tmp_path):
     )
     corpus = read_corpus("crema_d", tmp_path)
     first = corpus.utterances[0]
+    assert corpus.one_hot and corpus.classes == tuple(EMOTIONS.values())
     assert (first.speaker, first.gender, first.labels, first.text) == ("1001", "male", ["angry"], "Don't forget a jacket")
     assert {row.gender for row in corpus.utterances} == {"male", "female", None}
     assert Counter(row.reason for row in corpus.dropped) == {"label outside its range": 1, "file name does not parse": 1}

@@ -57,6 +57,7 @@ def iemocap(tmp_path):
         head = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
         rows = [f"[6.2901 - 8.2357]\t{scene}_F000\t{code}\t[2.5000, 3.0000, 1.5000]", "C-E2:\tNeutral;\t()"]
         rows += [f"[9.0000 - 9.5000]\t{scene}_M001\tneu\t[2.0000, 2.0000, 2.0000]", "[broken"] if session == 1 else []
+        rows += [f"[9.0000 - 9.5000]\t{scene}_M002\tneu\t[2.5000.5, 2.0000, 2.0000]"] if session == 2 else []
         write(tmp_path / f"Session{session}/dialog/EmoEvaluation/{scene}.txt", head + "\n".join(rows))
         write(tmp_path / f"Session{session}/dialog/transcriptions/{scene}.txt", f"{scene}_F000 [006.2901-008.2357]: Excuse me.\n")
     write(tmp_path / "Session1/dialog/EmoEvaluation/._Ses01F_impro01.txt", "x")
@@ -77,7 +78,7 @@ def test_iemocap(iemocap):
         (4, "validation", ["sad"]),
         (5, "test", None),
     ]
-    assert [row.reason for row in corpus.dropped] == ["evaluation does not parse"]
+    assert [row.reason for row in corpus.dropped] == ["evaluation does not parse"] * 2
     every = read_corpus("iemocap", iemocap, classes="all")
     assert [row.labels for row in every.utterances[:3]] == [["excited"], ["neutral"], ["frustrated"]] and format_of(iemocap) == "iemocap"
     set_folds(every, "given")
@@ -172,12 +173,21 @@ def test_datasets(tmp_path):
         ("validation/1", ["angry"], None, "y", "validation"),
     ]
     assert [row.id for row in corpus.dropped] == ["train/2", "validation/2"]
+    assert corpus.classes == ("angry", "happy") and corpus.one_hot
     written = corpus.utterances[0].audio
     assert written.parent == tmp_path / "set.audio" and soundfile.info(written).frames == 1600
     assert soundfile.info(corpus.utterances[1].audio).frames == 3200 and corpus.corrections["audio written to a file"] == 2
     assert not read_corpus("datasets", tmp_path / "set").corrections and format_of(tmp_path / "set") == "datasets"
     with pytest.raises(CorpusError, match="no column 'sound': set the option audio to one of audio, emotion, said, who"):
         read_corpus("datasets", tmp_path / "set", audio="sound")
+    part = part.rename_columns({"emotion": "label", "said": "text", "who": "speaker"}).add_column("gender", ["F", "male", "?"])
+    part.select([2, 0, 1]).map(lambda row: {"label": [row["label"]]}).save_to_disk(str(tmp_path / "one"))  # no splits, lists of labels
+    corpus = read_corpus("datasets", tmp_path / "one", validation_share=0, test_share=0.5, seed=2)
+    assert [(row.id, row.labels, row.text, row.gender) for row in corpus.utterances] == [
+        ("row/1", ["1"], "Hi", "female"),
+        ("row/2", ["0"], None, "male"),
+    ]
+    assert sorted(row.split for row in corpus.utterances) == ["test", "train"] and corpus.checks["columns not read"] == []
     (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": ["gone"]}))
     with pytest.raises(CorpusError, match="no data set on disk"):
         read_corpus("datasets", tmp_path / "set")

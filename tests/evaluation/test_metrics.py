@@ -161,6 +161,43 @@ def test_ranked():
     assert result.values["auc_macro"] == pytest.approx(sk.roc_auc_score(targets[:, [0, 1, 3, 4]], probabilities[:, [0, 1, 3, 4]]))
 
 
+def test_ranked_where_a_class_is_always_there():
+    """It has no negative, so no ROC curve. Of the other class 3 of 4 pairs are in order: 0.9 > 0.6, 0.9 > 0.2, 0.4 > 0.2."""
+    targets = np.array([[1, 1], [0, 1], [1, 1], [0, 1]], bool)
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.2], [0.4, 0.3], [0.2, 0.4]])
+    result = metrics.ranked(targets, probabilities, ["some", "all"])
+    assert result.values["auc_macro"] == pytest.approx(3 / 4) and result.left_out == {"auc_macro": ["all"]}
+    assert result.values["average_precision_macro"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert np.isnan(metrics.auc_macro(targets[:, 1:], probabilities[:, 1:]))
+
+
+def test_counts_of_many_resamples_at_once_are_scored_as_each_alone():
+    """And without a warning, though some classes have no positive. In the first nothing is right, in the second one answer alone."""
+    draw = np.random.default_rng(2)
+    targets, decisions = (draw.random((6, 4, 3)) < 0.3 for _ in range(2))
+    targets[2, :, 1] = decisions[2, :, 1] = False
+    targets[1, 0, 0] = True
+    decisions[:2] = ~targets[:2]
+    decisions[1, 0, 0] = True
+    alone = [metrics.count(*pair) for pair in zip(targets, decisions, strict=True)]
+    parts = (np.reshape([getattr(own, name) for own in alone], (2, 3, 3)) for name in ("tp", "fp", "fn", "tn"))
+    together = metrics.Counts(*parts)
+    with np.errstate(all="raise"):
+        for function in metrics.OF_COUNTS.values():
+            np.testing.assert_array_equal(function(together).ravel(), [function(own) for own in alone])
+    wrong = int((targets[1] != decisions[1])[:, 0].sum())
+    assert [metrics.f1_right_answers(own) for own in alone[:2]] == [0, 1 / (1 + wrong / 2)]
+
+
+def test_names_that_are_not_those_of_the_columns():
+    targets, decisions = random()
+    for classes in (EIGHT[:4], EIGHT[:6]):
+        with pytest.raises(ValueError, match="zip"):
+            metrics.decided(targets, decisions, classes)
+        with pytest.raises(ValueError, match="zip"):
+            metrics.ranked(targets, np.full(targets.shape, 0.5), classes)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12).flatmap(lambda rows: st.tuples(arrays(bool, (rows, 3)), arrays(bool, (rows, 3)))))
 def test_within_0_and_1(pair):

@@ -140,6 +140,14 @@ def test_spans_cover_what_follows_and_stay_in_the_utterance(lengths, span, seed)
     assert torch.equal(masked, expected)
 
 
+def test_masks_are_those_of_the_paper_by_default_and_drawn_by_the_generator():
+    valid = torch.arange(30) < torch.tensor([30, 12])[:, None]
+    default, named = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    for _ in range(3):
+        masked = masking.choose_spans(valid, 0.2, generator=default)
+        assert masked.any() and torch.equal(masked, masking.choose_spans(valid, 0.2, 3, "starts", "each", named))
+
+
 def test_share_of_masked_blocks():
     valid = torch.ones(2000, 30, dtype=torch.bool)
     generator = torch.Generator().manual_seed(1)
