@@ -31,8 +31,14 @@ from pipeline.state import address, visible
 
 GROUP = 16  # utterances of an item at least, unless a shard has fewer
 SILENCE = 2**-23  # peak to peak: one step of 24 bits
-# Bytes of equal weight beside each other: a quarter less on disk than float16 as it is, and read as fast.
-STORAGE = {"compression": "zstd", "use_dictionary": ["id"], "column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"}}
+# Bytes of equal weight beside each other: a quarter less on disk than float16 as it is, and read as fast. Nobody asks for the least and
+# the greatest value of a page, which take a fifth of the time of writing.
+STORAGE = {
+    "compression": "zstd",
+    "use_dictionary": ["id"],
+    "column_encoding": {"features.list.element": "BYTE_STREAM_SPLIT"},
+    "write_statistics": ["id", "frames"],
+}
 
 
 @dataclass
