@@ -98,7 +98,7 @@ def test_a_stage_whose_dvc_was_killed_before_it_looked_ends(tmp_path):
     while not (files := list(tmp_path.glob("worker-*"))):
         assert time.monotonic() < limit
         time.sleep(0.05)
-    number = int(files[0].name.split("-")[1])
+    number, limit = int(files[0].name.split("-")[1]), time.monotonic() + 10
     while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < limit
         time.sleep(0.05)
