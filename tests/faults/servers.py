@@ -27,7 +27,7 @@ def slots(base: Path, fresh: Callable[[str], Path], length: int, chance: random.
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     with with_servers(folder, gpu=2, retries=3):
         while lost < max(1, length // 10):
-            flow = started(folder, *FLOWS, "rebuild")
+            flow = _begun(folder)
             while flow.poll() is None and lost < max(1, length // 10):
                 lost += _lose(folder, "prefect", flow, chance.uniform(1, 15))
             if flow.wait():
@@ -40,6 +40,15 @@ def slots(base: Path, fresh: Callable[[str], Path], length: int, chance: random.
     wait_for_end(folder)
     shutil.rmtree(folder)
     return f"{lost} times lost Prefect's server"
+
+
+def _begun(folder: Path) -> subprocess.Popen:
+    """A `rebuild` that runs its stages: without a server it does not begin, and says so."""
+    before = (folder / "faults.log").stat().st_size
+    flow = started(folder, *FLOWS, "rebuild")
+    while flow.poll() is None and b"Beginning flow run" not in (folder / "faults.log").read_bytes()[before:]:
+        time.sleep(0.1)
+    return flow
 
 
 def _lose(folder: Path, name: str, flow: subprocess.Popen, after: float) -> bool:
@@ -63,7 +72,7 @@ def servers(base: Path, fresh: Callable[[str], Path], length: int, chance: rando
     """A flow whose servers are killed and started again ends as an undisturbed rebuild; MLflow's and Prefect's in turn."""
     folder = fresh("servers")
     with with_servers(folder):
-        flow = started(folder, *FLOWS, "rebuild")
+        flow = _begun(folder)
         lost = sum(_lose(folder, name, flow, chance.uniform(5, 30)) for name in ("prefect", "mlflow", "prefect"))
         ended = flow.wait()
         if ended:  # a flow that could not report its end has kept what was finished
