@@ -1,13 +1,15 @@
 """Slots of Prefect's global concurrency limits, and the GPU that goes with a slot."""
 
 import contextlib
+import functools
 import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -18,6 +20,7 @@ from pipeline.execution.workers import cores
 from pipeline.flows.subprocesses import raise_if_stopped
 from pipeline.settings import Flows
 
+P, T = ParamSpec("P"), TypeVar("T")
 NAMES = ("gpu", "cpu")
 LEASE_SECONDS = 60  # after this time, the least that the server takes, a slot whose holder was killed is free again
 REQUEST_SECONDS = 1  # a request for a slot is repeated this often
@@ -28,6 +31,29 @@ TAKEN = 423  # the server's answer where no slot is free
 
 class MissingLimit(RuntimeError):
     """Prefect's server lacks a global concurrency limit, or the limit has no slots."""
+
+
+def waits_for_server(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that is run again where it ends because Prefect's server is gone, until the server answers."""
+
+    @functools.wraps(function)
+    def patient(*arguments: P.args, **options: P.kwargs) -> T:
+        from httpx import TransportError
+
+        warned = False
+        while True:
+            try:
+                return function(*arguments, **options)
+            except TransportError:
+                warned = warned or _warn()
+                time.sleep(REQUEST_SECONDS)
+
+    return patient
+
+
+def _warn() -> bool:
+    print("Prefect's server does not answer: waiting for it", file=sys.stderr, flush=True)
+    return True
 
 
 def sizes(section: Flows) -> dict[str, int]:
@@ -112,9 +138,7 @@ def _take_from_server(name: str, count: int, stopped: threading.Event) -> Iterat
             busy = isinstance(cause, HTTPStatusError) and (cause.response.status_code == TAKEN or cause.response.is_server_error)
             if not (gone or busy):
                 raise
-            if gone and not warned:
-                print("Prefect's server does not answer: waiting for it", file=sys.stderr, flush=True)
-                warned = True
+            warned = warned or (gone and _warn())
             stopped.wait(REQUEST_SECONDS)
     try:
         yield
@@ -131,6 +155,7 @@ def _lock(device: str, held: contextlib.ExitStack) -> bool:
     return True
 
 
+@waits_for_server
 def read() -> Limits:
     """The limits of the server at `PREFECT_API_URL`. Raises MissingLimit."""
     from prefect.client.orchestration import get_client

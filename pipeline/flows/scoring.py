@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from calm.storage import read_json, write_json, write_parquet
+from pipeline.execution import alone
 
 BATCH = 32  # files per Parquet file
 SETTLE_SECONDS = 5  # a file that changed more recently may still be being copied
@@ -239,6 +240,7 @@ def _columns(scores: Path, names: tuple[str, ...]) -> list[tuple]:
 
 def main() -> None:
     inbox, scores, model = sys.argv[1:]
+    alone.end_with_starter()
     try:
         total, faults, left = score(Path(inbox), Path(scores), model)
     except Timeout:

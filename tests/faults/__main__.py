@@ -20,12 +20,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
-
 from tests.faults.damage import flips
-from tests.faults.kills import FLOWS, kills, scoring
+from tests.faults.kills import kills, scoring
 from tests.faults.processes import Wrong, finished, started, wait_for_end
-from tests.faults.project import REBUILD, compare, made, with_servers
+from tests.faults.project import REBUILD, compare, made
+from tests.faults.servers import servers, slots
 from tests.pipeline.made_project import Project
 
 
@@ -76,28 +75,7 @@ def disk(base: Path, fresh: Callable[[str], Path], length: int, chance: random.R
     return f"{full} times full"
 
 
-def servers(base: Path, fresh: Callable[[str], Path], length: int, chance: random.Random) -> str:
-    """A flow whose servers are killed and started again ends as an undisturbed rebuild; MLflow's and Prefect's in turn."""
-    folder, lost = fresh("servers"), 0
-    with with_servers(folder):
-        flow = started(folder, *FLOWS, "rebuild")
-        for name in ("prefect", "mlflow", "prefect"):
-            time.sleep(chance.uniform(5, 30))
-            if flow.poll() is None:
-                psutil.Process(json.loads((folder / f"data/servers/{name}.json").read_text())["pid"]).kill()
-                time.sleep(chance.uniform(1, 8))
-                finished(folder, *FLOWS, "up")
-                lost += 1
-        ended = flow.wait()
-        if ended:  # a flow that could not report its end has kept what was finished
-            finished(folder, *FLOWS, "rebuild")
-        compare(base, folder)
-    wait_for_end(folder)
-    shutil.rmtree(folder)
-    return f"{lost} lost servers; the flow {'was started again' if ended else 'went on'}"
-
-
-KINDS = {"flips": flips, "scoring": scoring, "torn": torn, "disk": disk, "servers": servers, "kills": kills}
+KINDS = {"flips": flips, "scoring": scoring, "torn": torn, "disk": disk, "slots": slots, "servers": servers, "kills": kills}
 
 
 @contextlib.contextmanager

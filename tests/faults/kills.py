@@ -65,8 +65,8 @@ def kills(base: Path, fresh: Callable[[str], Path], length: int, chance: random.
         others = max(1, length // 20)
         each = max(1, -(-(length - 2 * others) // len(order)))
         for stage in order:
-            for number in range(each):
-                killed[kill_stage(folder, stage, WAYS[number % len(WAYS)], chance, servers)] += 1
+            for _ in range(each):
+                killed[kill_stage(folder, stage, WAYS[killed.total() % len(WAYS)], chance, servers)] += 1
             finished(folder, *REBUILD, stage.name, "--", "--single-item")
         finished(folder, *REBUILD)
         compare(base, folder)

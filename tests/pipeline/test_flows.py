@@ -298,6 +298,7 @@ def test_kill_9_of_the_worker_in_calp_and_a_second_start_end_in_the_undisturbed_
     worker.send_signal(signal.SIGKILL)
     until(lambda: not flows.processes("prefect.engine", "flows.supervisor", "pipeline.stages calp"), "nothing continues without its worker")
     assert flows.state(run) == "Crashed" and list(work.glob("*/checkpoint-*"))
+    until(lambda: flows.slots() == {"gpu": 0, "cpu": 0}, "no slot is taken", 15)
     assert flows.command("up").returncode == 0
     again = flows.trigger("calp@small")
     until(lambda: flows.state(again) == "Completed", "the second start completes")

@@ -95,6 +95,20 @@ def test_any_other_refusal_is_an_error(server, cause):
     assert not server.given
 
 
+def test_what_a_flow_asks_a_lost_server_is_asked_again(monkeypatch, capsys):
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0)
+    refusals = [httpx.ConnectError(""), httpx.ReadError("")]
+
+    @limits.waits_for_server
+    def ask(what: str) -> str:
+        if refusals:
+            raise refusals.pop()
+        return f"{what} answered"
+
+    assert ask("limits") == "limits answered" and not refusals
+    assert capsys.readouterr().err.count("does not answer") == 1
+
+
 def test_a_stopped_flow_asks_no_more(server):
     stopped = threading.Event()
     stopped.set()
