@@ -173,11 +173,12 @@ def probe(vectors: np.ndarray, answers: np.ndarray, actors: np.ndarray) -> tuple
     return score(answers, predicted), [score(answers[actors == actor], predicted[actors == actor]) for actor in np.unique(actors)]
 
 
+@torch.inference_mode()
 def zero_shot(network: CalmForContrastivePretraining, embed: Callable, heard: np.ndarray, emotions: list[str]) -> dict[str, list[float]]:
     """By wording: balanced accuracy of the closest emotion's name, and the same with the mean taken from the names and from the clips."""
     answers, figures = np.array(emotions), {}
     for wording in WORDINGS:
-        names = network.embed_text(embed([wording.format(name) for name in EMOTIONS.values()])).detach().numpy()
+        names = network.embed_text(embed([wording.format(name) for name in EMOTIONS.values()])).numpy()
         centred = (heard - heard.mean(0)) @ (names - names.mean(0)).T
         found = [np.array(list(EMOTIONS))[cosines.argmax(1)] for cosines in (heard @ names.T, centred)]
         figures[wording] = [round(float(np.mean([(kind[answers == name] == name).mean() for name in EMOTIONS])), 4) for kind in found]
