@@ -48,7 +48,7 @@ def main() -> None:
         total.update(killed=killed, late=late, mutants=len(tested))
         left = (name for name, status in tested.items() if status not in KILLED | TIME)
         print(f"{module}: {killed} of {len(tested)} killed, {late} by time", *left, sep="\n  ")
-    print(f"{total['killed']} of {total['mutants']} killed, {total['late']} by time; of {len(names)} mutants of readers, seed {chosen.seed}")
+    print(f"{total['killed']} of {total['mutants']} killed, {total['late']} by time; readers have {len(names)}, seed {chosen.seed}")
 
 
 if __name__ == "__main__":
