@@ -82,7 +82,7 @@ def _label_map(file: Path, corpus: Corpus) -> dict[str, str]:
         raise CorpusError(f"{file} is missing: EmoBox has one beside the folds of each data set")
     try:
         return {str(name).lower(): str(label) for name, label in json.loads(read_text(file, corpus)).items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise CorpusError(f"{file} does not parse: it must map names of emotions to names") from None
 
 

@@ -108,9 +108,10 @@ def test_missing_metadata_says_what_to_do(tmp_path):
     with pytest.raises(CorpusError, match="set metadata to EmoBox's folder of one data set"):
         read(tmp_path / "audio")
     audio = made(tmp_path, [row("a")], {1: ["a"]}, [])
-    (tmp_path / "metadata/label_map.json").write_text("[1")
-    with pytest.raises(CorpusError, match="label_map.json does not parse"):
-        read(audio)
+    for text in ("[1", "[" * 100_000):
+        (tmp_path / "metadata/label_map.json").write_text(text)
+        with pytest.raises(CorpusError, match="label_map.json does not parse"):
+            read(audio)
     (tmp_path / "metadata/label_map.json").unlink()
     with pytest.raises(CorpusError, match="label_map.json is missing"):
         read(audio)
