@@ -93,7 +93,7 @@ def _rows(file: Path, corpus: Corpus) -> Iterator[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(row.get("wav"), str):
+        if isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(row.get("wav"), str) and row["key"].strip():
             yield row
         else:
             corpus.drop(f"{file.name}:{number}", "row does not parse", line[:200])

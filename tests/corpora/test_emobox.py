@@ -55,6 +55,16 @@ def test_rows_are_tested_in_their_folds(tmp_path):
     assert corpus.checks == {"data set": "made", "tested, by fold": {"1": 1, "2": 2}} and not corpus.dropped
 
 
+def test_rows_without_a_key_are_dropped(tmp_path):
+    audio = made(tmp_path, [row("a"), row(" ", wav="x.wav")], {1: ["a"]}, ["downloads/made/a.wav", "x.wav"])
+    corpus = read(audio)
+    assert [one.id for one in corpus.utterances] == ["a"]
+    assert {(one.id, one.reason) for one in corpus.dropped} == {
+        ("made.jsonl:2", "row does not parse"),
+        ("made_train_fold_1.jsonl:1", "row does not parse"),
+    }
+
+
 def test_a_single_fold_is_a_split_too(tmp_path):
     audio = made(tmp_path, [row(key) for key in "abc"], {1: ["a"]}, [f"downloads/made/{key}.wav" for key in "abc"], valid_1=["b"])
     (tmp_path / "metadata/made.jsonl").unlink()  # the folds name all rows
