@@ -36,4 +36,4 @@ down: install
 	@python -m pipeline.flows down
 
 clean:
-	rm -rf data/work .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf data/work .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage* fuzz mutants

@@ -53,7 +53,7 @@ def unpack(table: Path, field: "pa.Field") -> list[str | None]:
         known = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
         if known["source"] == source:
             return list(known["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     try:
         with replacing(folder) as partial:

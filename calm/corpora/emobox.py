@@ -82,7 +82,7 @@ def _label_map(file: Path, corpus: Corpus) -> dict[str, str]:
         raise CorpusError(f"{file} is missing: EmoBox has one beside the folds of each data set")
     try:
         return {str(name).lower(): str(label) for name, label in json.loads(read_text(file, corpus)).items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise CorpusError(f"{file} does not parse: it must map names of emotions to names") from None
 
 
@@ -93,7 +93,7 @@ def _rows(file: Path, corpus: Corpus) -> Iterator[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(row.get("wav"), str):
+        if isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(row.get("wav"), str) and row["key"].strip():
             yield row
         else:
             corpus.drop(f"{file.name}:{number}", "row does not parse", line[:200])

@@ -179,7 +179,7 @@ def _columns(file: "h5py.File", path: Path) -> list[int]:
     """Columns of sentiment and of each class among the scores, by the names in the file."""
     try:
         names = list(map(str, json.loads(np.ravel(file["All Labels/metadata/dimension names"][()])[0])))
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, RecursionError) as error:
         raise CorpusError(f"{path}: its dimension names are not a JSON list ({error}): download it again") from None
     missing = [name for name in ("sentiment", *CLASSES) if name not in names]
     if missing:

@@ -124,25 +124,29 @@ def _json(path: Path, text: str) -> list[Row]:
         whole = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         return [_row(line) for line in lines(text)]
-    if isinstance(whole, dict) and whole and all(isinstance(value, dict | list) for value in whole.values()):
+    if isinstance(whole, dict) and whole and None not in whole and all(isinstance(value, dict | list) for value in whole.values()):
         raise CorpusError(f"{path} is an object of columns: write an object a row (of pandas: orient='records')")
-    return [row if isinstance(row, dict) else {None: str(row)} for row in (whole if isinstance(whole, list) else [whole])]
+    return [_object(row) for row in (whole if isinstance(whole, list) else [whole])]
 
 
 def _row(line: str) -> Row:
     """Row in a line of JSON. A line that does not parse is under the key None, like surplus cells of a CSV."""
     try:
-        row = json.loads(line, object_pairs_hook=_unique)
+        row = _object(json.loads(line, object_pairs_hook=_unique))
     except (ValueError, RecursionError):
-        row = None
-    return row if isinstance(row, dict) else {None: line}
+        return {None: line}
+    return {None: line} if None in row else row
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Row:
-    """An object of JSON. Raises ValueError if two of its keys are alike."""
-    if len({_column(name) for name, _ in pairs}) < len(pairs):
-        raise ValueError("two keys of one name")
-    return dict(pairs)
+    """An object of JSON; one with two keys that are alike has all under the key None."""
+    return dict(pairs) if len({_column(name) for name, _ in pairs}) == len(pairs) else {None: pairs}
+
+
+def _object(value: object) -> Row:
+    """An object as it is; under the key None what is none, or has two keys of one name, itself or in a cell."""
+    sound = isinstance(value, dict) and not any(isinstance(own, dict) and None in own for own in (value, *value.values()))
+    return value if isinstance(value, dict) and sound else {None: str(value)}
 
 
 def meant(name: str, known: Iterable[str], absent: Iterable[str]) -> tuple[str, bool] | None:

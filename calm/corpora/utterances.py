@@ -93,7 +93,9 @@ class Corpus:
     checks: dict[str, Any] = field(default_factory=dict)
 
     def add(self, utterance: Utterance) -> None:
-        """Keep an utterance, with a negative start set to 0. It is dropped if a time is not finite or a text is not valid Unicode."""
+        """Keep an utterance, with a negative start set to 0; drop it without an id, with times that are no numbers, or with broken text."""
+        if not utterance.id.strip():
+            return self.drop(str(utterance.audio)[:200], "no id")
         if not all(math.isfinite(time) for time in (utterance.start, utterance.end) if time is not None):
             return self.drop(utterance.id, "time is not a number", f"start {utterance.start}, end {utterance.end}")
         utterance.id, utterance.speaker = composed(utterance.id), composed(utterance.speaker)

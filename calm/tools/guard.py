@@ -20,7 +20,7 @@ UPLOADS = ("/gradio_api/upload", "/gradio_api/process_recording")
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # forbids the browser requests to other machines
 HEADERS = [(b"content-security-policy", POLICY), (b"referrer-policy", b"no-referrer"), (b"x-content-type-options", b"nosniff")]
 
-Scope = MutableMapping[str, Any]  # types of ASGI
+Scope = MutableMapping[str, Any]  # this and the next four: types of ASGI
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]

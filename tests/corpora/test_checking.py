@@ -64,6 +64,12 @@ def test_intervals(start, end, fault):
     assert interval_fault(Utterance("a", LONG, start, end), 10.0, LIMITS) == fault
 
 
+def test_a_row_without_an_id_is_named_by_its_audio():
+    corpus = Corpus()
+    corpus.add(Utterance(" ", LONG))
+    assert not corpus.utterances and [(row.id, row.reason) for row in corpus.dropped] == [("long.wav", "no id")]
+
+
 def test_an_unknown_end_has_no_length():
     with pytest.raises(ValueError, match="the end of a is not known before its audio is checked"):
         _ = made((0, None)).utterances[0].seconds

@@ -55,6 +55,16 @@ def test_rows_are_tested_in_their_folds(tmp_path):
     assert corpus.checks == {"data set": "made", "tested, by fold": {"1": 1, "2": 2}} and not corpus.dropped
 
 
+def test_rows_without_a_key_are_dropped(tmp_path):
+    audio = made(tmp_path, [row("a"), row(" ", wav="x.wav")], {1: ["a"]}, ["downloads/made/a.wav", "x.wav"])
+    corpus = read(audio)
+    assert [one.id for one in corpus.utterances] == ["a"]
+    assert {(one.id, one.reason) for one in corpus.dropped} == {
+        ("made.jsonl:2", "row does not parse"),
+        ("made_train_fold_1.jsonl:1", "row does not parse"),
+    }
+
+
 def test_a_single_fold_is_a_split_too(tmp_path):
     audio = made(tmp_path, [row(key) for key in "abc"], {1: ["a"]}, [f"downloads/made/{key}.wav" for key in "abc"], valid_1=["b"])
     (tmp_path / "metadata/made.jsonl").unlink()  # the folds name all rows
@@ -108,9 +118,10 @@ def test_missing_metadata_says_what_to_do(tmp_path):
     with pytest.raises(CorpusError, match="set metadata to EmoBox's folder of one data set"):
         read(tmp_path / "audio")
     audio = made(tmp_path, [row("a")], {1: ["a"]}, [])
-    (tmp_path / "metadata/label_map.json").write_text("[1")
-    with pytest.raises(CorpusError, match="label_map.json does not parse"):
-        read(audio)
+    for text in ("[1", "[" * 100_000):
+        (tmp_path / "metadata/label_map.json").write_text(text)
+        with pytest.raises(CorpusError, match="label_map.json does not parse"):
+            read(audio)
     (tmp_path / "metadata/label_map.json").unlink()
     with pytest.raises(CorpusError, match="label_map.json is missing"):
         read(audio)

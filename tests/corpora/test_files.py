@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calm.corpora.files import number, tidy
+from calm.corpora import CorpusError
+from calm.corpora.files import number, read_text, tidy
+from calm.corpora.utterances import Corpus, Utterance
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,27 @@ def test_numbers(value, expected):
 @pytest.mark.parametrize("value", ["1_0", "x", "", None, [1], 10**400])
 def test_other_values_are_nan(value):
     assert math.isnan(number(value))
+
+
+def test_what_is_no_utf_8_is_read_and_counted(tmp_path):
+    corpus, path = Corpus(), tmp_path / "a.txt"
+    for content in ("né".encode("utf-16"), "né".encode("utf-16"), "né".encode()):
+        path.write_bytes(content)
+        assert read_text(path, corpus) == "né"
+    assert corpus.corrections == {"file read as UTF-16": 2}
+    with pytest.raises(CorpusError, match="it is a folder, not a file"):
+        read_text(tmp_path, corpus)
+
+
+def test_audio_elsewhere_than_in_a_folder_is_counted(tmp_path):
+    for folder in ("set", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").touch()
+    (tmp_path / "set/link.wav").symlink_to("../other/a.wav")
+    (tmp_path / "set/own.wav").symlink_to("a.wav")
+    corpus = Corpus(utterances=[Utterance(name, tmp_path / "set" / name) for name in ("a.wav", "own.wav")])
+    corpus.note_outside(tmp_path / "set")
+    assert not corpus.checks
+    corpus.utterances += [Utterance(name, tmp_path / "set" / name) for name in ("link.wav", "../other/a.wav")]
+    corpus.note_outside(tmp_path / "set")
+    assert corpus.checks == {"audio files outside the corpus's folder": 2}

@@ -147,7 +147,9 @@ def test_audformat(tmp_path):
         ("c.wav[0-1]", 0.0, 1.0, ["joy"], "s2", "male", "test", None),
         ("c.wav[1.5-2]", 1.5, 2.0, ["anger"], "s2", "male", "test", None),
     ]
-    assert corpus.classes == ("anger", "joy") and format_of(tmp_path) == "audformat"
+    assert corpus.classes == ("anger", "joy") and corpus.one_hot and format_of(tmp_path) == "audformat"
+    with pytest.raises(CorpusError, match="no table 'x': it has emotion.test, emotion.train, files"):
+        read_corpus("audformat", tmp_path, tables=["emotion.test", "x"])
     assert len(read_corpus("audformat", tmp_path, tables=["emotion.test"]).utterances) == 2
     with pytest.raises(CorpusError, match="no scheme 'mood': set the option label to one of emotion, speaker"):
         read_corpus("audformat", tmp_path, label="mood")

@@ -169,6 +169,11 @@ def test_other_columns_are_named(tmp_path):
 def test_two_keys_of_one_name_and_columns_as_rows(tmp_path):
     corpus = read(tmp_path, '{"audio": "a.wav"}\n{"audio": "b.wav", "Audio": "c.wav"}\n', "t.jsonl")
     assert [row.id for row in corpus.utterances] == ["a"] and corpus.dropped[0].reason == "row does not parse"
+    whole = '[{"audio": "a.wav"}, {"audio": "b.wav", "Audio": "c.wav"}, {"audio": "d.wav", "labels": {"x": 1, "x": 2}}, "e.wav"]'
+    corpus = read(tmp_path, whole, "t.json")
+    assert [row.id for row in corpus.utterances] == ["a"] and [row.reason for row in corpus.dropped] == ["row does not parse"] * 3
+    with pytest.raises(CorpusError, match="no column 'audio'"):
+        read(tmp_path, '{"audio": ["b.wav"], "Audio": []}', "t.json")
     with pytest.raises(CorpusError, match="orient='records'"):
         read(tmp_path, '{"audio": {"0": "a.wav"}, "labels": {"0": "x"}}', "t.json")
     pq.write_table(pa.table([pa.array(["a.wav"]), pa.array(["b.wav"])], names=["audio", "Audio"]), tmp_path / "t.parquet")
