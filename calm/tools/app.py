@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -18,7 +18,7 @@ from calm.inference.recordings import NO_SPEECH, Listener, Segment, duration, lo
 from calm.inference.torch_classifier import Predictor
 from calm.tools import examples as offered
 from calm.tools.guard import Guard
-from calm.tools.live import WINDOW, Heard
+from calm.tools.live import WINDOW, Heard, remove
 from calm.tools.timeline import draw, timeline
 
 HERE = Path(__file__).parent
@@ -250,15 +250,6 @@ def live(analyser: Analyser, block: Path, heard: Heard) -> tuple[str, Heard]:
         return fault(error, block), heard
 
 
-def _remove(block: Path, uploads: set[str]) -> None:
-    """Remove a block of a microphone, which nobody needs again, if it is one of the files that were uploaded."""
-    if str(block) in uploads:
-        uploads.discard(str(block))
-        block.unlink(missing_ok=True)
-        with suppress(OSError):  # another name beside it
-            block.parent.rmdir()
-
-
 def layout(analyser: Analyser, examples: Sequence[Path] = ()):
     """The page in Gradio's elements; `examples`: clips that it offers."""
     import gradio as gr
@@ -313,7 +304,7 @@ def _listens(page, analyser: Analyser, speaking, shown) -> None:
         if not block or not Path(block).exists():  # a file goes by its content, and one of the same silence was removed before
             return gr.skip(), heard
         answer = live(analyser, Path(block), heard or Heard())
-        _remove(Path(block), page.upload_file_set)
+        remove(Path(block), page.upload_file_set)
         return answer
 
     heard = gr.State(None, time_to_live=HOUR)
