@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from calm.inference.torch_classifier import Predictor
 from calm.inference.voice import NO_SPEECH
 from calm.tools import examples as offered
 from calm.tools.guard import Guard
-from calm.tools.live import WINDOW, Heard
+from calm.tools.live import WINDOW, Heard, remove
 from calm.tools.timeline import draw, timeline
 
 if TYPE_CHECKING:
@@ -259,15 +259,6 @@ def live(analyser: Analyser, block: Path, heard: Heard) -> tuple[str, Heard]:
         return fault(error, block), heard
 
 
-def _remove(block: Path, uploads: set[str]) -> None:
-    """Remove a block of a microphone, which nobody needs again, if it is one of the files that were uploaded."""
-    if str(block) in uploads:
-        uploads.discard(str(block))
-        block.unlink(missing_ok=True)
-        with suppress(OSError):  # another name beside it
-            block.parent.rmdir()
-
-
 def layout(analyser: Analyser, examples: Sequence[Path] = ()) -> "gr.Blocks":
     """The page in Gradio's elements; `examples`: clips that it offers."""
     import gradio as gr
@@ -328,7 +319,7 @@ def _listens(page: "gr.Blocks", analyser: Analyser, speaking: "gr.Audio", shown:
         if not block or not Path(block).exists():  # a file goes by its content, and one of the same silence was removed before
             return gr.skip(), heard
         answer = live(analyser, Path(block), heard or Heard())
-        _remove(Path(block), page.upload_file_set)
+        remove(Path(block), page.upload_file_set)
         return answer
 
     heard = gr.State(None, time_to_live=HOUR)

@@ -1,5 +1,6 @@
 """Answers while somebody speaks: of the last seconds of a microphone, each time that a block of audio comes in."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,3 +30,12 @@ class Heard:
             new = file.read(max(0, length - window), None, rate)  # no more, however long the file is
         samples, seconds = np.concatenate([self.samples, new])[-round(window * rate) :], self.seconds + length
         return Heard(samples, seconds, [*self.answers, (seconds, classify_samples(classifier, samples))][-ANSWERS:])
+
+
+def remove(block: Path, uploads: set[str]) -> None:
+    """Remove a block, which nobody needs again, if it is one of the files that were uploaded."""
+    if str(block) in uploads:
+        uploads.discard(str(block))
+        block.unlink(missing_ok=True)
+        with suppress(OSError):  # another name beside it
+            block.parent.rmdir()
