@@ -14,7 +14,8 @@ import os
 import re
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ VALIDATION, TEST = "19", "27"  # readers of LibriSpeech with texts
 STEPS = 180  # of training, whatever the hours
 VOICES = 120
 Clip = tuple[np.ndarray, str, str]  # samples, speaker, text
+EMOTIONS = {"01": "neutral", "02": "calm", "03": "happy", "04": "sad", "05": "angry", "06": "fearful", "07": "disgusted", "08": "surprised"}
+WORDINGS = ("{}", "a {} voice", "someone sounds {}", "i feel so {}")  # of an emotion, for answers without training on it
 
 MENDED = {"keep_positive": True, "symmetric": True, "learn_temperature": True, "alpha": 1.0, "ignore_same_text": True}
 MODELS = {  # how the loss is computed, how SpecTran is built, the collator's text_blocks, the learning rate, batches of few speakers
@@ -170,11 +173,24 @@ def probe(vectors: np.ndarray, answers: np.ndarray, actors: np.ndarray) -> tuple
     return score(answers, predicted), [score(answers[actors == actor], predicted[actors == actor]) for actor in np.unique(actors)]
 
 
-def main(model: str, hours: float, seed: int, work: Path) -> dict:
+@torch.inference_mode()
+def zero_shot(network: CalmForContrastivePretraining, embed: Callable, heard: np.ndarray, emotions: list[str]) -> dict[str, list[float]]:
+    """By wording: balanced accuracy of the closest emotion's name, and the same with the mean taken from the names and from the clips."""
+    answers, figures = np.array(emotions), {}
+    for wording in WORDINGS:
+        names = network.embed_text(embed([wording.format(name) for name in EMOTIONS.values()])).numpy()
+        centred = (heard - heard.mean(0)) @ (names - names.mean(0)).T
+        found = [np.array(list(EMOTIONS))[cosines.argmax(1)] for cosines in (heard @ names.T, centred)]
+        figures[wording] = [round(float(np.mean([(kind[answers == name] == name).mean() for name in EMOTIONS])), 4) for kind in found]
+    return figures
+
+
+def main(model: str, hours: float, seed: int, work: Path, own_texts: bool) -> dict:
     """Train and measure one model; "random" is the mended one before training, "printed-random" the printed one."""
     corpora, untrained = Path(os.environ["CALM_CORPORA"]), model.endswith("random")
     loss, options, text_blocks, rate, few_speakers = MODELS["printed" if model.startswith("printed") else "mended"]
-    real, speakers, texts = states("librispeech", librispeech(corpora / "librispeech"), work)
+    clips = (clip for clip in librispeech(corpora / "librispeech") if clip[2] or not own_texts)
+    real, speakers, texts = states("librispeech-own-texts" if own_texts else "librispeech", clips, work)
     rows = np.array([index for index, speaker in enumerate(speakers) if speaker not in (VALIDATION, TEST)])
     if 50 * 3600 * hours < real.lengths[rows].sum():
         drawn = np.random.default_rng(1).permutation(rows)
@@ -212,6 +228,7 @@ def main(model: str, hours: float, seed: int, work: Path) -> dict:
     actors = np.array([int(actor) for actor in actors])
     heard = normalised([acted[row] for row in range(len(actors))], mean, deviation)
     found = utterances(network, heard, range(len(actors)))
+    result["zero_shot"] = zero_shot(network, partial(text_vectors, language_model, tokenizer), found["shared"], emotions)
     result["actor"] = speaker_probe(found["token"], [str(actor) for actor in actors])
     result["emotion"] = {name: probe(found[name].astype(np.float64), np.array(emotions), actors) for name in ("token", "encoded")}
     return result
@@ -222,5 +239,6 @@ if __name__ == "__main__":
     parser.add_argument("--model", choices=[*MODELS, "random", "printed-random"], default="mended")
     parser.add_argument("--hours", type=float, default=1.29)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--own-texts", action="store_true", help="only clips of LibriSpeech with texts of their own: no Whisper")
     parser.add_argument("--work", type=Path, default=Path("states"))
     print(json.dumps(main(**vars(parser.parse_args()))))

@@ -68,7 +68,7 @@ def calls_in_process(model: Path, file: Path, text: str) -> dict[str, Callable[[
 
     torch.set_num_threads(1)
     classifier, predictor = load_classifier(model, "cpu"), Predictor(model)
-    listener = Listener(predictor.sample_rate)
+    listener = Listener.of(predictor)
 
     def calm(function: Callable, loaded: Classifier, transcript: str | None) -> Callable[[], object]:
         return lambda: [function(loaded, segment) for segment in listener(file, transcript)]

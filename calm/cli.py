@@ -71,9 +71,10 @@ def predict(
 ) -> None:
     """Predict the probability of each class, from audio, text or both.
 
-    For text alone, give --text without files. Recordings longer than 30 s are cut at their pauses, with one line per segment. A file in
-    which nobody speaks has the result "no speech". The probabilities sum to 1 only if the model was trained with a softmax. After them
-    stand the classes that the model decides and its decision: thresholds "tuned" on validation, "0.5", or "argmax", the likeliest class.
+    For text alone, give --text without files. Recordings longer than 30 s are cut at their pauses, and what is longer than the model
+    learned from where it is quietest, with one line per segment. A file in which nobody speaks has the result "no speech". The
+    probabilities sum to 1 only if the model was trained with a softmax. After them stand the classes that the model decides and its
+    decision: thresholds "tuned" on validation, "0.5", or "argmax", the likeliest class.
 
     Exit code 0: success. 1: a file could not be read. 2: nothing was done.
 
@@ -162,7 +163,7 @@ def embed(
 ) -> None:
     """Write vectors of recordings: of every block, of the utterance, and of its text.
 
-    Recordings longer than 30 s are cut at their pauses, with one row per segment: file, start, end, text, blocks (a vector every 0.3 s),
+    Recordings are cut as by `calm predict`, with one row per segment: file, start, end, text, blocks (a vector every 0.3 s),
     utterance, text_vector (with --text or --transcribe), and fault if there are no vectors. Exit codes are those of `calm predict`.
 
         calm embed *.wav --model data/models/msp/small -o vectors.parquet
@@ -289,12 +290,16 @@ def serve_app(
     name: Annotated[
         list[str], typer.Option(help="Further host name of the server, as a reverse proxy passes it on. May be repeated.")
     ] = [],  # noqa: B006
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="Folder of clips that the page offers to try. Default: synthetic speech.", show_default=False),
+    ] = None,
     megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 500,
     seconds: Annotated[int, typer.Option(min=1, help="Longest time of one analysis.")] = 1800,
     whisper: Annotated[str, typer.Option(help="Whisper model: a size, or a folder in faster-whisper's format.")] = "tiny.en",
     device: Device = "auto",
 ) -> None:
-    """Serve a page for the browser: record or upload audio, and see the predictions, also over time.
+    """Serve a page for the browser: record or upload audio, and see the predictions, also over time, or while you speak.
 
     Beside each probability stands the threshold of the class, tuned on the validation split when the model was released, else 0.5. Works
     without a network. Recordings never leave this machine and are removed when the page ends. The page has no password: for others than
@@ -308,7 +313,7 @@ def serve_app(
         from calm.tools.app import Analyser, served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
-        with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6) as (address, serve, _):
+        with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6, examples) as (address, serve, _):
             typer.echo(f"{address} (stop with Ctrl-C)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()

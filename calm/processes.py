@@ -16,7 +16,8 @@ def end_with_parent() -> None:
 
 
 def _watch(parent: int) -> None:
-    if process := multiprocessing.parent_process():  # not always the parent: a forkserver stands between
+    process = multiprocessing.parent_process()
+    if process is not None and process.sentinel is not None:  # not always the parent: a forkserver stands between; joblib's has no sentinel
         process.join()
     else:
         while os.getppid() == parent:

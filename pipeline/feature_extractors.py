@@ -10,7 +10,12 @@ from pipeline.settings import SpecTranSettings
 
 
 def extractor(
-    spectran: SpecTranSettings, corpora: list[str], max_tokens: int = 512, functionals: str | None = None, speeds: bool = False
+    spectran: SpecTranSettings,
+    corpora: list[str],
+    max_tokens: int = 512,
+    functionals: str | None = None,
+    speeds: bool = False,
+    longest: float | None = None,
 ) -> CalmFeatureExtractor:
     """The feature extractor of a model trained on these corpora; the statistics of several are those of all their training frames.
 
@@ -18,6 +23,7 @@ def extractor(
         max_tokens: places of the transformer, which text and audio share.
         functionals: kind that heads see, see `calm.audio.functionals`.
         speeds: whether new audio is heard at the speeds of the copies too.
+        longest: seconds of the longest utterance that heads learn from; None: there are no heads.
     """
     stats = [read_json(paths.frames(corpus, spectran.frames) / "stats.json") for corpus in corpora]
     settings = {name: stats[0][name] for name in ("kind", "trim_db", *kind_settings(stats[0]["kind"]))}
@@ -31,6 +37,7 @@ def extractor(
         max_tokens=max_tokens,
         functionals=functionals,
         speeds=paths.speeds(corpora[0]) if speeds else [],
+        longest=longest,
     )
 
 

@@ -1,6 +1,7 @@
 """The card of a released model, `README.md` in its folder: its data, its metrics, what it is for, and its limits."""
 
 import html
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,8 @@ hear is not what a person feels.
 ## Limits
 
 - The model was tested on the language, recordings and raters of its own data only.
-- Text and audio share {max_tokens} places: longer recordings must be cut, as `calm predict` does.
+- Its heads learned from utterances of up to {longest} s: `calm predict` cuts longer recordings into such pieces.
+- Text and audio share {max_tokens} places.
 - {calibrated}
 
 ## Licence
@@ -111,6 +113,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         epochs=len(curve["curve"]),
         validation_loss=last["validation_loss"],
         loss=last["loss"],
+        longest=longest(read_table(paths.utterances(heads.corpus))),
         max_tokens=settings.head.max_tokens,
         lm=settings.lm[heads.model],
         decision="the likeliest class (argmax)" if config.decisions.get(name_of_head) == "argmax" else "the tuned thresholds",
@@ -132,11 +135,21 @@ def body(folder: Path) -> str:
 
 def learned(table: "pd.DataFrame", classes: Sequence[str]) -> str:
     """What the heads learned from: of a table of utterances the labelled ones of the training split."""
-    rows = table[(table["split"] == "train") & table["labels"].notna()]
+    rows = learned_from(table)
     counts = Counter(name for labels in rows["labels"] for name in labels)
     by_class = ", ".join(f"{name} {counts[name]}" for name in classes)
     speakers = rows.loc[rows["speaker"] != "", "speaker"].nunique()
     return f"{len(rows)} utterances, {rows['duration'].sum() / 3600:.2f} h, of {speakers or 'unnamed'} speakers: {by_class}"
+
+
+def learned_from(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows of a table of utterances that heads learn from."""
+    return table[(table["split"] == "train") & table["labels"].notna()]
+
+
+def longest(table: "pd.DataFrame") -> int:
+    """Seconds of the longest utterance that heads learn from, rounded up."""
+    return math.ceil(learned_from(table)["duration"].max())
 
 
 def _encoder(corpus: str) -> tuple[str, list[int]]:

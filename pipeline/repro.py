@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
+
+from pipeline.execution import alone
 
 BEGIN = re.compile(r"Running stage '([^']+)':")
 SKIP = re.compile(r"Stage '([^']+)' didn't change, skipping")
@@ -110,7 +113,9 @@ def main(arguments: list[str]) -> int:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     targets, options = arguments[:split], arguments[split + 1 :]
     progress = Progress(stages(targets))
-    dvc = subprocess.Popen(["dvc", "repro", *options, *targets], stdout=subprocess.PIPE, text=True, bufsize=1)
+    dvc = subprocess.Popen(
+        ["dvc", "repro", *options, *targets], env={**os.environ, **alone.starter()}, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
     signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to DVC too, which ends its stage
     for line in dvc.stdout:

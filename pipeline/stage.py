@@ -11,7 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from calm import devices
@@ -21,19 +22,20 @@ from pipeline.execution import alone, gpus, torchrun
 from pipeline.settings import Settings, load_or_exit
 from pipeline.tracking import provenance
 
+PRETRAINING = {"calp": paths.calp, "embed": paths.encoded, "pretrain": paths.pretrained}  # stages, and where their results lie
 
-def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) -> None:
+
+def start(stage: str, arguments: Sequence[str]) -> None:
     """The command `python -m pipeline.stages STAGE [NAME]`: run the stage and print its summary.
 
     Several processes run the stage together where `compute.devices` gives it more than one.
 
     Args:
         stage: its name in `dvc.yaml`.
-        run: the stage as a function of all settings and, where the stage is repeated, a name; returns one line to print.
         arguments: of the command, after the stage's name.
     """
     over = state.STAGES[stage].over
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages {stage}", description=run.__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages {stage}", description=f"The stage {stage} of dvc.yaml.")
     if over:
         parser.add_argument("name", metavar="NAME", help=f"one of `{over}` in params.yaml")
     options = parser.parse_args(arguments)
@@ -55,7 +57,7 @@ def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) 
         with alone.alone(paths.stage_lock(address), address) if not torchrun.rank() else contextlib.nullcontext():
             paths.measured(address).unlink(missing_ok=True)
             _refuse_damaged(address)
-            summary = run(settings, name) if over else run(settings)
+            summary = run(stage, settings, *([name] if over else []))
     except Exception as error:
         if os.environ.get("CALM_TRACEBACK") or not (isinstance(error, ValueError | OSError) or _disk_is_full(error)):
             raise
@@ -65,6 +67,16 @@ def start(stage: str, run: Callable[..., str | None], arguments: Sequence[str]) 
     measure(address, seconds=time.monotonic() - begin, host=platform.node())
     if summary and not torchrun.rank():
         print(summary)
+
+
+def run(stage: str, settings: Settings, *name: str) -> str | None:
+    """Run a stage, of a name where it is repeated; returns one line to print.
+
+    Its module is imported only if there is something to do: torch takes longer than all else of a model that is not pretrained.
+    """
+    if stage in PRETRAINING and not settings.pretraining_corpora(*name):
+        return _not_pretrained(PRETRAINING[stage](*name), *name)
+    return import_module(f"pipeline.stages.{stage}").run(settings, *name)
 
 
 def _sentence(error: Exception) -> str:
@@ -139,7 +151,7 @@ def whole(folder: Path, sums: bool = True) -> Iterator[Path]:
     torchrun.wait()
 
 
-def not_pretrained(folder: Path, model: str) -> str:
+def _not_pretrained(folder: Path, model: str) -> str:
     """Write a note in place of the result of a stage of pretraining, for a model without corpora to pretrain on; returns the summary."""
     with whole(folder) as partial:
         (partial / "README.txt").write_text(f"models.{model}.pretrain_on is none: nothing is pretrained.\n", encoding="utf-8")

@@ -143,6 +143,11 @@ def _only(section: object, *fields: str) -> SimpleNamespace:
     return SimpleNamespace(**{field: getattr(section, field) for field in fields})
 
 
+def _transcribe(settings: Settings, corpus: str) -> dict:
+    """`transcribe` is None where nothing reads the texts."""
+    return _raw(settings, corpus) | {"transcribe": settings.transcribe if settings.reads(corpus) else None}
+
+
 def _features(settings: Settings, corpus: str) -> dict:
     return {"features": settings.features, "ingest": _only(settings.ingest, "max_dropped")}
 
@@ -215,7 +220,7 @@ def _everything(settings: Settings, _: str) -> dict:
 STAGES = {
     "synthesise": Stage("synthetic", lambda settings, name: {"synthetic": {name: settings.synthetic[name]}}),
     "ingest": Stage("corpora", _ingest),
-    "transcribe": Stage("corpora", lambda settings, name: _raw(settings, name) | {"transcribe": settings.transcribe}, gpu=True),
+    "transcribe": Stage("corpora", _transcribe, gpu=True),
     "features": Stage("corpora", _features),
     "calp": Stage("models", _calp, gpu=True),
     "embed": Stage("models", _embed, gpu=True),

@@ -11,7 +11,7 @@ import pytest
 
 from calm import storage
 from calm.storage import Damaged, check_sums, csv_cell, read_json, read_parquet, replacing, write_json, write_parquet, write_sums
-from tests.faults import flipped
+from tests.faults.damage import flipped
 
 
 def contents(folder: Path) -> dict[str, str]:

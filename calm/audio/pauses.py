@@ -9,6 +9,7 @@ from calm.array_types import Floats32
 
 SAMPLE_RATE = 16000
 WINDOW = 600.0  # seconds in memory at once
+QUIET = 1600  # samples, 0.1 s at 16 kHz: as long has to be quiet where speech without pauses is cut
 SILENCE = 2**-20  # peak to peak: nobody speaks below it, and hours of nothing need not be listened to
 
 
@@ -67,6 +68,24 @@ def speech(samples: Floats32, pauses: Pauses) -> list[tuple[float, float]]:
     )
     chunks = get_speech_timestamps(samples, options, SAMPLE_RATE)
     return [(chunk["start"] / SAMPLE_RATE, chunk["end"] / SAMPLE_RATE) for chunk in chunks]
+
+
+def at_quiet_places(samples: Floats32, most: int) -> list[tuple[int, int]]:
+    """Pieces (first, last) of at most `most` samples, of samples (n,).
+
+    What is longer is cut at the quietest moment of its middle third, until every piece fits.
+    """
+
+    def cut_until_short(first: int, last: int) -> list[tuple[int, int]]:
+        if last - first <= most:
+            return [(first, last)]
+        third = (last - first) // 3
+        width = max(1, min(QUIET, third // 2))
+        sums = np.cumsum(np.square(samples[first + third : last - third], dtype=np.float64))
+        middle = first + third + int((sums[width:] - sums[:-width]).argmin()) + width // 2 + 1
+        return cut_until_short(first, middle) + cut_until_short(middle, last)
+
+    return cut_until_short(0, len(samples))
 
 
 def join(pieces: list[tuple[float, float]], pauses: Pauses) -> list[tuple[float, float]]:

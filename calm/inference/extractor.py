@@ -39,6 +39,7 @@ class AcousticExtractor:
         max_tokens: places of the transformer, which text and audio share.
         speeds: at which new audio is heard too, and the logits averaged; pitch included.
         functionals: kind of functionals of an utterance's frames that the model's heads see, see `calm.audio.functionals`.
+        longest: seconds of the longest utterance that the model learned from; None: not known. Longer recordings are cut.
 
     Raises:
         ValueError: settings that do not go together.
@@ -60,6 +61,7 @@ class AcousticExtractor:
         max_tokens: int = 512,
         functionals: str | None = None,
         speeds: Sequence[float] = (),
+        longest: float | None = None,
         **others: Any,
     ):
         if kind not in KINDS:
@@ -70,7 +72,7 @@ class AcousticExtractor:
         self.trim_db, self.normalise = trim_db, normalise
         self.mean, self.std = (None if values is None else [float(value) for value in values] for values in (mean, std))
         self.block_frames, self.block_hop, self.max_tokens = block_frames, block_hop, max_tokens
-        self.functionals, self.speeds = functionals, list(speeds)
+        self.functionals, self.speeds, self.longest = functionals, list(speeds), longest
         self._device = "cpu"
         self._folder: Path | None = None
         super().__init__(**others)

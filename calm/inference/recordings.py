@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from calm.array_types import Floats32, Floats64
 from calm.audio.decoding import AudioError, read_audio
-from calm.audio.pauses import SAMPLE_RATE, Pauses, cut
+from calm.audio.pauses import SAMPLE_RATE, Pauses, at_quiet_places, cut
 from calm.inference.classifier import Classifier
 from calm.inference.voice import NO_SPEECH, detects, heard
 
@@ -58,12 +59,22 @@ def duration(path: Path) -> float:
 
 @dataclass
 class Listener:
-    """Reads the segments of recordings, and transcribes them if it has a Whisper engine (`calm.asr.engines.load`)."""
+    """Reads the segments of recordings, and transcribes them if it has a Whisper engine (`calm.asr.engines.load`).
+
+    No segment is longer than `longest` seconds (None: than those of `pauses`), what the model's longest utterance in training was, unless
+    a text is given: it is of the whole.
+    """
 
     sample_rate: int
     whisper: "Whisper | None" = None
     pauses: Pauses = field(default_factory=Pauses)
     no_speech_threshold: float = 0.6
+    longest: float | None = None
+
+    @classmethod
+    def of(cls, classifier: Classifier, whisper: "Whisper | None" = None, **options: Any) -> "Listener":
+        """For a released model: at its sampling rate, in segments as long as those that it learned from."""
+        return cls(classifier.sample_rate, whisper, longest=classifier.extractor.longest, **options)
 
     def __call__(self, path: Path, text: str | None = None) -> Iterator[Segment]:
         """Segments in order of time, with one in memory at a time; none if nobody speaks.
@@ -81,18 +92,33 @@ class Listener:
                 f"transcribe it, or cut it to {self.pauses.longer_than:g} s at most"
             )
         for start, end in spans:
-            segment = Segment(start, end, read_audio(path, start, end, self.sample_rate), text)
-            if not np.isfinite(segment.samples).all():
+            samples = read_audio(path, start, end, self.sample_rate)
+            if not np.isfinite(samples).all():
                 raise AudioError(f"{path} holds NaN or infinity between {start:g} s and {end:g} s: repair the file")
-            if self.whisper and text is None:
-                segment.text, segment.flags = self._transcribe(self.whisper, path, start, end)
-            yield segment
+            for segment in self._segments(start, end, samples, text):
+                if self.whisper and text is None:
+                    segment.text, segment.flags = self._transcribe(self.whisper, path, segment.start, segment.end)
+                yield segment
+
+    def _segments(self, start: float, end: float, samples: Floats32, text: str | None) -> Iterator[Segment]:
+        pieces = spoken_pieces(samples, self.sample_rate, self.longest if text is None else None)
+        for first, last in pieces:
+            times = (start, end) if last - first == len(samples) else (start + first / self.sample_rate, start + last / self.sample_rate)
+            yield Segment(*times, samples[first:last], text)
 
     def _transcribe(self, whisper: "Whisper", path: Path, start: float, end: float) -> tuple[str, list[str]]:
         from calm.asr import transcripts, windows
 
         (transcript,) = whisper([read_audio(path, start, end, windows.SAMPLE_RATE)])
         return transcript.text, transcripts.flags(transcript, self.no_speech_threshold)
+
+
+def spoken_pieces(samples: Floats32, sample_rate: int, longest: float | None) -> list[tuple[int, int]]:
+    """Pieces (first, last) of speech's samples (n,), of at most `longest` seconds (None: of any length), without those of no speech."""
+    if longest is None or len(samples) <= longest * sample_rate:
+        return [(0, len(samples))]
+    pieces = at_quiet_places(samples, round(longest * sample_rate))
+    return [(first, last) for first, last in pieces if heard(samples[first:last], sample_rate)]
 
 
 def load_whisper(name: str, language: str | None = "en") -> "Whisper":
@@ -112,6 +138,18 @@ def load_whisper(name: str, language: str | None = "en") -> "Whisper":
     if language != "en" and not engine.multilingual:
         raise ValueError(f"Whisper's {name} knows English alone, and --language is {language or 'auto'}: choose --whisper tiny, or larger")
     return engine
+
+
+def classify_samples(classifier: Classifier, samples: Floats32, text: str | None = None) -> Floats64 | None:
+    """Probabilities (classes,) of samples (n,) at the model's rate; None if nobody speaks.
+
+    Longer ones than the model learned from are cut, as by `Listener`: the mean over the pieces, weighted by their lengths.
+    """
+    if not heard(samples, classifier.sample_rate):
+        return None
+    pieces = spoken_pieces(samples, classifier.sample_rate, classifier.extractor.longest if text is None else None)
+    answers = [classifier([samples[first:last]], [text])[0] for first, last in pieces]
+    return np.average(answers, axis=0, weights=[last - first for first, last in pieces]) if pieces else None
 
 
 def classify_segment(classifier: Classifier, segment: Segment) -> dict[str, Any]:

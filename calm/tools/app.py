@@ -6,8 +6,8 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ import numpy as np
 from calm.inference.recordings import Listener, Segment, duration, load_whisper
 from calm.inference.torch_classifier import Predictor
 from calm.inference.voice import NO_SPEECH
+from calm.tools import examples as offered
 from calm.tools.guard import Guard
+from calm.tools.live import WINDOW, Heard
 from calm.tools.timeline import draw, timeline
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ SIZES = {"wide": (10, 6), "narrow": (4.2, 5.6)}  # size in inches of the timelin
 HOUR = 3600  # seconds after which uploaded recordings are removed
 MOST_MEGABYTES, MOST_SECONDS = 500, 1800  # of an upload, and of an analysis
 WAITING = 16  # analyses that wait for the one that runs
+LISTENING, LISTENING_SECONDS = 4, 600  # live microphones at a time, and how long they may keep the model busy
+BLOCK = 0.5  # seconds of a live microphone that come in together
 
 ProgressCallback = Callable[[float, str], object]  # fraction of the work that is done, and what is being done
 
@@ -103,7 +107,7 @@ class Analyser:
     def _listener(self, transcribe: bool) -> Listener:
         if transcribe and self.engine is None:
             self.engine = load_whisper(self.whisper)
-        return Listener(self.predictor.sample_rate, self.engine if transcribe else None)
+        return Listener.of(self.predictor, self.engine if transcribe else None)
 
     def predict(self, segment: Segment) -> dict[str, np.ndarray]:
         """Probabilities from audio alone, text alone and both: those that the model was trained for and the segment has."""
@@ -187,6 +191,16 @@ def _bar(probability: float, decided: bool, threshold: float | None) -> str:
     return f'<span{kind}>{probability:.2f}{mark}</span><div class="{bar}" style="--p:{100 * probability:.1f}%{place}"></div>'
 
 
+def live_html(analyser: Analyser, heard: Heard) -> str:
+    """The answer to a microphone's last seconds, and those before it, the newest first."""
+    names = ["no speech" if answer is None else analyser.decided(answer) for _, answer in heard.answers]
+    _, answer = heard.answers[-1]
+    table = "" if answer is None else _table(analyser, {"audio": answer}, "audio")
+    before = [f"<li><span>{_clock(at)}</span> {html.escape(name)}</li>" for (at, _), name in zip(heard.answers, names, strict=True)]
+    parts = [f'<p class="result">From audio, the last {WINDOW:g} s: <b>{html.escape(names[-1])}</b></p>', table]
+    return f'<div>{"".join(parts)}<ol class="live">{"".join(reversed(before))}</ol></div>'
+
+
 def _segments(analyser: Analyser, analysis: Analysis) -> str:
     """One row per segment: its time, the classes that are decided, and its text."""
     rows = []
@@ -236,8 +250,26 @@ def results(
         yield fault(error, file), ""
 
 
-def layout(analyser: Analyser) -> "gr.Blocks":
-    """The page in Gradio's elements."""
+def live(analyser: Analyser, block: Path, heard: Heard) -> tuple[str, Heard]:
+    """HTML of the answer with one block of a microphone more, and what is kept of it."""
+    try:
+        heard = heard.listen(block, analyser.predictor)
+        return live_html(analyser, heard), heard
+    except (ValueError, OSError) as error:
+        return fault(error, block), heard
+
+
+def _remove(block: Path, uploads: set[str]) -> None:
+    """Remove a block of a microphone, which nobody needs again, if it is one of the files that were uploaded."""
+    if str(block) in uploads:
+        uploads.discard(str(block))
+        block.unlink(missing_ok=True)
+        with suppress(OSError):  # another name beside it
+            block.parent.rmdir()
+
+
+def layout(analyser: Analyser, examples: Sequence[Path] = ()) -> "gr.Blocks":
+    """The page in Gradio's elements; `examples`: clips that it offers."""
     import gradio as gr
 
     def analyse(
@@ -256,12 +288,23 @@ def layout(analyser: Analyser) -> "gr.Blocks":
         with gr.Row(elem_classes="calm"):
             with gr.Column(scale=1, min_width=300):
                 dropped = gr.File(label="A recording (any format and length)", elem_id="file", height=170)
+                if examples:
+                    rows, names = [[str(path)] for path in examples], [path.stem for path in examples]
+                    gr.Examples(rows, [dropped], example_labels=names, label="or one of these", elem_id="examples")
                 recorded = gr.Audio(
                     sources="microphone", type="filepath", label="or record one", elem_id="microphone", buttons=[], editable=False
                 )
                 text = gr.Textbox(label="Transcript (optional)", lines=2, elem_id="text")
                 transcribe = gr.Checkbox(label="Transcribe with Whisper", elem_id="transcribe")
                 start = gr.Button("Analyse", variant="primary", elem_id="analyse")
+                speaking = gr.Audio(
+                    streaming=True,
+                    type="filepath",
+                    label="or see answers while you speak",
+                    elem_id="live",
+                    buttons=[],
+                    visible=analyser.predictor.modality != "text",
+                )
             with gr.Column(scale=2, min_width=300):
                 shown = gr.HTML(elem_id="result", apply_default_css=False)
                 over_time = gr.HTML(elem_id="timeline", apply_default_css=False, min_height=120)
@@ -269,10 +312,29 @@ def layout(analyser: Analyser) -> "gr.Blocks":
         dropped.upload(None, None, recorded, js="() => null")
         recorded.stop_recording(None, None, dropped, js="() => null")
         start.click(None, None, [shown, over_time], js="() => ['', '']")
-        for input in (dropped, recorded):
+        for input in (dropped, recorded, speaking):
             input.async_move_resource_to_block_cache = _uploaded(input.async_move_resource_to_block_cache)
         start.click(analyse, [recorded, dropped, text, transcribe], [shown, over_time], show_progress_on=over_time, api_name="analyse")
+        speaking.start_recording(None, None, [shown, over_time], js="() => ['', '']")
+        _listens(page, analyser, speaking, shown)
     return page.queue(max_size=WAITING)
+
+
+def _listens(page: "gr.Blocks", analyser: Analyser, speaking: "gr.Audio", shown: "gr.HTML") -> None:
+    """Show the answer to each block of the live microphone `speaking`."""
+    import gradio as gr
+
+    def listen(block: str | None, heard: Heard | None) -> tuple[Any, Heard | None]:
+        if not block or not Path(block).exists():  # a file goes by its content, and one of the same silence was removed before
+            return gr.skip(), heard
+        answer = live(analyser, Path(block), heard or Heard())
+        _remove(Path(block), page.upload_file_set)
+        return answer
+
+    heard = gr.State(None, time_to_live=HOUR)
+    limits: dict[str, Any] = {"stream_every": BLOCK, "time_limit": LISTENING_SECONDS, "concurrency_limit": LISTENING}
+    speaking.stream(listen, [speaking, heard], [shown, heard], show_progress="hidden", api_name="listen", **limits)
+    speaking.stop_recording(lambda: None, None, heard, show_progress="hidden")
 
 
 def _uploaded(move: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -286,20 +348,23 @@ def _uploaded(move: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
     return moved
 
 
-def application(analyser: Analyser, store: Path, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6) -> Guard:
+def application(
+    analyser: Analyser, store: Path, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6, examples: Sequence[Path] = ()
+) -> Guard:
     """The page as an ASGI application.
 
     Args:
         store: folder of uploads: the only files that a client can name.
         names: further host names of the server; see `Guard`.
         most: bytes of an upload.
+        examples: clips that the page offers.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     os.environ["GRADIO_TEMP_DIR"] = str(store)
     import gradio as gr
     from fastapi import FastAPI
 
-    page = layout(analyser)
+    page = layout(analyser, examples)
     page.has_launched = True  # else Gradio lets a client name any file of this machine
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     head = f"<script>{(HERE / 'app.js').read_text(encoding='utf-8')}</script>"
@@ -320,11 +385,17 @@ def application(analyser: Analyser, store: Path, names: Iterable[str] = (), most
 
 @contextmanager
 def served(
-    analyser: Analyser, host: str = "127.0.0.1", port: int = 7860, names: Iterable[str] = (), most: int = MOST_MEGABYTES * 10**6
+    analyser: Analyser,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    names: Iterable[str] = (),
+    most: int = MOST_MEGABYTES * 10**6,
+    examples: Path | None = None,
 ) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """Yield the page's address, a function that serves it until it is stopped, and one that stops it. Uploads are removed at the end.
 
-    `names` and `most` are those of `application`. Raises OSError if the port is taken.
+    `names` and `most` are those of `application`; `examples` is a folder of clips that the page offers, None: synthetic speech. Raises
+    OSError if the port is taken, and ValueError if the folder has no clips.
     """
     import uvicorn
 
@@ -337,7 +408,8 @@ def served(
             listening.bind((host, port))
         except OSError as error:
             raise OSError(f"{host}:{port} is not available ({error.strerror}): give another --port or --host") from None
-        app = application(analyser, Path(recordings).resolve(), names, most)
+        clips = offered.of_folder(examples) if examples else offered.synthetic(Path(recordings))
+        app = application(analyser, Path(recordings).resolve(), names, most, clips)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, limit_concurrency=200))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         yield address, lambda: server.run(sockets=[listening]), lambda: setattr(server, "should_exit", True)

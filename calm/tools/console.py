@@ -190,7 +190,7 @@ def prepare(
 
     if transcribe:
         need("transcribe", "--transcribe")
-    return predictor, Listener(predictor.sample_rate, load_whisper(whisper, language) if transcribe else None)
+    return predictor, Listener.of(predictor, load_whisper(whisper, language) if transcribe else None)
 
 
 # Output

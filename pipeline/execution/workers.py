@@ -16,8 +16,11 @@ from calm.processes import end_with_parent
 class Worker(ABC):
     """What every process of a pool does: `set_up` once before its first item, then a call an item.
 
-    An object travels to the processes by pickle before it is set up, so it holds settings and paths until then, and no models.
+    An object travels to the processes by pickle before it is set up, so it holds settings and paths until then, and no models. `imports`:
+    modules that its calls import, and the stage itself does not.
     """
+
+    imports: tuple[str, ...] = ()
 
     def set_up(self, number: int) -> None:  # noqa: B027, most need nothing
         """Load what the calls need. `number`: of the process in its pool, from 0; by it each takes a GPU of its own."""
@@ -50,7 +53,7 @@ def local(worker: Worker, processes: int, threads: int) -> Iterator[LocalPool]:
     After an error, and when the stage is stopped, waiting items are dropped, and busy processes get SIGTERM, on which training writes a
     checkpoint and ends. Raises OSError if a process was killed.
     """
-    context = _context()
+    context = _context(worker.imports)
     started = context.Value("i", 0)
     executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(started, threads, worker))
     try:
@@ -65,12 +68,12 @@ def local(worker: Worker, processes: int, threads: int) -> Iterator[LocalPool]:
         executor.shutdown(cancel_futures=True)
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context(imports: tuple[str, ...]) -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # What the stage has imported is imported once more, by the server, and not by every process.
-    context.set_forkserver_preload([name for name in sys.modules if name.startswith(("calm.", "pipeline."))])
+    # What the stage has imported is imported once more, by the server, and not by every process. The server stays for later pools.
+    context.set_forkserver_preload([*(name for name in sys.modules if name.startswith(("calm.", "pipeline."))), *imports])
     return context
 
 

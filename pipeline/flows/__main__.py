@@ -10,6 +10,7 @@ import typer
 
 from pipeline import settings
 from pipeline.flows import servers
+from pipeline.uris import masked
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -92,8 +93,12 @@ def score_new(
 
 def _run(flow) -> None:
     """Run a flow. Its errors are in its log already, so that only their message is printed."""
+    from httpx import TransportError
+
     try:
         flow()
+    except TransportError as error:
+        sys.exit(f"Prefect's server at {masked(os.environ['PREFECT_API_URL'])} does not answer ({error}): start it by `make up`")
     except (RuntimeError, ValueError, OSError) as error:
         sys.exit(str(error))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calm.storage import replacing
 from pipeline import paths
-from pipeline.flows import scoring
+from pipeline.flows import limits, scoring
 from pipeline.report import result_tables
 from pipeline.report.table import cell_text
 from pipeline.settings import Settings
@@ -17,6 +17,7 @@ from pipeline.uris import masked
 SHOWN = 100  # rows of scores in an artifact
 
 
+@limits.waits_for_server
 def create(settings: Settings, rebuild: str, states: dict, complete: bool, seconds: float) -> None:
     """Create the artifacts of one rebuild.
 
@@ -43,6 +44,7 @@ def create(settings: Settings, rebuild: str, states: dict, complete: bool, secon
             shutil.copyfile(metrics, partial)
 
 
+@limits.waits_for_server
 def create_scores(summary: str, scores: Path, files: list[scoring.InboxFile]) -> None:
     """Create the artifacts of one run of `score_new`: a summary with where to read on, and the rows of these files."""
     from prefect.artifacts import create_markdown_artifact, create_table_artifact

@@ -1,11 +1,15 @@
 """Slots of Prefect's global concurrency limits, and the GPU that goes with a slot."""
 
 import contextlib
+import functools
+import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -16,15 +20,40 @@ from pipeline.execution.workers import cores
 from pipeline.flows.subprocesses import raise_if_stopped
 from pipeline.settings import Flows
 
+P, T = ParamSpec("P"), TypeVar("T")
 NAMES = ("gpu", "cpu")
-LEASE_SECONDS = 60  # after this time, a slot whose holder was killed is free again
-REQUEST_SECONDS = 5  # a request for a slot is repeated this often
+LEASE_SECONDS = 60  # after this time, the least that the server takes, a slot whose holder was killed is free again
+REQUEST_SECONDS = 1  # a request for a slot is repeated this often
+ANSWER_SECONDS = 30  # that an answer may take; a slot that is given to a request after its end is free only when its lease ends
 POLL_SECONDS = 0.2
-SERVER_SECONDS = 2  # a server that is gone is asked this often
+TAKEN = 423  # the server's answer where no slot is free
 
 
 class MissingLimit(RuntimeError):
     """Prefect's server lacks a global concurrency limit, or the limit has no slots."""
+
+
+def waits_for_server(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that is run again where it ends because Prefect's server is gone, until the server answers."""
+
+    @functools.wraps(function)
+    def patient(*arguments: P.args, **options: P.kwargs) -> T:
+        from httpx import TransportError
+
+        warned = False
+        while True:
+            try:
+                return function(*arguments, **options)
+            except TransportError:
+                warned = warned or _warn()
+                time.sleep(REQUEST_SECONDS)
+
+    return patient
+
+
+def _warn() -> bool:
+    print("Prefect's server does not answer: waiting for it", file=sys.stderr, flush=True)
+    return True
 
 
 def sizes(section: Flows) -> dict[str, int]:
@@ -88,34 +117,33 @@ class Limits:
 
 @contextlib.contextmanager
 def _take_from_server(name: str, count: int, stopped: threading.Event) -> Iterator[None]:
-    """Take slots on the server. Requests are short and repeated, so that a stopped flow does not wait for another flow's stage.
+    """Take slots on the server, which is asked again until they are free.
 
     A server that is gone is waited for. A stage that has its slots goes on without it.
     """
-    from httpx import TransportError
+    from httpx import HTTPError, HTTPStatusError, TransportError
     from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
     from prefect.concurrency.sync import concurrency
 
-    options = {"timeout_seconds": REQUEST_SECONDS, "lease_duration": LEASE_SECONDS, "strict": True, "raise_on_lease_renewal_failure": False}
+    options = {"max_retries": 0, "timeout_seconds": ANSWER_SECONDS, "lease_duration": LEASE_SECONDS, "strict": True}
     held, warned = contextlib.ExitStack(), False
     while True:
         raise_if_stopped(stopped)
         try:
-            held.enter_context(concurrency(name, count, **options))
+            held.enter_context(concurrency(name, count, raise_on_lease_renewal_failure=False, **options))
             break
-        except TimeoutError:
-            continue
-        except ConcurrencySlotAcquisitionError as error:
-            if not isinstance(error.__cause__, TransportError):
+        except (TimeoutError, ConcurrencySlotAcquisitionError) as error:
+            cause = error.__cause__
+            gone = isinstance(error, TimeoutError) or isinstance(cause, TransportError)
+            busy = isinstance(cause, HTTPStatusError) and (cause.response.status_code == TAKEN or cause.response.is_server_error)
+            if not (gone or busy):
                 raise
-            if not warned:
-                print("Prefect's server does not answer: waiting for it", file=sys.stderr, flush=True)
-            warned = True
-            time.sleep(SERVER_SECONDS)
+            warned = warned or (gone and _warn())
+            stopped.wait(REQUEST_SECONDS)
     try:
         yield
     finally:
-        with contextlib.suppress(TransportError):  # the slots are free again when the lease ends
+        with contextlib.suppress(HTTPError):  # the slots are free again when the lease ends
             held.close()
 
 
@@ -127,6 +155,7 @@ def _lock(device: str, held: contextlib.ExitStack) -> bool:
     return True
 
 
+@waits_for_server
 def read() -> Limits:
     """The limits of the server at `PREFECT_API_URL`. Raises MissingLimit."""
     from prefect.client.orchestration import get_client
@@ -145,6 +174,37 @@ def read() -> Limits:
             "or `make up`, which create them. No stage was run."
         )
     return Limits(slots, gpus.names())
+
+
+def free_lost(leases: Path) -> dict[str, int]:
+    """Free slots that the server counts as taken but has no lease of; returns how many of each limit.
+
+    A server that is killed between the count and the lease leaves such a slot, which would stay taken for ever. To be called after a start.
+
+    Args:
+        leases: folder of the server's leases, one JSON file each.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+    freed = {}
+    with get_client(sync_client=True) as client:
+        for name in NAMES:
+            limit = client.read_global_concurrency_limit_by_name(name)
+            if limit.active_slots > (held := _held(str(limit.id), leases)):
+                client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=held))
+                freed[name] = limit.active_slots - held
+    return freed
+
+
+def _held(limit: str, leases: Path) -> int:
+    """Slots of a limit of which there are leases."""
+    slots = 0
+    for file in leases.glob("*-*.json"):
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            lease = json.loads(file.read_text())
+            slots += lease["metadata"]["slots"] if limit in lease["resource_ids"] else 0
+    return slots
 
 
 def create(section: Flows) -> dict[str, int]:

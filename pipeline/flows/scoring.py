@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from calm.storage import read_json, write_json, write_parquet
+from pipeline.execution import alone
 
 BATCH = 32  # files per Parquet file
 SETTLE_SECONDS = 5  # a file that changed more recently may still be being copied
@@ -165,7 +166,7 @@ class Scorer:
             name = engines.resolve(section.engine, section.model)
             whisper = engines.load(section.engine, name, **options, window=section.window_seconds, device=device)
         pauses = Pauses(**cut.model_dump()) if cut else Pauses()
-        self.listener = Listener(self.classifier.sample_rate, whisper, pauses, section.no_speech_threshold)
+        self.listener = Listener.of(self.classifier, whisper, pauses=pauses, no_speech_threshold=section.no_speech_threshold)
 
     def rows(self, entry: InboxFile, path: Path, times: int) -> list[dict]:
         """Rows of one file: one per piece between pauses, or one that says what is wrong.
@@ -239,6 +240,7 @@ def _columns(scores: Path, names: tuple[str, ...]) -> list[tuple]:
 
 def main() -> None:
     inbox, scores, model = sys.argv[1:]
+    alone.end_with_starter()
     try:
         total, faults, left = score(Path(inbox), Path(scores), model)
     except Timeout:

@@ -22,6 +22,7 @@ from pipeline.uris import masked
 HOST = "127.0.0.1"
 START_SECONDS = 120
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, slots would stay taken when the server is killed
+LOOP_SECONDS = 2  # the server looks for leases that have ended this often, of itself every 15 s
 NAMES = ("prefect", "mlflow", "worker")  # the worker needs both servers; they are ended in reverse order
 
 
@@ -70,7 +71,7 @@ def up(settings: Settings) -> list[str]:
     lines, started = [], []
     try:
         _start(both, started, lines)
-        lines.append(_create_limits(section))
+        lines.append(_create_limits(section, fresh="prefect" in started))
         _start([worker], started, lines)
     except BaseException:
         for name in reversed(started):
@@ -103,7 +104,7 @@ def _servers(section: Flows, store_uri: str) -> list[Server]:
             "prefect",
             (sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)),
             f"{address(prefect_port)}/api/health",
-            {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES},
+            {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES, "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": str(LOOP_SECONDS)},
         ),
         Server(
             "mlflow",
@@ -115,10 +116,15 @@ def _servers(section: Flows, store_uri: str) -> list[Server]:
     ]
 
 
-def _create_limits(section: Flows) -> str:
+def _create_limits(section: Flows, fresh: bool) -> str:
+    """`fresh`: the server was just started. With SQLite no other server has leases of its slots."""
     from pipeline.flows import limits
 
-    return f"limits: {', '.join(f'{name} {slots}' for name, slots in limits.create(section).items())}"
+    created = limits.create(section)
+    alone = fresh and os.environ["PREFECT_API_DATABASE_CONNECTION_URL"].startswith("sqlite")
+    freed = limits.free_lost(Path(os.environ["PREFECT_HOME"]) / "concurrency_leases") if alone else {}
+    lost = f"; {', '.join(f'{slots} of {name}' for name, slots in freed.items())} freed, which a killed server had lost" if freed else ""
+    return f"limits: {', '.join(f'{name} {slots}' for name, slots in created.items())}{lost}"
 
 
 def _start(servers: list[Server], started: list[str], lines: list[str]) -> None:

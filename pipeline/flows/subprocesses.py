@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from prefect import runtime
-
 PROGRESS_SECONDS = 20  # a progress bar is logged at most this often
 PARENT_POLL_SECONDS = 1
 
@@ -60,7 +58,7 @@ class Subprocesses:
     @contextlib.contextmanager
     def stopped_with_flow(self) -> Iterator[None]:
         """Whatever ends the body early (cancellation, SIGTERM, an error) stops the commands, which may first finish their checkpoints."""
-        if runtime.deployment.id:
+        if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker started this process: known without a request, as the server may be gone
             threading.Thread(target=self._end_with_parent, args=(os.getppid(),), daemon=True).start()
         try:
             yield

@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+from pipeline.execution import alone
+
 TERMINATED = 143
 
 
@@ -22,7 +24,7 @@ def main(seconds: float, command: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop_requested.set())
     threading.Thread(target=_watch_stdin, args=(stop_requested,), daemon=True).start()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, env={**os.environ, **alone.starter()}, stdin=subprocess.DEVNULL, start_new_session=True)
     while not stop_requested.is_set():
         try:
             return process.wait(0.1)

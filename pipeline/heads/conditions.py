@@ -47,16 +47,9 @@ def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:
     combinations = [
         Condition(name if tuning == "unfrozen" else f"{name}_frozen", row, tuning, modality)
         for name, row in rows.items()
-        for tuning, modality in tunings_and_modalities(row, head)
+        for tuning, modality in row.trained_with(head)
     ]
     return sorted(combinations, key=lambda condition: condition.tuning != "frozen")
-
-
-def tunings_and_modalities(row: HeadRow, head: Head) -> list[tuple[str, str]]:
-    """What the heads of a row are trained with; a row's own values come before those of the section `head`."""
-    if row.network != "calm":
-        return [("unfrozen", "both")]
-    return [(tuning, modality) for tuning in row.tuning or head.tuning for modality in row.modalities or head.modalities]
 
 
 def released(heads: Heads, head: Head) -> Condition:

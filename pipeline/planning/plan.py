@@ -84,8 +84,7 @@ def _before(loaded: Settings, machine: Machine, sizes: dict[str, Size]) -> list[
         time = made * machine.spoken[1] / machine.cores
         lines.append(Line("synthesise", len(loaded.synthetic), seconds=time, bytes=speech * 32000, how="8 utterances measured"))
     lines.append(Line("ingest", corpora, seconds=0, how="little"))
-    missing = {name: size for name, size in sizes.items() if size.without_text}
-    flops = sum(whisper_flops(loaded, size) for size in missing.values())
+    flops = sum(whisper_flops(loaded, size) for name, size in sizes.items() if size.without_text and loaded.reads(name))
     heard = Line(
         "transcribe", corpora, flops=flops, seconds=flops / machine.matrix / max(1, machine.gpus), how="operations / FLOP/s of a product"
     )

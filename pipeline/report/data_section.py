@@ -169,6 +169,8 @@ def encoder_facts(encoder: dict, seconds: dict[str, float]) -> list[str]:
 def text_facts(texts: dict) -> list[str]:
     """How many texts came with the corpus, how many were transcribed and how well, and how many look like hallucinations."""
     facts = [f"{texts['from_corpus']:,} from the corpus", f"{texts['transcribed']:,} transcribed"]
+    if texts.get("not_needed"):
+        return [facts[0], f"{texts['not_needed']:,} not transcribed, as only audio is used"]
     if texts["transcribed"] and texts.get("model"):
         facts[1] += f" by {texts['model']}"
     if (wer := texts.get("wer")) and wer.get("words"):

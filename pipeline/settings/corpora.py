@@ -92,7 +92,8 @@ class Ingest(Section):
 
 
 class Transcribe(Section):
-    """Texts by Whisper, for utterances that have none (5.3)."""
+    """Texts by Whisper, for utterances that have none (5.3), of corpora that a model is pretrained on or whose heads do not hear audio
+    alone. Others need no texts."""
 
     engine: Literal["faster-whisper", "openai-whisper"] = "faster-whisper"
     """Implementation of Whisper."""

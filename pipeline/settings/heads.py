@@ -43,6 +43,12 @@ class HeadRow(Section):
             raise ValueError("pooling: frames is learned with the head, on audio: set the row's modalities: [audio] and tuning: [unfrozen]")
         return self
 
+    def trained_with(self, head: "Head") -> list[tuple[Tuning, Modality]]:
+        """What the heads of this row are trained with; its own values come before those of the section `head`."""
+        if self.network != "calm":
+            return [("unfrozen", "both")]
+        return [(tuning, modality) for tuning in self.tuning or head.tuning for modality in self.modalities or head.modalities]
+
 
 class Heads(Section):
     """The heads: a corpus, a model, and the rows of the tables to train."""

@@ -245,6 +245,15 @@ class Settings(Section):
             return []
         return list(self.corpora) if corpus == "." else [corpus]
 
+    def reads(self, corpus: str) -> bool:
+        """Whether anything learns from a corpus's texts, or is tested with them: pretraining, or a head that does not hear audio alone."""
+        if any(corpus in self.pretraining_corpora(model) for model in self.models):
+            return True
+        tested = {transfer.trained for transfer in self.transfer.values() if self.heads[transfer.tested].corpus == corpus}
+        entries = [heads for name, heads in self.heads.items() if heads.corpus == corpus or name in tested]
+        modalities = (row.trained_with(self.for_target(heads.corpus).head) for heads in entries for row in heads.rows.values())
+        return any(modality != "audio" for pairs in modalities for _, modality in pairs)
+
 
 def _check_name(name: str, known: Iterable[str], key: str, where: str) -> None:
     if name not in known:

@@ -1,7 +1,6 @@
 """The command that `dvc.yaml` calls: `python -m pipeline.stages STAGE [NAME]`."""
 
 import sys
-from importlib import import_module
 
 from pipeline import stage, state
 
@@ -9,4 +8,4 @@ if __name__ == "__main__":
     name, *arguments = sys.argv[1:] or [""]
     if name not in state.STAGES:
         sys.exit(f"usage: python -m pipeline.stages STAGE [NAME], where STAGE is one of {', '.join(state.STAGES)}")
-    stage.start(name, import_module(f"pipeline.stages.{name}").run, arguments)
+    stage.start(name, arguments)

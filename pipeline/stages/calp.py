@@ -27,7 +27,7 @@ from calm.training.loop import train
 from pipeline import factory, feature_extractors, paths
 from pipeline.execution import torchrun
 from pipeline.settings import Settings
-from pipeline.stage import checkpoints, measure, not_pretrained, whole
+from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
 from pipeline.tracking.tracker import TrackedRun, stage_run
 
@@ -35,8 +35,6 @@ from pipeline.tracking.tracker import TrackedRun, stage_run
 def run(settings: Settings, name: str) -> str:
     """Train CALP for the model `name`; writes its weights and `metrics.json`."""
     seen = visible(settings, "calp", name)
-    if not seen.pretraining:
-        return not_pretrained(paths.calp(name), name)
     model, corpora, seed = seen.models[name], seen.pretraining, seen.seeds[0]
     params = {"calp": seen.calp, "spectran": seen.spectran, "model": model, "corpora": corpora}
     data = [paths.features(corpus) for corpus in corpora] + [paths.texts(corpus) for corpus in corpora]

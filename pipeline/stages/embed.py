@@ -24,7 +24,7 @@ from pipeline import paths
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import Worker, cores
 from pipeline.settings import Settings, SpecTranSettings
-from pipeline.stage import not_pretrained, whole
+from pipeline.stage import whole
 from pipeline.state import visible
 
 ROWS = 64  # utterances of an item: SpecTran's batches never go beyond them, so results do not depend on where they are computed
@@ -33,8 +33,6 @@ ROWS = 64  # utterances of an item: SpecTran's batches never go beyond them, so 
 def run(settings: Settings, model: str) -> str:
     """Write `<corpus>.parquet` for every corpus that the model is pretrained on."""
     seen = visible(settings, "embed", model)
-    if not seen.pretraining:
-        return not_pretrained(paths.encoded(model), model)
     with whole(paths.encoded(model)) as folder:
         if seen.pretrain.train_spectran:
             (folder / "README.txt").write_text("SpecTran is trained further (pretrain.train_spectran), so no encoded blocks are kept.\n")

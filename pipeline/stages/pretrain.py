@@ -15,7 +15,7 @@ from calm.training.forward import losses
 from calm.training.loop import train
 from pipeline import factory, paths
 from pipeline.settings import Settings
-from pipeline.stage import checkpoints, measure, not_pretrained, whole
+from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
 from pipeline.tracking.tracker import TrackedRun, stage_run
 
@@ -23,8 +23,6 @@ from pipeline.tracking.tracker import TrackedRun, stage_run
 def run(settings: Settings, name: str) -> str:
     """Pretrain the model `name`; writes its weights and `metrics.json`."""
     seen = visible(settings, "pretrain", name)
-    if not seen.pretraining:
-        return not_pretrained(paths.pretrained(name), name)
     corpora, seed = seen.pretraining, seen.seeds[0]
     params = {"pretrain": seen.pretrain, "model": seen.models[name], "corpora": corpora}
     data = [paths.calp(name), paths.encoded(name)] + [paths.texts(corpus) for corpus in corpora]

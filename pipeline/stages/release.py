@@ -5,6 +5,7 @@ from pathlib import Path
 
 from calm.audio.encoder_states import WEIGHTS
 from calm.audio.features import ENCODER
+from calm.corpora.utterances import read_table
 from calm.inference import onnx_export
 from calm.inference.processing import CalmProcessor
 from calm.models.language_model import load_tokenizer
@@ -73,9 +74,8 @@ def write(
     network.save_pretrained(folder)
     tokenizer = load_tokenizer(settings.models[heads.model].language_model)
     most = min(settings.head.max_tokens, places(network.calm.language_model))
-    extractor = feature_extractors.extractor(
-        settings.spectran, [heads.corpus], most, network.config.head_functionals, settings.head.average_speeds
-    )
+    functionals, longest = network.config.head_functionals, model_card.longest(read_table(paths.utterances(heads.corpus)))
+    extractor = feature_extractors.extractor(settings.spectran, [heads.corpus], most, functionals, settings.head.average_speeds, longest)
     if settings.spectran.frames == ENCODER:
         states = extractor.frame_extractor
         if not condition.random and (trained_along := paths.calp(heads.model) / WEIGHTS).exists():

@@ -1,4 +1,7 @@
-"""Stage `transcribe`: a text for every utterance. Those that have one keep it; the others are heard by Whisper, and its errors measured."""
+"""Stage `transcribe`: a text for every utterance. Those that have one keep it; the others are heard by Whisper, and its errors measured.
+
+Where nothing reads the texts of a corpus (`Settings.reads`), nothing is transcribed, and texts that are missing are empty.
+"""
 
 import json
 import time
@@ -23,13 +26,14 @@ from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import address, visible
 
 BATCH = {"cpu": 8, "cuda": 16}  # clips of about one length at once, where the settings say nothing
+NOT_NEEDED = "not needed"  # source of a text that is empty because nothing reads it
 WORST = 10  # utterances with the most errors that the metrics show
 
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("text", pa.string()),  # null: its audio could not be read
-        ("source", pa.string()),  # "corpus", or engine and model
+        ("source", pa.string()),  # "corpus", engine and model, or NOT_NEEDED
         ("language", pa.string()),  # from here on null where the text is the corpus's
         ("avg_logprob", pa.float64()),
         ("no_speech_prob", pa.float64()),
@@ -43,6 +47,8 @@ SCHEMA = pa.schema(
 def run(settings: Settings, corpus: str) -> str:
     """Texts of one corpus; returns the summary."""
     metrics = transcribe(settings, corpus)
+    if metrics["not_needed"]:
+        return f"{corpus}: {metrics['not_needed']} utterances have no text and need none: only audio is used"
     if not metrics["transcribed"]:
         return f"{corpus}: all {metrics['from_corpus']} utterances have a text of their own"
     wer = metrics["wer"]
@@ -66,7 +72,7 @@ def transcribe(settings: Settings, corpus: str) -> dict:
     references, faults = read_references((raw if raw.is_dir() else raw.parent) / "reference.jsonl")
     results: dict[str, dict] = {}
     with checkpoints(settings, "transcribe", corpus, table, paths.fingerprint(corpus)) as work:
-        if missing.any():
+        if section and missing.any():
             rows = pd.concat([frame[missing], checked(frame[~missing], section.check)])
             results = transcripts_of(rows, section, work / "results.jsonl", seen.compute.dask)
             seconds = float(frame.loc[frame["id"].isin(results), "duration"].sum())
@@ -169,11 +175,13 @@ class TranscriptWorker(Worker):
         return results
 
 
-def _texts(frame: pd.DataFrame, missing: pd.Series, results: dict, references: dict, section: Transcribe) -> pa.Table:
+def _texts(frame: pd.DataFrame, missing: pd.Series, results: dict, references: dict, section: Transcribe | None) -> pa.Table:
     rows = []
     for id, text, lacks in zip(frame["id"], frame["text"], missing, strict=True):
         if not lacks:
             rows.append({"id": id, "text": text, "source": "corpus", "flags": []})
+        elif section is None:
+            rows.append({"id": id, "text": "", "source": NOT_NEEDED, "flags": []})
         elif "fault" in results[id]:
             rows.append({"id": id, "source": _model_name(section), "flags": ["unreadable"], "reference": references.get(id)})
         else:
@@ -185,15 +193,18 @@ def _model_name(section: Transcribe) -> str:
     return f"{section.engine} {section.model}"
 
 
-def _metrics(frame: pd.DataFrame, missing: pd.Series, results: dict, references: dict, faults: list[str], section: Transcribe) -> dict:
-    chosen = frame[missing]
+def _metrics(
+    frame: pd.DataFrame, missing: pd.Series, results: dict, references: dict, faults: list[str], section: Transcribe | None
+) -> dict:
+    chosen = frame[missing] if section else frame[:0]
     read = [results[id] for id in chosen["id"] if "fault" not in results[id]]
     return {
-        "transcribed": int(missing.sum()),
+        "transcribed": len(chosen),
+        "not_needed": int(missing.sum()) - len(chosen),
         "from_corpus": int((~missing).sum()),
-        "model": _model_name(section) if results else None,
+        "model": _model_name(section) if section and results else None,
         "seconds_audio": round(float(chosen["duration"].sum()), 3),
-        "wer": _word_errors(frame, missing, results, references, section.language or "en"),
+        "wer": _word_errors(frame, missing, results, references, section.language or "en") if section else None,
         "flags": dict(Counter(flag for result in read for flag in result["flags"])),
         "languages": dict(Counter(result["language"] for result in read)),
         "without_words": [result["id"] for result in read if not result["text"]],

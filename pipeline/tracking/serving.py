@@ -2,7 +2,8 @@
 
 Input: a row per utterance with `audio` (a file's bytes, in base64 or as they are) and `text`; either may be missing if the model allows
 it. The model has no signature of inputs, with which MLflow would leave out a misspelt column without a word. Output: the
-probability of each class, as `calm predict` gives it for one piece of a recording, the classes `decided` (with commas between them),
+probability of each class, as `calm predict` gives it for a piece of a recording, the mean over the pieces if it is longer than the
+model learned from; the classes `decided` (with commas between them),
 and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax". Where nobody speaks, there are no probabilities, and both are
 "no speech". What cannot be used is answered by one sentence, without a stack trace.
 """
@@ -40,7 +41,7 @@ class ServingModel(mlflow.pyfunc.PythonModel):
             raise MlflowException("the model failed: its server's log says why") from None
 
     def _answers(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        from calm.inference.voice import NO_SPEECH, heard
+        from calm.inference.recordings import NO_SPEECH, classify_samples
 
         if unknown := [str(name) for name in model_input.columns if name not in COLUMNS]:
             raise ValueError(f"there is no column {', '.join(unknown)}: the columns are {' and '.join(COLUMNS)}")
@@ -51,11 +52,12 @@ class ServingModel(mlflow.pyfunc.PythonModel):
             if clip is None and text is None:
                 raise ValueError(f"row {row} has neither audio nor text")
         # Row by row, so that no other row changes an answer: padding in a batch would change the sixth decimal place.
-        silent = [clip is not None and not heard(clip, self.classifier.sample_rate) for clip in clips]
-        nothing = np.full(len(self.classifier.classes), np.nan)
-        probabilities = [
-            nothing if is_silent else self.classifier([clip], [text])[0] for clip, text, is_silent in zip(clips, texts, silent, strict=True)
+        answers = [
+            self.classifier(None, [text])[0] if clip is None else classify_samples(self.classifier, clip, text)
+            for clip, text in zip(clips, texts, strict=True)
         ]
+        silent, nothing = [answer is None for answer in answers], np.full(len(self.classifier.classes), np.nan)
+        probabilities = [nothing if answer is None else answer for answer in answers]
         table = pd.DataFrame(probabilities, columns=self.classifier.classes)
         decided = [", ".join(self.classifier.decided(row)) for row in probabilities]
         table["decided"] = [NO_SPEECH if is_silent else names for names, is_silent in zip(decided, silent, strict=True)]

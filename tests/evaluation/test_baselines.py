@@ -51,9 +51,10 @@ def test_egemaps_of_an_interval_and_of_loud_audio(tmp_path):
     np.testing.assert_array_equal(values[2], values[3])  # a peak above 1 does not wrap around
 
 
-def test_egemaps_in_processes_keeps_the_order(tmp_path):
+def test_egemaps_in_processes_keeps_the_order(tmp_path, capfd):
     paths = [sound(tmp_path / f"{pitch}.wav", 0.4, pitch) for pitch in range(100, 340, 15)] + [str(tmp_path / "gone.wav")]
     extracted = baselines.egemaps([(path, None, None) for path in paths], workers=2)
+    assert "Traceback" not in capfd.readouterr().err  # of a worker's threads
     assert list(extracted.failed) == [16]
     assert (np.diff(extracted.values[:16, 0]) > 0).all()
 

@@ -15,8 +15,8 @@ import torch
 from made_model import CLASSES, release, speech
 
 from calm.audio.decoding import AudioError, read_audio
-from calm.audio.pauses import Pauses
-from calm.inference import recordings
+from calm.audio.pauses import Pauses, at_quiet_places
+from calm.inference import recordings, voice
 from calm.inference.recordings import Listener
 from calm.inference.torch_classifier import Predictor
 from calm.tools import embedding
@@ -145,6 +145,36 @@ def test_the_others_are_done_where_one_fails(predictor, tmp_path):
     rows = list(recordings.over_files(files, Listener(16000), partial(recordings.classify_segment, predictor), ["one", None, "two"]))
     assert [row["file"] for row in rows] == [str(path) for path in files]
     assert [row["fault"] is None for row in rows] == [True, False, True] and rows[2]["text"] == "two"
+
+
+def with_pauses(*seconds: float) -> np.ndarray:
+    """Stretches of "speech" with 0.15 s of quiet between them."""
+    quiet = np.full(2400, 1e-4, np.float32)
+    return np.concatenate([part for number, own in enumerate(seconds) for part in (speech(own, number), quiet)][:-1])
+
+
+def test_longer_speech_than_the_model_learned_from_is_cut_at_quiet_places(tmp_path, monkeypatch):
+    """2, 1.5 and 1.8 s of speech: a cut in each pause; none in what is short enough, or has a text; no piece in which nobody speaks."""
+    monkeypatch.setattr(voice, "detects", lambda: False)
+    cuts = at_quiet_places(with_pauses(2, 1.5, 1.8), 2 * 16000 + 1600)
+    assert [first / 16000 for first, _ in cuts] == pytest.approx([0, 2.075, 3.725], abs=0.08)
+    assert all(last == first for (_, last), (first, _) in zip(cuts, cuts[1:], strict=False))
+    assert all(last - first <= 1000 for first, last in at_quiet_places(np.zeros(9999, np.float32), 1000))
+
+    predictor = Predictor(release(tmp_path / "model", longest=2))
+    soundfile.write(tmp_path / "a.wav", np.concatenate([with_pauses(1.8, 1.8), np.zeros(64000)]), 16000, subtype="FLOAT")
+    listener = Listener.of(predictor)
+    segments = list(listener(tmp_path / "a.wav"))
+    assert sum(segment.end - segment.start for segment in segments) < 5 and all(len(segment.samples) <= 32000 for segment in segments)
+    (whole,) = listener(tmp_path / "a.wav", "one text")
+    assert (whole.start, whole.end) == (0, pytest.approx(7.75)) and len(list(Listener(16000)(tmp_path / "a.wav"))) == 1
+
+    answers = [predictor([segment.samples], None)[0] for segment in segments]
+    mean = np.average(answers, axis=0, weights=[len(segment.samples) for segment in segments])
+    np.testing.assert_allclose(recordings.classify_samples(predictor, whole.samples), mean, atol=1e-6)
+    (expected,) = predictor([whole.samples], ["one text"])
+    np.testing.assert_allclose(recordings.classify_samples(predictor, whole.samples, "one text"), expected, atol=1e-6)
+    assert recordings.classify_samples(predictor, np.zeros(48000, np.float32)) is None
 
 
 @real

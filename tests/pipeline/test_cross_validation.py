@@ -17,7 +17,8 @@ from calm.cli import app
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import read_table
 from calm.evaluation import metrics, thresholds
-from pipeline.stages import baselines, calp, check, embed, evaluate, features, head, ingest, pretrain, release, report, transcribe
+from pipeline import stage
+from pipeline.stages import baselines, check, evaluate, features, head, ingest, release, report, transcribe
 
 CLASSES = ("calm", "loud")
 KEYS = ["variant", "modality", "seed"]
@@ -51,12 +52,12 @@ def folded(tmp_path_factory) -> Path:
         settings = project(["mine"], **CHANGES)
         shutil.copy(ROOT / "dvc.yaml", folder)  # whose stages the page draws
         check.run(settings)
-        for stage in (ingest, transcribe, features):
-            stage.run(settings, "mine")
-        for stage in (calp, embed, pretrain):
-            stage.run(settings, "small")
-        for stage, name in ((head, "mine-small"), (baselines, "mine"), (evaluate, "mine"), (release, "mine-small")):
-            stage.run(settings, name)
+        for module in (ingest, transcribe, features):
+            module.run(settings, "mine")
+        for name in ("calp", "embed", "pretrain"):
+            assert stage.run(name, settings, "small") == "small: nothing to do, pretrain_on is none"
+        for module, name in ((head, "mine-small"), (baselines, "mine"), (evaluate, "mine"), (release, "mine-small")):
+            module.run(settings, name)
         report.run(settings)
     return folder
 
@@ -96,7 +97,8 @@ def test_the_last_run_is_the_released_one_alone(folded, table):
     card = (model / "README.md").read_text()
     assert "These are the figures of the networks of 2 folds, not of this one" in card and "pretraining:" not in card
     stats = json.loads((folded / "data/features/mine/stats.json").read_text())
-    assert json.loads((model / "preprocessor_config.json").read_text())["mean"] == stats["mean"]
+    extractor, learned = json.loads((model / "preprocessor_config.json").read_text()), table[table["split"] == "train"]
+    assert extractor["mean"] == stats["mean"] and extractor["longest"] == np.ceil(learned["duration"].max())
     curves = json.loads((folded / "data/heads/mine/small/curves.json").read_text())
     wanted = {"variant": "no_pretraining", "modality": "audio", "seed": 1, "fold": 0}
     (curve,) = [entry["curve"] for entry in curves if wanted.items() <= entry.items()]
@@ -168,8 +170,8 @@ def test_baselines_are_fitted_in_every_fold(folded, table):
 
 
 def test_stages_of_pretraining_leave_a_note_and_the_page_says_so(folded):
-    for stage in ("calp", "encoded", "pretrained"):
-        assert {path.name for path in (folded / "data" / stage / "small").iterdir()} == {"README.txt", "SHA256SUMS"}
+    for name in ("calp", "encoded", "pretrained"):
+        assert {path.name for path in (folded / "data" / name / "small").iterdir()} == {"README.txt", "SHA256SUMS"}
     page = (folded / "reports/index.html").read_text()
     assert "Model small is not pretrained" in page and "not pretrained</p>" in page.replace(".</p>", "</p>")
     assert (folded / "reports/tables/mine-folds.csv").read_text().count("\n") >= 4

@@ -17,7 +17,7 @@ from calm.models.language_model import packaged_folder
 from pipeline import paths
 from pipeline.evaluation import groups
 from pipeline.heads import training
-from pipeline.heads.conditions import Condition, conditions, tunings_and_modalities
+from pipeline.heads.conditions import Condition, conditions
 from pipeline.heads.networks import Networks
 from pipeline.settings import Head, HeadRow
 from pipeline.stages import baselines, calp, embed, evaluate, head, pretrain, release, transfer
@@ -242,7 +242,7 @@ def test_label_shares_are_nested_and_stratified():
 
 
 def test_a_peer_has_one_condition():
-    assert tunings_and_modalities(HeadRow(network="cnn"), Head(epochs=1, batch=1, learning_rate=0.1)) == [("unfrozen", "both")]
+    assert HeadRow(network="cnn").trained_with(Head(epochs=1, batch=1, learning_rate=0.1)) == [("unfrozen", "both")]
 
 
 def test_runs_in_mlflow_agree_with_the_report(study):

@@ -42,21 +42,21 @@ def test_summary_and_fingerprint(folder, monkeypatch, capsys):
     raw = folder / "data/raw/mosei-synthetic"
     raw.mkdir(parents=True)
     (raw / "a.wav").write_bytes(b"1234")
-    stage.start("synthesise", synthesise.run, ["mosei"])
+    stage.start("synthesise", ["mosei"])
     assert "1.5 min of synthetic speech in data/raw/mosei-synthetic" in capsys.readouterr().out
     first = (paths.fingerprint("mosei") / "audio.json").read_text()
     assert '"files": 1' in first and '"bytes": 4' in first
     (raw / "a.wav").write_bytes(b"1235")
-    stage.start("synthesise", synthesise.run, ["mosei"])
+    stage.start("synthesise", ["mosei"])
     assert (paths.fingerprint("mosei") / "audio.json").read_text() != first
 
 
 def test_an_unknown_name_is_one_sentence(folder):
     with pytest.raises(SystemExit, match="'iemocap' is none of synthetic in params.yaml, which has mosei, msp"):
-        stage.start("synthesise", synthesise.run, ["iemocap"])
+        stage.start("synthesise", ["iemocap"])
 
 
 def test_a_real_corpus_in_the_way_is_one_sentence(folder):
     (folder / "data/raw/mosei-synthetic/Raw").mkdir(parents=True)
     with pytest.raises(SystemExit, match="is not a corpus of synthetic speech: move it away"):
-        stage.start("synthesise", synthesise.run, ["mosei"])
+        stage.start("synthesise", ["mosei"])

@@ -17,7 +17,8 @@ import soundfile
 from calm.asr import engines
 from calm.asr.transcripts import Transcript
 from calm.corpora.utterances import Corpus, Utterance, write_table
-from pipeline import paths
+from pipeline import paths, settings, state
+from pipeline.report.data_section import text_facts
 from pipeline.stages import transcribe
 from tests.pipeline import made_corpus
 
@@ -101,6 +102,49 @@ def test_own_texts_are_kept_and_whisper_is_not_loaded(tmp_path):
     assert [(row["text"], row["source"]) for row in rows.values()] == [("One TWO", "corpus"), ("Three", "corpus")]
     assert list(rows["c0"]["flags"]) == [] and pd.isna(rows["c0"]["avg_logprob"]) and pd.isna(rows["c0"]["language"])
     assert (metrics["transcribed"], metrics["from_corpus"], metrics["wer"], metrics["model"]) == (0, 2, None, None)
+
+
+AUDIO = {
+    "models": {"small": {"language_model": "minilm", "layers": 2, "pretrain_on": "none"}},
+    "heads": {"x": {"corpus": "x", "model": "small", "rows": {"calm": {"start": "language_model"}}}},
+    "head": {"modalities": ["audio"]},
+}
+
+
+def test_texts_that_nothing_reads_are_left_empty(tmp_path, engine):
+    source = table(tmp_path, [None, "Mine", " "])
+    heard, _ = write(tmp_path, source)
+    assert [row["text"] for row in heard.values()] == ["clip of 10", "Mine", "clip of 12"]
+    engine.heard.clear()
+    made_corpus.project(["x"], **AUDIO)
+    assert transcribe.run(settings.load(), "x") == "x: 2 utterances have no text and need none: only audio is used"
+    rows = pd.read_parquet(paths.texts("x") / "texts.parquet")
+    assert not engine.heard and list(rows["text"]) == ["", "Mine", ""] and list(rows["source"]) == ["not needed", "corpus", "not needed"]
+    assert text_facts(json.loads((paths.texts("x") / "metrics.json").read_text()))[1] == "2 not transcribed, as only audio is used"
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, False),
+        ({"models": {"small": AUDIO["models"]["small"], "other": AUDIO["models"]["small"] | {"pretrain_on": "x"}}}, True),
+        ({"head": {"modalities": ["audio", "both"]}}, True),
+        ({"head_of": {"x": {"modalities": ["text"]}}}, True),
+        ({"heads": {"x": AUDIO["heads"]["x"] | {"rows": {"calm": {"start": "language_model", "modalities": ["both"]}}}}}, True),
+        ({"heads": {"x": AUDIO["heads"]["x"] | {"rows": {**AUDIO["heads"]["x"]["rows"], "peer": {"network": "cnn"}}}}}, True),
+    ],
+)
+def test_whether_texts_are_read_is_in_the_stages_state(changes, needed):
+    loaded = made_corpus.project(["x"], **(AUDIO | changes))
+    seen = state.state(loaded, "transcribe", "x")["settings"]["transcribe"]
+    assert loaded.reads("x") == (seen is not None) == needed
+
+
+def test_a_model_that_reads_is_tested_on_another_corpus():
+    heads = {name: {**AUDIO["heads"]["x"], "corpus": name} for name in ("x", "y")}
+    changes = AUDIO | {"heads": heads, "head_of": {"x": {"modalities": ["both"]}}}
+    assert not made_corpus.project(["x", "y"], **changes).reads("y")
+    assert made_corpus.project(["x", "y"], **changes, transfer={"t": {"trained": "x", "tested": "y"}}).reads("y")
 
 
 def test_only_rows_without_a_text_are_heard_longest_first(tmp_path, engine):

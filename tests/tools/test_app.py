@@ -1,9 +1,11 @@
 """The page for the browser, and what is behind it."""
 
+import io
 import json
 import re
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,8 +23,9 @@ from calm.audio import pauses
 from calm.audio.decoding import AudioError
 from calm.inference.recordings import Segment
 from calm.inference.torch_classifier import Predictor
-from calm.tools import guard
-from calm.tools.app import Analyser, Analysis, analysis_html, fault, results, served, timeline_html
+from calm.tools import examples, guard
+from calm.tools.app import Analyser, Analysis, analysis_html, fault, live, results, served, timeline_html
+from calm.tools.live import Heard
 from calm.tools.timeline import draw, timeline
 
 THRESHOLDS = [0.3, 0.6, 0.2]
@@ -129,12 +132,34 @@ def test_an_analysis_has_an_end(analyser, folder):
         Analyser(analyser.predictor, seconds=0).analyse(folder / "clip.wav", None, False, silently)
 
 
+def test_a_live_answer_is_of_the_last_seconds(analyser, folder, tmp_path):
+    """However long the microphone is open, and however long a block is, 3 s and a few answers are kept."""
+    heard, samples = Heard(), np.concatenate([speech(0.5, seed) for seed in range(14)])
+    for number in range(14):
+        soundfile.write(tmp_path / "block.wav", samples[8000 * number : 8000 * (number + 1)], 16000, subtype="FLOAT")
+        heard = heard.listen(tmp_path / "block.wav", analyser.predictor)
+    np.testing.assert_array_equal(heard.samples, samples[-48000:])
+    assert heard.seconds == 7 and [at for at, _ in heard.answers] == [second / 2 for second in range(3, 15)]
+    np.testing.assert_allclose(heard.answers[-1][1], analyser.predictor([samples[-48000:]], None)[0], atol=1e-6)
+    soundfile.write(tmp_path / "long.wav", np.zeros(10 * 16000), 16000)
+    silent = heard.listen(tmp_path / "long.wav", analyser.predictor)
+    assert len(silent.samples) == 48000 and silent.seconds == 17 and silent.answers[-1] == (17, None)
+    page, unheard = live(analyser, folder / "wrong.wav", silent)
+    assert "wrong.wav cannot be analysed" in page and unheard is silent
+
+
+def test_clips_to_try(folder, tmp_path):
+    assert [path.name for path in examples.of_folder(folder)] == ["clip.wav", "silent.wav", "wrong.wav"]
+    with pytest.raises(ValueError, match="has no audio files to offer"):
+        examples.of_folder(tmp_path)
+
+
 # Served
 
 
 @pytest.fixture(scope="module")
 def address(analyser):
-    """Where the page is served from here; uploads have at most 2 MB."""
+    """Where the page is served from here; uploads have at most 2 MB, and three clips of synthetic speech are offered."""
     with served(analyser, port=0, most=2_000_000) as (address, serve, stop):
         thread = threading.Thread(target=serve)
         thread.start()
@@ -153,6 +178,85 @@ def analysed(address: str, path: str) -> str:
     data = [None, {"path": path, "meta": {"_type": "gradio.FileData"}}, "", False]
     event = httpx.post(f"{address}/gradio_api/call/analyse", json={"data": data}, timeout=30).json()["event_id"]
     return httpx.get(f"{address}/gradio_api/call/analyse/{event}", timeout=60).text
+
+
+class Microphone:
+    """A client of the live microphone, block by block, as Gradio's page is."""
+
+    def __init__(self, address: str, session: str):
+        self.client, self.session, self.event = httpx.Client(base_url=f"{address}/gradio_api", timeout=30), session, ""
+        config = httpx.get(f"{address}/config").json()
+        self.function = next(own["id"] for own in config["dependencies"] if own["api_name"] == "listen")
+
+    def send(self, path: str) -> httpx.Response:
+        """A block that was uploaded; the first one opens the stream."""
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}, "is_stream": True}
+        body = {"data": [file, None], "fn_index": self.function, "session_hash": self.session, "event_id": self.event or None}
+        answer = self.client.post(f"stream/{self.event}" if self.event else "queue/join", json=body)
+        self.event = self.event or answer.json()["event_id"]
+        return answer
+
+    def messages(self) -> Iterator[dict]:
+        """What the server says, as it says it."""
+        with self.client.stream("GET", f"queue/data?session_hash={self.session}") as stream:
+            yield from (json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:"))
+
+
+def block(samples: np.ndarray) -> bytes:
+    written = io.BytesIO()
+    soundfile.write(written, samples, 16000, format="WAV", subtype="PCM_16")
+    return written.getvalue()
+
+
+def test_answers_come_while_one_speaks(address, analyser):
+    """Each block is answered before the next one is sent, its file is gone, and silence is no speech."""
+    microphone, said, paths = Microphone(address, "one"), [], []
+    blocks = [speech(0.5, 1), speech(0.5, 2), speech(0.5, 3), *3 * [np.zeros(16000)]]
+    for message in microphone_messages(microphone, address, blocks, paths):
+        said.append(re.search(r"<b>(.*?)</b>.*?<li><span>([\d:.]+)</span>", message).groups())
+    assert [at for _, at in said] == ["0:00.5", "0:01.0", "0:01.5", "0:02.5", "0:03.5", "0:04.5"]
+    first, last = said[0][0], said[-1][0]
+    assert first == analyser.decided(analyser.predictor([soundfile.read(io.BytesIO(block(blocks[0])), dtype="float32")[0]], None)[0])
+    assert last == "no speech" and not any(Path(path).exists() for path in paths)
+
+
+def microphone_messages(microphone: Microphone, address: str, blocks: list[np.ndarray], paths: list[str]) -> Iterator[str]:
+    """HTML of the answer to every block, each sent after the answer to the one before."""
+    waiting = iter(blocks)
+
+    def send() -> bool:
+        samples = next(waiting, None)
+        if samples is not None:
+            paths.append(upload(address, block(samples), "audio.wav").json()[0])
+            microphone.send(paths[-1]).raise_for_status()
+        return samples is not None
+
+    send()
+    for message in microphone.messages():
+        if message["msg"] == "process_streaming":
+            yield message["output"]["data"][0]
+            if not send():
+                return
+
+
+def test_the_live_microphone_is_guarded_too(address, folder):
+    """No file of the server, none of the clips to try is removed, no page elsewhere, no large body."""
+    microphone = Microphone(address, "two")
+    microphone.send(str(folder / "clip.wav"))
+    (end,) = [message for message in microphone.messages() if message["msg"] == "process_completed"]
+    assert not end["success"] and (folder / "clip.wav").exists() and str(folder) not in json.dumps(end)
+    offered = Path(upload(address, block(speech(1))).json()[0]).parents[1] / "synthetic speech, sad.wav"
+    assert offered.exists()
+    other = Microphone(address, "three")
+    other.send(str(offered))
+    next(message for message in other.messages() if message["msg"] in ("process_streaming", "process_completed"))
+    assert offered.exists()
+    for path in ("queue/join", f"stream/{other.event}", f"stream/{other.event}/close"):
+        assert httpx.post(f"{address}/gradio_api/{path}", headers={"origin": "http://evil.example"}).status_code == 403, path
+        with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as large:
+            large.sendall(f"POST /gradio_api/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1100000\r\n\r\n".encode())
+            assert b" 413 " in large.recv(100), path
+    microphone.client.post(f"stream/{other.event}/close")
 
 
 def test_a_client_reads_its_own_uploads_alone(address, folder):

@@ -1,0 +1,31 @@
+"""Answers while somebody speaks: of the last seconds of a microphone, each time that a block of audio comes in."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from calm.audio.decoding import AudioFile
+from calm.inference.classifier import Classifier
+from calm.inference.recordings import classify_samples
+
+WINDOW = 3.0  # seconds that an answer is of, as in the timeline
+ANSWERS = 12  # that are kept
+
+
+@dataclass
+class Heard:
+    """What is kept of a microphone: its last seconds and the last answers, however long it is open."""
+
+    samples: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (samples,) at the model's rate, of WINDOW at most
+    seconds: float = 0.0  # since it was opened
+    answers: list[tuple[float, np.ndarray | None]] = field(default_factory=list)  # at which second, and probabilities; None: no speech
+
+    def listen(self, block: Path, classifier: Classifier) -> "Heard":
+        """With one block more, an audio file, and the answer to the last seconds with it. Raises AudioError."""
+        rate, window = classifier.sample_rate, min(WINDOW, classifier.extractor.longest or WINDOW)
+        with AudioFile(block) as file:
+            length = file.facts.frames / file.facts.rate
+            new = file.read(max(0, length - window), None, rate)  # no more, however long the file is
+        samples, seconds = np.concatenate([self.samples, new])[-round(window * rate) :], self.seconds + length
+        return Heard(samples, seconds, [*self.answers, (seconds, classify_samples(classifier, samples))][-ANSWERS:])
