@@ -100,6 +100,7 @@ def test_every_spelling(tmp_path, folder, consensus):
     assert corpus.one_hot and corpus.classes == tuple(CODES.values()) and "".join(CODES) == "ASHUFDCN"
     assert corpus.checks["rows without a label, kept in train only"] == {"no agreement (X), train": 1, "other (O), validation": 1}
     assert corpus.checks["consensus recomputed from the votes"] == {"compared": 6, "different": []}
+    assert corpus.checks["speaker unknown"] == 1
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,14 @@ def test_bad_rows_are_dropped_and_named(tmp_path):
         "label row does not parse": 3,
     }
     assert [row.id for row in corpus.utterances] == ["good", "good"]  # ingest drops the second
+
+
+def test_partitions_of_both_files_are_compared(tmp_path):
+    text = "FileName,EmoClass,Split_Set\na.wav,N,Train\nb.wav,H,Test1\nc.wav,S,Train\n"
+    partitions = "TRAIN; a.wav\nTrain; b.wav\n"
+    corpus = read_corpus("msp_podcast", write(tmp_path, {"labels_consensus.csv": text, "Partitions.txt": partitions}))
+    assert corpus.checks["partition differs from Partitions.txt"] == ["b.wav"] and corpus.checks["speaker unknown"] == 3
+    assert [(row.id, row.split) for row in corpus.utterances] == [("a", "train"), ("b", "test"), ("c", "train")]  # as the labels say
 
 
 def test_a_file_in_two_partitions_is_in_none(tmp_path):
