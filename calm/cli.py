@@ -310,7 +310,8 @@ def serve_app(
     """
     with console.user_errors():
         predictor = console.load_predictor(model, device)
-        from calm.tools.app import Analyser, served
+        from calm.tools.analysis import Analyser
+        from calm.tools.app import served
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
         with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6, examples) as (address, serve, _):

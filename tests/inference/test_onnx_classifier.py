@@ -136,7 +136,7 @@ def test_a_softmax_its_temperature_and_its_decision_are_the_same_everywhere(tmp_
 
     from calm.inference.emotion_pipeline import TASK
     from calm.inference.recordings import Segment, classify_segment
-    from calm.tools.app import Analyser, Analysis, analysis_html
+    from calm.tools.analysis import Analyser, Analysis, analysis_html
     from calm.tools.timeline import timeline
 
     softmax = {"one_hot": ["emotion"], "head_loss": "softmax", "decisions": {"emotion": "argmax"}}

@@ -24,7 +24,8 @@ from calm.audio.decoding import AudioError
 from calm.inference.recordings import Segment
 from calm.inference.torch_classifier import Predictor
 from calm.tools import examples, guard
-from calm.tools.app import Analyser, Analysis, analysis_html, fault, live, results, served, timeline_html
+from calm.tools.analysis import Analyser, Analysis, analysis_html, fault, timeline_html
+from calm.tools.app import live, results, served
 from calm.tools.live import Heard
 from calm.tools.timeline import draw, timeline
 
