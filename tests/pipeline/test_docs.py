@@ -171,3 +171,11 @@ def test_a_new_command_would_be_run(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```sh\n# about it\ncalm new \\\n  --thing  # what\n```\n```text\nserve\n```\n```sh\nls && pwd\n```\n")
     assert commands(page) == ["calm new    --thing", "ls && pwd"] and not set(commands(page)) & set(NOT_HERE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_that_are_run_have_a_start(page):
+    for module in set(re.findall(r"(?:python|torchrun) -m ((?:calm|pipeline|benchmarks|tests)[\w.]*)", page.read_text())):
+        path = ROOT / module.replace(".", "/")
+        file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        assert "__main__" in file.name or "__main__" in file.read_text(), module
