@@ -229,6 +229,16 @@ def test_predict_goes_on_after_a_file_that_cannot_be_read(released, clip, tmp_pa
 
 @real
 @pytest.mark.skipif(not packaged.packaged("tiny.en"), reason="the package with Whisper tiny.en is not installed")
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_a_name_that_is_not_utf_8_is_written_with_its_bytes_as_escapes(released, clip, tmp_path, command):
+    (tmp_path / "clips").mkdir()
+    named = os.fsencode(tmp_path / "clips") + b"/caf\xe9.wav"
+    Path(os.fsdecode(named)).write_bytes(Path(clip).read_bytes())
+    done = calm(command, tmp_path / "clips", "--model", released, "-o", tmp_path / "out.parquet")
+    assert done.exit_code == 0, done.output
+    assert pd.read_parquet(tmp_path / "out.parquet")["file"].str.endswith("caf\\udce9.wav").all()
+
+
 def test_predict_transcribes(released, clip):
     (row,) = json.loads(calm("predict", clip, "--model", released, "--transcribe", "--json").stdout)["rows"]
     (expected,) = json.loads(calm("predict", clip, "--model", released, "--text", row["text"], "--json").stdout)["rows"]

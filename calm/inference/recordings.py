@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from calm.array_types import Floats32, Floats64
 from calm.audio.decoding import AudioError, read_audio
+from calm.audio.opening import shown
 from calm.audio.pauses import SAMPLE_RATE, Pauses, at_quiet_places, cut
 from calm.inference.classifier import Classifier
 from calm.inference.voice import NO_SPEECH, detects, heard
@@ -170,7 +171,7 @@ def over_files(
     with tqdm(total=len(files), unit="file", delay=5) as bar:
         for path, text in zip(files, texts or [None] * len(files), strict=True):
             bar.set_description(Path(path).name, refresh=False)
-            row: dict[str, Any] = {"file": str(path), "fault": None}
+            row: dict[str, Any] = {"file": shown(path), "fault": None}
             fault: str | None = NO_SPEECH
             try:
                 for segment in listener(path, text):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from calm.array_types import Floats
 from calm.audio.encoder_states import WEIGHTS, load_encoder
 from calm.audio.features import ENCODER
+from calm.audio.opening import shown
 from calm.corpora.files import AUDIO, walk
 from calm.data.examples import each_frames, shards
 from calm.data.ragged import AcousticFrames
@@ -140,7 +141,7 @@ class Sources:
                 corpora.append(name)
                 canonical.append(name)
                 continue
-            canonical.append(str(path.absolute()))
+            canonical.append(shown(path.absolute()))
             files += _audio_files(path)
         return cls(list(dict.fromkeys(corpora)), list(dict.fromkeys(files)), sorted(set(canonical)))
 
@@ -152,7 +153,7 @@ class Sources:
         total = hashlib.sha256()
         for path in files:
             stat = path.stat() if path.exists() else None
-            total.update(f"{path} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+            total.update(f"{shown(path)} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
         return total.hexdigest()
 
     def rows(self, encoder: CalpEncoder, listener: Listener) -> Iterator[dict[str, Any]]:
