@@ -4,11 +4,14 @@ import ast
 import re
 import sys
 import tomllib
+from collections import defaultdict
 from functools import cache
+from importlib import metadata
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -94,12 +97,25 @@ def test_imports_in_functions_count(tmp_path, monkeypatch):
     assert distributions("yaml") == {"pyyaml"} and distributions("no_such_module") == set()
 
 
-def test_the_lock_pins_every_declared_package():
-    """With the declared versions, and nothing but names, versions and the hashes of their files, without which pip installs none of all."""
+def pins() -> dict[str, list[tuple[str, Marker | None]]]:
+    """Versions of the lock by name, each with the interpreters that it is for."""
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    entries = "\n".join(lines).replace(" \\\n", "").splitlines()
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( +--hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
-    pins = {canonicalize_name(name): version for name, version in (entry.split()[0].split("==") for entry in entries)}
-    for line in [*PROJECT["dependencies"], *(line for part in (*PARTS, "test") for line in EXTRAS[part])]:
-        requirement = Requirement(line)
-        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), line
+    found = defaultdict(list)
+    for entry in "\n".join(lines).replace(" \\\n", "").splitlines():
+        # Nothing but names, versions, interpreters and the hashes of the files, without which pip installs none of all
+        assert (parts := re.fullmatch(r"([\w.-]+)==([\w.]+)( ; [^-]+?)?( +--hash=sha256:[0-9a-f]{64})+", entry)), entry
+        found[canonicalize_name(parts[1])].append((parts[2], Marker(parts[3].lstrip(" ;")) if parts[3] else None))
+    return found
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_lock_has_what_every_package_needs(python):
+    """The declared ones, and what those that are installed here need under each Python."""
+    environment = {"python_version": python, "python_full_version": f"{python}.1", "extra": ""}
+    locked = {name: [version for version, marker in own if marker is None or marker.evaluate(environment)] for name, own in pins().items()}
+    declared = [*PROJECT["dependencies"], *(line for part in (*PARTS, "test") for line in EXTRAS[part])]
+    installed = [line for name in locked for found in metadata.distributions(name=name) for line in found.requires or ()]
+    for requirement in map(Requirement, [*declared, *installed]):
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            (version,) = locked.get(canonicalize_name(requirement.name), [None])
+            assert version and requirement.specifier.contains(version, prereleases=True), str(requirement)
