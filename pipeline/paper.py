@@ -239,7 +239,8 @@ TABLES = (
     ),
 )
 
-_variants = dict.fromkeys(row.variant for table in TABLES for row in table.rows if row.variant)
+BESIDE_THE_PAPER = (Variant("encoder_functionals", "functionals of the encoder's states", "baselines"),)
+_variants = dict.fromkeys([*(row.variant for table in TABLES for row in table.rows if row.variant), *BESIDE_THE_PAPER])
 GROUPS = {group: {variant.name: variant.title for variant in _variants if variant.group == group} for group in GROUP_ORDER}
 BASELINES = GROUPS["baselines"]
 VARIANTS = {  # name -> title of every variant, frozen ones included, in the order of all result tables

@@ -18,13 +18,13 @@ CURVE_COLUMNS = {
 }
 
 
-def write_summary(rows: list[dict], path: Path) -> None:
-    """Write corpus -> variant -> input -> weighted accuracy on test, in percent, mean over seeds, at the first thresholds.
+def write_summary(rows: list[dict], decisions: dict[str, str], path: Path) -> None:
+    """Write corpus -> variant -> input -> weighted accuracy on test, in percent, mean over seeds, as `decisions` of the corpora say.
 
     A corpus with several language models has their names in brackets after the variants'.
     """
     summary: dict[str, dict[str, dict[str, float]]] = {}
-    for corpus, lines in _first_scores(rows).items():
+    for corpus, lines in _first_scores(rows, decisions).items():
         several_models = len({key.lm for key in lines if key.lm}) > 1
         summary[corpus] = {}
         for key, line in lines.items():
@@ -34,11 +34,11 @@ def write_summary(rows: list[dict], path: Path) -> None:
     storage.write_json(summary, path)
 
 
-def write_classes(rows: list[dict], path: Path) -> None:
+def write_classes(rows: list[dict], decisions: dict[str, str], path: Path) -> None:
     """Write CALM's weighted accuracy by class on test, in percent, mean over seeds: one row a corpus, model, input and class."""
     lines = [
         {"corpus": corpus, "model": item.lm, "input": modality, "class": name, WEIGHTED_ACCURACY: round(100 * mean, 2)}
-        for corpus, lines in _first_scores(rows).items()
+        for corpus, lines in _first_scores(rows, decisions).items()
         for item in class_scores(lines)
         for modality, by_class in item.by_modality.items()
         for name, mean in by_class.items()
@@ -48,10 +48,11 @@ def write_classes(rows: list[dict], path: Path) -> None:
     _write_csv(lines, ["name", "corpus", "model", "class", "input", WEIGHTED_ACCURACY], path)
 
 
-def _first_scores(rows: list[dict]) -> dict[str, dict]:
-    """Scores on test of every corpus at its first thresholds."""
+def _first_scores(rows: list[dict], decisions: dict[str, str]) -> dict[str, dict]:
+    """Scores on test of every corpus at the thresholds by which its released models decide."""
     by_corpus = {corpus: [row for row in rows if row["corpus"] == corpus] for corpus in names(rows, "corpus")}
-    return {corpus: scores(own, split="test", threshold=thresholds(own)[0]) for corpus, own in by_corpus.items()}
+    kinds = {corpus: thresholds(own, decisions.get(corpus, "tuned"))[0] for corpus, own in by_corpus.items()}
+    return {corpus: scores(rows, corpus=corpus, split="test", threshold=kind) for corpus, kind in kinds.items()}
 
 
 def write_curves(settings: Settings, outputs: StageOutputs, folder: Path) -> None:

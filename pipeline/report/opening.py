@@ -63,8 +63,7 @@ def headline(corpus: str, rows: list[dict], decision: str) -> Headline | None:
         rows: of `metrics.json`.
         decision: kind of thresholds that the page leads with.
     """
-    kinds = thresholds([row for row in rows if row["corpus"] == corpus])
-    kind = decision if decision in kinds else next(iter(kinds), "")
+    kind = next(iter(thresholds([row for row in rows if row["corpus"] == corpus], decision)), "")
     splits = (scores(rows, corpus=corpus, split=split, threshold=kind) for split in ("validation", "test"))
     validation, test = ({key: line[WEIGHTED_ACCURACY] for key, line in lines.items() if WEIGHTED_ACCURACY in line} for lines in splits)
     heads = [key for key in test if key.variant not in BASELINES and key.group not in SEPARATE_GROUPS]

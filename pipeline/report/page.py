@@ -40,7 +40,7 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
     metrics = {row["metric"] for row in outputs.rows}
     synthetic = [name for name, corpus in settings.corpora.items() if corpus.synthetic]
     targets = [name for name in settings.targets if name in evaluated]
-    headlines = {name: headline(name, outputs.rows, outputs.notes.get(name, {}).get("decision", "tuned")) for name in targets}
+    headlines = {name: headline(name, outputs.rows, outputs.decisions[name]) for name in targets}
     answered = answers_sections(headlines, settings, folder)
     results = [results_section(name, name in synthetic, outputs, folder) | {"answers": answered[name]} for name in targets]
     study = study_section(settings, outputs, folder)

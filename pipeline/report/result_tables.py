@@ -108,10 +108,11 @@ def names(rows: Iterable[dict], key: str) -> list[str]:
     return list(dict.fromkeys(str(row[key]) for row in rows))
 
 
-def thresholds(rows: Iterable[dict]) -> list[str]:
-    """Kinds of thresholds that appear, tuned ones first."""
+def thresholds(rows: Iterable[dict], decision: str = "tuned") -> list[str]:
+    """Kinds of thresholds that appear, first that by which the released models decide, then tuned ones."""
     present = names(rows, "threshold")
-    return [name for name in THRESHOLDS if name in present] + [name for name in present if name not in THRESHOLDS]
+    kinds = [name for name in THRESHOLDS if name in present] + [name for name in present if name not in THRESHOLDS]
+    return sorted(kinds, key=lambda kind: kind != decision)
 
 
 def result_table(rows: list[dict], corpus: str, threshold: str, split: str = "test") -> Table:
@@ -129,12 +130,17 @@ def result_table(rows: list[dict], corpus: str, threshold: str, split: str = "te
     return Table(f"{corpus}-{split}-{threshold}", title, columns, cells, left, best_cells(cells, left), rules)
 
 
-def terminal_text(rows: list[dict], spread: dict[str, str]) -> str:
-    """Result tables of all corpora at their first thresholds, for the terminal; `spread` is what differs between seeds, by corpus."""
+def terminal_text(rows: list[dict], spread: dict[str, str], decisions: dict[str, str]) -> str:
+    """Result tables of all corpora for the terminal.
+
+    Args:
+        spread: what differs between seeds, by corpus.
+        decisions: kind of thresholds by which the released models decide, by corpus.
+    """
     parts = []
     for corpus in names(rows, "corpus"):
         corpus_rows = [row for row in rows if row["corpus"] == corpus]
-        parts.append(result_table(corpus_rows, corpus, thresholds(corpus_rows)[0]).text())
+        parts.append(result_table(corpus_rows, corpus, thresholds(corpus_rows, decisions.get(corpus, "tuned"))[0]).text())
         if spread.get(corpus):
             parts[-1] += f"{corpus}: {spread[corpus]}.\n"
         if any(row["synthetic"] for row in corpus_rows):

@@ -24,9 +24,7 @@ class ClassScores(NamedTuple):
 def results_section(corpus: str, synthetic: bool, outputs: StageOutputs, folder: Path) -> dict:
     """What the template shows. Figures are written to the folder. `tables` holds every table of the corpus."""
     rows = [row for row in outputs.rows if row["corpus"] == corpus]
-    decision = outputs.notes.get(corpus, {}).get("decision", "tuned")
-    kinds = [kind for kind in thresholds(rows) if result_table(rows, corpus, kind).rows]
-    kinds.sort(key=lambda kind: kind != decision)  # that of the released models first
+    kinds = [kind for kind in thresholds(rows, outputs.decisions[corpus]) if result_table(rows, corpus, kind).rows]
     main = [result_table(rows, corpus, kind) for kind in kinds]
     validation = [result_table(rows, corpus, kind, "validation") for kind in kinds]
     lines = scores(rows, corpus=corpus, split="test", threshold=kinds[0])

@@ -29,11 +29,18 @@ class StageOutputs:
         self.folds = _present({name: paths.evaluation(name) / "folds.json" for name in targets})
         self.spread = {name: spread(settings, name) for name in targets}
         self.notes = _present({name: paths.evaluation(name) / "notes.json" for name in targets})
+        self.decisions = decisions(settings)
         stages = [f"{stage}@{name}" for stage in ("calp", "pretrain") for name in models]
         stages += [f"features@{name}" for name in corpora]
         stages += [f"head@{name}" for name in settings.heads]
         stages += [f"{stage}@{name}" for stage in ("baselines", "evaluate") for name in targets]
         self.measured = _present({stage: paths.measured(stage) for stage in stages})
+
+
+def decisions(settings: Settings) -> dict[str, str]:
+    """Kind of thresholds by which the released models decide, by corpus."""
+    notes = {name: read(paths.evaluation(name) / "notes.json") or {} for name in settings.targets}
+    return {name: note.get("decision", "tuned") for name, note in notes.items()}
 
 
 def read(path: Path):

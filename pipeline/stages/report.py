@@ -9,6 +9,7 @@ import sys
 from calm.storage import replacing
 from pipeline import paths
 from pipeline.report import result_tables, wording
+from pipeline.report.stage_outputs import decisions
 from pipeline.settings import Settings, load_or_exit
 from pipeline.stage import whole
 
@@ -23,8 +24,8 @@ def run(settings: Settings) -> str:
         raise ValueError(f"no corpus has {paths.evaluation('<corpus>')}/metrics.json: `dvc repro` evaluates before it reports")
     metrics = paths.REPORTS / "metrics.json"
     result_tables.write_rows(outputs.rows, metrics)
-    dvc_files.write_summary(outputs.rows, paths.REPORTS / "summary.json")
-    dvc_files.write_classes(outputs.rows, paths.REPORTS / "classes.csv")
+    dvc_files.write_summary(outputs.rows, outputs.decisions, paths.REPORTS / "summary.json")
+    dvc_files.write_classes(outputs.rows, outputs.decisions, paths.REPORTS / "classes.csv")
     with whole(paths.REPORTS / "curves", sums=False) as folder:
         dvc_files.write_curves(settings, outputs, folder)
     with whole(paths.REPORTS / "figures", sums=False) as figures, whole(paths.REPORTS / "tables", sums=False) as folder:
@@ -45,7 +46,7 @@ def print_results() -> None:
         sys.exit(f"{path} is missing: run dvc repro")
     settings = load_or_exit()
     spread = {corpus: wording.spread(settings, corpus) for corpus in settings.targets}
-    print(result_tables.terminal_text(result_tables.read_rows(path), spread))
+    print(result_tables.terminal_text(result_tables.read_rows(path), spread, decisions(settings)))
     print(f"The page:       {paths.REPORTS / 'index.html'}")
     print(f"The MLflow UI:  {wording.mlflow_command(settings.tracking.uri)}")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.report import result_tables, wording
+from pipeline.report import opening, result_tables, wording
 from pipeline.report.results_section import seeds_text
 from pipeline.settings import Settings
 
@@ -55,4 +55,20 @@ def test_notes_and_the_terminal_say_it():
     assert seeds_text(rows, HEADS_ALONE) == f"mean ± standard deviation over seeds 1, 2; {HEADS_ALONE}."
     row = {"corpus": "msp", "synthetic": False, "variant": "calm", "lm": "small", "modality": "both", "split": "test", "threshold": "tuned"}
     rows = [row | {"seed": seed, "metric": "weighted_accuracy", "value": 0.5} for seed in (1, 2)]
-    assert f"msp: {HEADS_ALONE}.\n" in result_tables.terminal_text(rows, {"msp": HEADS_ALONE})
+    assert f"msp: {HEADS_ALONE}.\n" in result_tables.terminal_text(rows, {"msp": HEADS_ALONE}, {})
+
+
+def test_the_terminal_and_the_headline_are_of_the_decision_and_name_the_best_baseline():
+    row = {"corpus": "mine", "synthetic": False, "lm": "-", "modality": "audio", "seed": 1, "metric": "weighted_accuracy"}
+    values = {"calm_frozen": 0.805, "encoder_functionals": 0.804, "logmel_functionals": 0.629}
+    rows = [
+        row | {"variant": name, "split": split, "threshold": kind, "value": value - less}
+        for name, value in values.items()
+        for split in ("validation", "test")
+        for kind, less in (("argmax", 0.0), ("tuned", 0.1))
+    ]
+    assert result_tables.terminal_text(rows, {}, {"mine": "argmax"}).startswith("mine, test, the most likely class")
+    assert result_tables.terminal_text(rows, {}, {"mine": "tuned"}).startswith("mine, test, thresholds tuned")
+    found = opening.headline("mine", rows, "argmax")
+    assert (found.threshold, found.score.text) == ("argmax", "80.5")
+    assert "the best baseline, functionals of the encoder's states from audio, reaches 80.4 %" in opening.result_sentence([found])
