@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.execution import alone
+from pipeline.tracking import provenance
 
 BEGIN = re.compile(r"Running stage '([^']+)':")
 SKIP = re.compile(r"Stage '([^']+)' didn't change, skipping")
@@ -80,31 +81,47 @@ def stages(targets: list[str]) -> list[str]:
 
 
 def mend_lock(folder: Path = Path()) -> bool:
-    """Remove DVC's list of running stages if it cannot be read; returns whether it did.
+    """Remove DVC's list of running stages if it cannot be read, or names a `dvc` that is gone; returns whether it did.
 
-    A `dvc` that is killed while it writes the list leaves an empty one, with which no later `dvc` starts. Those that run write it anew.
+    A `dvc` that is killed while it writes the list leaves an empty one, with which no later `dvc` starts. Its number in the list stops
+    others as long as any process has it. Those that run write the list anew.
     """
     from dvc.lock import LockError, make_lock
 
     lists = folder / ".dvc" / "tmp" / "rwlock"
-    if _is_json(lists):
+    if not (fault := _fault(lists)):
         return False
     with contextlib.suppress(LockError), make_lock(str(lists) + ".lock", tmp_dir=str(lists.parent), wait=True):
-        if not _is_json(lists):  # as seen under the lock under which it is written
+        if fault := _fault(lists):  # as seen under the lock under which it is written
             lists.unlink()
-            print(f"removed {lists}, which a killed dvc had left half written", file=sys.stderr)
+            print(f"removed {lists}, which {fault}", file=sys.stderr)
             return True
     return False
 
 
-def _is_json(file: Path) -> bool:
+def _fault(lists: Path) -> str | None:
+    """What is wrong with DVC's list of running stages; None if nothing is."""
     try:
-        json.loads(file.read_bytes())
+        content = json.loads(lists.read_bytes())
+        entries = [*content.get("write", {}).values(), *(entry for several in content.get("read", {}).values() for entry in several)]
     except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError):
+        return "a killed dvc had left half written"
+    return "named only processes that are gone" if entries and all(map(_is_gone, entries)) else None
+
+
+def _is_gone(entry: dict) -> bool:
+    """Whether a `dvc` of the list has ended: nobody has its number, or a process that is no `dvc`, or one that only waits to be reaped."""
+    import psutil
+
+    try:
+        process = psutil.Process(entry["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+    except psutil.NoSuchProcess:
         return True
-    except ValueError:
-        return False
-    return True
+    return Path(entry["cmd"].partition(" ")[0]).name == "dvc" and not provenance.is_dvc(process)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,11 @@
 """What is told of how far a rebuild is."""
 
 import json
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from pipeline.repro import Progress, mend_lock
@@ -44,3 +48,27 @@ def test_a_half_written_list_of_running_stages_is_removed(tmp_path, left):
     assert mend_lock(tmp_path) and not lists.exists()
     with rwlock(str(lists.parent), fs, "repro", [], [], False):
         assert not mend_lock(tmp_path) and json.loads(lists.read_text()) == {"read": {}, "write": {}}
+
+
+def test_a_list_of_processes_that_are_gone_is_removed(tmp_path):
+    """The number of a killed `dvc` may be another process's by now, or one of a process that nobody reaps: DVC takes both for busy."""
+    lists = tmp_path / ".dvc/tmp/rwlock"
+    lists.parent.mkdir(parents=True)
+
+    def holds(pid: int, cmd: str = "/bin/dvc repro") -> bool:
+        lists.write_text(json.dumps({"write": {"data/texts": {"pid": pid, "cmd": cmd}}, "read": {"data/raw": [{"pid": pid, "cmd": cmd}]}}))
+        return not mend_lock(tmp_path)
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        assert not holds(other.pid) and not lists.exists()
+        assert holds(other.pid, f"{sys.executable} -c")  # DVC within another program
+        other.kill()
+        while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert not holds(other.pid, f"{sys.executable} -c")
+    assert not holds(other.pid)
+    script = tmp_path / "dvc"
+    script.write_text("input()")
+    with subprocess.Popen([sys.executable, script, "repro"], stdin=subprocess.PIPE) as dvc:
+        assert holds(dvc.pid)
+        dvc.kill()
