@@ -10,6 +10,14 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("busy", deadline=None)  # another process may take the core for longer than a deadline
 settings.load_profile("busy")
 
+# Files that begin, in turn by two processes: the first makes the small project that others wait for, the next do without it. What takes
+# long comes early, so that no process is alone at the end.
+FIRST = ("test_dag", "test_paper_recipe", "test_flows", "test_study", "test_torchrun", "test_encoder_end_to_end", "test_rebuild", "test_docs")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory):
