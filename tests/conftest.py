@@ -12,7 +12,7 @@ settings.load_profile("busy")
 
 # Files that begin, in turn by two processes: the first makes the small project that others wait for, the next do without it. What takes
 # long comes early, so that no process is alone at the end.
-FIRST = ("test_dag", "test_paper_recipe", "test_flows", "test_study", "test_torchrun", "test_encoder_end_to_end", "test_rebuild", "test_docs")
+FIRST = ("test_dag", "test_paper_recipe", "test_flows", "test_study", "test_torchrun", "test_encoder_end_to_end", "test_rebuild")
 
 
 def pytest_collection_modifyitems(items):
