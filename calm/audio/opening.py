@@ -54,8 +54,8 @@ def _is_link(path: Path) -> bool:
         return False
 
 
-def shown(path: Path) -> str:
-    """A path as messages name it: bytes that are not UTF-8 as escapes."""
+def shown(path: Path | str) -> str:
+    """A path, or another text, as messages and tables have it: bytes that are not UTF-8 as escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from calm.array_types import Bools
+from calm.audio.opening import shown
 from calm.storage import read_parquet, write_parquet
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Corpus:
         utterance.text = utterance.text and composed(utterance.text)
         utterance.labels = utterance.labels and [composed(name) for name in utterance.labels]
         texts = "".join([utterance.id, str(utterance.audio), utterance.speaker, utterance.text or "", *(utterance.labels or ())])
-        if _escaped(texts) != texts:
+        if shown(texts) != texts:
             return self.drop(utterance.id, "name or text is not UTF-8", f"{utterance.audio}: {utterance.text}")
         if "\0" in str(utterance.audio) or any(len(os.fsencode(part)) > LONGEST_NAME for part in utterance.audio.parts):
             return self.drop(utterance.id[:80], "audio is not a path", str(utterance.audio)[:200])
@@ -127,16 +128,11 @@ class Corpus:
 
     def drop(self, id: str, reason: str, detail: str = "") -> None:
         """Record a row that cannot be used."""
-        self.dropped.append(Dropped(_escaped(id), reason, _escaped(detail)))
+        self.dropped.append(Dropped(shown(id), reason, shown(detail)))
 
     def leave_out(self, id: str, reason: str, detail: str = "") -> None:
         """Record a sound row that the options exclude."""
-        self.dropped.append(Dropped(_escaped(id), reason, _escaped(detail), fault=False))
-
-
-def _escaped(text: str) -> str:
-    """Text with lone surrogates as escapes. They come from file and HDF5 names that are not UTF-8, and from escapes in JSON."""
-    return text.encode("utf-8", "backslashreplace").decode()
+        self.dropped.append(Dropped(shown(id), reason, shown(detail), fault=False))
 
 
 def composed(text: str) -> str:
