@@ -41,6 +41,7 @@ VALIDATION, TEST = "19", "27"  # readers of LibriSpeech with texts
 STEPS = 180  # of training, whatever the hours
 VOICES = 120
 Clip = tuple[np.ndarray, str, str]  # samples, speaker, text
+Statistics = tuple[np.ndarray, np.ndarray]  # mean and deviation of every channel
 EMOTIONS = {"01": "neutral", "02": "calm", "03": "happy", "04": "sad", "05": "angry", "06": "fearful", "07": "disgusted", "08": "surprised"}
 WORDINGS = ("{}", "a {} voice", "someone sounds {}", "i feel so {}")  # of an emotion, for answers without training on it
 
@@ -130,11 +131,20 @@ def transcriber():
     return lambda samples: " ".join(part.text.strip() for part in model.transcribe(samples, beam_size=1, language="en")[0])
 
 
-def normalised(parts: list[np.ndarray], mean: np.ndarray, deviation: np.ndarray) -> AcousticFrames:
-    """Frames with the mean and deviation removed; a clip shorter than a block is padded with zeros."""
-    rows = [((part.astype(np.float32) - mean) / deviation).astype(np.float16) for part in parts]
+def normalised(parts: list[np.ndarray], statistics: list[Statistics]) -> AcousticFrames:
+    """Frames with the mean and deviation of each clip's `statistics` removed; a clip shorter than a block is padded with zeros."""
+    rows = [((part.astype(np.float32) - mean) / std).astype(np.float16) for part, (mean, std) in zip(parts, statistics, strict=True)]
     rows = [np.pad(row, ((0, max(0, FRAMES - len(row))), (0, 0))) for row in rows]
     return AcousticFrames(Ragged.from_rows(rows), np.ones(len(rows), np.float32), FRAMES, HOP)
+
+
+def by_speaker(parts: list[np.ndarray], speakers: list[str]) -> list[Statistics]:
+    """Mean and deviation of every clip's speaker, over all clips of this speaker."""
+    found = {}
+    for name in dict.fromkeys(speakers):
+        frames = np.concatenate([part for part, speaker in zip(parts, speakers, strict=True) if speaker == name]).astype(np.float32)
+        found[name] = frames.mean(0), frames.std(0) + 1e-3
+    return [found[speaker] for speaker in speakers]
 
 
 @torch.inference_mode()
@@ -185,7 +195,7 @@ def zero_shot(network: CalmForContrastivePretraining, embed: Callable, heard: np
     return figures
 
 
-def main(model: str, hours: float, seed: int, work: Path, own_texts: bool) -> dict:
+def main(model: str, hours: float, seed: int, work: Path, own_texts: bool, normalise: str) -> dict:
     """Train and measure one model; "random" is the mended one before training, "printed-random" the printed one."""
     corpora, untrained = Path(os.environ["CALM_CORPORA"]), model.endswith("random")
     loss, options, text_blocks, rate, few_speakers = MODELS["printed" if model.startswith("printed") else "mended"]
@@ -202,7 +212,7 @@ def main(model: str, hours: float, seed: int, work: Path, own_texts: bool) -> di
         parts, speakers, texts = parts + [more[row] for row in range(len(their))], speakers + their, texts + said
     sample = np.concatenate([parts[row][::7] for row in rows]).astype(np.float32)
     mean, deviation = sample.mean(0), sample.std(0) + 1e-3
-    frames = normalised(parts, mean, deviation)
+    frames = normalised(parts, by_speaker(parts, speakers) if normalise == "speaker" else [(mean, deviation)] * len(parts))
 
     torch.manual_seed(seed)
     language_model, tokenizer = load_language_model("minilm", 2), load_tokenizer("minilm")
@@ -218,7 +228,8 @@ def main(model: str, hours: float, seed: int, work: Path, own_texts: bool) -> di
             train(network, rows, collator, schedule, Path(folder), seed, groups=numbered(speakers)[rows] if few_speakers else None)
     network.eval()
 
-    result = {"model": model, "hours": round(float(frames.utterances.lengths[rows].sum() / 50 / 3600), 2), "seed": seed}
+    learned = round(float(frames.utterances.lengths[rows].sum() / 50 / 3600), 2)
+    result = {"model": model, "normalise": normalise, "hours": learned, "seed": seed}
     for split, reader in (("validation", VALIDATION), ("test", TEST)):
         spoken = np.array([index for index, speaker in enumerate(speakers) if speaker == reader])
         keys = network.embed_text(vectors[spoken]).detach().numpy()
@@ -226,7 +237,9 @@ def main(model: str, hours: float, seed: int, work: Path, own_texts: bool) -> di
         result[split] = {name: round(figures[name], 4) for name in ("n", "recall_at_10", "chance_recall_at_10")}
     acted, actors, emotions = states("ravdess", ravdess(corpora / "ravdess"), work)
     actors = np.array([int(actor) for actor in actors])
-    heard = normalised([acted[row] for row in range(len(actors))], mean, deviation)
+    clips = [acted[row] for row in range(len(actors))]
+    known = by_speaker(clips, [str(actor) for actor in actors]) if normalise == "speaker" else [(mean, deviation)] * len(clips)
+    heard = normalised(clips, known)
     found = utterances(network, heard, range(len(actors)))
     result["zero_shot"] = zero_shot(network, partial(text_vectors, language_model, tokenizer), found["shared"], emotions)
     result["actor"] = speaker_probe(found["token"], [str(actor) for actor in actors])
@@ -240,5 +253,6 @@ if __name__ == "__main__":
     parser.add_argument("--hours", type=float, default=1.29)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--own-texts", action="store_true", help="only clips of LibriSpeech with texts of their own: no Whisper")
+    parser.add_argument("--normalise", choices=["corpus", "speaker"], default="corpus", help="whose statistics are taken from the frames")
     parser.add_argument("--work", type=Path, default=Path("states"))
     print(json.dumps(main(**vars(parser.parse_args()))))

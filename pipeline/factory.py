@@ -95,6 +95,7 @@ def examples(
     copies: bool = False,
     encoder: SpeechEncoder | None = None,
     work: Path | None = None,
+    normalise: str | None = None,
 ) -> Examples:
     """Utterances and acoustic frames of the named corpora, with the splits and the normalisation of a fold (0: those of the tables).
 
@@ -102,10 +103,12 @@ def examples(
         copies: whether to read the copies at other speeds too.
         encoder: that frames come from, computed anew from the stored states of its first layer; None: they are as stored.
         work: see `load_examples`.
+        normalise: in place of `spectran.normalise`.
     """
     files = {name: (paths.utterances(name), paths.texts(name), paths.frames(name, settings.spectran.frames)) for name in corpora}
     section = settings.spectran
-    return load_examples(files, section.block, section.hop, section.normalise, fold, copies, through(encoder, device()), work)
+    how = section.block, section.hop, normalise or section.normalise
+    return load_examples(files, *how, fold, copies, through(encoder, device()), work)
 
 
 def channels(examples: Examples) -> int:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 MODALITIES = {"audio": "audio", "text": "text", "both": "audio + text"}  # titles of the inputs
 FROZEN = "_frozen"  # suffix of variants whose heads are trained on frozen representations
-GROUP_ORDER = ("baselines", "peers", "ablations", "calm", "labels", "patches")  # result tables separate the groups by rules
+KNOWN = "_known"  # suffix of variants that know the tested speakers by recordings without labels
+GROUP_ORDER = ("baselines", "peers", "ablations", "calm", "known", "labels", "patches")  # result tables separate the groups by rules
 SEPARATE_GROUPS = ("labels", "patches")  # left out of overviews that have anything else to show
 METRICS = {"mosei": ("weighted_accuracy", "accuracy"), "msp_podcast": ("f1_paper", "weighted_accuracy", "accuracy")}  # printed columns
 FORMATS = tuple(METRICS)  # formats of the corpora that have published figures
@@ -239,7 +240,13 @@ TABLES = (
     ),
 )
 
-BESIDE_THE_PAPER = (Variant("encoder_functionals", "functionals of the encoder's states", "baselines"),)
+BESIDE_THE_PAPER = (
+    Variant("encoder_functionals", "functionals of the encoder's states", "baselines"),
+    Variant("egemaps_known", "eGeMAPS, known speakers", "baselines"),
+    Variant("logmel_functionals_known", "log-mel functionals, known speakers", "baselines"),
+    Variant("encoder_functionals_known", "functionals of the encoder's states, known speakers", "baselines"),
+    Variant("calm_known", "CALM, known speakers", "known"),
+)
 _variants = dict.fromkeys([*(row.variant for table in TABLES for row in table.rows if row.variant), *BESIDE_THE_PAPER])
 GROUPS = {group: {variant.name: variant.title for variant in _variants if variant.group == group} for group in GROUP_ORDER}
 BASELINES = GROUPS["baselines"]

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,14 @@ from calm.array_types import Floats16, Floats32, Ints
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
 from calm.data.arrays import filled
-from calm.data.normalisation import outside
+from calm.data.normalisation import OF_SPEAKERS, Normaliser, Statistics, Sums, added, of_speaker, outside
 from calm.data.ragged import AcousticFrames, Ragged
 from calm.storage import check_sums, parquet_batches, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd  # imported in functions: a trained model is used without it
 
+ROWS = 64  # of a shard that are decoded at once
 Through = Callable[[Floats32], Floats32]  # stored frames to those that are used, both (frames, channels) and not normalised
 
 
@@ -68,7 +70,7 @@ def load_examples(
     Args:
         corpora: name -> (table of utterances, folder of texts, folder of feature shards).
         block, hop: frames of a block, and from one block to the next.
-        normalise: "corpus", by the statistics of the training split; "utterance", by those of the utterance.
+        normalise: by the statistics of the training split ("corpus"), of the utterance, or of its speaker; see `speakers_heard`.
         fold: whose splits the utterances have; its tested utterances are in no statistics of the corpus. 0: the splits of the table.
         copies: whether to read the copies at other speeds, which take as much memory again each.
         through: changes the frames of each utterance before they are normalised; None: they are as stored.
@@ -90,32 +92,87 @@ def load_examples(
     table = table.drop(columns="frames")
     folders = [Path(features) for *_, features in corpora.values()]
     ids = [list(table.loc[table["corpus"] == name, "id"]) for name in corpora]
-    how = (block, hop, normalise, fold, through, work)
-    frames = _frames(ids, [(folder, folder) for folder in folders], *how)
+
+    channels = len(statistics(folders[0])[0])
+
+    @cache
+    def normaliser(corpus: int) -> Normaliser:
+        heard = speakers_heard(table[table["corpus"] == list(corpora)[corpus]], normalise)
+        return read_normaliser(folders[corpus], normalise, fold, heard, through)
+
+    def frames_in(speed: str) -> AcousticFrames:
+        about = [speed, [str(folder) for folder in folders], ids, block, normalise, fold, through is not None]
+        file = work and work / f"frames-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
+        return _frames(ids, [folder / speed for folder in folders], normaliser, channels, block, hop, through, file)
+
     speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")}) if copies else []
-    changed = {speed: _frames(ids, [(folder / speed, folder) for folder in folders], *how) for speed in speeds}
+    frames, changed = frames_in(""), {speed: frames_in(speed) for speed in speeds}
     columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
     return Examples(table[columns], frames, classes, one_hot, changed)
 
 
+def speakers_heard(table: "pd.DataFrame", normalise: str) -> dict[str, str]:
+    """Id -> speaker, of the utterances that are normalised by the statistics of their speaker.
+
+    For "speaker" these are all whose speaker is named: those who are tested are known by their recordings. For "training_speaker" they
+    are those of the training split: speakers of validation and test are new.
+    """
+    if normalise not in OF_SPEAKERS:
+        return {}
+    known = table["speaker"].notna() & (table["speaker"] != "")
+    if not known.any():
+        raise ValueError(f"normalise is {normalise}, but no utterance names its speaker: name them, or set spectran.normalise: corpus")
+    chosen = table[known & (table["split"] == "train")] if normalise == "training_speaker" else table[known]
+    return dict(zip(chosen["id"], chosen["speaker"], strict=True))
+
+
+def read_normaliser(
+    folder: Path, normalise: str, fold: int = 0, speaker_of: Mapping[str, str] | None = None, through: Through | None = None
+) -> Normaliser:
+    """What the frames of a folder of shards are normalised by. The shards are read once more for the statistics of speakers.
+
+    Args:
+        normalise, fold, through: see `load_examples`.
+        speaker_of: see `speakers_heard`.
+    """
+    corpus = statistics(folder, fold)
+    if not speaker_of:
+        return Normaliser(corpus, normalise == "utterance")
+    sums: dict[str, Sums] = {}
+    for shard in shards(folder):
+        for batch in _batches(shard, ROWS):
+            for id, frames in _rows(batch, len(corpus[0]), through):
+                if id in speaker_of:
+                    sums[speaker_of[id]] = added(frames, sums.get(speaker_of[id]))
+    return Normaliser(corpus, False, speaker_of, {speaker: of_speaker(own, corpus) for speaker, own in sums.items()})
+
+
+def stored_normaliser(folder: Path, utterances: Path, normalise: str) -> Normaliser:
+    """What the frames of a folder of shards are normalised by, whose utterances are in a table; the splits are those of the table."""
+    heard = speakers_heard(read_table(utterances, ["id", "speaker", "split"]), normalise) if normalise in OF_SPEAKERS else {}
+    return read_normaliser(folder, normalise, speaker_of=heard)
+
+
 def _frames(
     ids: list[list[str]],
-    folders: list[tuple[Path, Path]],
+    folders: list[Path],
+    normaliser: Callable[[int], Normaliser],
+    channels: int,
     block: int,
     hop: int,
-    normalise: str,
-    fold: int,
     through: Through | None,
-    work: Path | None,
+    file: Path | None,
 ) -> AcousticFrames:
     """Normalised frames of all rows, in their order; a row without frames has none, and a shorter one than a block is padded to it.
 
     Args:
         ids: of the rows of each corpus.
-        folders: of the shards and of their statistics, of each corpus.
+        folders: of the shards of each corpus.
+        normaliser: of each corpus, by its place.
+        file: see `calm.data.arrays.filled`.
     """
     lengths, before = np.zeros(sum(map(len, ids)), np.int64), 0
-    for (folder, _), own in zip(folders, ids, strict=True):
+    for folder, own in zip(folders, ids, strict=True):
         rows = {id: row for row, id in enumerate(own, before)}
         before += len(own)
         for shard in shards(folder):
@@ -127,17 +184,15 @@ def _frames(
 
     def fill(values: Floats16) -> Floats32:
         scale, row = np.zeros(len(lengths), np.float32), 0
-        for folder, beside in folders:
-            for frames, deviation in _all_normalised(folder, beside, normalise, fold, through):
-                values[starts[row] : starts[row] + len(frames)] = frames
-                scale[present[row]] = deviation
-                row += 1
+        for corpus, folder in enumerate(folders):
+            for batch in (batch for shard in shards(folder) for batch in _batches(shard, ROWS)):
+                for frames, deviation in _normalised(batch, normaliser(corpus), through):
+                    values[starts[row] : starts[row] + len(frames)] = frames
+                    scale[present[row]] = deviation
+                    row += 1
         return scale
 
-    about = json.dumps([[str(folder) for folder, _ in folders], ids, block, normalise, fold, through is not None])
-    file = work and work / f"frames-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
-    mean, _ = statistics(folders[0][1])
-    utterances.values, scale = filled((int(lengths.sum()), len(mean)), fill, file)
+    utterances.values, scale = filled((int(lengths.sum()), channels), fill, file)
     return AcousticFrames(utterances, scale, block, hop)
 
 
@@ -148,24 +203,23 @@ def shards(folder: Path) -> list[Path]:
 
 
 def load_frames(
-    shard: Path, number: int, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus", through: Through | None = None
+    shard: Path, number: int, rows: int, normaliser: Normaliser, block: int = 50, hop: int = 30, through: Through | None = None
 ) -> tuple[list[str], AcousticFrames]:
     """Ids and frames of one piece of a shard, counted from 0 in pieces of `rows` rows. Only the piece is held in memory.
 
-    `through`: see `load_examples`.
+    `normaliser`: see `read_normaliser`; `through`: see `load_examples`.
     """
     batch = next(islice(_batches(shard, rows), number, None))
-    return _piece(batch, statistics(shard.parent), block, hop, normalise, through)
+    return _piece(batch, normaliser, block, hop, through)
 
 
 def each_frames(
-    folder: Path, rows: int, block: int = 50, hop: int = 30, normalise: str = "corpus", through: Through | None = None
+    folder: Path, rows: int, normaliser: Normaliser, block: int = 50, hop: int = 30, through: Through | None = None
 ) -> Iterator[tuple[list[str], AcousticFrames]]:
-    """Ids and frames of all shards, `rows` rows at a time. Only these are held in memory. `through`: see `load_examples`."""
-    stats = statistics(Path(folder))
+    """Ids and frames of all shards, `rows` rows at a time. Only these are held in memory. Arguments as for `load_frames`."""
     for shard in shards(folder):
         for batch in _batches(shard, rows):
-            yield _piece(batch, stats, block, hop, normalise, through)
+            yield _piece(batch, normaliser, block, hop, through)
 
 
 def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
@@ -173,18 +227,18 @@ def _batches(shard: Path, rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _piece(
-    batch: pa.RecordBatch, stats: tuple[Floats32, Floats32], block: int, hop: int, normalise: str, through: Through | None = None
+    batch: pa.RecordBatch, normaliser: Normaliser, block: int, hop: int, through: Through | None
 ) -> tuple[list[str], AcousticFrames]:
-    rows = list(_normalised(batch.column("features"), stats, normalise, through))
+    rows = list(_normalised(batch, normaliser, through))
     utterances = Ragged(np.empty(0), np.array([max(len(frames), block) for frames, _ in rows], np.int64))
-    utterances.values = np.zeros((int(utterances.lengths.sum()), len(stats[0])), np.float16)
+    utterances.values = np.zeros((int(utterances.lengths.sum()), len(normaliser.corpus[0])), np.float16)
     for first, (frames, _) in zip(utterances.offsets, rows, strict=True):
         utterances.values[first : first + len(frames)] = frames
     scale = np.array([deviation for _, deviation in rows], np.float32)
     return batch.column("id").to_pylist(), AcousticFrames(utterances, scale, block, hop)
 
 
-def statistics(folder: Path, fold: int = 0) -> tuple[Floats32, Floats32]:
+def statistics(folder: Path, fold: int = 0) -> Statistics:
     """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
     mean, deviation = outside(stats["folds"], fold) if fold else (np.array(stats["mean"], float), np.array(stats["std"], float))
@@ -193,28 +247,17 @@ def statistics(folder: Path, fold: int = 0) -> tuple[Floats32, Floats32]:
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
-def _own_statistics(frames: Floats32) -> tuple[Floats32, Floats32]:
-    """Mean and deviation of every channel over the frames of one utterance, (channels,) each."""
-    return frames.mean(0), frames.std(0) + 1e-3
-
-
-def _all_normalised(
-    folder: Path, beside: Path, normalise: str, fold: int, through: Through | None
-) -> Iterator[tuple[Floats32, np.float32]]:
-    """`_normalised` of every utterance, shard by shard, by the statistics of another folder."""
-    stats = statistics(beside, fold)
-    for shard in shards(folder):
-        for batch in parquet_batches(shard, 64, ["features"]):
-            yield from _normalised(batch.column("features"), stats, normalise, through)
-
-
-def _normalised(
-    features: pa.ListArray, stats: tuple[Floats32, Floats32], normalise: str, through: Through | None
-) -> Iterator[tuple[Floats32, np.float32]]:
-    """Every row's normalised frames, (frames, channels) float32, and the mean of the deviations that it was divided by."""
+def _rows(batch: pa.RecordBatch, channels: int, through: Through | None) -> Iterator[tuple[str, Floats32]]:
+    """Id and frames of every row, (frames, channels) float32, not normalised."""
+    features = batch.column("features")
     flat, ends = features.flatten().to_numpy(zero_copy_only=False), features.offsets.to_numpy() - features.offsets[0].as_py()
-    for first, last in pairwise(ends):
-        frames = flat[first:last].reshape(-1, len(stats[0])).astype(np.float32)
-        frames = through(frames) if through else frames
-        mean, std = stats if normalise == "corpus" else _own_statistics(frames)
-        yield (frames - mean) / std, std.mean()
+    for id, (first, last) in zip(batch.column("id").to_pylist(), pairwise(ends), strict=True):
+        frames = flat[first:last].reshape(-1, channels).astype(np.float32)
+        yield id, through(frames) if through else frames
+
+
+def _normalised(batch: pa.RecordBatch, normaliser: Normaliser, through: Through | None) -> Iterator[tuple[Floats32, np.float32]]:
+    """Every row's normalised frames, (frames, channels) float32, and the mean of the deviations that it was divided by."""
+    for id, frames in _rows(batch, len(normaliser.corpus[0]), through):
+        mean, deviation = normaliser.of(id, frames)
+        yield (frames - mean) / deviation, deviation.mean()

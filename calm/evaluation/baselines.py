@@ -166,6 +166,24 @@ def encoder_functionals(folder: Path, ids: Sequence[str]) -> Extracted:
     return extracted
 
 
+def of_known_speakers(extracted: Extracted, speakers: Sequence[str | None]) -> Extracted:
+    """Functionals standardised by the mean and deviation of those of the same speaker, without labels; copies by the speaker's originals.
+
+    Args:
+        speakers: of every utterance; those whose speaker is not known count as one speaker.
+    """
+    names, good = np.array([speaker or "" for speaker in speakers], dtype=object), extracted.good
+    values, copies = extracted.values.copy(), [copy.copy() for copy in extracted.copies]
+    for name in set(names[good]):
+        own = names == name
+        heard = extracted.values[own & good].astype(np.float64)
+        mean, deviation = heard.mean(0), heard.std(0)
+        deviation = np.where(deviation > 1e-6, deviation, 1)
+        for array in (values, *copies):
+            array[own] = (array[own] - mean) / deviation
+    return Extracted(values, extracted.failed, copies)
+
+
 def _from_shards(folder: Path, ids: Sequence[str], compute: Callable[[Floats32], Floats32], kind: str, title: str) -> Extracted:
     """What `compute` gives for the frames (frames, channels) of each id, in the order of `ids`."""
     from tqdm import tqdm

@@ -3,11 +3,12 @@
 This module imports neither torch nor Transformers, which take most of the time of a single prediction.
 """
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -112,6 +113,12 @@ class Classifier(ABC):
             rows = slice(first, first + batch)
             parts.append(probabilities(self._averaged(clips[rows], texts[rows]), self.loss))
         return np.concatenate(parts)
+
+    def for_speaker(self, clips: Iterable[np.ndarray]) -> Self:
+        """This model for one speaker, heard in recordings without labels; see `AcousticExtractor.for_speaker`."""
+        other = copy.copy(self)
+        other.extractor = self.extractor.for_speaker(clips)
+        return other
 
     def _averaged(self, clips: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:
         """Logits (utterances, classes), averaged over the speeds that the model was evaluated with."""

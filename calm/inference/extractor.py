@@ -1,22 +1,24 @@
 """From samples to normalised acoustic frames, computed and rounded as in training (5.1); without torch, so that it loads fast."""
 
+import copy
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import soxr
 
 from calm.array_types import Floats32
 from calm.audio.features import ENCODER, KINDS, LOG_MEL, FrameExtractor, extract
+from calm.data.normalisation import added, of_speaker
 from calm.data.ragged import AcousticFrames, Ragged
 
 CONFIG = "preprocessor_config.json"  # Transformers' name of the file that holds a feature extractor
-NORMALISE = ("corpus", "utterance")
+NORMALISE = ("corpus", "utterance", "speaker")
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +36,8 @@ class AcousticExtractor:
             `hop_ms`, `low_hz` and `high_hz`, see `calm.audio.logmel.LogMel`; for "encoder" those of
             `calm.audio.encoder_states.EncoderStates`.
         trim_db: see `calm.audio.logmel.trim`; None: quiet ends are kept.
-        normalise: "corpus", by `mean` and `std` of the training split, (channels,) each; "utterance", by those of the utterance.
+        normalise: "corpus", by `mean` and `std` of the training split, (channels,) each; "utterance", by those of the utterance;
+            "speaker", by those of its speaker, where `for_speaker` was told recordings, else by those of the training split.
         block_frames, block_hop: see `CalmConfig`.
         max_tokens: places of the transformer, which text and audio share.
         speeds: at which new audio is heard too, and the logits averaged; pitch included.
@@ -80,9 +83,9 @@ class AcousticExtractor:
         if trim_db is not None and kind not in (LOG_MEL, ENCODER):
             raise ValueError(f"trim_db is {trim_db:g}, but quiet ends can only be found in {LOG_MEL}, or for an encoder: set it to None")
         if normalise not in NORMALISE:
-            raise ValueError(f"normalise is '{normalise}': allowed are {' and '.join(NORMALISE)}")
-        if normalise == "corpus" and not len(self.mean or ()) == len(self.std or ()) == self.channels:
-            raise ValueError(f"normalise is 'corpus': mean and std are needed, for {self.channels} channels each")
+            raise ValueError(f"normalise is '{normalise}': allowed are {', '.join(NORMALISE)}")
+        if normalise != "utterance" and not len(self.mean or ()) == len(self.std or ()) == self.channels:
+            raise ValueError(f"normalise is '{normalise}': mean and std are needed, for {self.channels} channels each")
 
     @classmethod
     def read(cls, folder: Path) -> "AcousticExtractor":
@@ -151,15 +154,35 @@ class AcousticExtractor:
         rows = [self._normalised(frames.astype(np.float32)) for frames in utterances]
         return AcousticFrames(Ragged.from_rows(rows), np.ones(len(rows), np.float32), self.block_frames, self.block_hop)
 
+    def for_speaker(self, clips: Iterable[np.ndarray]) -> Self:
+        """This extractor for one speaker, whose frames are normalised by these recordings of the speaker, without any label.
+
+        Args:
+            clips: samples of each recording, as `clips` returns them; one in each mood that will be heard says most.
+
+        Raises:
+            ValueError: the model did not learn from frames that are normalised by speaker, or there is no recording.
+        """
+        if self.normalise != "speaker":
+            raise ValueError(f"this model normalises by {self.normalise}, not by speaker: train one with normalise: training_speaker")
+        sums = None
+        for samples in clips:
+            sums = added(self.frames(samples), sums)
+        if sums is None:
+            raise ValueError("there is no recording of the speaker: give one at least")
+        other = copy.copy(self)
+        other.mean, other.std = (values.tolist() for values in of_speaker(sums, (np.array(self.mean), np.array(self.std))))
+        return other
+
     def nothing(self) -> AcousticFrames:
         """Frames of no utterance, for texts alone."""
         return AcousticFrames(Ragged(np.empty((0, self.channels), np.float16), np.empty(0, np.int64)), np.empty(0, np.float32))
 
     def _normalised(self, frames: np.ndarray) -> np.ndarray:
-        if self.normalise == "corpus":
-            mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        else:
+        if self.normalise == "utterance":
             mean, std = frames.mean(0), frames.std(0) + 1e-3
+        else:
+            mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         padded = np.zeros((max(len(frames), self.block_frames), frames.shape[1]), np.float16)
         padded[: len(frames)] = (frames - mean) / std
         return padded

@@ -7,9 +7,9 @@ import numpy as np
 
 from calm.evaluation import resampling
 from pipeline.evaluation.predictions import CorpusEvaluation, Predictions, System
+from pipeline.paper import BASELINES, CALM_VARIANTS, FROZEN, KNOWN
 
 METRICS = ("weighted_accuracy", "accuracy", "balanced_accuracy", "f1_paper", "f1_macro")
-BASELINES = ("egemaps", "logmel_functionals", "encoder_functionals")
 
 
 def compare(all_predictions: list[Predictions], evaluation: CorpusEvaluation, samples: int, seed: int) -> tuple[list[dict], list[dict]]:
@@ -57,15 +57,21 @@ def compare(all_predictions: list[Predictions], evaluation: CorpusEvaluation, sa
 
 
 def _pairs(systems: set[System]) -> list[tuple[System, System]]:
-    """What CALM is compared with: every other row of its language model; audio and text alone; baselines. Frozen with frozen."""
+    """What CALM is compared with: every other row of its language model; audio and text alone; baselines. Frozen with frozen.
+
+    Where CALM knows the tested speakers, baselines know them too.
+    """
     pairs = []
-    for calm in sorted(system for system in systems if system.variant in ("calm", "calm_frozen")):
-        frozen = calm.variant.endswith("_frozen")
-        alike = [system for system in systems if system.variant.endswith("_frozen") == frozen and system != calm]
+    known = [system for system in systems if system.variant.removesuffix(FROZEN) == "calm" + KNOWN]
+    for calm in sorted(known):
+        pairs += [(calm, System(name, "-", "audio")) for name in BASELINES if name.endswith(KNOWN) and calm.modality == "audio"]
+    for calm in sorted(system for system in systems if system.variant in CALM_VARIANTS):
+        frozen = calm.variant.endswith(FROZEN)
+        alike = [system for system in systems if system.variant.endswith(FROZEN) == frozen and system != calm]
         others = sorted(system for system in alike if (system.lm, system.modality) == (calm.lm, calm.modality))
         if calm.modality == "both":
             others += [calm._replace(modality="audio"), calm._replace(modality="text")]
         if calm.modality == "audio":
-            others += [System(name, "-", "audio") for name in BASELINES]
-        pairs += [(calm, other) for other in others if other in systems]
-    return pairs
+            others += [System(name, "-", "audio") for name in BASELINES if name != "chance" and not name.endswith(KNOWN)]
+        pairs += [(calm, other) for other in others]
+    return [(calm, other) for calm, other in pairs if other in systems]

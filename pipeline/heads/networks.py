@@ -43,6 +43,7 @@ class Networks:
     def __init__(self, settings: Visible, corpus: str, model: str, folder: Path, fold: int | None = None):
         self.settings, self.corpus, self.model, self.folder, self.fold = settings, corpus, model, folder, fold
         self.examples = factory.examples(settings, [corpus], fold or 0, copies=True, work=folder)
+        self._heard: dict[tuple[str, bool], Examples] = {}  # by what `heard` tells examples apart
         model_settings = settings.models[model]
         self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
         self.tokenizer = load_tokenizer(model_settings.language_model)
@@ -117,18 +118,24 @@ class Networks:
         """The speech encoder as CALP trained it along; None if it did not."""
         return load_encoder(paths.calp(self.model))
 
-    @cached_property
-    def reheard(self) -> Examples:
-        """The examples with the frames of the encoder that CALP trained."""
-        return factory.examples(self.settings, [self.corpus], self.fold or 0, copies=True, encoder=self.trained_encoder, work=self.folder)
-
     def hears_trained_encoder(self, condition: Condition) -> bool:
         """Whether the frames of a condition come from the encoder that CALP trained: where its weights are those after CALP."""
         return not condition.random and self.trained_encoder is not None
 
+    def normalise(self, condition: Condition) -> str:
+        """Whose statistics the frames of a condition are normalised by."""
+        return condition.row.normalise or self.settings.spectran.normalise
+
     def heard(self, condition: Condition) -> Examples:
         """The examples with the frames of a condition."""
-        return self.reheard if self.hears_trained_encoder(condition) and condition.modality != "text" else self.examples
+        how = self.normalise(condition), self.hears_trained_encoder(condition)
+        if condition.modality == "text" or how == (self.settings.spectran.normalise, False):
+            return self.examples
+        if how not in self._heard:
+            encoder = self.trained_encoder if how[1] else None
+            options = {"copies": True, "encoder": encoder, "work": self.folder, "normalise": how[0]}
+            self._heard[how] = factory.examples(self.settings, [self.corpus], self.fold or 0, **options)
+        return self._heard[how]
 
     @cached_property
     def pretrained(self) -> dict[str, torch.Tensor]:
@@ -198,7 +205,8 @@ class Networks:
         embedded = paths.encoded(self.model) / f"{self.corpus}.parquet"
         if not condition.random and embedded.exists():
             return factory.encoded(self.model, self.examples, [self.corpus], self.folder)
-        file, ids = self.folder / f"encoded-{digest(network.calm.spectran)}.parquet", list(self.examples.table["id"])
+        about, ids = f"{digest(network.calm.spectran)}-{self.normalise(condition)}", list(self.examples.table["id"])
+        file = self.folder / f"encoded-{about}.parquet"
         with FileLock(f"{file}.lock"):
             if not file.exists():
                 encode_blocks(network.calm.spectran, self.heard(condition).frames).write(file, ids)

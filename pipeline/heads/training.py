@@ -289,7 +289,8 @@ def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarra
     """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
     network = networks.network(condition, seed).eval()
     body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
-    about = (digest(body), network.config.head_pooling, condition.modality, networks.hears_trained_encoder(condition), draw, speed)
+    heard = networks.normalise(condition), networks.hears_trained_encoder(condition)
+    about = (digest(body), network.config.head_pooling, condition.modality, *heard, draw, speed)
     file = networks.folder / f"vectors-{'-'.join(map(str, about))}.npy"
     with FileLock(f"{file}.lock"):
         if not file.exists():

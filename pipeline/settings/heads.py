@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings.base import Name, Positive, Rate, RunTime, Section, Share
-from pipeline.settings.models import Augment, Optimiser
+from pipeline.settings.models import Augment, Normalise, Optimiser
 
 Modality = Literal["audio", "text", "both"]
 Tuning = Literal["frozen", "unfrozen"]
 Pooling = Literal["cls", "cls_mean_std", "cls_blocks", "frames", "none"]
+Functionals = Literal["egemaps", "logmel_functionals", "encoder_functionals"]
+OfKnownSpeakers = Literal["egemaps_known", "logmel_functionals_known", "encoder_functionals_known"]
 RowName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
@@ -24,6 +26,8 @@ class HeadRow(Section):
     """Share of the labels that the heads are trained on (A.3)."""
     pooling: Pooling | None = None
     """What the heads see. null: as in `head`."""
+    normalise: Normalise | None = None
+    """Whose statistics the acoustic frames are normalised by. null: as in `spectran`, by which models are pretrained."""
     modalities: list[Modality] | None = None
     """Inputs of the heads. null: those of `head`."""
     tuning: list[Tuning] | None = None
@@ -34,6 +38,13 @@ class HeadRow(Section):
         """A network for comparison has no pretrained weights that could be frozen, and takes both modalities."""
         if self.network != "calm" and (keys := {"start", "modalities", "tuning"} & self.model_fields_set):
             raise ValueError(f"network '{self.network}' is trained whole and on both modalities: remove {', '.join(sorted(keys))}")
+        return self
+
+    @model_validator(mode="after")
+    def pretrained_weights_hear_what_they_learned_from(self):
+        """A network whose frames are normalised otherwise than in pretraining starts without it."""
+        if self.normalise and self.start != "language_model":
+            raise ValueError("normalise: pretraining hears frames by spectran.normalise; for another, set the row's start: language_model")
         return self
 
     @model_validator(mode="after")
@@ -208,7 +219,8 @@ class Transfer(Section):
 class Evaluate(Section):
     """Baselines and metrics (B)."""
 
-    baselines: list[Literal["chance", "egemaps", "logmel_functionals", "encoder_functionals"]] = ["chance", "egemaps", "logmel_functionals"]
-    """Baselines to compare with. `encoder_functionals` are those of the states of `features.encoder`."""
+    baselines: list[Literal["chance"] | Functionals | OfKnownSpeakers] = ["chance", "egemaps", "logmel_functionals"]
+    """Baselines to compare with. `encoder_functionals` are those of the states of `features.encoder`. With `_known`, the functionals of
+    every speaker, tested ones too, are standardised by that speaker's own, as rows with `normalise: speaker` hear them."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples of the test speakers for the confidence intervals."""

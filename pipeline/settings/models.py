@@ -6,6 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings.base import Name, Overrides, Positive, Rate, RunTime, Section, Share
 
+Normalise = Literal["corpus", "utterance", "speaker", "training_speaker"]
+
 
 class SpecTranSettings(Section):
     """SpecTran, the transformer that encodes acoustic blocks (4.2, 5.1)."""
@@ -34,8 +36,10 @@ class SpecTranSettings(Section):
     SpecTran's width is no bottleneck for an encoder's states. null: SpecTran's output alone (4.2)."""
     dropout: Share = 0.0
     """Dropout in training."""
-    normalise: Literal["corpus", "utterance"] = "corpus"
-    """Normalise the frames by the statistics of the training split, or by those of each utterance."""
+    normalise: Normalise = "corpus"
+    """Normalise the frames by the statistics of the training split, of each utterance, or of all recordings of its speaker, without their
+    labels. With `speaker`, held-out speakers are known in this way too. With `training_speaker` they are new, and the training split's
+    statistics stand for theirs."""
 
     @field_validator("width")
     @classmethod

@@ -137,7 +137,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def encoder_is_there(self):
         """Functionals of an encoder's states need an encoder."""
-        if "encoder_functionals" in self.evaluate.baselines and not self.features.encoder:
+        if any(name.startswith("encoder_") for name in self.evaluate.baselines) and not self.features.encoder:
             raise ValueError("evaluate.baselines has encoder_functionals, but features.encoder names no encoder: set it to whisper-tiny.en")
         return self
 
@@ -196,9 +196,12 @@ class Settings(Section):
     def heads_hear_what_they_ask_for(self):
         """An encoder is trained, and copies are listened to, only where there are some."""
         for corpus in self.targets:
-            sections = [self._of_model(heads.model, "spectran") for heads in self.heads.values() if heads.corpus == corpus]
+            head, entries = self.for_target(corpus).head, [heads for heads in self.heads.values() if heads.corpus == corpus]
+            sections = [self._of_model(heads.model, "spectran") for heads in entries]
             heard = [section for section in sections if section.frames == "encoder"]
-            _check_hearing(self.for_target(corpus).head, self.features, heard, f"head of {corpus}")
+            _check_hearing(head, self.features, heard, f"head of {corpus}")
+            if head.train_encoder and any(row.normalise not in (None, "corpus") for heads in entries for row in heads.rows.values()):
+                raise ValueError(f"head of {corpus}: train_encoder needs the states as they were: set its rows' normalise: corpus, or none")
         return self
 
     def _calp_trains_encoder(self, name: str) -> bool:

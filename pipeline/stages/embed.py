@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from calm import devices
 from calm.audio.encoder_states import load_encoder
-from calm.data.examples import load_frames, shards
+from calm.data.examples import load_frames, shards, stored_normaliser
+from calm.data.normalisation import Normaliser
 from calm.data.ragged import Ragged
 from calm.models.encoder_blocks import through
 from calm.models.modeling import CalmForContrastivePretraining
@@ -52,7 +53,8 @@ def write(features: dict[str, Path], model: Path, section: SpecTranSettings, fol
     flat = [item for of_corpus in items.values() for of_shard in of_corpus for item in of_shard]
     processes, blocks = min(devices.count() or cores(), max(1, len(flat))), 0
     bar = tqdm(total=len(flat), desc="SpecTran", unit="piece", delay=2)
-    with bar, pool(BlockWorker(model, section), processes, dask=dask) as results_of:
+    normalisers = {source: stored_normaliser(source, paths.utterances(corpus), section.normalise) for corpus, source in features.items()}
+    with bar, pool(BlockWorker(model, section, normalisers), processes, dask=dask) as results_of:
         results = results_of(flat)
         for corpus, of_corpus in items.items():
             tables = (_table(_counted(results, len(pieces), bar)) for pieces in of_corpus if pieces)
@@ -87,6 +89,7 @@ class BlockWorker(Worker):
 
     model: Path  # folder of CALP's result
     section: SpecTranSettings
+    normalisers: dict[Path, Normaliser]  # folder of shards -> what its frames are normalised by
 
     def set_up(self, number: int) -> None:
         torch.set_num_threads(1)
@@ -97,6 +100,6 @@ class BlockWorker(Worker):
 
     def __call__(self, item: tuple[Path, int, int]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Ids, numbers of blocks, and the encoded blocks of all (blocks, encoded width)."""
-        ids, frames = load_frames(*item, self.section.block, self.section.hop, self.section.normalise, self.through)
+        ids, frames = load_frames(*item, self.normalisers[item[0].parent], self.section.block, self.section.hop, self.through)
         encoded = encode_blocks(self.spectran, frames)
         return ids, encoded.lengths, encoded.values

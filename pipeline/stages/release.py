@@ -75,7 +75,8 @@ def write(
     tokenizer = load_tokenizer(settings.models[heads.model].language_model)
     most = min(settings.head.max_tokens, places(network.calm.language_model))
     functionals, longest = network.config.head_functionals, model_card.longest(read_table(paths.utterances(heads.corpus)))
-    extractor = feature_extractors.extractor(settings.spectran, [heads.corpus], most, functionals, settings.head.average_speeds, longest)
+    spectran = settings.spectran.model_copy(update={"normalise": condition.row.normalise or settings.spectran.normalise})
+    extractor = feature_extractors.extractor(spectran, [heads.corpus], most, functionals, settings.head.average_speeds, longest)
     if settings.spectran.frames == ENCODER:
         states = extractor.frame_extractor
         if not condition.random and (trained_along := paths.calp(heads.model) / WEIGHTS).exists():

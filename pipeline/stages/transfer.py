@@ -20,7 +20,7 @@ from calm.training.forward import predict
 from pipeline import factory, paths
 from pipeline.evaluation import released
 from pipeline.heads.networks import TASK
-from pipeline.settings import Heads, Settings
+from pipeline.settings import HeadRow, Heads, Settings
 from pipeline.stage import measure, whole
 from pipeline.state import Visible, address, visible
 from pipeline.tracking.tracker import stage_run
@@ -50,8 +50,9 @@ def run(settings: Settings, name: str) -> str:
         if not emotions:
             raise ValueError(f"{source.corpus} and {target.corpus} have no emotion in common: take {name} out of transfer")
         ours, theirs = ([emotion[number] for emotion in emotions] for number in (1, 2))
-        encoder = encoder_of(seen, source, head["variant"])
-        answers = transferred(seen, network, source.model, target.corpus, own.tables["test"]["id"], encoder)
+        row = source.rows[head["variant"].removesuffix("_frozen")]
+        encoder = encoder_of(seen, source, row)
+        answers = transferred(seen, network, source.model, target.corpus, own.tables["test"]["id"], encoder, row.normalise)
         first = Answers(answers[:, ours], np.array(network.config.thresholds[TASK])[ours])
         second = Answers(own.column("test", "probabilities")[:, theirs], own.thresholds[theirs])
         targets, speakers = own.column("test", "targets")[:, theirs], own.tables["test"]["speaker"].tolist()
@@ -73,16 +74,21 @@ def load(heads: Heads) -> tuple[CalmForSequenceClassification, dict]:
     return CalmForSequenceClassification.from_pretrained(folder).to(factory.device()), read_json(folder / "release.json")
 
 
-def encoder_of(settings: Visible, heads: Heads, variant: str) -> SpeechEncoder | None:
+def encoder_of(settings: Visible, heads: Heads, row: HeadRow) -> SpeechEncoder | None:
     """The speech encoder of a released model where CALP trained it; None: frames are as stored."""
-    random = heads.rows[variant.removesuffix("_frozen")].start == "language_model"
-    if random or not settings.calp.train_encoder or not settings.models[heads.model].aligned:
+    if row.start == "language_model" or not settings.calp.train_encoder or not settings.models[heads.model].aligned:
         return None
     return load_encoder(paths.model(heads.corpus, heads.model))
 
 
 def transferred(
-    settings: Visible, network: CalmForSequenceClassification, model: str, other: str, ids: pd.Series, encoder: SpeechEncoder | None
+    settings: Visible,
+    network: CalmForSequenceClassification,
+    model: str,
+    other: str,
+    ids: pd.Series,
+    encoder: SpeechEncoder | None,
+    normalise: str | None,
 ) -> np.ndarray:
     """Probabilities of a model for utterances of another corpus, (utterances, classes of the model); a row of NaN without features.
 
@@ -90,8 +96,9 @@ def transferred(
 
     Args:
         encoder: of the model, if it is not the one whose states are stored.
+        normalise: of the model's row.
     """
-    examples = factory.examples(settings, [other], encoder=encoder)
+    examples = factory.examples(settings, [other], encoder=encoder, normalise=normalise)
     if network.encoder is not None:
         network.encoder.normalised_by(*statistics(paths.frames(other, settings.spectran.frames)))
     tokens = tokenise(load_tokenizer(settings.models[model].language_model), examples.table["text"])

@@ -15,7 +15,7 @@ from calm.audio import features
 from calm.corpora.utterances import Corpus, Utterance, write_table
 from calm.data.augmentation import Augmentation
 from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator
-from calm.data.examples import Examples, each_frames, load_examples, load_frames
+from calm.data.examples import Examples, each_frames, load_examples, load_frames, read_normaliser
 from calm.data.ragged import Ragged
 from calm.evaluation.retrieval import retrieval
 from calm.inference.processing import CalmFeatureExtractor
@@ -113,9 +113,9 @@ def test_blocks_of_the_examples(examples, tmp_path):
     lengths = examples.frames.utterances.lengths
     assert lengths.tolist() == [25, 45, 70, 95, 120, 145] and examples.frames.channels == CHANNELS
     assert examples.frames.blocks.tolist() == [1, 2, 4, 5, 7, 9]
-    ids, piece = load_frames(tmp_path / "part-00000.parquet", 1, 2, BLOCK, HOP, "utterance")
+    ids, piece = load_frames(tmp_path / "part-00000.parquet", 1, 2, read_normaliser(tmp_path, "utterance"), BLOCK, HOP)
     assert ids == ["u2", "u3"] and np.array_equal(piece.utterances[1], examples.frames.utterances[3])
-    pieces = list(each_frames(tmp_path, 4, BLOCK, HOP, "utterance"))
+    pieces = list(each_frames(tmp_path, 4, read_normaliser(tmp_path, "utterance"), BLOCK, HOP))
     assert [ids for ids, _ in pieces] == [["u0", "u1", "u2", "u3"], ["u4", "u5"]]
     assert np.array_equal(pieces[1][1].blocks_of(1), examples.frames.blocks_of(5))
 

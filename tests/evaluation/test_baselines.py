@@ -158,6 +158,18 @@ def test_encoder_functionals_from_shards_with_copies(tmp_path):
         baselines.encoder_functionals(tmp_path / "speed-1.1" / "none", ["a"])
 
 
+def test_functionals_of_known_speakers_by_hand():
+    """Speaker x has 1 and 3, mean 2 and deviation 1; y has 5 alone; the row without functionals says nothing of its speaker."""
+    values = np.array([[1.0], [3], [5], [np.nan]], np.float32)
+    extracted = baselines.Extracted(values, {3: "empty"}, [values + 2])
+    known = baselines.of_known_speakers(extracted, ["x", "x", "y", "x"])
+    np.testing.assert_array_equal(known.values, [[-1], [1], [0], [np.nan]])
+    np.testing.assert_array_equal(known.copies[0], [[1], [3], [2], [np.nan]])
+    assert known.failed == extracted.failed and extracted.values[0] == 1
+    unnamed = baselines.of_known_speakers(extracted, ["", None, "", ""]).values[:3, 0]
+    np.testing.assert_allclose(unnamed, (np.array([1, 3, 5]) - 3) / np.sqrt(8 / 3), rtol=1e-6)
+
+
 def test_the_regression_learns_from_copies_of_training_utterances_alone():
     """Two classes that copies alone tell apart: training values are all equal, and copies lie where the test utterances do."""
     values = np.array([[0.0], [0], [0], [0], [-1], [1]], np.float32) + np.array([[1e-3], [-1e-3], [1e-3], [-1e-3], [0], [0]], np.float32)

@@ -16,6 +16,7 @@ from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Corpus, Utterance, write_table
 from calm.data.batching import SequenceCollator, tokenise
 from calm.data.examples import load_examples
+from calm.data.normalisation import added, of_speaker
 from calm.inference.processing import CalmFeatureExtractor, CalmProcessor
 
 
@@ -85,7 +86,8 @@ def test_samples_that_cannot_be_used(samples, rate, says):
     [
         ({"normalise": "corpus"}, "mean and std are needed, for 64 channels"),
         ({"normalise": "corpus", "mean": MEAN[:9], "std": STD}, "for 64 channels"),
-        ({"normalise": "batch"}, "'batch': allowed are corpus and utterance"),
+        ({"normalise": "speaker"}, "normalise is 'speaker': mean and std are needed"),
+        ({"normalise": "batch"}, "'batch': allowed are corpus, utterance, speaker"),
         ({"high_hz": 9000}, "half of sample_rate 16000"),
     ],
 )
@@ -114,6 +116,23 @@ def test_inputs_are_those_of_training(processor, tmp_path, normalise):
     assert set(batch) == set(expected) == set(processor.model_input_names)
     for name in expected:
         torch.testing.assert_close(batch[name], expected[name], rtol=0, atol=0)
+
+
+def test_a_speaker_is_heard_as_in_training():
+    """By the frames of the recordings and those that count as heard from everybody; the extractor itself still knows nobody."""
+    extractor = CalmFeatureExtractor(normalise="speaker", mean=MEAN, std=STD)
+    clips = [speech(2), speech(3, 1)]
+    frames = [extractor.frames(clip) for clip in clips]
+    mean, std = of_speaker(added(np.concatenate(frames)), (MEAN, STD))
+    known = extractor.for_speaker(clips)
+    (found,) = (known.normalised(frames[:1]).utterances[0],)
+    np.testing.assert_allclose(found, ((frames[0].astype(np.float32) - mean) / std), atol=4e-3)
+    (new,) = (extractor.normalised(frames[:1]).utterances[0],)
+    np.testing.assert_allclose(new, ((frames[0].astype(np.float32) - MEAN) / STD), atol=4e-3)
+    with pytest.raises(ValueError, match="give one at least"):
+        extractor.for_speaker([])
+    with pytest.raises(ValueError, match="this model normalises by corpus, not by speaker"):
+        CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD).for_speaker(clips)
 
 
 def test_text_audio_or_both(processor):

@@ -181,22 +181,22 @@ def test_a_transferred_model_hears_another_corpus_by_its_trained_encoder(rebuilt
     heads, seen = rebuilt[1].heads["made"], visible(rebuilt[1], "head", "made")
     released, about = transfer.load(heads)
     settings = SimpleNamespace(calp=rebuilt[1].calp, models=rebuilt[1].models)
-    encoder = transfer.encoder_of(settings, heads, about["variant"])
-    assert transfer.encoder_of(settings, heads, "no_pretraining_frozen") is None
+    encoder = transfer.encoder_of(settings, heads, heads.rows[about["variant"].removesuffix("_frozen")])
+    assert transfer.encoder_of(settings, heads, HeadRow(start="language_model")) is None
     table = pd.read_parquet(paths.segments("other")).head(4)
-    found = transfer.transferred(seen, released, "small", "other", table["id"], encoder)
+    found = transfer.transferred(seen, released, "small", "other", table["id"], encoder, None)
     folder, spectran = paths.model("made", "small"), rebuilt[1].for_model("small").spectran
     extractor = feature_extractors.extractor(spectran, ["other"], 512, "whole")
     extractor.uses("cpu", folder)
     predictor = Predictor.from_model(released, CalmProcessor(extractor, CalmProcessor.from_pretrained(folder).tokenizer))
     np.testing.assert_allclose(predictor([read_audio(path) for path in table["audio"]], None), found, atol=0.01)
-    stale = transfer.transferred(seen, released, "small", "other", table["id"], None)
+    stale = transfer.transferred(seen, released, "small", "other", table["id"], None, None)
     assert np.abs(stale - found).max() > 1e-3
 
     network = training_networks(rebuilt[1], tmp_path).network(Condition("calm", HeadRow(), "unfrozen", "audio"), 1).eval()
-    with_blocks = transfer.transferred(seen, network, "small", "other", table["id"], encoder)
+    with_blocks = transfer.transferred(seen, network, "small", "other", table["id"], encoder, None)
     network.encoder = None
-    np.testing.assert_allclose(transfer.transferred(seen, network, "small", "other", table["id"], encoder), with_blocks, atol=2e-3)
+    np.testing.assert_allclose(transfer.transferred(seen, network, "small", "other", table["id"], encoder, None), with_blocks, atol=2e-3)
 
 
 def training_networks(settings, folder) -> Networks:

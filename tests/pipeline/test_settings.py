@@ -73,6 +73,11 @@ def load_error(tmp_path, *keys, value):
             {"x": {"trained": "mosei-small", "tested": "a"}},
             ["transfer.x.tested: 'a' is not one of heads (mosei-small, msp-small)"],
         ),
+        (
+            ("heads", "msp-small", "rows"),
+            {"calm": {"normalise": "speaker"}},
+            ["normalise: pretraining hears frames by spectran.normalise", "set the row's start: language_model"],
+        ),
         (("transfer",), {"x": {"trained": "msp-small", "tested": "msp-small"}}, ["are of the same corpus"]),
         (("models", "small", "calp"), {"alpha": -1}, ["models.small.calp.alpha is -1"]),
         (("models", "small", "pretrain"), {"epoch": 1}, ["models.small.pretrain.epoch"]),
@@ -185,6 +190,7 @@ ENCODER = {"encoder": "whisper-tiny.en", "layers": [2, 3]}
         ({"head": {"pooling": "frames"}}, "set modalities: [audio] and tuning: [unfrozen]"),
         ({"head": {"frames_width": 12}}, "head.frames_width is 12"),
         ({"evaluate": {"baselines": ["encoder_functionals"]}}, "evaluate.baselines has encoder_functionals, but features.encoder"),
+        ({"evaluate": {"baselines": ["encoder_functionals_known"]}}, "evaluate.baselines has encoder_functionals, but features.encoder"),
     ],
 )
 def test_settings_of_an_encoder_and_of_heads_that_do_not_fit(tmp_path, sections, says):
