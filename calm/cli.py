@@ -32,6 +32,14 @@ Texts = Annotated[
 Transcribe = Annotated[bool, typer.Option("--transcribe", help="Transcribe the files with Whisper.")]
 Whisper = Annotated[str, typer.Option(help="Whisper model for --transcribe: a size, or a folder in faster-whisper's format.")]
 Language = Annotated[str | None, typer.Option(help="Language of the speech for --transcribe: a code such as pl; auto: detected.")]
+Speaker = Annotated[
+    list[Path],
+    typer.Option(
+        help="Recordings of the person who speaks, or a folder of them, in varied moods, without labels: models that normalise by speaker "
+        "answer better then. Repeat it for more.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if there is one.")]
 AsJson = console.AsJson
 
@@ -65,6 +73,7 @@ def predict(
     transcribe: Transcribe = False,
     whisper: Whisper = "tiny.en",
     language: Language = "en",
+    speaker: Speaker = [],  # noqa: B006
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Table to write: .csv or .parquet.", show_default=False)] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -85,6 +94,8 @@ def predict(
         calm predict recordings --model msp --transcribe -o predictions.csv
 
         calm predict --model data/models/msp/small --text "leave me alone"
+
+        calm predict anna/new.wav --speaker anna
     """
     with console.user_errors():
         from calm.tools import prediction
@@ -93,6 +104,7 @@ def predict(
             prediction.check_table(output)
         files = prediction.audio_in(files)
         classifier, listener = console.prepare(console.load_classifier, model, device, files, text, transcribe, whisper, language)
+        classifier = prediction.for_speaker(classifier, speaker)
         rows = list(prediction.rows(classifier, listener, files, text))
         if output:
             prediction.write(rows, classifier, output)
@@ -117,6 +129,7 @@ def timeline(
     model: Model = None,
     picture: Annotated[Path | None, typer.Option(help="Picture to draw (PNG, SVG, PDF): probabilities, waveform, acoustic frames.")] = None,
     window: Annotated[float, typer.Option(help="Length in seconds of the window around each block.")] = 3.0,
+    speaker: Speaker = [],  # noqa: B006
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -126,6 +139,8 @@ def timeline(
     0.3 s; at the ends of the recording it holds fewer. Probabilities are empty where nobody speaks. Exit code 2: nothing was done.
 
         calm timeline talk.mp3 --model data/models/msp/small -o talk.csv --picture talk.png
+
+    A long recording of one person makes the speaker known itself: `--speaker talk.mp3`.
     """
     with console.user_errors():
         for path in (output, *([picture] if picture else [])):
@@ -140,6 +155,7 @@ def timeline(
         predictor = console.load_predictor(model, device)
         if predictor.needs_text:
             typer.echo("note: the model was trained on audio and text, and gets no text", err=True)
+        predictor = prediction.for_speaker(predictor, speaker)
         result = timeline(file, predictor, window)
         write_csv(result, output)
         if picture:

@@ -21,8 +21,10 @@ from made_model import CLASSES, release, speech
 from typer.testing import CliRunner
 
 from calm.audio import packaged
+from calm.audio.decoding import read_audio
 from calm.cli import app
 from calm.corpora import FORMATS
+from calm.inference.torch_classifier import Predictor
 from calm.tools import doctor, inspection, needs
 
 CORPORA = os.environ.get("CALM_CORPORA")
@@ -243,6 +245,29 @@ def test_predict_transcribes(released, clip):
     (row,) = json.loads(calm("predict", clip, "--model", released, "--transcribe", "--json").stdout)["rows"]
     (expected,) = json.loads(calm("predict", clip, "--model", released, "--text", row["text"], "--json").stdout)["rows"]
     assert row["text"].startswith("Kids are talking") and row["probabilities"] == pytest.approx(expected["probabilities"])
+
+
+@real
+@pytest.mark.parametrize("with_graph", [False, True])
+def test_a_speaker_is_known_by_recordings(clip, tmp_path, with_graph):
+    """By the graph as by torch; silence alone tells nothing, and a model that does not normalise by speaker says so."""
+    model = release(tmp_path / "model", "audio", with_graph, {"modality": "audio"}, normalise="speaker")
+    known = calm("predict", clip, "--model", model, "--speaker", clip, "--json")
+    new = calm("predict", clip, "--model", model, "--json")
+    answers = [list(json.loads(done.stdout)["rows"][0]["probabilities"].values()) for done in (known, new)]
+    predictor = Predictor(model)
+    samples = read_audio(clip, sample_rate=16000)
+    assert answers[0] == pytest.approx(predictor.for_speaker([samples])([samples], None)[0].tolist(), abs=1e-5)
+    assert np.abs(np.subtract(*answers)).max() > 1e-4 and answers[1] == pytest.approx(predictor([samples], None)[0].tolist(), abs=1e-5)
+    assert json.loads(known.stdout)["speaker_seconds"] == round(len(samples) / 16000, 1) and "speaker_seconds" not in json.loads(new.stdout)
+    assert "the speaker is known by" in calm("predict", clip, "--model", model, "--speaker", clip).stderr
+    line = calm("timeline", clip, "--model", model, "--speaker", clip, "-o", tmp_path / "out.csv")
+    assert line.exit_code == 0 and "the speaker is known by" in line.stdout
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
+    silent = calm("predict", clip, "--model", model, "--speaker", tmp_path / "silence.wav")
+    assert silent.exit_code == 2 and "nobody speaks in the speaker's recordings" in silent.stderr
+    other = calm("predict", clip, "--model", release(tmp_path / "other", "audio"), "--speaker", clip)
+    assert other.exit_code == 2 and "normalises by corpus, not by speaker" in other.stderr
 
 
 @real

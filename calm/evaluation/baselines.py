@@ -30,6 +30,7 @@ CEPSTRUM = 20  # coefficients of the DCT over the mel bands
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUIET_DB = 30  # leading and trailing frames this far below the loudest one are trimmed
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # values of C of the logistic regression to try
+KNOWN = "_known"  # suffix of baselines that know the tested speakers, see `of_known_speakers`
 MARGIN = 1e-7  # distance of probabilities from 0 and 1 that keeps their log-odds finite
 
 

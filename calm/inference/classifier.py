@@ -6,7 +6,7 @@ This module imports neither torch nor Transformers, which take most of the time 
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +34,7 @@ class Classifier(ABC):
     argmax: bool  # the likeliest class is decided, not those at or above their thresholds
     loss: str  # of the head: "bce", or "softmax", whose probabilities sum to 1
     extractor: AcousticExtractor
+    speaker_seconds: float | None = None  # of recordings that it knows the speaker by, see `for_speaker`
     folder: Path | None = None  # of the released model; None: it was made in memory
 
     @abstractmethod
@@ -116,8 +117,16 @@ class Classifier(ABC):
 
     def for_speaker(self, clips: Iterable[np.ndarray]) -> Self:
         """This model for one speaker, heard in recordings without labels; see `AcousticExtractor.for_speaker`."""
+        heard: list[int] = []
+
+        def counted() -> Iterator[np.ndarray]:
+            for samples in clips:
+                heard.append(len(samples))
+                yield samples
+
         other = copy.copy(self)
-        other.extractor = self.extractor.for_speaker(clips)
+        other.extractor = self.extractor.for_speaker(counted())
+        other.speaker_seconds = sum(heard) / self.sample_rate
         return other
 
     def _averaged(self, clips: Sequence[np.ndarray | None], texts: Sequence[str | None]) -> np.ndarray:

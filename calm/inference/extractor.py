@@ -169,7 +169,7 @@ class AcousticExtractor:
         for samples in clips:
             sums = added(self.frames(samples), sums)
         if sums is None:
-            raise ValueError("there is no recording of the speaker: give one at least")
+            raise ValueError("nobody speaks in the speaker's recordings: give one in which the person is heard")
         other = copy.copy(self)
         other.mean, other.std = (values.tolist() for values in of_speaker(sums, (np.array(self.mean), np.array(self.std))))
         return other

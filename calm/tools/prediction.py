@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calm.corpora.files import AUDIO, walk
 from calm.inference.classifier import Classifier
@@ -11,6 +11,7 @@ from calm.inference.classifier import Classifier
 if TYPE_CHECKING:
     from calm.inference.recordings import Listener
 
+ClassifierT = TypeVar("ClassifierT", bound=Classifier)
 TABLES = (".csv", ".parquet")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs cells that begin so
 
@@ -24,6 +25,19 @@ def audio_in(paths: Sequence[Path]) -> list[Path]:
             raise ValueError(f"{path} has no audio files: name a folder of files that end in {', '.join(AUDIO)}")
         files += below
     return files
+
+
+def for_speaker(classifier: ClassifierT, recordings: Sequence[Path]) -> ClassifierT:
+    """The model for the person who speaks in these files and folders; as it is if there are none.
+
+    Raises ValueError if nobody speaks in them, if one cannot be read, or if the model does not normalise by speaker.
+    """
+    if not recordings:
+        return classifier
+    from calm.inference.recordings import Listener
+
+    listener = Listener.of(classifier)
+    return classifier.for_speaker(segment.samples for file in audio_in(recordings) for segment in listener(file))
 
 
 def rows(classifier: Classifier, listener: "Listener", files: Sequence[Path], texts: Sequence[str] | None) -> Iterator[dict[str, Any]]:
@@ -40,7 +54,9 @@ def rows(classifier: Classifier, listener: "Listener", files: Sequence[Path], te
 def about(classifier: Classifier) -> dict[str, Any]:
     """The model, its version, its classes and by what it decides; `thresholds` by class, None where the likeliest class is decided."""
     thresholds = None if classifier.argmax else dict(zip(classifier.classes, classifier.thresholds.tolist(), strict=True))
-    model = {"model": str(classifier.folder), "version": classifier.version, "synthetic": classifier.synthetic}
+    model: dict[str, Any] = {"model": str(classifier.folder), "version": classifier.version, "synthetic": classifier.synthetic}
+    if classifier.speaker_seconds is not None:
+        model["speaker_seconds"] = round(classifier.speaker_seconds, 1)
     return model | {"classes": classifier.classes, "decision": classifier.decision, "thresholds": thresholds}
 
 
@@ -48,7 +64,9 @@ def described(about: dict[str, Any]) -> str:
     """One line on the model."""
     thresholds = ", ".join(f"{name} {value:.2f}" for name, value in (about["thresholds"] or {}).items())
     means = {"argmax": "the likeliest class (argmax)", "tuned": f"thresholds tuned on validation: {thresholds}"}
-    return f"model {about['model']}, version {about['version']}; decided by {means.get(about['decision'], f'thresholds: {thresholds}')}"
+    decided = means.get(about["decision"], f"thresholds: {thresholds}")
+    known = f"; the speaker is known by {about['speaker_seconds']:g} s" if "speaker_seconds" in about else ""
+    return f"model {about['model']}, version {about['version']}; decided by {decided}{known}"
 
 
 def check_table(path: Path) -> None:

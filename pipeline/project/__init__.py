@@ -101,9 +101,13 @@ def written_settings(folder: Path, labelled: Source, unlabelled: Source | None) 
     text = text.partition("title:")[1] + text.partition("title:")[2]  # without what the recipe says of itself
     corpora = {TARGET: _corpus(folder, labelled) | _folds(labelled.corpus)}
     changes = {"title: My own data": f"title: {json.dumps(labelled.path.stem or 'My own data')}"}
+    new_speakers = "      calm: {start: language_model, normalise: training_speaker}\n"
     if unlabelled:
         corpora[MORE] = _corpus(folder, unlabelled)
-        changes |= {"pretrain_on: none": f"pretrain_on: {MORE}", "{start: language_model}": "{}", "pooling: none": "pooling: cls_blocks"}
+        changes |= {"pretrain_on: none": f"pretrain_on: {MORE}", "pooling: none": "pooling: cls_blocks", new_speakers: "      calm: {}\n"}
+    if not any(row.speaker for row in labelled.corpus.utterances):
+        changes |= {"      calm_known: {start: language_model, normalise: speaker}\n": "", ", encoder_functionals_known": ""}
+        changes[new_speakers] = changes.get(new_speakers, "      calm: {start: language_model}\n")
     if not labelled.corpus.one_hot:
         changes |= {"loss: softmax": "loss: bce", "decision: argmax": "decision: thresholds"}
     entry = next(line for line in text.splitlines() if line.startswith(f"  {TARGET}: "))

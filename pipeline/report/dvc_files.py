@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from calm import storage
-from pipeline.report.result_tables import WEIGHTED_ACCURACY, names, scores, thresholds
+from pipeline.report.result_tables import WEIGHTED_ACCURACY, leading, names, scores, thresholds
 from pipeline.report.results_section import class_scores
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.settings import Settings
@@ -19,18 +19,19 @@ CURVE_COLUMNS = {
 
 
 def write_summary(rows: list[dict], decisions: dict[str, str], path: Path) -> None:
-    """Write corpus -> variant -> input -> weighted accuracy on test, in percent, mean over seeds, as `decisions` of the corpora say.
+    """Write corpus -> variant -> input -> accuracy on test, in percent, mean over seeds, as `decisions` of the corpora say.
 
-    A corpus with several language models has their names in brackets after the variants'.
+    It is the metric of `leading`: unweighted accuracy where the likeliest class is decided, else weighted accuracy. A corpus with several
+    language models has their names in brackets after the variants'.
     """
     summary: dict[str, dict[str, dict[str, float]]] = {}
-    for corpus, lines in _first_scores(rows, decisions).items():
+    for corpus, (kind, lines) in _first_scores(rows, decisions).items():
         several_models = len({key.lm for key in lines if key.lm}) > 1
         summary[corpus] = {}
         for key, line in lines.items():
-            if WEIGHTED_ACCURACY in line:
+            if leading(kind) in line:
                 name = f"{key.variant} ({key.lm})" if several_models and key.lm else key.variant
-                summary[corpus].setdefault(name, {})[key.modality] = round(100 * line[WEIGHTED_ACCURACY].mean, 2)
+                summary[corpus].setdefault(name, {})[key.modality] = round(100 * line[leading(kind)].mean, 2)
     storage.write_json(summary, path)
 
 
@@ -38,7 +39,7 @@ def write_classes(rows: list[dict], decisions: dict[str, str], path: Path) -> No
     """Write CALM's weighted accuracy by class on test, in percent, mean over seeds: one row a corpus, model, input and class."""
     lines = [
         {"corpus": corpus, "model": item.lm, "input": modality, "class": name, WEIGHTED_ACCURACY: round(100 * mean, 2)}
-        for corpus, lines in _first_scores(rows, decisions).items()
+        for corpus, (_, lines) in _first_scores(rows, decisions).items()
         for item in class_scores(lines)
         for modality, by_class in item.by_modality.items()
         for name, mean in by_class.items()
@@ -48,11 +49,11 @@ def write_classes(rows: list[dict], decisions: dict[str, str], path: Path) -> No
     _write_csv(lines, ["name", "corpus", "model", "class", "input", WEIGHTED_ACCURACY], path)
 
 
-def _first_scores(rows: list[dict], decisions: dict[str, str]) -> dict[str, dict]:
-    """Scores on test of every corpus at the thresholds by which its released models decide."""
+def _first_scores(rows: list[dict], decisions: dict[str, str]) -> dict[str, tuple[str, dict]]:
+    """Of every corpus, the thresholds by which its released models decide, and its scores on test at these."""
     by_corpus = {corpus: [row for row in rows if row["corpus"] == corpus] for corpus in names(rows, "corpus")}
     kinds = {corpus: thresholds(own, decisions.get(corpus, "tuned"))[0] for corpus, own in by_corpus.items()}
-    return {corpus: scores(rows, corpus=corpus, split="test", threshold=kind) for corpus, kind in kinds.items()}
+    return {corpus: (kind, scores(rows, corpus=corpus, split="test", threshold=kind)) for corpus, kind in kinds.items()}
 
 
 def write_curves(settings: Settings, outputs: StageOutputs, folder: Path) -> None:

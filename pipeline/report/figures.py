@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.paper import MODALITIES, VARIANTS
 from pipeline.report.figure_style import COLOURS, MARKS, WIDTH, horizontal_values, modality_legend, pyplot, whole_epochs
-from pipeline.report.result_tables import Key, overview
+from pipeline.report.result_tables import LEADING, Key, overview
 from pipeline.report.table import Score
 
 DASHED = {"color": COLOURS["muted"], "linewidth": 0.8, "linestyle": (0, (4, 3))}  # reference lines
@@ -200,7 +200,7 @@ def _matrix(counts, shades, elsewhere: str):
 
 
 def headlines(results):
-    """Weighted accuracy of each corpus: the head that stands for it, and the best baseline; dashed: knowing nothing. See `Headline`."""
+    """Accuracy of each corpus: the head that stands for it, and the best baseline; dashed: knowing nothing. See `Headline`."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(WIDTH, 0.75 + 0.55 * len(results)), layout="constrained")
     for y, result in enumerate(results[::-1]):
@@ -212,9 +212,11 @@ def headlines(results):
             style = {"xytext": (0, above), "textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
             text = f"{key.title}, {key.input}: {score.text}" if key is result.key else f"{key.title}: {score.text}"
             axes.annotate(text, (100 * score.mean, y), **style)
-    axes.axvline(50, **DASHED)
-    horizontal_values(axes, [result.corpus for result in results[::-1]], "weighted_accuracy")
-    shown = [50.0, *(100 * score.mean for result in results for score in (result.score, (result.baseline or (None, result.score))[1]))]
+        axes.plot([100 * result.uninformed] * 2, [y - 0.4, y + 0.4], **DASHED)
+    metrics = {LEADING[result.metric] for result in results}
+    horizontal_values(axes, [result.corpus for result in results[::-1]], " or ".join(sorted(metrics)))
+    shown = [100 * score.mean for result in results for score in (result.score, (result.baseline or (None, result.score))[1])]
+    shown += [100 * result.uninformed for result in results]
     axes.set_xlim(min(shown) - 5, max(shown) + 9)
     return figure
 

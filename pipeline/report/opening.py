@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.paper import BASELINES, CALM_VARIANTS, FROZEN, SEPARATE_GROUPS
+from pipeline.paper import BASELINES, CALM_VARIANTS, FROZEN, KNOWN, SEPARATE_GROUPS
 from pipeline.report import figures
 from pipeline.report.figure_style import picture
-from pipeline.report.result_tables import WEIGHTED_ACCURACY, Key, names, scores, thresholds
+from pipeline.report.result_tables import LEADING, Key, leading, names, scores, thresholds, uninformed
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.table import Score
 from pipeline.report.wording import audio_hours, counted, listed
@@ -28,14 +28,18 @@ WORDS = {
 
 
 class Headline(NamedTuple):
-    """Weighted accuracy on test of the system by which the page speaks of a corpus, the best baseline, and the system unpretrained."""
+    """Accuracy on test of the system by which the page speaks of a corpus, and of what it is compared with."""
 
     corpus: str
     key: Key
     threshold: str  # kind of thresholds
+    metric: str  # of `leading`
+    uninformed: float  # the metric's value for who knows nothing
     score: Score
-    baseline: tuple[Key, Score] | None
-    unpretrained: Score | None = None
+    baseline: tuple[Key, Score] | None  # the best one
+    unpretrained: Score | None = None  # the system without pretraining
+    known: Score | None = None  # CALM where tested speakers are known by their recordings
+    known_baseline: tuple[Key, Score] | None = None  # and the best baseline there
 
 
 def opening(settings: Settings, outputs: StageOutputs, headlines: list[Headline], folder: Path) -> dict:
@@ -49,7 +53,7 @@ def opening(settings: Settings, outputs: StageOutputs, headlines: list[Headline]
         "baseline": bool(variants & set(BASELINES)),
     }
     return {
-        "sentences": [WHAT_CALM_IS, pretraining_sentence(settings, outputs), heads_sentence(outputs), test_sentence(outputs)],
+        "sentences": [WHAT_CALM_IS, pretraining_sentence(settings, outputs), heads_sentence(outputs), test_sentence(settings, outputs)],
         "words": {word: meaning for word, meaning in WORDS.items() if used.get(word, True)},
         "result": result_sentence(headlines),
         "picture": picture("The result", figures.headlines(headlines), "result", folder) if headlines else None,
@@ -64,16 +68,26 @@ def headline(corpus: str, rows: list[dict], decision: str) -> Headline | None:
         decision: kind of thresholds that the page leads with.
     """
     kind = next(iter(thresholds([row for row in rows if row["corpus"] == corpus], decision)), "")
-    splits = (scores(rows, corpus=corpus, split=split, threshold=kind) for split in ("validation", "test"))
-    validation, test = ({key: line[WEIGHTED_ACCURACY] for key, line in lines.items() if WEIGHTED_ACCURACY in line} for lines in splits)
-    heads = [key for key in test if key.variant not in BASELINES and key.group not in SEPARATE_GROUPS]
+    metric, splits = leading(kind), [scores(rows, corpus=corpus, split=split, threshold=kind) for split in ("validation", "test")]
+    validation, test = ({key: line[metric] for key, line in lines.items() if metric in line} for lines in splits)
+    every = [key for key in test if key.variant not in BASELINES and key.group not in SEPARATE_GROUPS]
+    heads = [key for key in every if not key.knows]
+    known = max((test[key] for key in every if key.knows), key=lambda score: score.mean, default=None)
     candidates = [key for key in heads if key.variant in CALM_VARIANTS] or heads
     if not candidates:
         return None
     best = max(candidates, key=lambda key: validation.get(key, Score(0.0, None, 0)).mean)
-    baselines = [(key, score) for key, score in test.items() if key.variant in BASELINES and key.variant != "chance"]
     twin = best._replace(variant=NO_PRETRAINING + FROZEN * best.variant.endswith(FROZEN)) if best.variant in CALM_VARIANTS else None
-    return Headline(corpus, best, kind, test[best], max(baselines, key=lambda pair: pair[1].mean, default=None), test.get(twin))
+    baselines = (_best_baseline(test, knows) for knows in (False, True))
+    return Headline(
+        *(corpus, best, kind, metric, uninformed(metric, splits[1]), test[best]), next(baselines), test.get(twin), known, next(baselines)
+    )
+
+
+def _best_baseline(test: dict[Key, Score], knows: bool) -> tuple[Key, Score] | None:
+    """The best of the baselines that know the tested speakers by their recordings, or of those that do not."""
+    names = [name for name in BASELINES if name != "chance" and name.endswith(KNOWN) == knows]
+    return max(((key, score) for key, score in test.items() if key.variant in names), key=lambda pair: pair[1].mean, default=None)
 
 
 def pretraining_sentence(settings: Settings, outputs: StageOutputs) -> str:
@@ -96,23 +110,30 @@ def heads_sentence(outputs: StageOutputs) -> str:
     return f"{heads} then learned the labels of {listed(corpora)}, each from its own input, settings and seed."
 
 
-def test_sentence(outputs: StageOutputs) -> str:
+def test_sentence(settings: Settings, outputs: StageOutputs) -> str:
     """Whom they were tested on."""
     corpora = names(outputs.rows, "corpus")
     sizes = [outputs.notes.get(corpus, {}).get("utterances", {}).get("test", {}).get("labelled") for corpus in corpora]
     tested = listed([f"{size:,} utterances of {corpus}" for size, corpus in zip(sizes, corpora, strict=True) if size]) or "utterances"
     overlap = any(outputs.corpora.get(corpus, {}).get("speakers_in_two_splits") for corpus in corpora)
     whom = "that they had not learned from" if overlap else "of people whom they had not heard in training"
-    return f"They were tested on {tested} {whom}."
+    known = ", each known by recordings without labels" if settings.spectran.normalise == "speaker" else ""
+    return f"They were tested on {tested} {whom}{known}."
 
 
 def result_sentence(headlines: list[Headline]) -> str:
     """The result of every corpus in one sentence; "" where no head was evaluated."""
     parts = []
-    for number, (corpus, key, _, score, baseline, unpretrained) in enumerate(headlines):
-        measure = " in weighted accuracy, where 50 % is knowing nothing" if not number else ""
-        other = f"; without pretraining it reaches {unpretrained.text} %" if unpretrained else ""
-        other += f"; the best baseline, {baseline[0].title} from {baseline[0].input}, reaches {baseline[1].text} %" if baseline else ""
-        parts.append(f"on {corpus}, {key.title}, from {key.input}, reaches {score.text} %{measure}{other}")
+    for number, found in enumerate(headlines):
+        new = not number or found.metric != headlines[number - 1].metric or found.uninformed != headlines[number - 1].uninformed
+        measure = f" in {LEADING[found.metric]}, where {100 * found.uninformed:.3g} % is knowing nothing" if new else ""
+        other = f"; without pretraining it reaches {found.unpretrained.text} %" if found.unpretrained else ""
+        if found.baseline:
+            key, score = found.baseline
+            other += f"; the best baseline, {key.title} from {key.input}, reaches {score.text} %"
+        if found.known:
+            theirs = f", and {found.known_baseline[0].title} {found.known_baseline[1].text} %" if found.known_baseline else ""
+            other += f"; where each speaker is known by recordings without labels, CALM reaches {found.known.text} %{theirs}"
+        parts.append(f"on {found.corpus}, {found.key.title}, from {found.key.input}, reaches {found.score.text} %{measure}{other}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calm.storage import replacing
-from pipeline.paper import BASELINES, FROZEN, GROUPS, MODALITIES, SEPARATE_GROUPS, VARIANTS
+from pipeline.paper import BASELINES, FROZEN, GROUPS, KNOWN, MODALITIES, SEPARATE_GROUPS, VARIANTS
 from pipeline.report.table import Score, Table, best_cells, group_starts
 
 COLUMNS = ("corpus", "synthetic", "variant", "lm", "modality", "split", "threshold", "seed", "metric", "value")  # of `metrics.json`
-WEIGHTED_ACCURACY = "weighted_accuracy"  # the metric that sentences, figures and comparisons are about
-METRICS = (WEIGHTED_ACCURACY, "accuracy", "balanced_accuracy", "f1_paper", "f1_macro", "f1_micro")
+WEIGHTED_ACCURACY, UNWEIGHTED_ACCURACY = "weighted_accuracy", "balanced_accuracy"
+LEADING = {WEIGHTED_ACCURACY: "weighted accuracy", UNWEIGHTED_ACCURACY: "unweighted accuracy"}  # what `leading` may be, in words
+METRICS = (WEIGHTED_ACCURACY, "accuracy", UNWEIGHTED_ACCURACY, "f1_paper", "f1_macro", "f1_micro")
 EXTRA_METRICS = {"0.5": ("auc_macro",), "argmax": ("accuracy_argmax",)}  # shown at one kind of thresholds only
 THRESHOLDS = {"tuned": "thresholds tuned on validation", "0.5": "threshold 0.5", "argmax": "the most likely class"}
 
@@ -39,6 +40,11 @@ class Key(NamedTuple):
     def title(self) -> str:
         """The variant's title."""
         return VARIANTS.get(self.variant, self.variant.replace("_", " "))
+
+    @property
+    def knows(self) -> bool:
+        """Whether tested speakers are known by their recordings, without labels."""
+        return self.variant.removesuffix(FROZEN).endswith(KNOWN)
 
     @property
     def input(self) -> str:
@@ -113,6 +119,17 @@ def thresholds(rows: Iterable[dict], decision: str = "tuned") -> list[str]:
     present = names(rows, "threshold")
     kinds = [name for name in THRESHOLDS if name in present] + [name for name in present if name not in THRESHOLDS]
     return sorted(kinds, key=lambda kind: kind != decision)
+
+
+def leading(threshold: str) -> str:
+    """The metric of sentences, figures and comparisons: unweighted accuracy where the likeliest class is decided, else weighted."""
+    return UNWEIGHTED_ACCURACY if threshold == "argmax" else WEIGHTED_ACCURACY
+
+
+def uninformed(metric: str, lines: dict[Key, dict[str, Score]]) -> float:
+    """The value of a metric of `leading` for who knows nothing of the utterance."""
+    classes = {name for line in lines.values() for name in line if name.startswith(f"{WEIGHTED_ACCURACY}/")}
+    return 1 / len(classes) if metric == UNWEIGHTED_ACCURACY and classes else 0.5
 
 
 def result_table(rows: list[dict], corpus: str, threshold: str, split: str = "test") -> Table:

@@ -3,11 +3,21 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.paper import BASELINES, CALM_VARIANTS, SEPARATE_GROUPS, VARIANTS
+from pipeline.paper import BASELINES, CALM_VARIANTS, KNOWN, SEPARATE_GROUPS, VARIANTS
 from pipeline.report import figures
 from pipeline.report.figure_style import picture
 from pipeline.report.folds_table import folds_table
-from pipeline.report.result_tables import THRESHOLDS, WEIGHTED_ACCURACY, Key, result_table, scores, thresholds
+from pipeline.report.result_tables import (
+    LEADING,
+    THRESHOLDS,
+    WEIGHTED_ACCURACY,
+    Key,
+    leading,
+    result_table,
+    scores,
+    thresholds,
+    uninformed,
+)
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.table import Score, Table
 from pipeline.report.wording import MISSING, in_points, listed
@@ -29,7 +39,8 @@ def results_section(corpus: str, synthetic: bool, outputs: StageOutputs, folder:
     validation = [result_table(rows, corpus, kind, "validation") for kind in kinds]
     lines = scores(rows, corpus=corpus, split="test", threshold=kinds[0])
     every_comparison = outputs.comparisons.get(corpus, [])
-    comparisons = [row for row in every_comparison if (row["metric"], row["threshold"]) == (WEIGHTED_ACCURACY, kinds[0])]
+    metric = leading(kinds[0])
+    comparisons = [row for row in every_comparison if (row["metric"], row["threshold"]) == (metric, kinds[0])]
     shown = [row for row in comparisons if Key.from_row(row["b"]).group not in SEPARATE_GROUPS]
     in_folds = folds_table(corpus, outputs.folds.get(corpus, []), outputs.corpora.get(corpus, {}))
     more = [*([in_folds] if in_folds else []), *([comparison_table(corpus, shown)] if shown else [])]
@@ -37,7 +48,7 @@ def results_section(corpus: str, synthetic: bool, outputs: StageOutputs, folder:
     return {
         "name": corpus,
         "synthetic": synthetic,
-        "sentences": sentences(lines, comparisons),
+        "sentences": sentences(metric, lines, comparisons),
         "versions": main,
         "thresholds": [THRESHOLDS.get(kind, kind) for kind in kinds],
         "counts": seeds_text(rows, outputs.spread[corpus]),
@@ -49,8 +60,10 @@ def results_section(corpus: str, synthetic: bool, outputs: StageOutputs, folder:
 
 
 def _pictures(corpus: str, rows: list[dict], lines: dict[Key, dict[str, Score]], threshold: str, folder: Path) -> list[dict]:
-    overview = figures.variants(lines, seed_values(rows, threshold, WEIGHTED_ACCURACY), WEIGHTED_ACCURACY, 0.5)
-    pictures = [picture(f"Weighted accuracy, {THRESHOLDS.get(threshold, threshold)}", overview, f"{corpus}-variants", folder)]
+    metric = leading(threshold)
+    overview = figures.variants(lines, seed_values(rows, threshold, metric), metric, uninformed(metric, lines))
+    title = f"{LEADING[metric].capitalize()}, {THRESHOLDS.get(threshold, threshold)}"
+    pictures = [picture(title, overview, f"{corpus}-variants", folder)]
     for item in class_scores(lines):
         title = f"Weighted accuracy by class, {VARIANTS[item.variant]} ({item.lm})"
         figure = figures.classes(item.by_modality, WEIGHTED_ACCURACY)
@@ -75,17 +88,17 @@ def seed_values(rows: list[dict], threshold: str, metric: str) -> dict[Key, list
     return values
 
 
-def sentences(lines: dict[Key, dict[str, Score]], comparisons: list[dict]) -> list[str]:
+def sentences(metric: str, lines: dict[Key, dict[str, Score]], comparisons: list[dict]) -> list[str]:
     """What a corpus's table says in words, whatever the outcome. `comparisons`: those of the same metric and thresholds."""
-    means = {key: line[WEIGHTED_ACCURACY] for key, line in lines.items() if WEIGHTED_ACCURACY in line}
+    means = {key: line[metric] for key, line in lines.items() if metric in line}
     texts = []
     for lm in dict.fromkeys(key.lm for key in means if key.variant in CALM_VARIANTS):
         variant = next(name for name in CALM_VARIANTS if any(key[:2] == (name, lm) for key in means))
         ours = sorted((key for key in means if key[:2] == (variant, lm)), key=lambda key: -means[key].mean)
         reached = listed([f"{means[key]} from {key.input}" for key in ours])
-        texts.append(f"{ours[0].full_title} reaches {reached} in weighted accuracy.")
+        texts.append(f"{ours[0].full_title} reaches {reached} in {LEADING[metric]}.")
         others = [ours[0]._replace(variant=variant.replace("calm", "no_pretraining"))]
-        others += [key for key in means if key.variant in ("egemaps", "logmel_functionals")]
+        others += [key for key in means if key.variant in BASELINES and key.variant != "chance" and not key.variant.endswith(KNOWN)]
         for other in others:
             own = next((key for key in ours if key.modality == other.modality), None)
             if other in means and own:
@@ -119,7 +132,8 @@ def comparison_table(corpus: str, rows: list[dict], everything: bool = False) ->
         cells.append([*pair, *([row["threshold"], row["metric"]] if everything else []), difference, interval, remark])
     columns = ["first", "second", *(["threshold", "metric"] if everything else []), "difference", "95 % interval", "note"]
     sizes = f"{rows[0]['n']:,} utterances of {rows[0]['speakers']:,} speakers" if rows else ""
-    subject = f"Weighted accuracy, {THRESHOLDS.get(rows[0]['threshold'], '')}: first" if rows and not everything else "First"
+    about = f"{LEADING[rows[0]['metric']].capitalize()}, {THRESHOLDS.get(rows[0]['threshold'], '')}" if rows and not everything else ""
+    subject = f"{about}: first" if about else "First"
     note = f"{subject} less second in points, mean over seeds. The interval is a bootstrap over speakers ({sizes}), not over seeds."
     name = f"{corpus}-comparisons" + ("-all" if everything else "")
     return Table(name, f"{corpus}, test: differences", columns, cells, 4 if everything else 2, note=note)

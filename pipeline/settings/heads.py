@@ -98,9 +98,11 @@ class Heads(Section):
     @field_validator("rows")
     @classmethod
     def names_are_free(cls, rows: dict[str, HeadRow]) -> dict[str, HeadRow]:
-        """Names in `_frozen` are made from the names here."""
+        """Names in `_frozen` are made from the names here; those in `_known` say that tested speakers are known."""
         if reserved := [name for name in rows if name.endswith("_frozen")]:
             raise ValueError(f"'{reserved[0]}': names in _frozen are reserved for frozen heads, set the row's tuning: [frozen]")
+        if wrong := [name for name, row in rows.items() if name.endswith("_known") != (row.normalise == "speaker")]:
+            raise ValueError(f"'{wrong[0]}': names in _known are those of rows with normalise: speaker, which knows the tested speakers")
         return rows
 
 

@@ -14,7 +14,6 @@ from calm.corpora.utterances import multi_hot, read_table
 from calm.evaluation import baselines
 from calm.storage import write_json, write_parquet
 from pipeline import paths
-from pipeline.paper import KNOWN
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
@@ -106,8 +105,8 @@ def _extract(
     begin = time.monotonic()
     if name == "chance":
         return None, 0.0
-    if name.endswith(KNOWN):
-        extracted, seconds = _extract(name.removesuffix(KNOWN), settings, table, features, work)
+    if name.endswith(baselines.KNOWN):
+        extracted, seconds = _extract(name.removesuffix(baselines.KNOWN), settings, table, features, work)
         return baselines.of_known_speakers(extracted, table["speaker"]), seconds
     if name == "egemaps":
         segments = list(table[["audio", "start", "end"]].itertuples(index=False, name=None))

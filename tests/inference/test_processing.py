@@ -129,7 +129,7 @@ def test_a_speaker_is_heard_as_in_training():
     np.testing.assert_allclose(found, ((frames[0].astype(np.float32) - mean) / std), atol=4e-3)
     (new,) = (extractor.normalised(frames[:1]).utterances[0],)
     np.testing.assert_allclose(new, ((frames[0].astype(np.float32) - MEAN) / STD), atol=4e-3)
-    with pytest.raises(ValueError, match="give one at least"):
+    with pytest.raises(ValueError, match="give one in which the person is heard"):
         extractor.for_speaker([])
     with pytest.raises(ValueError, match="this model normalises by corpus, not by speaker"):
         CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD).for_speaker(clips)

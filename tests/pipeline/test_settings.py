@@ -78,6 +78,11 @@ def load_error(tmp_path, *keys, value):
             {"calm": {"normalise": "speaker"}},
             ["normalise: pretraining hears frames by spectran.normalise", "set the row's start: language_model"],
         ),
+        (
+            ("heads", "msp-small", "rows"),
+            {"calm": {}, "mine": {"start": "language_model", "normalise": "speaker"}},
+            ["'mine': names in _known are those of rows with normalise: speaker"],
+        ),
         (("transfer",), {"x": {"trained": "msp-small", "tested": "msp-small"}}, ["are of the same corpus"]),
         (("models", "small", "calp"), {"alpha": -1}, ["models.small.calp.alpha is -1"]),
         (("models", "small", "pretrain"), {"epoch": 1}, ["models.small.pretrain.epoch"]),

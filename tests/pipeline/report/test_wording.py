@@ -59,16 +59,30 @@ def test_notes_and_the_terminal_say_it():
 
 
 def test_the_terminal_and_the_headline_are_of_the_decision_and_name_the_best_baseline():
-    row = {"corpus": "mine", "synthetic": False, "lm": "-", "modality": "audio", "seed": 1, "metric": "weighted_accuracy"}
+    row = {"corpus": "mine", "synthetic": False, "lm": "-", "modality": "audio", "seed": 1}
     values = {"calm_frozen": 0.805, "encoder_functionals": 0.804, "logmel_functionals": 0.629}
+    values |= {"calm_known_frozen": 0.91, "encoder_functionals_known": 0.907}
     rows = [
-        row | {"variant": name, "split": split, "threshold": kind, "value": value - less}
+        row | {"variant": name, "split": split, "threshold": kind, "metric": metric, "value": value - less}
         for name, value in values.items()
         for split in ("validation", "test")
         for kind, less in (("argmax", 0.0), ("tuned", 0.1))
+        for metric in (
+            "balanced_accuracy",
+            "weighted_accuracy/glad",
+            "weighted_accuracy/sad",
+            "weighted_accuracy/calm",
+            "weighted_accuracy",
+        )
     ]
     assert result_tables.terminal_text(rows, {}, {"mine": "argmax"}).startswith("mine, test, the most likely class")
     assert result_tables.terminal_text(rows, {}, {"mine": "tuned"}).startswith("mine, test, thresholds tuned")
     found = opening.headline("mine", rows, "argmax")
-    assert (found.threshold, found.score.text) == ("argmax", "80.5")
-    assert "the best baseline, functionals of the encoder's states from audio, reaches 80.4 %" in opening.result_sentence([found])
+    assert (found.threshold, found.metric, found.score.text) == ("argmax", "balanced_accuracy", "80.5")
+    assert opening.result_sentence([found]) == (
+        "On mine, CALM, frozen, from audio, reaches 80.5 % in unweighted accuracy, where 33.3 % is knowing nothing; the best baseline, "
+        "functionals of the encoder's states from audio, reaches 80.4 %; where each speaker is known by recordings without labels, CALM "
+        "reaches 91.0 %, and functionals of the encoder's states, known speakers 90.7 %."
+    )
+    tuned = opening.headline("mine", rows, "tuned")
+    assert (tuned.metric, tuned.uninformed, tuned.score.text) == ("weighted_accuracy", 0.5, "70.5")
