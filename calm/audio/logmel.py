@@ -16,7 +16,8 @@ except ImportError:  # a model in use does not need SciPy, whose transform takes
     from numpy.fft import rfft
 
 LOG_FLOOR = 1e-10  # power below which the logarithm is cut: digital silence gives -23.03, not -inf
-_ROWS = 4096  # frames transformed at once, so that an hour of audio needs no more memory than a minute
+_ROWS = 256  # frames transformed at once: what they need stays in a processor's cache, however long the audio is
+_GROUPS = 4  # of neighbouring bands, which are computed from the bins that they need
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ class LogMel:
         return mel_filters(self.fft_size, self.sample_rate, self.channels, self.low_hz, self.high_hz)
 
     @cached_property
+    def _bands(self) -> list[tuple[slice, slice, Floats32]]:
+        """Of every group of bands: its columns, its part of a spectrum as pairs of real and imaginary parts, and the weights of these."""
+        groups = []
+        for bands in np.array_split(np.arange(self.channels), min(_GROUPS, self.channels)):
+            used = np.flatnonzero(self.filters[:, bands].any(axis=1))
+            first, last = used[0], used[-1] + 1
+            weights = np.repeat(self.filters[first:last, bands], 2, axis=0)
+            groups.append((slice(bands[0], bands[-1] + 1), slice(2 * first, 2 * last), weights))
+        return groups
+
+    @cached_property
     def _hann(self) -> Floats32:
         return np.hanning(self.window + 1)[:-1].astype(np.float32)  # the periodic one
 
@@ -93,11 +105,14 @@ class LogMel:
         if not len(logmel):
             return logmel
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.window)[:: self.hop]
+        padded = np.zeros((min(_ROWS, len(logmel)), self.fft_size), np.float32)
         for row in range(0, len(logmel), _ROWS):
-            spectrum = rfft(windows[row : row + _ROWS] * self._hann, self.fft_size)
-            power = spectrum.real**2
-            power += spectrum.imag**2
-            np.matmul(power, self.filters, out=logmel[row : row + _ROWS])
+            rows = logmel[row : row + _ROWS]
+            np.multiply(windows[row : row + _ROWS], self._hann, out=padded[: len(rows), : self.window])
+            parts = rfft(padded[: len(rows)]).astype(np.complex64, copy=False).view(np.float32)  # NumPy's transform gives complex128
+            np.square(parts, out=parts)
+            for bands, bins, weights in self._bands:
+                np.matmul(parts[:, bins], weights, out=rows[:, bands])
         return np.log(np.maximum(logmel, LOG_FLOOR, out=logmel), out=logmel)
 
 
