@@ -25,6 +25,31 @@ class Condition:
         """What makes the acoustic tokens of the network."""
         return self.row.network if self.row.network in FRONT_ENDS else "spectran"
 
+    def pooling(self, head: Head) -> str:
+        """What the heads see."""
+        return self.row.pooling or head.pooling
+
+    def functionals(self, head: Head) -> str | None:
+        """Kind of functionals of the frames that the heads see; None without audio, and for networks for comparison."""
+        sees = self.modality != "text" and self.row.network == "calm" and self.pooling(head) != "frames"
+        return head.functionals if sees else None
+
+    def config(self, head: Head) -> dict[str, object]:
+        """Arguments of `CalmConfig`: of the network's input, and of its heads."""
+        return {
+            "modality": self.modality,
+            "front_end": self.front_end,
+            "head_hidden": head.hidden,
+            "head_dropout": head.dropout,
+            "head_loss": head.loss,
+            "head_smoothing": head.label_smoothing,
+            "head_pooling": self.pooling(head),
+            "head_frames_width": head.frames_width,
+            "head_members": head.members,
+            "head_functionals": self.functionals(head),
+            "head_standardise": head.standardise,
+        }
+
     def title(self, *seeds: int) -> str:
         """Name of a run."""
         return f"{self.name}, {self.modality}, seed {' '.join(map(str, seeds))}"
@@ -36,7 +61,7 @@ class Condition:
             "network": self.row.network,
             "start": self.row.start,
             "labels": self.row.labels,
-            "pooling": self.row.pooling or head.pooling,
+            "pooling": self.pooling(head),
             "epochs": head.frozen_epochs if frozen else head.epochs,
             "learning_rate": head.frozen_learning_rate if frozen else head.learning_rate,
         }

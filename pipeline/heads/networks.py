@@ -62,7 +62,6 @@ class Networks:
     def network(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
         """A model with fresh heads, and the weights that its condition starts from."""
         torch.manual_seed(seed)
-        section = self.settings.head
         config = factory.config(
             self.settings,
             self.language_model,
@@ -70,18 +69,8 @@ class Networks:
             factory.channels(self.examples),
             heads={TASK: list(self.examples.classes)},
             one_hot=[TASK] if self.examples.one_hot else [],
-            modality=condition.modality,
-            front_end=condition.front_end,
-            head_hidden=section.hidden,
-            head_dropout=section.dropout,
-            head_loss=section.loss,
-            head_smoothing=section.label_smoothing,
-            head_pooling=self.pooling(condition),
-            head_frames_width=section.frames_width,
-            head_members=section.members,
-            head_functionals=self.functionals(condition),
             encoder=self.encoder[0] if self.trains_encoder(condition) else None,
-            head_standardise=section.standardise,
+            **condition.config(self.settings.head),
             **special_ids(self.tokenizer),
         )
         if condition.row.network == "joint_transformer":
@@ -93,15 +82,6 @@ class Networks:
             _, encoder, mean, deviation = self.encoder
             network.encoder.load(self.trained_encoder if self.hears_trained_encoder(condition) else encoder, mean, deviation)
         return network.to(factory.device())
-
-    def pooling(self, condition: Condition) -> str:
-        """What the heads see."""
-        return condition.row.pooling or self.settings.head.pooling
-
-    def functionals(self, condition: Condition) -> str | None:
-        """Kind of functionals of the frames that the heads see; None without audio, and for networks for comparison."""
-        sees = condition.modality != "text" and condition.row.network == "calm" and self.pooling(condition) != "frames"
-        return self.settings.head.functionals if sees else None
 
     def load(self, calm: CalmModel, condition: Condition) -> None:
         """Put the weights in place that the condition starts from; the rest stays as it was drawn."""
@@ -185,14 +165,14 @@ class Networks:
         """
         section = self.settings.head
         most = min(section.max_tokens, places(self.language_model))
-        beside = self.functionals(condition)
+        beside = condition.functionals(section)
         heard = self.heard(condition)
         whole = SequenceCollator(heard.frames, self.tokens, None, condition.modality, self.targets, most, functionals=beside)
         if speed is not None:
             return replace(whole, frames=heard.copies[speed])
         if changed:
             return replace(whole, augment=factory.augmentation(section.augment))
-        if self.trains_front_end(condition) or self.trains_encoder(condition) or self.pooling(condition) == "frames":
+        if self.trains_front_end(condition) or self.trains_encoder(condition) or condition.pooling(section) == "frames":
             return replace(whole, augment=factory.augmentation(section.augment), copies=tuple(heard.copies.values()))
         return (
             whole

@@ -21,7 +21,7 @@ from pipeline import factory
 from pipeline.heads.conditions import Condition, conditions
 from pipeline.planning.sizes import CLASSES, TOKENS_A_SECOND, Size
 from pipeline.settings import Head, Settings
-from pipeline.state import visible
+from pipeline.state import Visible, visible
 
 GOOGLE = re.compile(r"bert_uncased_L-(\d+)_H-(\d+)_A-(\d+)$")
 IDS = {"cls_token_id": 1, "sep_token_id": 2}
@@ -149,8 +149,7 @@ class Shapes:
     sizes: list[Size]
 
     def __post_init__(self):
-        self.seen = visible(self.settings, "pretrain" if self.settings.pretraining_corpora(self.model) else "embed", self.model)
-        self.spectran, features = self.seen.spectran, self.settings.features
+        self.spectran, features = self.seen_of("embed").spectran, self.settings.features
         self.text = text_config(self.settings, self.model)
         self.channels, self.hop_seconds = features.mels, features.hop_ms / 1000
         if self.spectran.frames == "encoder":
@@ -178,11 +177,9 @@ class Shapes:
         """Tokens of an utterance's text, the two special ones included."""
         return 2 + round(TOKENS_A_SECOND * self.seconds)
 
-    def config(self, corpus: str | None = None, **options):
-        """Configuration of the model, for its pretraining or for heads on a corpus."""
-        about = SimpleNamespace(config=self.text)
-        names = [corpus] if corpus else self.settings.pretraining_corpora(self.model)
-        return factory.config(self.seen, about, names, self.channels, averaged_layers=self.layers, **options)
+    def config(self, seen: Visible, corpora: list[str], **options):
+        """Configuration of the model as a stage that sees so much of the settings makes it, for these corpora."""
+        return factory.config(seen, SimpleNamespace(config=self.text), corpora, self.channels, averaged_layers=self.layers, **options)
 
     def frames(self, rows: int) -> AcousticFrames:
         """So many utterances of mean length, in silence."""
@@ -198,36 +195,33 @@ class Shapes:
 
     def contrastive(self, rows: int) -> tuple[torch.nn.Module, Callable]:
         """CALP's model with a frozen language model, and its pairs."""
-        section = self.seen_of("calp").calp
-        options = {"projection": section.projection, "text_pooling": section.text_vector}
-        config = self.config(**options)
+        seen = self.seen_of("calp")
+        section, options = seen.calp, {"projection": seen.calp.projection, "text_pooling": seen.calp.text_vector}
+        config = self.config(seen, seen.pretraining, **options)
         model = CalmForContrastivePretraining(config, None, factory.contrastive(section))
-        texts = [str(row) for row in range(rows)]
-        return model, PairCollator(self.frames(rows), texts, torch.randn(rows, config.text_width), text_blocks=section.text_blocks)
+        texts, vectors = [str(row) for row in range(rows)], torch.randn(rows, config.text_width)
+        return model, PairCollator(self.frames(rows), texts, vectors, speakers=["one"] * rows, text_blocks=section.text_blocks)
 
     def masked(self, rows: int) -> tuple[torch.nn.Module, Callable]:
         """Masked pretraining's model, and its batches."""
-        section = self.seen_of("pretrain").pretrain
-        model = CalmForMaskedPretraining(self.config(**IDS))
+        seen = self.seen_of("pretrain")
+        section, model = seen.pretrain, CalmForMaskedPretraining(self.config(seen, seen.pretraining, **IDS))
         model.calm.spectran.requires_grad_(section.train_spectran)
         width = None if section.train_spectran else model.calm.spectran.encoded_width
         sequences = self.sequences(rows, width, modality=section.modality, most=section.max_tokens)
         collator = MaskingCollator(sequences, MASK, tuple(IDS.values()), self.text.vocab_size, section.mask_words, section.mask_audio)
         return model, collator
 
-    def head(self, rows: int, seen, condition: Condition) -> tuple[torch.nn.Module, Callable]:
+    def head(self, rows: int, seen: Visible, condition: Condition) -> tuple[torch.nn.Module, Callable]:
         """The network of a condition and its batches."""
         section, network = seen.head, condition.row.network
         classes = [f"class {number}" for number in range(CLASSES)]
         config = self.config(
-            next(iter(seen.heads.values())).corpus,
+            seen,
+            [next(iter(seen.heads.values())).corpus],
             heads={"emotion": classes},
-            modality=condition.modality,
-            front_end=condition.front_end,
-            head_hidden=section.hidden,
-            head_pooling=condition.row.pooling or section.pooling,
-            head_functionals=section.functionals if network == "calm" and condition.modality != "text" else None,
-            head_standardise=section.standardise,
+            one_hot=["emotion"],
+            **condition.config(section),
             **IDS,
         )
         targets = np.tile(np.eye(CLASSES, dtype=np.float32)[0], (rows, 1))
@@ -238,7 +232,8 @@ class Shapes:
         trained = _trains_front_end(section, condition)
         model.calm.spectran.requires_grad_(trained)
         model.calm.get_input_embeddings().requires_grad_(section.train_words)
-        return model, self.sequences(rows, None if trained else model.calm.spectran.encoded_width, **options)
+        whole = trained or config.head_pooling == "frames"
+        return model, self.sequences(rows, None if whole else model.calm.spectran.encoded_width, **options)
 
     def seen_of(self, stage: str):
         """What a stage sees of the settings."""

@@ -155,7 +155,7 @@ def test_heads_learn_from_copies_and_see_functionals(made, tmp_path):
     vectors, sources = training.represented(networks, condition, [1])
     train = networks.train_rows(condition)
     assert sources.tolist() == [*range(20), *train, *train] and len(vectors) == 20 + 2 * len(train)
-    assert networks.functionals(condition) == "thirds"
+    assert condition.functionals(networks.settings.head) == "thirds"
     for first, speed in ((20, "speed-0.9"), (20 + len(train), "speed-1.1")):
         expected = networks.examples.copies[speed].functionals(train, "thirds")
         np.testing.assert_allclose(vectors[first : first + len(train), 0, -128 * PER_CHANNEL["thirds"] :], expected, atol=1e-5)

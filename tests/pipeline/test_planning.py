@@ -70,6 +70,17 @@ def _paper() -> dict[str, Size]:
     return {name: sizes.size(loaded, name) for name in loaded.corpora}
 
 
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (made_corpus.ROOT / "recipes").glob("*.yaml")))
+def test_every_recipe_has_a_plan(recipe):
+    """Short utterances, so that one step of each kind of model is quick."""
+    loaded = settings.load(made_corpus.ROOT / f"recipes/{recipe}.yaml")
+    corpora = {name: Size(40, 30, 80.0, 0, 2 if corpus.folds else 0, "made") for name, corpus in loaded.corpora.items()}
+    found = trainings.trainings(loaded, corpora)
+    stages = {"head"} | ({"calp", "pretrain"} if any(map(loaded.pretraining_corpora, loaded.models)) else set())
+    assert {training.stage for training in found} == stages
+    assert all(training.row_flops > 0 and training.parameters > 0 for training in found)
+
+
 def test_every_training_is_counted():
     loaded, size = settings.load(DEMO), Size(400, 280, 1000.0, 0, 0, "made")
     found = trainings.trainings(loaded, {"mosei": size, "msp": size})
