@@ -155,12 +155,18 @@ def test_heads_learn_from_copies_and_see_functionals(made, tmp_path):
     vectors, sources = training.represented(networks, condition, [1])
     train = networks.train_rows(condition)
     assert sources.tolist() == [*range(20), *train, *train] and len(vectors) == 20 + 2 * len(train)
-    assert condition.functionals(networks.settings.head) == "thirds"
+    assert condition.functionals(settings.head) == "thirds"
     for first, speed in ((20, "speed-0.9"), (20 + len(train), "speed-1.1")):
         expected = networks.examples.copies[speed].functionals(train, "thirds")
         np.testing.assert_allclose(vectors[first : first + len(train), 0, -128 * PER_CHANNEL["thirds"] :], expected, atol=1e-5)
+    of_speakers = Condition("known", HeadRow(start="language_model", normalise="speaker"), "frozen", "audio")
+    known = networks.heard(of_speakers)
+    assert networks.heard(of_speakers) is known and networks.heard(condition) is networks.examples
+    assert not np.array_equal(known.frames.utterances[0], networks.examples.frames.utterances[0])
+    own = training.represented(networks, of_speakers, [1])[0][:20, 0, -128 * PER_CHANNEL["thirds"] :]
+    np.testing.assert_allclose(own, known.frames.functionals(np.arange(20), "thirds"), atol=1e-5)
     text = Condition("no_pretraining_frozen", HeadRow(start="language_model"), "frozen", "text")
-    assert networks.functionals(text) is None and len(training.represented(networks, text, [1])[1]) == 20
+    assert text.functionals(settings.head) is None and len(training.represented(networks, text, [1])[1]) == 20
 
 
 def test_the_network_has_what_the_layers_need(made, tmp_path):
