@@ -155,8 +155,7 @@ def timeline(
         predictor = console.load_predictor(model, device)
         if predictor.needs_text:
             typer.echo("note: the model was trained on audio and text, and gets no text", err=True)
-        predictor = prediction.for_speaker(predictor, speaker)
-        result = timeline(file, predictor, window)
+        result = timeline(file, prediction.for_speaker(predictor, speaker), window)
         write_csv(result, output)
         if picture:
             draw(result, picture, file.name)
@@ -313,6 +312,7 @@ def serve_app(
     megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 500,
     seconds: Annotated[int, typer.Option(min=1, help="Longest time of one analysis.")] = 1800,
     whisper: Annotated[str, typer.Option(help="Whisper model: a size, or a folder in faster-whisper's format.")] = "tiny.en",
+    speaker: Speaker = [],  # noqa: B006
     device: Device = "auto",
 ) -> None:
     """Serve a page for the browser: record or upload audio, and see the predictions, also over time, or while you speak.
@@ -325,7 +325,9 @@ def serve_app(
         calm app --model data/models/msp/small --port 8000
     """
     with console.user_errors():
-        predictor = console.load_predictor(model, device)
+        from calm.tools import prediction
+
+        predictor = prediction.for_speaker(console.load_predictor(model, device), speaker)
         from calm.tools.analysis import Analyser
         from calm.tools.app import served
 
