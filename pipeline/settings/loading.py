@@ -20,7 +20,7 @@ def load(path: Path = Path("params.yaml")) -> Settings:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path} is missing: copy one of recipes/*.yaml to it") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, other bytes than UTF-8, endless brackets
         raise SettingsError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise SettingsError(f"{path} has no settings: copy one of recipes/*.yaml to it")

@@ -342,3 +342,10 @@ def test_results_only_is_plain_json_with_defaults():
     assert values["synthetic"]["msp"]["path"] == "data/raw/msp-synthetic" and values["spectran"]["patch"] == [10, 16]
     assert values["ingest"]["cut"]["pause"] == 0.3 and values["calp"]["augment"]["speed"] == 0
     assert settings.run_time_fields(settings.Head) == RUN_TIME and settings.run_time_fields(settings.Calp) == {"checkpoint_minutes"}
+
+
+@pytest.mark.parametrize("content", [b"a: " + b"[" * 5000, b"a: 2001-13-45", b"a: \xff", b"a: b: c"])
+def test_a_file_that_is_not_yaml_is_named(tmp_path, content):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(settings.SettingsError, match=r"params\.yaml is not YAML: "):
+        settings.load(tmp_path / "params.yaml")
