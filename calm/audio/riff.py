@@ -1,4 +1,7 @@
-"""The chunks of a WAV: whether its data are as long as its header says. Decoders read other files without an error."""
+"""The chunks of a file: whether the data of a WAV are as long as its header says, and whether a second file follows the first.
+
+Decoders read such files without an error.
+"""
 
 import os
 import struct
@@ -13,6 +16,14 @@ FORMS = (b"RIFF", b"RF64", b"BW64")
 NO_PROMISE = 0x7FFF0000  # sizes from here on mean "unknown" in a WAV written to a pipe
 SAMPLEWISE = (1, 3, 6, 7, 0xFFFE)  # format tags of PCM, floats, A-law, mu-law, and the extensible one
 LARGE = 2**28  # bytes; a promise of more, of which less than a tenth is there, was never meant
+MOST_CHUNKS = 10**5  # that are looked at
+# Bytes of a chunk's name, where they begin, where its length does, and how that is packed; whether the chunk's head counts in the length.
+CHUNKS = {
+    b"FORM": (4, 0, 4, ">I", False),  # AIFF
+    b"ftyp": (4, 4, 0, ">I", True),  # MP4
+    bytes.fromhex("726966662e91cf11a5d628db04c10000"): (16, 0, 16, "<Q", True),  # W64
+    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"): (16, 0, 16, "<Q", True),  # ASF (WMA)
+}
 SLACK = 0.01  # seconds that may be missing or left over at the end: some recorders count the header as data
 
 
@@ -35,8 +46,15 @@ class Data:
 
 
 def check(path: Path) -> None:
-    """Raises AudioError for a WAV that lacks data which its header promises, or that goes on after them. Other files pass."""
+    """Raises AudioError for a WAV that lacks data which its header promises, or that goes on after them, and for an AIFF, MP4, W64 or WMA
+    that a second one follows. Other files pass.
+    """
     with opened(path) as file:
+        if place := _second(file):
+            raise AudioError(
+                f"{shown(path)} holds a second file from byte {place} on, which is not read: give every recording a file", "wrong header"
+            )
+        file.seek(0)
         data = _data(file)
         if data is not None and data.held == 0:
             raise AudioError(f"{shown(path)} has a header and holds no audio", "empty audio")
@@ -48,6 +66,28 @@ def check(path: Path) -> None:
         if lacking < -SLACK and _goes_on(file, data.start + data.promised, data.start + data.held):
             follow = f"{data.held - data.promised} bytes of data follow"
             raise AudioError(f"{shown(path)} says it is {says:.2f} s long, and {follow}: write it again", "wrong header")
+
+
+def _second(file: BinaryIO) -> int:
+    """Byte from which a second file of the same kind follows; 0 if none does, or the file is of another kind."""
+    head = file.read(16)
+    kind = next((own for own, (size, name, *_) in CHUNKS.items() if head[name : name + size] == own), None)
+    if kind is None:
+        return 0
+    size, name, length, packed, whole = CHUNKS[kind]
+    begin, place = size + struct.calcsize(packed), 0
+    for _ in range(MOST_CHUNKS):
+        file.seek(place)
+        head = file.read(24)
+        if place and head[name : name + size] == kind:
+            return place
+        long = struct.unpack_from(packed, head.ljust(24, b"\0"), length)[0] + (0 if whole else begin)
+        if kind == b"ftyp" and long == 1:  # the length is in the 64 bits that follow
+            long = struct.unpack_from(">Q", head.ljust(24, b"\0"), 8)[0]
+        if len(head) < begin or long < begin or place + long >= 2**63:
+            return 0
+        place += long + (long % 2 if kind == b"FORM" else 0)
+    return 0
 
 
 def _data(file: BinaryIO) -> Data | None:

@@ -8,6 +8,7 @@ from calm.array_types import Floats32
 from calm.audio.opening import MOST_CHANNELS
 
 CANCELLED = 0.01  # power of the channels' mean, as a share of their own: below it they cancel (20 dB)
+PIECE, PART = 4096, 0.1  # samples that are compared at once, and share of the power in such that cancel from which one channel is used
 OFFSET = 0.02  # least mean that is taken for a constant offset, and as a share of the standard deviation:
 OFFSET_SHARE = 0.25
 BEYOND = 10.0  # peak from which samples that are no integers are refused; floats of a hot recording reach 2 or 3
@@ -60,6 +61,7 @@ class Survey:
     mean: float = 0.0  # sum of the channels' mean
     power: float = 0.0  # sum of its square
     powers: Floats32 | float = field(default=0.0)  # sums of squares of every channel
+    cancelled: float = 0.0  # those of the channels on average, in pieces where they cancel
 
     def add(self, block: Floats32) -> None:
         """Samples (samples, channels); those that are not finite are left out."""
@@ -72,8 +74,16 @@ class Survey:
         self.least, self.most = min(self.least, float(mono.min())), max(self.most, float(mono.max()))
         self.integers = self.integers and bool((block == np.rint(block)).all())
         self.mean += float(mono.sum(dtype=np.float64))
-        self.power += float(np.square(mono, dtype=np.float64).sum())
-        self.powers = self.powers + np.square(block, dtype=np.float64).sum(axis=0)
+        self._add_powers(block, mono)
+
+    def _add_powers(self, block: Floats32, mono: Floats32) -> None:
+        pieces = np.arange(0, len(block), PIECE)
+        heard = np.add.reduceat(np.square(mono, dtype=np.float64), pieces)
+        powers = np.add.reduceat(np.square(block, dtype=np.float64), pieces)
+        own = powers.mean(axis=1)
+        self.power += float(heard.sum())
+        self.powers = self.powers + powers.sum(axis=0)
+        self.cancelled += float(own[heard < CANCELLED * own].sum())
 
     def character(self) -> Character:
         """What the blocks tell together."""
@@ -89,9 +99,10 @@ class Survey:
         return Character(channel, float(scale), offset, self.peak, scale == 1 and self.peak > BEYOND)
 
     def _channel(self) -> int | None:
-        """The loudest channel if their mean is nearly nothing, or None."""
+        """The loudest channel if their mean is nearly nothing, in all or in part, or None."""
         powers = np.atleast_1d(self.powers)
-        return int(powers.argmax()) if len(powers) > 1 and self.power < CANCELLED * powers.mean() else None
+        cancel = self.power < CANCELLED * powers.mean() or self.cancelled > PART * powers.mean()
+        return int(powers.argmax()) if len(powers) > 1 and cancel else None
 
 
 def one_channel(samples: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ UNIT = re.compile(r"(.*?)\s*(ms|s|sec|seconds?)", re.IGNORECASE)
 LIST = re.compile(r"(?:array|set|frozenset)?\(?\s*[\[({](.*)[\])}]\s*(?:,\s*dtype=[^()]*)?\)?", re.DOTALL)
 QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
+NO_LIST = re.compile(r"\{.*:.*\}|\[[^\]]*|[^\[]*\]", re.DOTALL)  # a dict, or a piece of a list
+
 
 def read(
     path: Path,
@@ -140,6 +142,8 @@ def _fault(row: Row, cells: dict[str, Any], classes: tuple[str, ...]) -> tuple[s
             return "time is not a number", f"{name} is {row.get(name, row.get(MILLISECONDS[name]))!r}"
     if cells["fold"] is not None and not (number(cells["fold"]) >= 1 and number(cells["fold"]) % 1 == 0):
         return "fold is not a number from 1", str(cells["fold"])
+    if NO_LIST.fullmatch(str(cells["labels"]).strip()) and str(cells["labels"]) not in classes:
+        return "labels are no list", f"{str(cells['labels'])[:80]}: write the names of the classes that hold, with ; between them"
     wrong = sorted(set(_labels(cells["labels"], classes) or ()) - set(classes)) if classes else ()
     return ("label outside its range", f"{', '.join(wrong)}: not among the classes") if wrong else None
 

@@ -55,9 +55,9 @@ def rows_of(path: Path, corpus: Corpus, key: str, only: bool = False) -> list[Ro
         if kind == ".parquet":
             rows = _parquet(path, key, only)
         elif kind in (".csv", ".tsv"):
-            rows = _csv(path, read_text(path, corpus), corpus, key)
+            rows = _csv(path, _text(path, corpus), corpus, key)
         else:
-            rows = _json(path, read_text(path, corpus))
+            rows = _json(path, _text(path, corpus))
     except (ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's errors are the first two
         if isinstance(error, CorpusError):
             raise
@@ -93,6 +93,14 @@ def _parquet(path: Path, key: str, only: bool) -> list[Row]:
         return [{key: name} for name in embedded.paths(path, audio)]
     files = embedded.unpack(path, audio)
     return [{**row, key: name} for row, name in zip(rows, files, strict=True)] if names else [{key: name} for name in files]
+
+
+def _text(path: Path, corpus: Corpus) -> str:
+    """Text of a table. Raises CorpusError for UTF-16 without its mark, and for UTF-32."""
+    text = read_text(path, corpus)
+    if "\0" in next(iter(lines(text)), ""):
+        raise CorpusError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8")
+    return text
 
 
 def _csv(path: Path, text: str, corpus: Corpus, key: str) -> list[Row]:

@@ -88,8 +88,8 @@ class EmotionPipeline(Pipeline):
                 audio, sampling_rate = read_audio(file.name, sample_rate=extractor.sampling_rate), extractor.sampling_rate
         elif isinstance(audio, str | Path):
             audio, sampling_rate = read_audio(audio, sample_rate=extractor.sampling_rate), extractor.sampling_rate
-        elif isinstance(audio, np.ndarray):
-            audio = one_channel(audio)
+        elif isinstance(audio, np.ndarray | torch.Tensor):
+            audio = one_channel(np.asarray(audio.detach().cpu()) if isinstance(audio, torch.Tensor) else audio)
         (samples,) = extractor.clips(audio, sampling_rate)
         if not heard(samples, extractor.sampling_rate):
             return np.empty((0, extractor.channels), np.float16)  # no frame: nobody speaks

@@ -40,7 +40,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     for path in _newest_first(folder):
         if _is_whole(path):
             return path
-        print(f"{path} is torn (its checksum is another): training goes on from the one before", file=sys.stderr)
+        print(f"{path} is torn (its checksum is another): it is left out", file=sys.stderr)
     return None
 
 

@@ -42,6 +42,7 @@ def _time_zone(name: str) -> str:
 
 Schedule = Annotated[str, AfterValidator(_schedule)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+Port = Annotated[int, Field(gt=0, lt=2**16)]
 
 
 class Report(Section):
@@ -114,9 +115,9 @@ class Flows(Section):
     """Model of `score_new`: models:/name@alias, or a folder. null: the champion of the first of `targets`."""
     work_pool: str = "calm"
     """Work pool that `python -m pipeline.flows deploy` deploys to."""
-    prefect_port: Positive = 4200
+    prefect_port: Port = 4200
     """Port of Prefect's server."""
-    mlflow_port: Positive = 5000
+    mlflow_port: Port = 5000
     """Port of MLflow's server."""
     prefect_database: Uri | None = None
     """Prefect's database, "postgresql+asyncpg://...". null: SQLite under data/servers. The environment variable

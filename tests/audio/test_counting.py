@@ -138,6 +138,20 @@ def test_wavs_that_end_early_or_go_on(tmp_path, data, more, fault):
     assert read_header(wav(tmp_path / "a.wav", None, data, more)).fault == fault
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "form"),
+    [("a.aiff", "pcm_s16be", None), ("a.w64", "pcm_s16le", None), ("a.m4a", "aac", "ipod"), ("a.wma", "pcm_s16le", "asf")],
+)
+def test_a_second_file_of_which_nothing_would_be_read(tmp_path, name, codec, form):
+    encode(path := tmp_path / name, codec, speech(2), form=form)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(5000))
+    assert read_header(path).fault == ""
+    path.write_bytes(whole + whole)
+    with pytest.raises(AudioError, match="a second file from byte"):
+        read_audio(path)
+
+
 def test_a_silent_first_track_is_passed_over(tmp_path):
     path = encode(tmp_path / "a.mkv", "flac", np.zeros(32000, np.float32), speech(2))
     assert np.abs(read_audio(path) - speech(2)).max() < 1e-3

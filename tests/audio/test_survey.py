@@ -8,6 +8,7 @@ from made_model import speech
 
 from calm.audio.decoding import AudioError, AudioFile, read_audio
 from calm.audio.headers import read_header
+from calm.audio.survey import one_channel
 
 SPEECH = speech(2)
 
@@ -24,6 +25,13 @@ def test_channels_that_cancel(tmp_path, right):
     assert read_header(path).notes == ("channels cancel, the loudest is used",)
     with AudioFile(path) as file:
         np.testing.assert_array_equal(file.read(0.5, 1), SPEECH[8000:16000])
+
+
+def test_channels_that_cancel_in_a_part(tmp_path):
+    """Such as two recordings in one file, of which one has a channel with the poles swapped."""
+    right = np.where(np.arange(len(SPEECH)) < 24000, SPEECH, -SPEECH)
+    np.testing.assert_array_equal(read_audio(written(tmp_path, np.stack([SPEECH, right], axis=1))), SPEECH)
+    assert one_channel(np.stack([SPEECH, right])).tolist() == SPEECH.tolist()
 
 
 @pytest.mark.parametrize("right", [1.0, 0.0, -0.5, 0.8])

@@ -98,6 +98,19 @@ def test_labels(cell, names):
     assert _labels(cell) == names
 
 
+@pytest.mark.parametrize("cell", ["{'happy': 1, 'sad': 0}", '{"happy": 0.4}', "['happy'", "happy']"])
+def test_labels_that_are_no_list(tmp_path, cell):
+    content = "\n".join(json.dumps({"audio": name, "labels": own}) for name, own in (("a.wav", cell), ("b.wav", ["sad"])))
+    corpus = read(tmp_path, content, "t.jsonl")
+    assert corpus.classes == ("sad",) and [(row.id, row.reason) for row in corpus.dropped] == [("a.wav", "labels are no list")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_encodings_that_cannot_be_told(tmp_path, encoding):
+    with pytest.raises(CorpusError, match="save it as UTF-8"):
+        read(tmp_path, "\n".join(LINES).encode(encoding))
+
+
 def test_a_class_may_hold_a_comma(tmp_path):
     corpus = read(tmp_path, 'audio,labels\na.wav,"calm, neutral"\n', classes=["calm, neutral", "sad"])
     assert corpus.utterances[0].labels == ["calm, neutral"]

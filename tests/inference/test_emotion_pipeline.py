@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
+import torch
 from made_model import CLASSES, speech
 from transformers import AutoModelForAudioClassification, pipeline
 
@@ -55,6 +56,7 @@ def test_every_way_to_give_an_utterance_has_the_same_scores(scored, released, cl
         {"audio": Decoder(samples), "text": "so it is"},
         {"array": stereo, "sampling_rate": 8000, "text": "so it is"},
         {"array": cancelling, "sampling_rate": 8000, "text": "so it is"},
+        {"array": torch.from_numpy(stereo.T), "sampling_rate": 8000, "text": "so it is"},
         {"path": str(path), "text": "So it is"},
         {"audio": path.read_bytes(), "text": "so it is"},
         {"array": samples, "sampling_rate": 8000, "text": "so it is"},
@@ -97,6 +99,8 @@ def test_what_cannot_be_used(scored, tmp_path):
         scored(speech(1))
     with pytest.raises(ValueError, match=r"shape \(100, 100\)"):
         scored(np.zeros((100, 100), np.float32), sampling_rate=16000)
+    with pytest.raises(ValueError, match="divide them"):
+        scored(speech(1) * 32768, sampling_rate=16000)
     with pytest.raises(AudioError, match="does not exist"):
         scored(str(tmp_path / "gone.wav"))
 
