@@ -35,8 +35,8 @@ Language = Annotated[str | None, typer.Option(help="Language of the speech for -
 Speaker = Annotated[
     list[Path],
     typer.Option(
-        help="Recordings of the person who speaks, or a folder of them, in varied moods, without labels: models that normalise by speaker "
-        "answer better then. Repeat it for more.",
+        help="Recordings of the person who speaks, or a folder of them, in varied moods, without labels: frames are normalised by these. "
+        "Repeat it for more.",
         show_default=False,
     ),
 ]

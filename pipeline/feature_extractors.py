@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from calm.data.normalisation import OF_SPEAKERS
 from calm.inference.extractor import kind_settings
 from calm.inference.processing import CalmFeatureExtractor
 from calm.storage import read_json
@@ -26,14 +25,13 @@ def extractor(
         speeds: whether new audio is heard at the speeds of the copies too.
         longest: seconds of the longest utterance that heads learn from; None: there are no heads.
     """
-    normalise = "speaker" if spectran.normalise in OF_SPEAKERS else spectran.normalise
     stats = [read_json(paths.frames(corpus, spectran.frames) / "stats.json") for corpus in corpora]
     settings = {name: stats[0][name] for name in ("kind", "trim_db", *kind_settings(stats[0]["kind"]))}
     return CalmFeatureExtractor(
         stats[0]["sample_rate"],
         **settings,
-        normalise=normalise,
-        **(pooled(stats) if normalise != "utterance" else {}),
+        normalise="utterance" if spectran.normalise == "utterance" else "corpus",
+        **(pooled(stats) if spectran.normalise != "utterance" else {}),
         block_frames=spectran.block,
         block_hop=spectran.hop,
         max_tokens=max_tokens,

@@ -11,7 +11,6 @@ from calm.audio.encoder_states import GRAPH
 from calm.audio.features import ENCODER
 from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
-from calm.data.normalisation import OF_SPEAKERS
 from calm.models.configuration import CalmConfig
 from calm.storage import read_json
 from pipeline import paths
@@ -93,7 +92,6 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         figures: rows of `pipeline.evaluation.released.figures`.
     """
     heads = settings.heads[name]
-    row = heads.rows[curve["variant"].removesuffix("_frozen")]
     ((name_of_head, classes),) = config.heads.items()
     softmax, temperature = config.head_loss == "softmax", config.temperatures.get(name_of_head, 1.0)
     pretrained = paths.pretrained(heads.model) / "metrics.json"
@@ -128,7 +126,7 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         calibrated=f"The probabilities sum to 1, and one temperature ({temperature:.2f}), fitted on the validation split, calibrates them."
         if softmax
         else "The probabilities are not calibrated, and do not sum to 1 over the classes.",
-        speakers=SPEAKERS if (row.normalise or settings.spectran.normalise) in OF_SPEAKERS else "",
+        speakers=SPEAKERS if curve["variant"].removesuffix("_frozen") + "_known" in heads.rows else "",
         measured=table(figures),
         of_what=OF_FOLDS.format(count=len(folds), seed=curve["seed"]) if folds else OF_THIS.format(seed=curve["seed"]),
         **{key: curve[key] for key in ("variant", "modality", "seed")},

@@ -250,8 +250,8 @@ def test_predict_transcribes(released, clip):
 @real
 @pytest.mark.parametrize("with_graph", [False, True])
 def test_a_speaker_is_known_by_recordings(clip, tmp_path, with_graph):
-    """By the graph as by torch; silence alone tells nothing, and a model that does not normalise by speaker says so."""
-    model = release(tmp_path / "model", "audio", with_graph, {"modality": "audio"}, normalise="speaker")
+    """By the graph as by torch; silence alone tells nothing, and a model that normalises by utterance says so."""
+    model = release(tmp_path / "model", "audio", with_graph, {"modality": "audio"})
     known = calm("predict", clip, "--model", model, "--speaker", clip, "--json")
     new = calm("predict", clip, "--model", model, "--json")
     answers = [list(json.loads(done.stdout)["rows"][0]["probabilities"].values()) for done in (known, new)]
@@ -266,8 +266,8 @@ def test_a_speaker_is_known_by_recordings(clip, tmp_path, with_graph):
     soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
     silent = calm("predict", clip, "--model", model, "--speaker", tmp_path / "silence.wav")
     assert silent.exit_code == 2 and "nobody speaks in the speaker's recordings" in silent.stderr
-    other = calm("predict", clip, "--model", release(tmp_path / "other", "audio"), "--speaker", clip)
-    assert other.exit_code == 2 and "normalises by corpus, not by speaker" in other.stderr
+    other = calm("predict", clip, "--model", release(tmp_path / "other", "audio", normalise="utterance"), "--speaker", clip)
+    assert other.exit_code == 2 and "normalises every utterance by its own frames" in other.stderr
 
 
 @real

@@ -114,15 +114,15 @@ def load_examples(
 def speakers_heard(table: "pd.DataFrame", normalise: str) -> dict[str, str]:
     """Id -> speaker, of the utterances that are normalised by the statistics of their speaker.
 
-    For "speaker" these are all whose speaker is named: those who are tested are known by their recordings. For "training_speaker" they
-    are those of the training split: speakers of validation and test are new.
+    For "speaker" these are all whose speaker is named. For "tested_speaker" they are those of the test split alone: what is trained is the
+    same as with "corpus", and those who are tested are known by their recordings.
     """
     if normalise not in OF_SPEAKERS:
         return {}
     known = table["speaker"].notna() & (table["speaker"] != "")
     if not known.any():
         raise ValueError(f"normalise is {normalise}, but no utterance names its speaker: name them, or set spectran.normalise: corpus")
-    chosen = table[known & (table["split"] == "train")] if normalise == "training_speaker" else table[known]
+    chosen = table[known & (table["split"] == "test")] if normalise == "tested_speaker" else table[known]
     return dict(zip(chosen["id"], chosen["speaker"], strict=True))
 
 

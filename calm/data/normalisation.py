@@ -8,8 +8,7 @@ import numpy as np
 
 from calm.array_types import Floats, Floats32, Floats64
 
-NORMALISE = ("corpus", "utterance", "speaker", "training_speaker")
-OF_SPEAKERS = NORMALISE[2:]
+OF_SPEAKERS = ("speaker", "tested_speaker")  # ways to normalise by the statistics of speakers
 PRIOR = 500  # frames of the corpus that count as heard from every speaker: 10 s of a speech encoder's, 5 s of log-mel
 
 Statistics = tuple[Floats32, Floats32]  # mean and deviation of every channel, (channels,) each

@@ -19,7 +19,7 @@ from calm.data.normalisation import added, of_speaker
 from calm.data.ragged import AcousticFrames, Ragged
 
 CONFIG = "preprocessor_config.json"  # Transformers' name of the file that holds a feature extractor
-NORMALISE = ("corpus", "utterance", "speaker")
+NORMALISE = ("corpus", "utterance")
 logger = logging.getLogger(__name__)
 
 
@@ -37,8 +37,8 @@ class AcousticExtractor:
             `hop_ms`, `low_hz` and `high_hz`, see `calm.audio.logmel.LogMel`; for "encoder" those of
             `calm.audio.encoder_states.EncoderStates`.
         trim_db: see `calm.audio.logmel.trim`; None: quiet ends are kept.
-        normalise: "corpus", by `mean` and `std` of the training split, (channels,) each; "utterance", by those of the utterance;
-            "speaker", by those of its speaker, where `for_speaker` was told recordings, else by those of the training split.
+        normalise: "corpus", by `mean` and `std` of the training split, (channels,) each, or of a speaker after `for_speaker`;
+            "utterance", by those of the utterance.
         block_frames, block_hop: see `CalmConfig`.
         max_tokens: places of the transformer, which text and audio share.
         speeds: at which new audio is heard too, and the logits averaged; pitch included.
@@ -84,8 +84,8 @@ class AcousticExtractor:
         if trim_db is not None and kind not in (LOG_MEL, ENCODER):
             raise ValueError(f"trim_db is {trim_db:g}, but quiet ends can only be found in {LOG_MEL}, or for an encoder: set it to None")
         if normalise not in NORMALISE:
-            raise ValueError(f"normalise is '{normalise}': allowed are {', '.join(NORMALISE)}")
-        if normalise != "utterance" and not len(self.mean or ()) == len(self.std or ()) == self.channels:
+            raise ValueError(f"normalise is '{normalise}': allowed are {' and '.join(NORMALISE)}")
+        if normalise == "corpus" and not len(self.mean or ()) == len(self.std or ()) == self.channels:
             raise ValueError(f"normalise is '{normalise}': mean and std are needed, for {self.channels} channels each")
 
     @classmethod
@@ -164,10 +164,10 @@ class AcousticExtractor:
             clips: samples of each recording, as `clips` returns them; one in each mood that will be heard says most.
 
         Raises:
-            ValueError: the model did not learn from frames that are normalised by speaker, or there is no recording.
+            ValueError: the model normalises every utterance by its own frames, or there is no recording.
         """
-        if self.normalise != "speaker":
-            raise ValueError(f"this model normalises by {self.normalise}, not by speaker: train one with normalise: training_speaker")
+        if self.normalise == "utterance":
+            raise ValueError("this model normalises every utterance by its own frames, so that it needs no other recordings")
         sums = None
         for samples in clips:
             sums = added(self.frames(samples), sums)

@@ -30,7 +30,7 @@ def audio_in(paths: Sequence[Path]) -> list[Path]:
 def for_speaker(classifier: ClassifierT, recordings: Sequence[Path]) -> ClassifierT:
     """The model for the person who speaks in these files and folders; as it is if there are none.
 
-    Raises ValueError if nobody speaks in them, if one cannot be read, or if the model does not normalise by speaker.
+    Raises ValueError if nobody speaks in them, if one cannot be read, or if the model normalises every utterance by itself.
     """
     if not recordings:
         return classifier

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from calm.data.normalisation import OF_SPEAKERS
 from calm.models.front_ends import FRONT_ENDS
 from pipeline.settings import Head, HeadRow, Heads
 
@@ -78,6 +79,10 @@ def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:
 
 
 def released(heads: Heads, head: Head) -> Condition:
-    """The condition whose model is kept for use: CALM, unfrozen and of both modalities if there is one."""
+    """The condition whose model is kept for use: CALM, for new speakers, unfrozen and of both modalities if there is one."""
     candidates = [condition for condition in conditions(heads.rows, head) if condition.row.network == "calm"]
-    return max(candidates, key=lambda each: (each.name.startswith("calm"), each.tuning == "unfrozen", each.modality == "both"))
+
+    def rank(each: Condition) -> tuple[bool, ...]:
+        return each.name.startswith("calm"), each.row.normalise not in OF_SPEAKERS, each.tuning == "unfrozen", each.modality == "both"
+
+    return max(candidates, key=rank)

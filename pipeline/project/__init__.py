@@ -101,13 +101,15 @@ def written_settings(folder: Path, labelled: Source, unlabelled: Source | None) 
     text = text.partition("title:")[1] + text.partition("title:")[2]  # without what the recipe says of itself
     corpora = {TARGET: _corpus(folder, labelled) | _folds(labelled.corpus)}
     changes = {"title: My own data": f"title: {json.dumps(labelled.path.stem or 'My own data')}"}
-    new_speakers = "      calm: {start: language_model, normalise: training_speaker}\n"
     if unlabelled:
         corpora[MORE] = _corpus(folder, unlabelled)
-        changes |= {"pretrain_on: none": f"pretrain_on: {MORE}", "pooling: none": "pooling: cls_blocks", new_speakers: "      calm: {}\n"}
+        changes |= {
+            "pretrain_on: none": f"pretrain_on: {MORE}",
+            "calm: {start: language_model}": "calm: {}",
+            "pooling: none": "pooling: cls_blocks",
+        }
     if not any(row.speaker for row in labelled.corpus.utterances):
-        changes |= {"      calm_known: {start: language_model, normalise: speaker}\n": "", ", encoder_functionals_known": ""}
-        changes[new_speakers] = changes.get(new_speakers, "      calm: {start: language_model}\n")
+        changes |= {"      calm_known: {start: language_model, normalise: tested_speaker}\n": "", ", encoder_functionals_known": ""}
     if not labelled.corpus.one_hot:
         changes |= {"loss: softmax": "loss: bce", "decision: argmax": "decision: thresholds"}
     entry = next(line for line in text.splitlines() if line.startswith(f"  {TARGET}: "))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from calm.data.normalisation import OF_SPEAKERS
 from pipeline.paper import BASELINES, CALM_VARIANTS, FROZEN, KNOWN, SEPARATE_GROUPS
 from pipeline.report import figures
 from pipeline.report.figure_style import picture
@@ -117,7 +118,7 @@ def test_sentence(settings: Settings, outputs: StageOutputs) -> str:
     tested = listed([f"{size:,} utterances of {corpus}" for size, corpus in zip(sizes, corpora, strict=True) if size]) or "utterances"
     overlap = any(outputs.corpora.get(corpus, {}).get("speakers_in_two_splits") for corpus in corpora)
     whom = "that they had not learned from" if overlap else "of people whom they had not heard in training"
-    known = ", each known by recordings without labels" if settings.spectran.normalise == "speaker" else ""
+    known = ", each known by recordings without labels" if settings.spectran.normalise in OF_SPEAKERS else ""
     return f"They were tested on {tested} {whom}{known}."
 
 

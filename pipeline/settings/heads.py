@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from calm.data.normalisation import OF_SPEAKERS
 from pipeline.settings.base import Name, Positive, Rate, RunTime, Section, Share
 from pipeline.settings.models import Augment, Normalise, Optimiser
 
@@ -101,8 +102,8 @@ class Heads(Section):
         """Names in `_frozen` are made from the names here; those in `_known` say that tested speakers are known."""
         if reserved := [name for name in rows if name.endswith("_frozen")]:
             raise ValueError(f"'{reserved[0]}': names in _frozen are reserved for frozen heads, set the row's tuning: [frozen]")
-        if wrong := [name for name, row in rows.items() if name.endswith("_known") != (row.normalise == "speaker")]:
-            raise ValueError(f"'{wrong[0]}': names in _known are those of rows with normalise: speaker, which knows the tested speakers")
+        if wrong := [name for name, row in rows.items() if name.endswith("_known") != (row.normalise in OF_SPEAKERS)]:
+            raise ValueError(f"'{wrong[0]}': names in _known are those of rows with normalise: speaker or tested_speaker")
         return rows
 
 

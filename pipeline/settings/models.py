@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings.base import Name, Overrides, Positive, Rate, RunTime, Section, Share
 
-Normalise = Literal["corpus", "utterance", "speaker", "training_speaker"]
+Normalise = Literal["corpus", "utterance", "speaker", "tested_speaker"]
 
 
 class SpecTranSettings(Section):
@@ -38,8 +38,7 @@ class SpecTranSettings(Section):
     """Dropout in training."""
     normalise: Normalise = "corpus"
     """Normalise the frames by the statistics of the training split, of each utterance, or of all recordings of its speaker, without their
-    labels. With `speaker`, held-out speakers are known in this way too. With `training_speaker` they are new, and the training split's
-    statistics stand for theirs."""
+    labels. `speaker`: those of everybody. `tested_speaker`: those of the test split alone; what is trained is the same as with `corpus`."""
 
     @field_validator("width")
     @classmethod

@@ -74,17 +74,17 @@ def test_statistics_of_a_speaker_by_hand():
 
 
 def test_frames_are_normalised_by_their_speaker(tmp_path):
-    """Fold 3 tests s2, whose frames are 2: known by them, or new and normalised by the others' statistics."""
+    """Fold 3 tests s2, whose frames are 2, and is known by them; the others are normalised by their own statistics, or by the corpus's."""
     files, others = four_speakers(tmp_path), np.array([0, 1, 3])
     corpus = np.array([others.mean()]), np.array([others.std()])
     own = [of_speaker(added(np.full((60, 1), number)), corpus) for number in range(4)]
     by_own = np.array([(number - mean[0]) / deviation[0] for number, (mean, deviation) in enumerate(own)])
     known = load_examples(files, normalise="speaker", fold=3, copies=True)
     assert first_values(known.frames) == pytest.approx(by_own, abs=2e-3)
-    new = load_examples(files, normalise="training_speaker", fold=3)
-    by_corpus, trained = (np.arange(4) - corpus[0]) / corpus[1], new.table["split"] == "train"
-    assert new.table["split"].tolist()[2] == "test" and trained.sum() == 2
-    assert first_values(new.frames) == pytest.approx(np.where(trained, by_own, by_corpus), abs=2e-3)
+    alone = load_examples(files, normalise="tested_speaker", fold=3)
+    assert alone.table["split"].tolist()[2] == "test"
+    by_corpus = (np.arange(4) - corpus[0]) / corpus[1]
+    assert first_values(alone.frames) == pytest.approx(np.where(np.arange(4) == 2, by_own, by_corpus), abs=2e-3)
     copies = [(number + 10 - mean[0]) / deviation[0] for number, (mean, deviation) in enumerate(own)]
     assert first_values(known.copies["speed-1.1"]) == pytest.approx(copies, rel=2e-3), "by the speaker as recorded"
     ((ids, piece),) = each_frames(tmp_path, 9, stored_normaliser(tmp_path, tmp_path / "utterances.parquet", "speaker"))

@@ -86,8 +86,7 @@ def test_samples_that_cannot_be_used(samples, rate, says):
     [
         ({"normalise": "corpus"}, "mean and std are needed, for 64 channels"),
         ({"normalise": "corpus", "mean": MEAN[:9], "std": STD}, "for 64 channels"),
-        ({"normalise": "speaker"}, "normalise is 'speaker': mean and std are needed"),
-        ({"normalise": "batch"}, "'batch': allowed are corpus, utterance, speaker"),
+        ({"normalise": "batch"}, "'batch': allowed are corpus and utterance"),
         ({"high_hz": 9000}, "half of sample_rate 16000"),
     ],
 )
@@ -120,7 +119,7 @@ def test_inputs_are_those_of_training(processor, tmp_path, normalise):
 
 def test_a_speaker_is_heard_as_in_training():
     """By the frames of the recordings and those that count as heard from everybody; the extractor itself still knows nobody."""
-    extractor = CalmFeatureExtractor(normalise="speaker", mean=MEAN, std=STD)
+    extractor = CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD)
     clips = [speech(2), speech(3, 1)]
     frames = [extractor.frames(clip) for clip in clips]
     mean, std = of_speaker(added(np.concatenate(frames)), (MEAN, STD))
@@ -131,8 +130,8 @@ def test_a_speaker_is_heard_as_in_training():
     np.testing.assert_allclose(new, ((frames[0].astype(np.float32) - MEAN) / STD), atol=4e-3)
     with pytest.raises(ValueError, match="give one in which the person is heard"):
         extractor.for_speaker([])
-    with pytest.raises(ValueError, match="this model normalises by corpus, not by speaker"):
-        CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD).for_speaker(clips)
+    with pytest.raises(ValueError, match="normalises every utterance by its own frames"):
+        CalmFeatureExtractor(normalise="utterance").for_speaker(clips)
 
 
 def test_text_audio_or_both(processor):

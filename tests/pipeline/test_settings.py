@@ -82,7 +82,7 @@ def load_error(tmp_path, *keys, value):
         (
             ("heads", "msp-small", "rows"),
             {"calm": {}, "mine": {"start": "language_model", "normalise": "speaker"}},
-            ["'mine': names in _known are those of rows with normalise: speaker"],
+            ["'mine': names in _known are those of rows with normalise: speaker or tested_speaker"],
         ),
         (("transfer",), {"x": {"trained": "msp-small", "tested": "msp-small"}}, ["are of the same corpus"]),
         (("models", "small", "calp"), {"alpha": -1}, ["models.small.calp.alpha is -1"]),
