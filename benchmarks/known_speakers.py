@@ -3,8 +3,8 @@
     python benchmarks/known_speakers.py --corpus mine
 
 Run `dvc repro features` of a corpus with folds first; frames are those of a speech encoder. In every fold a linear head learns from
-functionals of frames that are normalised by each training speaker's own statistics. The tested speaker is new, or known by so many of the
-other recordings, drawn at random.
+functionals of the frames, normalised by the other folds. The tested speaker is new, or known by so many of the other recordings, drawn at
+random, or by all recordings.
 """
 
 from pathlib import Path
@@ -41,23 +41,20 @@ def main(
     sums, answers = [added(own) for own in frames], {}
     for fold in tqdm(folds_of(table), unit="fold"):
         tested, corpus_statistics = (split_in(table, fold) == "test").to_numpy(), statistics(folder, fold)
-        own = {
-            name: of_speaker(together([sums[row] for row in np.flatnonzero(speakers == name)]), corpus_statistics) for name in set(speakers)
-        }
-        train = np.stack([heard(frames[row], own[speakers[row]]) for row in np.flatnonzero(~tested)])
+        train = np.stack([heard(frames[row], corpus_statistics) for row in np.flatnonzero(~tested)])
         mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-6)
         linear = fit_logistic((train - mean) / deviation, targets[~tested], True, STRENGTH)
         for row in np.flatnonzero(tested):
             draw = np.random.default_rng((seed, row))
-            others = draw.permutation(np.flatnonzero((speakers == speakers[row]) & (np.arange(len(table)) != row)))
+            own = np.flatnonzero(speakers == speakers[row])
+            others = draw.permutation(own[own != row])
             known = {count: of_speaker(together([sums[other] for other in others[:count]]), corpus_statistics) for count in RECORDINGS}
-            for name, chosen in {"none": corpus_statistics, **known, "all": own[speakers[row]]}.items():
+            everything = of_speaker(together([sums[each] for each in own]), corpus_statistics)
+            for name, chosen in {"none": corpus_statistics, **known, "all": everything}.items():
                 vector = (heard(frames[row], chosen) - mean) / deviation
                 answers.setdefault(name, {})[row] = int((vector @ linear.weights.T + linear.bias).argmax())
     truth = targets.argmax(1)
-    print(
-        f"{corpus}: {len(answers['all'])} utterances, seed {seed}; unweighted accuracy by recordings of the tested speaker that are known"
-    )
+    print(f"{corpus}: {len(answers['all'])} utterances, seed {seed}; unweighted accuracy by the number of known recordings of the speaker")
     for name, found in answers.items():
         rows = np.array(list(found))
         print(f"{name!s:>5} {100 * balanced_accuracy_score(truth[rows], np.array(list(found.values()))):.1f}")

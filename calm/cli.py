@@ -152,10 +152,10 @@ def timeline(
 
         if picture and picture.suffix[1:].lower() not in pictures():
             raise ValueError(f"{picture}: the extension of a picture is one of {', '.join(pictures())}")
-        predictor = console.load_predictor(model, device)
+        predictor = prediction.for_speaker(console.load_predictor(model, device), speaker)
         if predictor.needs_text:
             typer.echo("note: the model was trained on audio and text, and gets no text", err=True)
-        result = timeline(file, prediction.for_speaker(predictor, speaker), window)
+        result = timeline(file, predictor, window)
         write_csv(result, output)
         if picture:
             draw(result, picture, file.name)
