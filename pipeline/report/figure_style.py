@@ -1,6 +1,7 @@
 """Style of the report's figures, and how they are written: PNG files, and SVG that follows the colour scheme of the page."""
 
 import re
+import textwrap
 from pathlib import Path
 
 from pipeline.paper import MODALITIES
@@ -18,6 +19,7 @@ COLOURS = {
 }
 MARKS = {"audio": "o", "text": "s", "both": "D"}
 WIDTH = 4.6  # inches, at 100 px each: fits a phone, and two fit a screen
+LABEL = 36  # characters of a line of a label; longer labels have two
 STYLE = {
     "font.size": 8.5,
     "svg.fonttype": "none",
@@ -97,7 +99,7 @@ def horizontal_values(axes, labels: list[str], metric: str = "") -> None:
     """Axes with one line for each label from bottom to top, and percentages from left to right."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [textwrap.fill(label, LABEL) for label in labels])
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.grid(axis="y", visible=False)

@@ -32,7 +32,7 @@ def variants(lines: dict[Key, dict[str, Score]], values: dict[Key, list[float]],
         axes.plot(100 * line[metric].mean, y + offset, MARKS.get(modality, "o"), color=COLOURS[modality], markersize=5.5, markeredgewidth=0)
     if uninformed is not None:
         axes.axvline(100 * uninformed, **DASHED)
-    horizontal_values(axes, order, metric)
+    horizontal_values(axes, order, LEADING.get(metric, metric))
     modality_legend(figure, {key.modality for key in lines})
     return figure
 

@@ -24,6 +24,7 @@ WORDS = {
     "CALP": "contrastive pretraining without labels: SpecTran learns to place a block near its own text and away from other texts",
     "frozen": "only the head learns; the network below it stays as it was pretrained. Without this word, both learn",
     "fold": "one of several parts of the speakers: each is tested once, by networks that learned from the other parts",
+    "known": "a speaker of whom other recordings were heard, without labels: what is heard is normalised by these",
     "baseline": "what one would use instead of CALM: a simple classifier on standard acoustic features, or chance",
 }
 
@@ -51,6 +52,7 @@ def opening(settings: Settings, outputs: StageOutputs, headlines: list[Headline]
         "CALP": any(metrics["curve"] for metrics in outputs.calp.values()),
         "frozen": any(name.endswith(FROZEN) for name in variants),
         "fold": bool(outputs.folds),
+        "known": settings.spectran.normalise in OF_SPEAKERS or any(Key(name, "", "").knows for name in variants),
         "baseline": bool(variants & set(BASELINES)),
     }
     return {
