@@ -39,6 +39,7 @@ UNIT = re.compile(r"(.*?)\s*(ms|s|sec|seconds?)", re.IGNORECASE)
 LIST = re.compile(r"(?:array|set|frozenset)?\(?\s*[\[({](.*)[\])}]\s*(?:,\s*dtype=[^()]*)?\)?", re.DOTALL)
 QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
+MISSING = ("nan", "<na>")  # as pandas writes it as text; "none" may be a class
 NO_LIST = re.compile(r"\{.*:.*\}|\[[^\]]*|[^\[]*\]", re.DOTALL)  # a dict, or a piece of a list
 
 
@@ -168,8 +169,8 @@ def _utterance(cells: dict[str, Any], folder: Path, classes: tuple[str, ...]) ->
 
 
 def _labels(cell: object, classes: tuple[str, ...] = ()) -> list[str] | None:
-    """Classes in a cell, or None if it is empty."""
-    if cell is None:
+    """Classes in a cell, or None if it is empty, or holds what programs write for a value that is missing."""
+    if cell is None or (str(cell).strip(" []()'\"").lower() in MISSING and str(cell) not in classes):
         return None
     if isinstance(cell, list | tuple):
         names = [_cell(name) for name in cell]

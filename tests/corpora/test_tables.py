@@ -92,10 +92,18 @@ def test_numbers_are_names_also_0(tmp_path):
         (["happy", None, 0.0], ["happy", "0"]),
         (0, ["0"]),
         (None, None),
+        ("nan", None),
+        ("['nan']", None),
+        ("<NA>", None),
+        ("none", ["none"]),
     ],
 )
 def test_labels(cell, names):
     assert _labels(cell) == names
+
+
+def test_a_class_may_be_called_nan():
+    assert _labels("nan", ("nan", "x")) == ["nan"]
 
 
 @pytest.mark.parametrize("cell", ["{'happy': 1, 'sad': 0}", '{"happy": 0.4}', "['happy'", "happy']"])
