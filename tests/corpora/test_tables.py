@@ -84,7 +84,7 @@ def test_numbers_are_names_also_0(tmp_path):
         ("[0, 2]", ["0", "2"]),
         ("[]", []),
         ("set()", []),
-        ("[nan]", []),
+        ("[nan]", None),
         ("happy, sad", ["happy", "sad"]),
         ("happy|sad", ["happy", "sad"]),
         (";", []),
