@@ -97,15 +97,20 @@ def experiment(client, name: str, uri: str) -> str:
     return client.create_experiment(name, artifact_location=local, tags={"mlflow.experimentKind": TRAINING})
 
 
+REBUILD = "rebuild"  # kind of a run that stands for a rebuild
+PROCESS = "calm.process"  # tag of a run: the host, the number and the start of the process that writes it, or that wrote to a rebuild last
+
+
 def parent_run(client, experiment_id: str, tags: dict[str, str]) -> str:
     """Id of the rebuild's run, which the first of its stages creates."""
     rebuild = provenance.rebuild()
     existing = client.search_runs([experiment_id], f"tags.`calm.rebuild` = '{rebuild}'", max_results=1)
     if existing:
+        client.set_tag(existing[0].info.run_id, PROCESS, process())
         client.update_run(existing[0].info.run_id, status="RUNNING")
         return existing[0].info.run_id
     copied = {key: value for key, value in tags.items() if key in ("mlflow.source.git.commit", "calm.synthetic", "calm.dirty")}
-    own = {"calm.rebuild": rebuild, "calm.kind": "rebuild"}
+    own = {"calm.rebuild": rebuild, "calm.kind": REBUILD, PROCESS: process()}
     return client.create_run(experiment_id, tags={**copied, **own}, run_name=f"rebuild {rebuild.split(',')[0]}").info.run_id
 
 
@@ -114,10 +119,7 @@ def end_parent(client, experiment_id: str, parent: str) -> None:
     runs = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'", order_by=["attributes.start_time ASC"])
     states = set({run.info.run_name: run.info.status for run in runs}.values())
     if "RUNNING" not in states:
-        client.set_terminated(parent, "FINISHED" if states <= {"FINISHED"} else "FAILED")
-
-
-PROCESS = "calm.process"  # tag of a run: the host, the number and the start of the process that writes it
+        client.set_terminated(parent, "FINISHED" if states == {"FINISHED"} else "FAILED")
 
 
 def process() -> str:
@@ -128,17 +130,18 @@ def process() -> str:
 
 
 def end_abandoned(client) -> int:
-    """Set the runs to KILLED whose process on this machine is gone, which could not do it itself; returns their number."""
-    import psutil
+    """Set the runs to KILLED whose process on this machine is gone, which could not do it itself; returns their number.
 
+    A rebuild whose last process is gone ends as its stages did.
+    """
     experiments, ended, parents = [experiment.experiment_id for experiment in client.search_experiments()], 0, set()
     for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000):
         host, number, start = (run.data.tags.get(PROCESS, "") or "- 0 0").rsplit(" ", 2)
-        if host != platform.node():
+        if host != platform.node() or _goes_on(int(number), start):
             continue
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if f"{psutil.Process(int(number)).create_time():.2f}" == start:
-                continue
+        if run.data.tags.get("calm.kind") == REBUILD:
+            parents.add((run.info.experiment_id, run.info.run_id))
+            continue
         client.set_terminated(run.info.run_id, "KILLED")
         ended += 1
         if run.data.tags.get("calm.kind") == "stage":
@@ -146,6 +149,16 @@ def end_abandoned(client) -> int:
     for experiment_id, parent in parents:
         end_parent(client, experiment_id, parent)
     return ended
+
+
+def _goes_on(number: int, start: str) -> bool:
+    """Whether the process of this number that began then is there, and not only its entry, which its parent has not fetched."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(number)
+        return f"{process.create_time():.2f}" == start and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def absolute(uri: str, folder: Path) -> str:

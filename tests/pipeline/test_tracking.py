@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import platform
 import shutil
 import socket
 import sqlite3
@@ -223,11 +224,15 @@ def test_two_processes_share_a_fresh_store_and_one_parent(tmp_path):
 def test_runs_of_a_killed_process_end_with_the_next_start(folder, client):
     process, living = start(folder, 60), start(folder, 60)
     run, other = (one.stdout.readline().strip() for one in (process, living))
-    process.kill()
-    process.communicate()
+    process.kill()  # and not fetched, so that its entry stays
+    process.stdout.read()
     assert client.get_run(run).info.status == "RUNNING"
+    gone = {"calm.kind": "rebuild", "calm.process": f"{platform.node()} {process.pid} 0.00"}
+    without_stage = client.create_run(client.get_run(run).info.experiment_id, tags=gone).info.run_id
     assert start(folder).wait(60) == 0
     assert client.get_run(run).info.status == "KILLED" and client.get_run(other).info.status == "RUNNING"
+    assert client.get_run(without_stage).info.status == "FAILED"
+    process.communicate()
     living.terminate()
     living.communicate()
 
