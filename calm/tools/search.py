@@ -20,7 +20,7 @@ from calm.audio.encoder_states import WEIGHTS, load_encoder
 from calm.audio.features import ENCODER
 from calm.audio.opening import shown
 from calm.corpora.files import AUDIO, walk
-from calm.data.examples import each_frames, shards, stored_normaliser
+from calm.data.examples import each_frames, read_normaliser, shards
 from calm.data.ragged import AcousticFrames
 from calm.inference.extractor import CONFIG, AcousticExtractor, kind_settings, text_or_empty
 from calm.inference.processing import CalmFeatureExtractor
@@ -198,7 +198,7 @@ def corpus_rows(encoder: CalpEncoder, corpus: str) -> Iterator[dict[str, Any]]:
             raise ValueError(f"the features of {corpus} have {key} {stats.get(key)}, the model {value}: run the stage `features` again")
     utterances = _utterance_rows(corpus)
     with tqdm(total=len(utterances), desc=corpus, unit="utterance", delay=5) as bar:
-        normaliser = stored_normaliser(folder, _utterances(corpus), extractor.normalise)
+        normaliser = read_normaliser(folder, extractor.normalise)
         for ids, acoustic in each_frames(folder, ROWS, normaliser, extractor.block_frames, extractor.block_hop, encoder.through):
             for row, id in enumerate(ids):
                 if id not in utterances:
