@@ -10,9 +10,19 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("busy", deadline=None)  # another process may take the core for longer than a deadline
 settings.load_profile("busy")
 
-# Files that begin, in turn by two processes: the first makes the small project that others wait for, the next do without it. What takes
-# long comes early, so that no process is alone at the end.
-FIRST = ("test_dag", "test_paper_recipe", "test_flows", "test_study", "test_torchrun", "test_encoder_end_to_end", "test_rebuild")
+# Files that begin, in turn by three processes on two cores, of which one often waits for a server: the first makes the small project that
+# others wait for, the next do without it. What takes long comes early, so that no process is alone at the end.
+FIRST = (
+    "test_dag",
+    "test_paper_recipe",
+    "test_study",
+    "test_torchrun",
+    "test_rows",
+    "test_flows",
+    "test_docs",
+    "test_rebuild",
+    "test_encoder_end_to_end",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -75,7 +75,7 @@ def _second(file: BinaryIO) -> int:
     if kind is None:
         return 0
     size, name, length, packed, whole = CHUNKS[kind]
-    begin, place = size + struct.calcsize(packed), 0
+    begin, place, end = size + struct.calcsize(packed), 0, os.fstat(file.fileno()).st_size
     for _ in range(MOST_CHUNKS):
         file.seek(place)
         head = file.read(24)
@@ -84,9 +84,9 @@ def _second(file: BinaryIO) -> int:
         long = struct.unpack_from(packed, head.ljust(24, b"\0"), length)[0] + (0 if whole else begin)
         if kind == b"ftyp" and long == 1:  # the length is in the 64 bits that follow
             long = struct.unpack_from(">Q", head.ljust(24, b"\0"), 8)[0]
-        if len(head) < begin or long < begin or place + long >= 2**63:
-            return 0
         place += long + (long % 2 if kind == b"FORM" else 0)
+        if len(head) < begin or long < begin or place >= end:
+            return 0
     return 0
 
 

@@ -152,6 +152,15 @@ def test_a_second_file_of_which_nothing_would_be_read(tmp_path, name, codec, for
         read_audio(path)
 
 
+@pytest.mark.parametrize("length", [2**62, 2**63 - 40, 2**64 - 1])
+def test_a_chunk_longer_than_any_file_is_no_place_to_look_at(tmp_path, length):
+    encode(path := tmp_path / "a.w64", "pcm_s16le", speech(1))
+    content = bytearray(path.read_bytes())
+    content[16:24] = length.to_bytes(8, "little")
+    path.write_bytes(content)
+    assert read_header(path).fault in ("", "truncated audio", "wrong header", "unreadable audio")
+
+
 def test_a_silent_first_track_is_passed_over(tmp_path):
     path = encode(tmp_path / "a.mkv", "flac", np.zeros(32000, np.float32), speech(2))
     assert np.abs(read_audio(path) - speech(2)).max() < 1e-3
