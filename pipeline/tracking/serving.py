@@ -1,7 +1,8 @@
 """The model that MLflow serves. MLflow stores this file beside the weights ("models from code").
 
 Input: a row per utterance with `audio` (a file's bytes, in base64 or as they are) and `text`; either may be missing if the model allows
-it. The model has no signature of inputs, with which MLflow would leave out a misspelt column without a word. Output: the
+it. A name in the column `speaker` says that the model first hears all of the request's audio with this name, without labels, and so knows
+the speaker (`Classifier.for_speaker`); nothing is kept for the next request. The model has no signature of inputs, with which MLflow would leave out a misspelt column without a word. Output: the
 probability of each class, as `calm predict` gives it for a piece of a recording, the mean over the pieces if it is longer than the
 model learned from; the classes `decided` (with commas between them),
 and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax". Where nobody speaks, there are no probabilities, and both are
@@ -19,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("audio", "text")
+COLUMNS = ("audio", "text", "speaker")
 
 
 class ServingModel(mlflow.pyfunc.PythonModel):
@@ -44,17 +45,19 @@ class ServingModel(mlflow.pyfunc.PythonModel):
         from calm.inference.recordings import NO_SPEECH, classify_samples
 
         if unknown := [str(name) for name in model_input.columns if name not in COLUMNS]:
-            raise ValueError(f"there is no column {', '.join(unknown)}: the columns are {' and '.join(COLUMNS)}")
+            raise ValueError(f"there is no column {', '.join(unknown)}: the columns are {', '.join(COLUMNS)}")
         rows = model_input.reindex(columns=list(COLUMNS)).astype(object)
-        texts = [self._text(row, text) for row, text in enumerate(rows["text"])]
+        texts = [_string(row, "text", text) for row, text in enumerate(rows["text"])]
+        speakers = [_string(row, "speaker", name) for row, name in enumerate(rows["speaker"])]
         clips = [None if _is_missing(audio) else self._read(row, audio) for row, audio in enumerate(rows["audio"])]
         for row, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             if clip is None and text is None:
                 raise ValueError(f"row {row} has neither audio nor text")
+        known = self._known(speakers, clips)
         # Row by row, so that no other row changes an answer: padding in a batch would change the sixth decimal place.
         answers = [
-            self.classifier(None, [text])[0] if clip is None else classify_samples(self.classifier, clip, text)
-            for clip, text in zip(clips, texts, strict=True)
+            self.classifier(None, [text])[0] if clip is None else classify_samples(known.get(speaker, self.classifier), clip, text)
+            for clip, text, speaker in zip(clips, texts, speakers, strict=True)
         ]
         silent, nothing = [answer is None for answer in answers], np.full(len(self.classifier.classes), np.nan)
         probabilities = [nothing if answer is None else answer for answer in answers]
@@ -64,10 +67,15 @@ class ServingModel(mlflow.pyfunc.PythonModel):
         table["decision"] = [NO_SPEECH if is_silent else self.classifier.decision for is_silent in silent]
         return table.astype(object).where(table.notna(), None) if any(silent) else table  # None: JSON has no NaN
 
-    def _text(self, row: int, text: object) -> str | None:
-        if _is_missing(text) or isinstance(text, str):
-            return text if isinstance(text, str) else None
-        raise ValueError(f"row {row}: text is {type(text).__name__}, and must be a string")
+    def _known(self, speakers: list[str | None], clips: list[np.ndarray | None]) -> dict:
+        """The model for each speaker who is heard in a request."""
+        from calm.inference.recordings import heard
+
+        clips_of: dict[str, list[np.ndarray]] = {}
+        for clip, name in zip(clips, speakers, strict=True):
+            if name and clip is not None and heard(clip, self.classifier.sample_rate):
+                clips_of.setdefault(name, []).append(clip)
+        return {name: self.classifier.for_speaker(own) for name, own in clips_of.items()}
 
     def _read(self, row: int, audio: object) -> np.ndarray:
         """Samples of a file. Raises ValueError that names the row."""
@@ -89,6 +97,12 @@ class ServingModel(mlflow.pyfunc.PythonModel):
 
 def _is_missing(value: object) -> bool:
     return value is None or isinstance(value, float) and np.isnan(value)
+
+
+def _string(row: int, column: str, value: object) -> str | None:
+    if _is_missing(value) or isinstance(value, str):
+        return value if isinstance(value, str) else None
+    raise ValueError(f"row {row}: {column} is {type(value).__name__}, and must be a string")
 
 
 def _bytes(row: int, audio: object) -> bytes:

@@ -188,15 +188,18 @@ def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, 
         "row 0: its audio cannot be read as audio": [base64.b64encode(b"no audio").decode(), None],
         "row 0: its audio is longer than 30 s": [long, None],
         "row 0 has neither audio nor text": [None, None],
+        "row 0: speaker is int, and must be a string": [None, texts[0], 7],
     }
     with serving(rebuilt, "models:/calm-msp@champion") as address:
 
         def ask(*rows: list) -> httpx.Response:
-            return httpx.post(address, json={"dataframe_split": {"columns": ["audio", "text"], "data": list(rows)}}, timeout=60)
+            columns = ["audio", "text", "speaker"][: len(rows[0])]
+            return httpx.post(address, json={"dataframe_split": {"columns": columns, "data": list(rows)}}, timeout=60)
 
         answers = ask(*rows).raise_for_status().json()["predictions"]
         refused = {message: ask(row) for message, row in faults.items()}
         silence = base64.b64encode((rebuilt.folder / "silence.wav").read_bytes()).decode()
+        known = ask([first, texts[0], "anna"], [second, None, "anna"], [second, texts[1], None]).raise_for_status().json()["predictions"]
         silent, _ = ask([silence, texts[0]], rows[0]).raise_for_status().json()["predictions"]
         (text_alone,) = httpx.post(address, json={"dataframe_records": [{"text": texts[1]}]}, timeout=60).json()["predictions"]
     assert [list(answer) for answer in answers] == [list(row) for row in expected]
@@ -204,6 +207,11 @@ def test_a_server_gives_the_probabilities_of_calm_predict(rebuilt, monkeypatch, 
         for name, value in row.items():
             assert answer[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-6)), name
     assert abs(answers[0]["happy"] - answers[2]["happy"]) > 1e-4  # the text is heard
+    of_anna = predict(files[0], "--text", texts[0], "--speaker", files[0], "--speaker", files[1])
+    for name, value in of_anna[0].items():
+        assert known[0][name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-6)), name
+    assert abs(known[0]["happy"] - answers[0]["happy"]) > 1e-5  # the speaker is known
+    assert known[2] == answers[1]
     for message, answer in refused.items():
         assert answer.status_code == 400 and message in answer.text and "Traceback" not in answer.text, answer.text
     assert silent == dict.fromkeys(classes, None) | {"decided": "no speech", "decision": "no speech"}
