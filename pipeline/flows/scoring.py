@@ -12,20 +12,27 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from calm.corpora.files import walk
 from calm.storage import read_json, write_json, write_parquet
 from pipeline.execution import alone
 
+if TYPE_CHECKING:
+    from calm.array_types import Floats32
+    from calm.inference.classifier import Classifier
+
 BATCH = 32  # files per Parquet file
 SETTLE_SECONDS = 5  # a file that changed more recently may still be being copied
+KNOWN_BY = 20  # recordings that make a speaker known: more of them changed little (benchmarks/known_speakers.py)
 TRIES = 3  # after which a file is given up that ends the process
 PARTIAL = (".partial", ".part", ".tmp", ".crdownload")
 
@@ -102,7 +109,7 @@ def score(inbox: Path, scores: Path, model: str) -> tuple[int, int, int]:
         new = [(entry, path) for entry, path in new_files(inbox, scores).items() if (known.get(entry.file) or "-") != digest(path)]
         if not new:
             return 0, 0, 0
-        scorer, tries, total, faults = Scorer(model), Tries(scores / ".tried.json"), 0, 0
+        scorer, tries, total, faults = Scorer(model, inbox), Tries(scores / ".tried.json"), 0, 0
         with tqdm(total=len(new), desc="Scoring", unit="file", delay=2) as bar:
             for first in range(0, len(new), BATCH):
                 rows = []
@@ -147,9 +154,9 @@ def digest(path: Path) -> str:
 
 
 class Scorer:
-    """The model, Whisper if the model uses text, and the settings of both."""
+    """The model, Whisper if the model uses text, and the settings of both; and the model for each speaker whom a subfolder names."""
 
-    def __init__(self, model: str):
+    def __init__(self, model: str, inbox: Path):
         from calm.asr import engines
         from calm.audio.pauses import Pauses
         from calm.inference.loading import load_classifier
@@ -167,6 +174,11 @@ class Scorer:
             whisper = engines.load(section.engine, name, **options, window=section.window_seconds, device=device)
         pauses = Pauses(**cut.model_dump()) if cut else Pauses()
         self.listener = Listener.of(self.classifier, whisper, pauses=pauses, no_speech_threshold=section.no_speech_threshold)
+        self.inbox, self.by_speaker, self.speakers = inbox, loaded.flows.speaker_folders, {}
+        if self.by_speaker and self.classifier.extractor.normalise == "utterance":
+            raise ValueError(
+                f"{model} normalises every utterance by its own frames, so that no speaker is known: set flows.speaker_folders: false"
+            )
 
     def rows(self, entry: InboxFile, path: Path, times: int) -> list[dict]:
         """Rows of one file: one per piece between pauses, or one that says what is wrong.
@@ -187,9 +199,34 @@ class Scorer:
         from calm.inference.recordings import classify_segment
 
         try:
-            return [classify_segment(self.classifier, segment) for segment in self.listener(path)]
+            classifier = self.of_speaker(path)
+            return [classify_segment(classifier, segment) for segment in self.listener(path)]
         except (ValueError, OSError) as error:  # of which AudioError is one
             return [{"fault": shown(str(error))}]
+
+    def of_speaker(self, path: Path) -> "Classifier":
+        """The model for the speaker whom the file's folder names, known by the newest recordings there; as it is for any other file."""
+        speaker, *below = path.relative_to(self.inbox).parts
+        if not (self.by_speaker and below):
+            return self.classifier
+        if speaker not in self.speakers:
+            self.speakers[speaker] = self.classifier
+            with contextlib.suppress(ValueError):  # nobody speaks in the recordings
+                self.speakers[speaker] = self.classifier.for_speaker(self._heard(self.inbox / speaker))
+        return self.speakers[speaker]
+
+    def _heard(self, folder: Path) -> "Iterator[Floats32]":
+        """Speech of the newest recordings in a folder; none of one that cannot be read, whose own row says why."""
+        untranscribed = replace(self.listener, whisper=None)
+        for path in newest(folder):
+            with contextlib.suppress(ValueError, OSError):
+                yield from (segment.samples for segment in untranscribed(path))
+
+
+def newest(folder: Path) -> list[Path]:
+    """The newest regular files of a folder and those below it, at most `KNOWN_BY`, newest first and then by name."""
+    entries = sorted((-stat.st_mtime_ns, path) for path in walk(folder, "") if path.is_file() and (stat := _stat(path)))
+    return [path for _, path in entries[:KNOWN_BY]]
 
 
 def _unusable(path: Path, times: int) -> str | None:

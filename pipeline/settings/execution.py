@@ -109,6 +109,9 @@ class Flows(Section):
     """Time that a stopped stage has to write its checkpoint."""
     inbox: Path = Path("data/inbox")
     """Folder of the audio that `score_new` scores."""
+    speaker_folders: bool = False
+    """Whether each subfolder of the inbox is named by the one speaker of its recordings. The model then hears the newest 20 of them first,
+    without labels, as `calm predict --speaker` does."""
     scores: Path = Path("data/scores")
     """Folder of the Parquet table that `score_new` writes."""
     model: str | None = None

@@ -2,11 +2,13 @@
 
 Input: a row per utterance with `audio` (a file's bytes, in base64 or as they are) and `text`; either may be missing if the model allows
 it. A name in the column `speaker` says that the model first hears all of the request's audio with this name, without labels, and so knows
-the speaker (`Classifier.for_speaker`); nothing is kept for the next request. The model has no signature of inputs, with which MLflow would leave out a misspelt column without a word. Output: the
-probability of each class, as `calm predict` gives it for a piece of a recording, the mean over the pieces if it is longer than the
-model learned from; the classes `decided` (with commas between them),
-and by which `decision`: thresholds "tuned" on validation, "0.5", or "argmax". Where nobody speaks, there are no probabilities, and both are
-"no speech". What cannot be used is answered by one sentence, without a stack trace.
+the speaker (`Classifier.for_speaker`); nothing is kept for the next request. The model has no signature of inputs, with which MLflow
+would leave out a misspelt column without a word.
+
+Output: the probability of each class, as `calm predict` gives it for a piece of a recording, the mean over the pieces if it is longer than
+the model learned from; the classes `decided` (with commas between them), and by which `decision`: thresholds "tuned" on validation, "0.5",
+or "argmax". Where nobody speaks, there are no probabilities, and both are "no speech". What cannot be used is answered by one sentence,
+without a stack trace.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What the scoring of an inbox does with entries that are no recordings; with a model see test_flows.py."""
+"""What the scoring of an inbox does with entries that are no recordings, and with subfolders of speakers. In a flow: test_flows.py."""
 
 import os
 import subprocess
@@ -6,9 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
+import yaml
+from made_model import release, speech
+from made_project import small
 
+from calm.audio.decoding import read_audio
+from calm.inference.loading import load_classifier
 from pipeline.flows import scoring
 
 REPOSITORY = Path(__file__).parents[2]
@@ -17,8 +24,8 @@ REPOSITORY = Path(__file__).parents[2]
 class Stub(scoring.Scorer):
     """Hears every file but those called `bad...`; `heard` is called for each."""
 
-    def __init__(self, model: str):
-        self.model, self.classifier = model, None
+    def __init__(self, model: str, inbox: Path):
+        self.model, self.classifier, self.inbox, self.by_speaker = model, None, inbox, False
 
     heard = staticmethod(lambda path: None)
 
@@ -85,8 +92,45 @@ def test_a_file_that_ends_the_process_is_given_up(inbox, tmp_path):
         "Stub.heard = staticmethod(lambda path: 'crash' in path.name and os.kill(os.getpid(), 9)); scoring.Scorer = Stub\n"
         "print(scoring.score(Path(sys.argv[1]), Path(sys.argv[2]), 'model'))"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *Path(__file__).parents[:2])))}
     command = [sys.executable, "-c", code, str(inbox), str(tmp_path / "scores")]
     runs = [subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(scoring.TRIES + 1)]
     assert [run.returncode for run in runs] == [-9] * scoring.TRIES + [0] and runs[-1].stdout == "(2, 2, 0)\n"
     assert pd.read_parquet(tmp_path / "scores").set_index("file")["fault"]["a crash.wav"] == "reading it ended the process 3 times"
+
+
+def test_a_subfolder_names_the_speaker(tmp_path, monkeypatch):
+    """Each file is scored by the model that knows its folder's recordings, as `for_speaker` does; a torn one beside them harms nobody."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small() | {"flows": {"speaker_folders": True}}))
+    monkeypatch.chdir(tmp_path)
+    inbox, model = tmp_path / "inbox", release(tmp_path / "model", "audio")
+    clips = {f"anna/{number}.wav": speech(2, number) for number in (4, 5)} | {"other.wav": speech(2, 3)}
+    (inbox / "anna").mkdir(parents=True)
+    for name, samples in clips.items():
+        soundfile.write(inbox / name, samples, 16000)
+        os.utime(inbox / name, (time.time() - 60,) * 2)
+    put(inbox / "anna/torn.wav")
+    assert scoring.score(inbox, tmp_path / "scores", str(model)) == (4, 1, 0)
+    rows = pd.read_parquet(tmp_path / "scores").set_index("file")
+    classifier = load_classifier(model)
+    samples = {name: read_audio(inbox / name) for name in clips}
+    anna = classifier.for_speaker([samples["anna/4.wav"], samples["anna/5.wav"]])
+    for name, expected in {"anna/4.wav": anna, "anna/5.wav": anna, "other.wav": classifier}.items():
+        assert list(dict(rows.loc[name, "probabilities"]).values()) == pytest.approx(expected([samples[name]], None)[0].tolist(), abs=1e-5)
+    new = classifier([samples["anna/4.wav"]], None)[0]
+    assert np.abs(np.array(list(dict(rows.loc["anna/4.wav", "probabilities"]).values())) - new).max() > 1e-4
+
+
+def test_a_model_that_needs_no_other_recordings_says_so(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small() | {"flows": {"speaker_folders": True}}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="set flows.speaker_folders: false"):
+        scoring.Scorer(str(release(tmp_path / "model", "audio", normalise="utterance", mean=None, std=None)), tmp_path)
+
+
+def test_the_newest_recordings_make_a_speaker_known(tmp_path):
+    for number in range(scoring.KNOWN_BY + 2):
+        put(tmp_path / f"{number:02}.wav")
+        os.utime(tmp_path / f"{number:02}.wav", (number, number))
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert [path.stem for path in scoring.newest(tmp_path)] == [f"{number:02}" for number in reversed(range(2, scoring.KNOWN_BY + 2))]
