@@ -16,7 +16,7 @@ from calm.array_types import Floats16, Floats32, Ints
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
 from calm.data.arrays import filled
-from calm.data.normalisation import OF_SPEAKERS, Normaliser, Statistics, Sums, added, of_speaker, outside
+from calm.data.normalisation import OF_SPEAKERS, Normaliser, Statistics, Sums, of_speaker, outside
 from calm.data.ragged import AcousticFrames, Ragged
 from calm.storage import check_sums, parquet_batches, read_parquet
 
@@ -138,12 +138,12 @@ def read_normaliser(
     corpus = statistics(folder, fold)
     if not speaker_of:
         return Normaliser(corpus, normalise == "utterance")
-    sums: dict[str, Sums] = {}
+    sums = {speaker: Sums() for speaker in speaker_of.values()}
     for shard in shards(folder):
         for batch in _batches(shard, ROWS):
             for id, frames in _rows(batch, len(corpus[0]), through):
                 if id in speaker_of:
-                    sums[speaker_of[id]] = added(frames, sums.get(speaker_of[id]))
+                    sums[speaker_of[id]].add(frames)
     return Normaliser(corpus, False, speaker_of, {speaker: of_speaker(own, corpus) for speaker, own in sums.items()})
 
 
@@ -241,7 +241,10 @@ def _piece(
 def statistics(folder: Path, fold: int = 0) -> Statistics:
     """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    mean, deviation = outside(stats["folds"], fold) if fold else (np.array(stats["mean"], float), np.array(stats["std"], float))
+    if fold:
+        mean, deviation = outside({name: Sums.of(sums) for name, sums in stats["folds"].items()}, fold)
+    else:
+        mean, deviation = np.array(stats["mean"], np.float64), np.array(stats["std"], np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
         raise ValueError(f"{folder / 'stats.json'} has a mean or a deviation that is not a number: run the stage features again")
     return mean.astype(np.float32), deviation.astype(np.float32)
