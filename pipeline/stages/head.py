@@ -17,7 +17,7 @@ from pipeline import factory, paths
 from pipeline.execution import gpus
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import cores
-from pipeline.heads.conditions import conditions, released
+from pipeline.heads.conditions import by_training, conditions, released
 from pipeline.heads.together import averaged
 from pipeline.heads.worker import HeadWorker
 from pipeline.settings import Settings
@@ -60,16 +60,16 @@ def run(settings: Settings, name: str) -> str:
 
 
 def train_all(settings: Visible, name: str, work: Path, tracked: TrackedRun) -> list[Path]:
-    """Train every condition and seed in every fold, several at once; returns the folders of the runs."""
+    """Train the heads of every condition and seed in every fold, several at once; returns the folders of the runs."""
     heads, items = settings.heads[name], []
     folds = folds_of(read_table(paths.utterances(heads.corpus), ["fold"]))
     for fold in folds or [None]:
-        for condition in conditions(heads.rows, settings.head):
-            together = [settings.seeds] if condition.tuning == "frozen" else [[seed] for seed in settings.seeds]
-            items += [(condition, seeds, fold) for seeds in together]
+        for alike in by_training(conditions(heads.rows, settings.head), settings.spectran.normalise):
+            together = [settings.seeds] if alike[0].tuning == "frozen" else [[seed] for seed in settings.seeds]
+            items += [(alike, seeds, fold) for seeds in together]
     kept = (released(heads, settings.head), settings.seeds[0], 0 if folds else None) if heads.release else None
     if kept and folds:
-        items.append((kept[0], [kept[1]], 0))
+        items.append(([kept[0]], [kept[1]], 0))
     devices = gpus.names()[: settings.compute.devices.get("head")]
     slots = len(devices) * settings.compute.heads_per_gpu or min(cores(), MOST_WORKERS)
     processes = min(settings.head.workers or slots, len(items))
