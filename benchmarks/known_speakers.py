@@ -20,7 +20,7 @@ from calm.audio.functionals import functionals
 from calm.corpora.folds import folds_of, split_in
 from calm.corpora.utterances import multi_hot, read_table
 from calm.data.examples import shards, statistics
-from calm.data.normalisation import Statistics, Sums, added, of_speaker
+from calm.data.normalisation import Statistics, Sums, of_speaker
 from calm.evaluation.regression import fit_logistic
 from calm.storage import read_parquet
 from pipeline import paths
@@ -38,7 +38,9 @@ def main(
     table = table[table["labels"].notna() & table["fold"].notna()].reset_index(drop=True)
     targets, speakers = multi_hot(table["labels"], table.attrs["classes"], True), table["speaker"].to_numpy()
     frames = read_frames(folder, list(table["id"]))
-    sums, answers = [added(own) for own in frames], {}
+    sums, answers = [Sums() for _ in frames], {}
+    for own, recording in zip(sums, frames, strict=True):
+        own.add(recording)
     for fold in tqdm(folds_of(table), unit="fold"):
         tested, corpus_statistics = (split_in(table, fold) == "test").to_numpy(), statistics(folder, fold)
         train = np.stack([heard(frames[row], corpus_statistics) for row in np.flatnonzero(~tested)])
@@ -48,8 +50,8 @@ def main(
             draw = np.random.default_rng((seed, row))
             own = np.flatnonzero(speakers == speakers[row])
             others = draw.permutation(own[own != row])
-            known = {count: of_speaker(together([sums[other] for other in others[:count]]), corpus_statistics) for count in RECORDINGS}
-            everything = of_speaker(together([sums[each] for each in own]), corpus_statistics)
+            known = {count: of_speaker(sum((sums[other] for other in others[:count]), Sums()), corpus_statistics) for count in RECORDINGS}
+            everything = of_speaker(sum((sums[each] for each in own), Sums()), corpus_statistics)
             for name, chosen in {"none": corpus_statistics, **known, "all": everything}.items():
                 vector = (heard(frames[row], chosen) - mean) / deviation
                 answers.setdefault(name, {})[row] = int((vector @ linear.weights.T + linear.bias).argmax())
@@ -68,11 +70,6 @@ def read_frames(folder: Path, ids: list[str]) -> list[np.ndarray]:
         for id, values in zip(part["id"].to_pylist(), part["features"], strict=True):
             by_id[id] = values.values.to_numpy(zero_copy_only=False).reshape(-1, channels).astype(np.float32)
     return [by_id[id] for id in ids]
-
-
-def together(several: list[Sums]) -> Sums:
-    """The sums over several recordings."""
-    return sum(own[0] for own in several), sum(own[1] for own in several), sum(own[2] for own in several)
 
 
 def heard(frames: np.ndarray, normalised_by: Statistics) -> np.ndarray:

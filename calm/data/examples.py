@@ -4,8 +4,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import islice, pairwise
+from functools import cache, partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from calm.array_types import Floats16, Floats32, Ints
 from calm.corpora.folds import split_in
 from calm.corpora.utterances import SOFT, read_table
 from calm.data.arrays import filled
-from calm.data.normalisation import OF_SPEAKERS, Normaliser, Statistics, Sums, added, of_speaker, outside
+from calm.data.normalisation import OF_SPEAKERS, Normaliser, Statistics, Sums, of_speaker, outside
 from calm.data.ragged import AcousticFrames, Ragged
 from calm.storage import check_sums, parquet_batches, read_parquet
 
@@ -76,23 +76,9 @@ def load_examples(
         through: changes the frames of each utterance before they are normalised; None: they are as stored.
         work: folder of files for large arrays, shared by all processes that are given it; None: each process has its own.
     """
-    import pandas as pd
-
-    tables, classes, one_hot = [], (), False
-    for name, (utterances, texts, features) in corpora.items():
-        table = read_table(utterances)
-        table["split"] = split_in(table, fold)
-        classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
-        spoken = read_parquet(Path(texts) / "texts.parquet", ["id", "text"]).to_pandas()
-        counted = pd.concat([read_parquet(shard, ["id", "frames"]).to_pandas() for shard in shards(features)])
-        table = table.drop(columns="text").merge(spoken, on="id", how="left", validate="one_to_one").assign(corpus=name)
-        tables.append(counted.merge(table, on="id", how="left", validate="one_to_one"))
-    table = pd.concat(tables, ignore_index=True)
-    table["text"] = table["text"].fillna("")
-    table = table.drop(columns="frames")
+    table, classes, one_hot = _read_tables(corpora, fold)
     folders = [Path(features) for *_, features in corpora.values()]
     ids = [list(table.loc[table["corpus"] == name, "id"]) for name in corpora]
-
     channels = len(statistics(folders[0])[0])
 
     @cache
@@ -103,12 +89,34 @@ def load_examples(
     def frames_in(speed: str) -> AcousticFrames:
         about = [speed, [str(folder) for folder in folders], ids, block, normalise, fold, through is not None]
         file = work and work / f"frames-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
-        return _frames(ids, [folder / speed for folder in folders], normaliser, channels, block, hop, through, file)
+        parts = [
+            StoredFrames(folder / speed, own, partial(normaliser, corpus), through)
+            for corpus, (folder, own) in enumerate(zip(folders, ids, strict=True))
+        ]
+        return _frames(parts, channels, block, hop, file)
 
     speeds = sorted({speed.name for folder in folders for speed in folder.glob("speed-*")}) if copies else []
     frames, changed = frames_in(""), {speed: frames_in(speed) for speed in speeds}
     columns = ["corpus", "id", "split", "speaker", "text", "labels", *(name for name in table.columns if name.startswith(SOFT))]
     return Examples(table[columns], frames, classes, one_hot, changed)
+
+
+def _read_tables(corpora: dict[str, tuple[Path, Path, Path]], fold: int) -> tuple["pd.DataFrame", tuple[str, ...], bool]:
+    """Utterances with frames and their texts, in the order of the shards; classes, and whether each utterance has exactly one."""
+    import pandas as pd
+
+    tables, classes, one_hot = [], (), False
+    for name, (utterances, texts, features) in corpora.items():
+        table = read_table(utterances)
+        table["split"] = split_in(table, fold)
+        classes, one_hot = table.attrs["classes"], table.attrs["one_hot"]
+        spoken = read_parquet(Path(texts) / "texts.parquet", ["id", "text"]).to_pandas()
+        stored = pd.concat([read_parquet(shard, ["id"]).to_pandas() for shard in shards(features)])
+        table = table.drop(columns="text").merge(spoken, on="id", how="left", validate="one_to_one").assign(corpus=name)
+        tables.append(stored.merge(table, on="id", how="left", validate="one_to_one"))
+    table = pd.concat(tables, ignore_index=True)
+    table["text"] = table["text"].fillna("")
+    return table, classes, one_hot
 
 
 def speakers_heard(table: "pd.DataFrame", normalise: str) -> dict[str, str]:
@@ -138,12 +146,12 @@ def read_normaliser(
     corpus = statistics(folder, fold)
     if not speaker_of:
         return Normaliser(corpus, normalise == "utterance")
-    sums: dict[str, Sums] = {}
+    sums = {speaker: Sums() for speaker in speaker_of.values()}
     for shard in shards(folder):
         for batch in _batches(shard, ROWS):
             for id, frames in _rows(batch, len(corpus[0]), through):
                 if id in speaker_of:
-                    sums[speaker_of[id]] = added(frames, sums.get(speaker_of[id]))
+                    sums[speaker_of[id]].add(frames)
     return Normaliser(corpus, False, speaker_of, {speaker: of_speaker(own, corpus) for speaker, own in sums.items()})
 
 
@@ -153,43 +161,49 @@ def stored_normaliser(folder: Path, utterances: Path, normalise: str) -> Normali
     return read_normaliser(folder, normalise, speaker_of=heard)
 
 
-def _frames(
-    ids: list[list[str]],
-    folders: list[Path],
-    normaliser: Callable[[int], Normaliser],
-    channels: int,
-    block: int,
-    hop: int,
-    through: Through | None,
-    file: Path | None,
-) -> AcousticFrames:
-    """Normalised frames of all rows, in their order; a row without frames has none, and a shorter one than a block is padded to it.
+@dataclass(frozen=True)
+class StoredFrames:
+    """The shards of a corpus at one speed.
 
-    Args:
-        ids: of the rows of each corpus.
-        folders: of the shards of each corpus.
-        normaliser: of each corpus, by its place.
-        file: see `calm.data.arrays.filled`.
+    Attributes:
+        ids: of the corpus's rows, in the order of the shards, some of which may have no frames at this speed.
+        normaliser: gives what they are normalised by, once they are read.
+        through: see `load_examples`.
     """
-    lengths, before = np.zeros(sum(map(len, ids)), np.int64), 0
-    for folder, own in zip(folders, ids, strict=True):
-        rows = {id: row for row, id in enumerate(own, before)}
-        before += len(own)
-        for shard in shards(folder):
+
+    folder: Path
+    ids: list[str]
+    normaliser: Callable[[], Normaliser]
+    through: Through | None
+
+    def lengths(self, block: int) -> Ints:
+        """Frames of every row, those of a block at least; 0 for a row without frames."""
+        rows, lengths = {id: row for row, id in enumerate(self.ids)}, np.zeros(len(self.ids), np.int64)
+        for shard in shards(self.folder):
             table = read_parquet(shard, ["id", "frames"])
             chosen = [rows[id] for id in table["id"].to_pylist()]
             lengths[chosen] = np.maximum(table["frames"].to_numpy(), block)
+        return lengths
+
+    def normalised(self) -> Iterator[tuple[Floats32, np.float32]]:
+        """Of every row with frames in turn, as `_normalised` gives it."""
+        for batch in (batch for shard in shards(self.folder) for batch in _batches(shard, ROWS)):
+            yield from _normalised(batch, self.normaliser(), self.through)
+
+
+def _frames(parts: list[StoredFrames], channels: int, block: int, hop: int, file: Path | None) -> AcousticFrames:
+    """Normalised frames of all rows; a row without frames has none, and a shorter one than a block is padded to it.
+
+    `file`: see `calm.data.arrays.filled`.
+    """
+    lengths = np.concatenate([part.lengths(block) for part in parts])
     utterances, present = Ragged(np.empty(0), lengths), np.flatnonzero(lengths)
-    starts = utterances.offsets[present]
 
     def fill(values: Floats16) -> Floats32:
-        scale, row = np.zeros(len(lengths), np.float32), 0
-        for corpus, folder in enumerate(folders):
-            for batch in (batch for shard in shards(folder) for batch in _batches(shard, ROWS)):
-                for frames, deviation in _normalised(batch, normaliser(corpus), through):
-                    values[starts[row] : starts[row] + len(frames)] = frames
-                    scale[present[row]] = deviation
-                    row += 1
+        scale, every = np.zeros(len(lengths), np.float32), chain.from_iterable(part.normalised() for part in parts)
+        for row, start, (frames, deviation) in zip(present, utterances.offsets[present], every, strict=True):
+            values[start : start + len(frames)] = frames
+            scale[row] = deviation
         return scale
 
     utterances.values, scale = filled((int(lengths.sum()), channels), fill, file)
@@ -241,7 +255,10 @@ def _piece(
 def statistics(folder: Path, fold: int = 0) -> Statistics:
     """Mean and deviation of every channel over the training split, or over all folds but one, (channels,) each."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-    mean, deviation = outside(stats["folds"], fold) if fold else (np.array(stats["mean"], float), np.array(stats["std"], float))
+    if fold:
+        mean, deviation = outside({name: Sums.of(sums) for name, sums in stats["folds"].items()}, fold)
+    else:
+        mean, deviation = np.array(stats["mean"], np.float64), np.array(stats["std"], np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
         raise ValueError(f"{folder / 'stats.json'} has a mean or a deviation that is not a number: run the stage features again")
     return mean.astype(np.float32), deviation.astype(np.float32)

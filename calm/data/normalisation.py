@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -37,14 +37,45 @@ class Normaliser:
         return self.speakers[self.speaker_of[id]] if id in self.speaker_of else self.corpus
 
 
-Sums = tuple[int, Floats64, Floats64]  # number of frames, and over them the sums of values and of their squares, (channels,) each
+@dataclass
+class Sums:
+    """Sums over the frames of utterances, (channels,) float64 each.
 
+    Attributes:
+        frames, utterances: how many were added.
+        total, squares: of the values, and of their squares.
+    """
 
-def added(frames: Floats, sums: Sums | None = None) -> Sums:
-    """Sums of frames (frames, channels), beside those of others."""
-    values = np.asarray(frames, np.float64)
-    count, total, squares = len(values), values.sum(0), np.square(values).sum(0)
-    return (count, total, squares) if sums is None else (sums[0] + count, sums[1] + total, sums[2] + squares)
+    frames: int = 0
+    utterances: int = 0
+    total: Floats64 | float = 0.0
+    squares: Floats64 | float = 0.0
+
+    def add(self, frames: Floats) -> None:
+        """One utterance, (frames, channels)."""
+        values = np.asarray(frames, np.float64)
+        self.frames += len(values)
+        self.utterances += 1
+        self.total = self.total + values.sum(0)
+        self.squares = self.squares + np.square(values).sum(0)
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(*(ours + theirs for ours, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def mean_and_deviation(self) -> tuple[Floats64, Floats64]:
+        """Of every channel, (channels,) float64 each. A channel that never changes has a deviation of 0.001."""
+        mean = np.asarray(self.total / self.frames)
+        return mean, np.maximum(np.sqrt(np.maximum(self.squares / self.frames - mean**2, 0)), 1e-3)
+
+    def plain(self) -> dict[str, Any]:
+        """The sums as JSON has them."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Any]) -> Self:
+        """From what `plain` gave."""
+        total, squares = (np.asarray(sums[key], np.float64) for key in ("total", "squares"))
+        return cls(sums["frames"], sums["utterances"], total, squares)
 
 
 def of_speaker(sums: Sums, corpus: tuple[Floats, Floats]) -> Statistics:
@@ -53,29 +84,17 @@ def of_speaker(sums: Sums, corpus: tuple[Floats, Floats]) -> Statistics:
     `PRIOR` frames of the corpus, by its mean and deviation, count as heard from every speaker, so that few recordings say little.
     """
     mean, deviation = (np.asarray(values, np.float64) for values in corpus)
-    frames, total, squares = sums
-    own = mean_and_deviation(frames + PRIOR, total + PRIOR * mean, squares + PRIOR * (deviation**2 + mean**2))
+    own = (sums + Sums(PRIOR, 0, PRIOR * mean, PRIOR * (deviation**2 + mean**2))).mean_and_deviation()
     return own[0].astype(np.float32), own[1].astype(np.float32)
 
 
-def mean_and_deviation(frames: int, total: Floats64, squares: Floats64) -> tuple[Floats64, Floats64]:
-    """Of every channel, (channels,) float64 each, from the sums over frames of values and of their squares.
-
-    A channel that never changes has a deviation of 0.001.
-    """
-    mean = total / frames
-    return mean, np.maximum(np.sqrt(np.maximum(squares / frames - mean**2, 0)), 1e-3)
-
-
-def outside(sums: Mapping[str, Mapping[str, Any]], fold: int) -> tuple[Floats64, Floats64]:
+def outside(sums: Mapping[str, Sums], fold: int) -> tuple[Floats64, Floats64]:
     """Mean and deviation over all folds but one, and over what is in none.
 
     Args:
-        sums: by the number of the fold, "" for rows in none: frames, total and squares as in `mean_and_deviation`.
+        sums: by the number of the fold, "" for rows in none.
     """
-    others = [of_fold for name, of_fold in sums.items() if name != str(fold)]
-    frames = sum(of_fold["frames"] for of_fold in others)
-    if not frames:
+    others = sum((of_fold for name, of_fold in sums.items() if name != str(fold)), Sums())
+    if not others.frames:
         raise ValueError(f"fold {fold} holds all utterances with features: there is nothing to normalise by")
-    total, squares = (sum(np.asarray(of_fold[key], np.float64) for of_fold in others) for key in ("total", "squares"))
-    return mean_and_deviation(frames, np.asarray(total), np.asarray(squares))
+    return others.mean_and_deviation()

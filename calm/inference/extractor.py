@@ -15,7 +15,7 @@ import soxr
 from calm.array_types import Floats32
 from calm.audio.features import ENCODER, KINDS, LOG_MEL, FrameExtractor, extract
 from calm.audio.survey import BEYOND
-from calm.data.normalisation import added, of_speaker
+from calm.data.normalisation import Sums, of_speaker
 from calm.data.ragged import AcousticFrames, Ragged
 
 CONFIG = "preprocessor_config.json"  # Transformers' name of the file that holds a feature extractor
@@ -168,10 +168,10 @@ class AcousticExtractor:
         """
         if self.normalise == "utterance":
             raise ValueError("this model normalises every utterance by its own frames, so that it needs no other recordings")
-        sums = None
+        sums = Sums()
         for samples in clips:
-            sums = added(self.frames(samples), sums)
-        if sums is None:
+            sums.add(self.frames(samples))
+        if not sums.frames:
             raise ValueError("nobody speaks in the speaker's recordings: give one in which the person is heard")
         other = copy.copy(self)
         other.mean, other.std = (values.tolist() for values in of_speaker(sums, (np.array(self.mean), np.array(self.std))))

@@ -46,12 +46,12 @@ def check(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: spinning threads would distort the measurement
     with console.user_errors():
-        from calm.corpora import layout, recognised
+        from calm.corpora import layout
         from calm.tools import inspection
 
     options = dict(map(console.parse_option, option))
     try:
-        format = (ALIASES.get(format, format) if format else None) or recognised.format_of(path)
+        format = (ALIASES.get(format, format) if format else None) or layout.format_of(path)
         result = inspection.inspect(format, path, options)
     except CorpusError as error:
         absent = layout.missing(format, path, options) if format in FORMATS and path.is_dir() else []

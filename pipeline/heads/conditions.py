@@ -78,6 +78,22 @@ def conditions(rows: dict[str, HeadRow], head: Head) -> list[Condition]:
     return sorted(combinations, key=lambda condition: condition.tuning != "frozen")
 
 
+def by_training(every: list[Condition], normalise: str) -> list[list[Condition]]:
+    """Conditions with the same training in one list: the first is trained, and its heads answer for the others too.
+
+    `tested_speaker` changes the frames of the test split alone, so its training is that of `corpus`.
+
+    Args:
+        normalise: how frames are normalised where the row does not say it.
+    """
+    groups: dict[tuple, list[Condition]] = {}
+    for condition in every:
+        how = (condition.row.normalise or normalise).replace("tested_speaker", "corpus")
+        row = condition.row.model_dump_json(exclude={"normalise", "modalities", "tuning"})
+        groups.setdefault((row, how, condition.tuning, condition.modality), []).append(condition)
+    return list(groups.values())
+
+
 def released(heads: Heads, head: Head) -> Condition:
     """The condition whose model is kept for use: CALM, for new speakers, unfrozen and of both modalities if there is one."""
     candidates = [condition for condition in conditions(heads.rows, head) if condition.row.network == "calm"]

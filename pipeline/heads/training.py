@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from calm.data.batching import SequenceCollator
 from calm.models.heads import FrozenHeads
 from calm.models.modeling import CalmForSequenceClassification
 from calm.storage import replacing
@@ -25,10 +24,12 @@ from pipeline.heads.networks import TASK, Networks, digest
 from pipeline.tracking import systems
 from pipeline.tracking.tracker import TrackedRun
 
+Logits = Callable[[Condition], dict[str, np.ndarray]]  # condition -> split -> logits (utterances, seeds, classes)
+
 
 @dataclass
 class Trained:
-    """What training of a condition gave, for one seed or several."""
+    """What training gave, for one seed or several."""
 
     logits: pd.DataFrame  # id, split, logits, variant, modality, seed, and fold where the corpus has folds
     curves: list[dict]  # variant, modality, seed, curve, and fold
@@ -36,23 +37,28 @@ class Trained:
 
 
 def train_heads(
-    networks: Networks, condition: Condition, seeds: list[int], folder: Path, tracked: TrackedRun, keep: Path | None
+    networks: Networks, conditions: list[Condition], seeds: list[int], folder: Path, tracked: TrackedRun, keep: Path | None
 ) -> Trained:
     """Train the heads of a condition: those of all seeds at once if they are frozen, else one seed's with the network below.
 
     Args:
+        conditions: with the same training, of which the first is trained; see `by_training`.
         folder: for checkpoints.
         keep: folder for the network of the first seed; None: it is not kept.
     """
     begin = time.monotonic()
-    train_them = _unfrozen if condition.tuning == "unfrozen" else _frozen
+    train_them = _unfrozen if conditions[0].tuning == "unfrozen" else _frozen
     fold = {} if networks.fold is None else {"fold": networks.fold}
-    about = [{"variant": condition.name, "modality": condition.modality, "seed": seed, **fold} for seed in seeds]
+    about = [{"variant": own.name, "modality": own.modality, "seed": seed, **fold} for own in conditions for seed in seeds]
     with contextlib.ExitStack() as opened:
-        runs = [opened.enter_context(run_of(networks, condition, names, tracked)) for names in about]
-        logits, curve = train_them(networks, condition, seeds, folder, runs, keep)
-    tables = [_table(networks, names, {split: values[:, index] for split, values in logits.items()}) for index, names in enumerate(about)]
-    seconds = (time.monotonic() - begin) / len(seeds)
+        runs = [opened.enter_context(run_of(networks, conditions[0], names, tracked)) for names in about]
+        logits, curve = train_them(networks, conditions[0], seeds, folder, runs, keep)
+        answers = [(own, index) for own in map(logits, conditions) for index in range(len(seeds))]
+    tables = [
+        _table(networks, names, {split: values[:, index] for split, values in own.items()})
+        for names, (own, index) in zip(about, answers, strict=True)
+    ]
+    seconds = (time.monotonic() - begin) / len(about)
     measured = [{**names, "seconds": seconds, "mlflow_run": run.id} for names, run in zip(about, runs, strict=True)]
     return Trained(pd.concat(tables, ignore_index=True), [{**names, "curve": curve} for names in about], measured)
 
@@ -65,28 +71,30 @@ def run_of(networks: Networks, condition: Condition, names: dict, tracked: Track
 
 def _unfrozen(
     networks: Networks, condition: Condition, seeds: list[int], folder: Path, runs: list[TrackedRun], keep: Path | None
-) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """Train a head and the network below it; logits by split (utterances, 1, classes), and the training curve.
+) -> tuple[Logits, list[dict]]:
+    """Train a head and the network below it; what gives its logits, and the training curve.
 
     Where the corpus asks for a refit, a second network learns from training and validation together. It answers test, and is kept.
     """
     rows, validation = networks.train_rows(condition), networks.splits["validation"]
-    network, collator, curve = _descended(networks, condition, seeds[0], rows, validation, folder, runs[0].training)
-    answers = {"validation": _predicted(networks, condition, network, collator, validation)}
+    first, curve = _descended(networks, condition, seeds[0], rows, validation, folder, _to_all(runs, 1))
+    last = first
     if networks.settings.corpora[networks.corpus].refit:
-        both = np.concatenate([rows, validation])
-        network, collator, _ = _descended(networks, condition, seeds[0], both, [], folder / "again", None)
+        last, _ = _descended(networks, condition, seeds[0], np.concatenate([rows, validation]), [], folder / "again", None)
     if keep:
-        network.save_pretrained(keep)
-    if "test" in networks.held_out:
-        answers["test"] = _predicted(networks, condition, network, collator, networks.splits["test"])
-    return {split: values[:, None] for split, values in answers.items()}, curve
+        last.save_pretrained(keep)
+
+    def logits(heard: Condition) -> dict[str, np.ndarray]:
+        answering = {"validation": first, "test": last}
+        return {split: _predicted(networks, heard, answering[split], networks.splits[split])[:, None] for split in networks.held_out}
+
+    return logits, curve
 
 
 def _descended(
     networks: Networks, condition: Condition, seed: int, rows: np.ndarray, held_out: Sequence[int], folder: Path, log: Callable | None
-) -> tuple[CalmForSequenceClassification, SequenceCollator, list[dict]]:
-    """A network that learned from these rows step by step, with its batches and its training curve."""
+) -> tuple[CalmForSequenceClassification, list[dict]]:
+    """A network that learned from these rows step by step, and its training curve."""
     section, network, shares = networks.settings.head, networks.network(condition, seed), []
     if condition.row.network != "joint_transformer":
         network.calm.spectran.requires_grad_(networks.trains_front_end(condition))
@@ -103,14 +111,12 @@ def _descended(
     curve = train(network, rows, collator, schedule, folder, seed, held_out=held_out, lengths=lengths, shares=shares, ids=ids, log=log)
     if network.encoder is not None and section.encoder_rank:
         network.encoder.merge()
-    return network, collator, curve
+    return network, curve
 
 
-def _predicted(
-    networks: Networks, condition: Condition, network: CalmForSequenceClassification, collator: SequenceCollator, rows: np.ndarray
-) -> np.ndarray:
+def _predicted(networks: Networks, condition: Condition, network: CalmForSequenceClassification, rows: np.ndarray) -> np.ndarray:
     """Logits (rows, classes), averaged over the speeds where `head.average_speeds` says so."""
-    section = networks.settings.head
+    section, collator = networks.settings.head, networks.collator(condition, network)
     logits = [predict(network, rows, collator, section.batch)]
     for frames in networks.heard(condition).copies.values() if section.average_speeds and collator.modality != "text" else ():
         there = frames.utterances.lengths[rows] > 0  # the others count as they are
@@ -126,17 +132,13 @@ def pretrained_part(condition: Condition, network: CalmForSequenceClassification
 
 def _frozen(
     networks: Networks, condition: Condition, seeds: list[int], folder: Path, runs: list[TrackedRun], keep: Path | None
-) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """Train the heads of all seeds on representations that are computed once; logits (utterances, seeds, classes), and their mean curve."""
+) -> tuple[Logits, list[dict]]:
+    """Train the heads of all seeds on representations that are computed once; what gives their logits, and their mean curve."""
     representations = represented(networks, condition, seeds)
     if networks.settings.head.frozen_fit == "logistic":
         return _logistic(networks, condition, seeds, *representations, runs, keep)
 
-    def log(numbers: dict[str, float], step: int) -> None:
-        for run in runs:
-            run.training(of_one(numbers, len(seeds)), step)
-
-    heads, _, curve = on_vectors(networks, condition, *representations, seeds, folder, log)
+    heads, _, curve = on_vectors(networks, condition, *representations, seeds, folder, _to_all(runs, len(seeds)))
     if keep:
         network = networks.network(condition, seeds[0])
         network.heads[TASK].load_state_dict(heads.heads[0].state_dict())
@@ -146,7 +148,17 @@ def _frozen(
     def logits(split: str, vectors: torch.Tensor) -> np.ndarray:
         return predict(heads, np.arange(len(vectors)), lambda rows: {"vectors": vectors[rows]}, 512)
 
-    return answers(networks, condition, seeds, representations[0], logits), curve
+    return lambda heard: answers(networks, heard, seeds, logits), curve
+
+
+def _to_all(runs: list[TrackedRun], heads: int) -> Callable[[dict[str, float], int], None]:
+    """A function that logs the numbers of heads that are trained together into their runs."""
+
+    def log(numbers: dict[str, float], step: int) -> None:
+        for run in runs:
+            run.training(of_one(numbers, heads), step)
+
+    return log
 
 
 def of_one(numbers: dict[str, float], heads: int) -> dict[str, float]:
@@ -162,7 +174,7 @@ def _logistic(
     sources: np.ndarray,
     runs: list[TrackedRun],
     keep: Path | None,
-) -> tuple[dict[str, np.ndarray], list[dict]]:
+) -> tuple[Logits, list[dict]]:
     """Fit the heads of all seeds by logistic regression; as `_frozen`. The curve has an entry for each strength, of the first seed."""
     section, targets = networks.settings.head, networks.targets[sources] >= 0.5
     train = np.flatnonzero(np.isin(sources, networks.train_rows(condition)))
@@ -184,20 +196,18 @@ def _logistic(
         each = [head.logits(vectors[:, index].numpy(), head.last if split == "test" else head.first) for index, head in enumerate(heads)]
         return np.stack(each * (len(seeds) if len(each) == 1 else 1), 1)  # without a random network, all seeds are the same
 
-    return answers(networks, condition, seeds, vectors, logits), heads[0].curve
+    return lambda heard: answers(networks, heard, seeds, logits), heads[0].curve
 
 
 def answers(
-    networks: Networks, condition: Condition, seeds: list[int], vectors: torch.Tensor, logits: Callable[[str, torch.Tensor], np.ndarray]
+    networks: Networks, condition: Condition, seeds: list[int], logits: Callable[[str, torch.Tensor], np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Logits of the held-out splits, (utterances, seeds, classes), averaged over the speeds where `head.average_speeds` says so.
 
-    Args:
-        vectors: of all rows, as `pooled` gives them.
-        logits: of a split, from vectors.
+    `logits`: of a split, from vectors as `pooled` gives them.
     """
     copies = networks.examples.copies if networks.settings.head.average_speeds and condition.modality != "text" else {}
-    every = [vectors[: len(networks.targets)]]
+    every = [pooled(networks, condition, seeds, np.arange(len(networks.targets)))]
     for speed in copies:
         rows, heard = at_speed(networks, condition, seeds, speed)
         every.append(every[0].clone())  # a row without a copy counts as it is

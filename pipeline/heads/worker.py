@@ -20,7 +20,7 @@ from pipeline.tracking.tracker import TrackedRun
 
 @dataclass
 class HeadWorker(Worker):
-    """Trains the heads of a condition. What ended before the stage was stopped is kept, and not trained again."""
+    """Trains the heads of conditions with the same training. What ended before the stage was stopped is kept, and not trained again."""
 
     settings: Visible
     heads: Heads
@@ -48,16 +48,16 @@ class HeadWorker(Worker):
             self.networks = Networks(self.settings, self.heads.corpus, self.heads.model, folder, fold)
         return self.networks
 
-    def __call__(self, item: tuple[Condition, list[int], int | None]) -> tuple[Path, str]:
+    def __call__(self, item: tuple[list[Condition], list[int], int | None]) -> tuple[Path, str]:
         """The run's folder, with `logits.parquet`, `curves.json` and `measured.json`, and its name."""
         if self.stopped:  # this run waited in the queue when the stage was stopped
             raise Interrupted(143)
-        condition, seeds, fold = item
+        (condition, *_), seeds, fold = item
         folder = self.folder_of(fold) / f"{condition.name}-{condition.modality}-{seeds[0]}"
         if not (folder / "measured.json").exists():
-            keep = folder / "network" if (condition, seeds[0], fold) == self.kept else None
+            keep = folder / "network" if self.kept in [(own, seeds[0], fold) for own in item[0]] else None
             try:
-                trained = train_heads(self.networks_of(fold), condition, seeds, folder, self.tracked, keep)
+                trained = train_heads(self.networks_of(fold), item[0], seeds, folder, self.tracked, keep)
             except Interrupted:
                 self.stopped = True
                 raise

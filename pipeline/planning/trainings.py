@@ -18,7 +18,7 @@ from calm.models.language_model import source
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, count
 from calm.training.forward import step_flops
 from pipeline import factory
-from pipeline.heads.conditions import Condition, conditions
+from pipeline.heads.conditions import Condition, by_training, conditions
 from pipeline.planning.sizes import CLASSES, TOKENS_A_SECOND, Size
 from pipeline.settings import Head, Settings
 from pipeline.state import Visible, visible
@@ -116,7 +116,7 @@ def _heads(settings: Settings, name: str, sizes: dict[str, Size]) -> Iterator[Tr
     seen = visible(settings, "head", name)
     entry, section, size = seen.heads[name], seen.head, sizes[seen.heads[name].corpus]
     shapes, folds, seeds = Shapes(settings, entry.model, [size]), size.folds or 1, len(seen.seeds)
-    for condition in conditions(entry.rows, section):
+    for condition, *_ in by_training(conditions(entry.rows, section), seen.spectran.normalise):
         rows, title = round(size.train * condition.row.labels), f"{name}: {condition.name}, {condition.modality}"
         build = lambda count, condition=condition: shapes.head(count, seen, condition)  # noqa: E731
         trained = _trains_front_end(section, condition)

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from calm.corpora import CorpusError, read_corpus
-from calm.corpora.recognised import format_of
+from calm.corpora.layout import format_of
 from calm.corpora.trainable import refuse_untrainable
 from calm.corpora.utterances import Corpus
 from calm.storage import replacing

@@ -11,12 +11,11 @@ from pipeline.report.data_section import data_section
 from pipeline.report.opening import Headline, headline, opening
 from pipeline.report.parameter_tables import paper_sizes, parameter_tables
 from pipeline.report.results_section import results_section
-from pipeline.report.run_table import run_table
 from pipeline.report.sounds import Sounds
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.study_section import REPORT_COMMAND, study_section
 from pipeline.report.table import Table
-from pipeline.report.training_section import retrieval_section, training_section
+from pipeline.report.training_section import retrieval_section, run_table, training_section
 from pipeline.report.wording import language_model_title, mlflow_command
 from pipeline.settings import Settings
 

@@ -1,11 +1,11 @@
-"""The page's sections "Training" and "Retrieval after CALP": sentences, curves and recall."""
+"""The page's sections "Training" and "Retrieval after CALP": sentences, curves and recall; and the MLflow runs behind its numbers."""
 
 from pathlib import Path
 
 from pipeline.paper import CALM
 from pipeline.report import figures
 from pipeline.report.figure_style import picture
-from pipeline.report.result_tables import names
+from pipeline.report.result_tables import Key, names
 from pipeline.report.stage_outputs import StageOutputs
 from pipeline.report.table import Table, group_starts
 from pipeline.report.wording import MISSING, audio_hours, counted, duration, listed
@@ -136,3 +136,23 @@ def retrieval_sentences(rows: list[dict]) -> list[str]:
         for row in rows
         if row["pair"] == "audio to text" and row["split"] == "test" and row["chance_recall_at_10"]
     ]
+
+
+def run_table(settings: Settings, outputs: StageOutputs) -> Table:
+    """One row for each run of a stage, of a head or of a baseline, as far as MLflow runs are known."""
+    cells = []
+    for stage, measured in outputs.measured.items():
+        kind, _, name = stage.partition("@")
+        experiment = f"calm/{settings.heads[name].corpus if kind == 'head' else name}"
+        for head in measured.get("heads", [{"mlflow_run": measured.get("mlflow_run")}]):
+            if head.get("mlflow_run"):
+                cells.append([stage, experiment, _run_title(head), head["mlflow_run"]])
+    return Table("runs", "MLflow runs", ["stage", "experiment", "head", "run"], cells, 4, rules=group_starts([row[0] for row in cells]))
+
+
+def _run_title(head: dict) -> str:
+    """Of a head or baseline; "" for a stage."""
+    if "variant" not in head:
+        return ""
+    key = Key(head["variant"], "", head["modality"])
+    return f"{key.title}, {key.input}, seed {head['seed']}" + (f", fold {head['fold']}" if "fold" in head else "")

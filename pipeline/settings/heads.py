@@ -28,7 +28,8 @@ class HeadRow(Section):
     pooling: Pooling | None = None
     """What the heads see. null: as in `head`."""
     normalise: Normalise | None = None
-    """Whose statistics the acoustic frames are normalised by. null: as in `spectran`, by which models are pretrained."""
+    """Whose statistics the acoustic frames are normalised by. null: as in `spectran`, by which models are pretrained. The
+    heads of a row with `tested_speaker` are those of the row that is the same with `corpus`, and are trained once for both."""
     modalities: list[Modality] | None = None
     """Inputs of the heads. null: those of `head`."""
     tuning: list[Tuning] | None = None

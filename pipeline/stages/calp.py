@@ -61,33 +61,13 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
     collator = pairs(settings, examples, language_model, tokenizer)
     torch.manual_seed(seed)
     model = contrastive(settings, language_model, corpora, factory.channels(examples)).to(factory.device())
-    rows, curve, retrieved, read, first = trainable(settings, examples), [], [], [], not torchrun.rank()
-    if first:  # of several processes, the one that writes
+    curve, flops, encoder, retrieved, read = [], 0.0, None, [], []
+    first = not torchrun.rank()  # of several processes, the one that writes
+    if first:
         untrained, read = embedded(model, examples, collator), probes(model, examples, "before")
-    encoder, flops = None, 0.0
     if model_settings.aligned:
-        batches = collator
-        if settings.calp.train_encoder:
-            encoder = speech_encoder(corpora)
-            model.encoder = blocks_to_train(settings, encoder, corpora).to(model.device)
-            batches = replace(collator, corpora=pd.factorize(examples.table["corpus"])[0])
-        curve = train(
-            model,
-            rows,
-            batches,
-            factory.schedule(settings.calp),
-            work,
-            seed,
-            held_out=examples.rows("validation"),
-            groups=numbered(speakers(examples))[rows] if settings.calp.batch_of == "speakers" else None,
-            shares=[] if encoder is None else [(model.encoder, settings.calp.encoder_rate)],
-            ids=examples.table["id"].to_numpy(),
-            log=partial(tracked.training, objective="calp"),
-            title=f"CALP {name}",
-        )
-        flops = factory.flops(model, batches, rows, settings.calp)
+        curve, flops, encoder = align(settings, name, model, examples, collator, work, tracked)
         if encoder is not None:
-            take_out(model, encoder)
             examples = factory.examples(settings, corpora, encoder=encoder, work=work)
             collator = replace(collator, frames=examples.frames)
     if model_settings.aligned and first:
@@ -108,10 +88,44 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
         "probes": read,
     }
     save(model, encoder, folder)
-    CalmProcessor(
-        feature_extractors.extractor(settings.spectran, corpora, min(MOST_TOKENS, places(language_model))), tokenizer
-    ).save_pretrained(folder)
+    extractor = feature_extractors.extractor(settings.spectran, corpora, min(MOST_TOKENS, places(language_model)))
+    CalmProcessor(extractor, tokenizer).save_pretrained(folder)
     return metrics
+
+
+def align(
+    settings: Visible,
+    name: str,
+    model: CalmForContrastivePretraining,
+    examples: Examples,
+    collator: PairCollator,
+    work: Path,
+    tracked: TrackedRun,
+) -> tuple[list[dict], float, SpeechEncoder | None]:
+    """Train the model; the training curve, the operations of the training, and the speech encoder where that is trained too."""
+    corpora, rows, encoder = settings.pretraining, trainable(settings, examples), None
+    if settings.calp.train_encoder:
+        encoder = speech_encoder(corpora)
+        model.encoder = blocks_to_train(settings, encoder, corpora).to(model.device)
+        collator = replace(collator, corpora=pd.factorize(examples.table["corpus"])[0])
+    curve = train(
+        model,
+        rows,
+        collator,
+        factory.schedule(settings.calp),
+        work,
+        settings.seeds[0],
+        held_out=examples.rows("validation"),
+        groups=numbered(speakers(examples))[rows] if settings.calp.batch_of == "speakers" else None,
+        shares=[] if encoder is None else [(model.encoder, settings.calp.encoder_rate)],
+        ids=examples.table["id"].to_numpy(),
+        log=partial(tracked.training, objective="calp"),
+        title=f"CALP {name}",
+    )
+    flops = factory.flops(model, collator, rows, settings.calp)
+    if encoder is not None:
+        take_out(model, encoder)
+    return curve, flops, encoder
 
 
 def track(retrieved: list[dict], tracked: TrackedRun) -> None:

@@ -20,7 +20,7 @@ from calm.audio.encoder_states import EncoderStates, at_speed
 from calm.audio.features import ENCODER, LOG_MEL, FrameExtractor, extract
 from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Dropped
-from calm.data.normalisation import mean_and_deviation
+from calm.data.normalisation import Sums
 from calm.storage import read_json, read_parquet, write_json, write_parquet
 from pipeline import paths
 from pipeline.execution.pool import pool
@@ -42,46 +42,11 @@ STORAGE = {
 
 
 @dataclass
-class Statistics:
-    """Sums over frames in float64, (channels,) each, added up in the table's order so that they never depend on the workers."""
-
-    frames: int = 0
-    utterances: int = 0
-    total: np.ndarray | float = 0.0
-    squares: np.ndarray | float = 0.0
-
-    def add(self, frames: np.ndarray) -> None:
-        """One utterance, (frames, channels), as it is stored."""
-        values = frames.astype(np.float64)
-        self.frames += len(values)
-        self.utterances += 1
-        self.total = self.total + values.sum(axis=0)
-        self.squares = self.squares + (values**2).sum(axis=0)
-
-    def __add__(self, other: "Statistics") -> "Statistics":
-        return Statistics(*(ours + theirs for ours, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def summary(self) -> dict:
-        """Mean and standard deviation of every band; a band that never changes is divided by 0.001."""
-        mean, deviation = mean_and_deviation(self.frames, self.total, self.squares)
-        return {"mean": mean.tolist(), "std": deviation.tolist(), "frames": self.frames, "utterances": self.utterances}
-
-    def plain(self) -> dict:
-        """The sums as JSON has them."""
-        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
-
-    @classmethod
-    def of(cls, sums: dict) -> "Statistics":
-        """From what `plain` gave."""
-        return cls(**{key: np.array(value) if isinstance(value, list) else value for key, value in sums.items()})
-
-
-@dataclass
 class Shard:
     """What came of the rows of one shard."""
 
-    statistics: Statistics = field(default_factory=Statistics)  # of its training utterances
-    folds: dict[str, Statistics] = field(default_factory=dict)  # of all utterances by their fold, "" for none; {} without folds
+    train: Sums = field(default_factory=Sums)  # over its training utterances
+    folds: dict[str, Sums] = field(default_factory=dict)  # over all utterances by their fold, "" for none; {} without folds
     frames: int = 0
     dropped: list[Dropped] = field(default_factory=list)
 
@@ -289,9 +254,9 @@ def _write(work: Path, number: int, table: pd.DataFrame, rows: dict, has_folds: 
         kept.append(frames)
         shard.frames += len(frames)
         if split == "train":
-            shard.statistics.add(frames)
+            shard.train.add(frames)
         if has_folds:
-            shard.folds.setdefault(str(int(fold)) if pd.notna(fold) else "", Statistics()).add(frames)
+            shard.folds.setdefault(str(int(fold)) if pd.notna(fold) else "", Sums()).add(frames)
     write_parquet(_parquet(ids, kept), work / f"part-{number:05d}.parquet", **STORAGE)
     _write_note(work, number, shard)
 
@@ -315,8 +280,8 @@ def _note(work: Path, number: int) -> Path:
 
 
 def _write_note(work: Path, number: int, shard: Shard) -> None:
-    folds = {fold: statistics.plain() for fold, statistics in shard.folds.items()}
-    note = {"statistics": shard.statistics.plain(), "folds": folds, "frames": shard.frames}
+    folds = {fold: sums.plain() for fold, sums in shard.folds.items()}
+    note = {"train": shard.train.plain(), "folds": folds, "frames": shard.frames}
     note["dropped"] = [asdict(row) for row in shard.dropped]
     write_json(note, _note(work, number))
 
@@ -328,8 +293,8 @@ def _finished(work: Path, number: int) -> bool:
 
 def _read_note(work: Path, number: int) -> Shard:
     note = read_json(_note(work, number))
-    folds = {fold: Statistics.of(sums) for fold, sums in note["folds"].items()}
-    return Shard(Statistics.of(note["statistics"]), folds, note["frames"], [Dropped(**row) for row in note["dropped"]])
+    folds = {fold: Sums.of(sums) for fold, sums in note["folds"].items()}
+    return Shard(Sums.of(note["train"]), folds, note["frames"], [Dropped(**row) for row in note["dropped"]])
 
 
 def _report(frame: pd.DataFrame, shards: list[Shard], max_dropped: float) -> dict:
@@ -354,12 +319,14 @@ def _report(frame: pd.DataFrame, shards: list[Shard], max_dropped: float) -> dic
 
 def _stats(shards: list[Shard], section: Features, frames: Frames) -> dict:
     """Statistics of the training split, and the settings that new audio needs to become the same frames."""
-    total = sum((shard.statistics for shard in shards), Statistics())
+    total = sum((shard.train for shard in shards), Sums())
     if not total.frames:
         raise ValueError("no utterance of the training split has features, and they are normalised by that split's statistics")
-    folds: dict[str, Statistics] = {}
+    folds: dict[str, Sums] = {}
     for shard in shards:
-        for fold, statistics in shard.folds.items():
-            folds[fold] = folds.get(fold, Statistics()) + statistics
+        for fold, sums in shard.folds.items():
+            folds[fold] = folds.get(fold, Sums()) + sums
     by_fold = {"folds": {fold: folds[fold].plain() for fold in sorted(folds)}} if folds else {}
-    return {**total.summary(), "split": "train", "kind": frames.kind, **asdict(frames.extractor), "trim_db": section.trim_db, **by_fold}
+    mean, deviation = total.mean_and_deviation()
+    summary = {"mean": mean.tolist(), "std": deviation.tolist(), "frames": total.frames, "utterances": total.utterances}
+    return {**summary, "split": "train", "kind": frames.kind, **asdict(frames.extractor), "trim_db": section.trim_db, **by_fold}

@@ -4,10 +4,13 @@ On a corpus with folds all of them are trained in every fold, and what is releas
 """
 
 import shutil
+from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy.special import log_softmax
 from tqdm import tqdm
 
 from calm.corpora.folds import folds_of
@@ -17,14 +20,14 @@ from pipeline import factory, paths
 from pipeline.execution import gpus
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import cores
-from pipeline.heads.conditions import conditions, released
-from pipeline.heads.together import averaged
+from pipeline.heads.conditions import by_training, conditions, released
 from pipeline.heads.worker import HeadWorker
 from pipeline.settings import Settings
 from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
 from pipeline.tracking.tracker import TrackedRun, stage_run
 
+KEYS = ("id", "split", "modality", "seed", "fold")  # what tells the answers of a variant apart
 MOST_WORKERS = 8  # without a GPU, if the settings say nothing: each holds the tokens and the log-mel of its corpus
 
 
@@ -60,16 +63,16 @@ def run(settings: Settings, name: str) -> str:
 
 
 def train_all(settings: Visible, name: str, work: Path, tracked: TrackedRun) -> list[Path]:
-    """Train every condition and seed in every fold, several at once; returns the folders of the runs."""
+    """Train the heads of every condition and seed in every fold, several at once; returns the folders of the runs."""
     heads, items = settings.heads[name], []
     folds = folds_of(read_table(paths.utterances(heads.corpus), ["fold"]))
     for fold in folds or [None]:
-        for condition in conditions(heads.rows, settings.head):
-            together = [settings.seeds] if condition.tuning == "frozen" else [[seed] for seed in settings.seeds]
-            items += [(condition, seeds, fold) for seeds in together]
+        for alike in by_training(conditions(heads.rows, settings.head), settings.spectran.normalise):
+            together = [settings.seeds] if alike[0].tuning == "frozen" else [[seed] for seed in settings.seeds]
+            items += [(alike, seeds, fold) for seeds in together]
     kept = (released(heads, settings.head), settings.seeds[0], 0 if folds else None) if heads.release else None
     if kept and folds:
-        items.append((kept[0], [kept[1]], 0))
+        items.append(([kept[0]], [kept[1]], 0))
     devices = gpus.names()[: settings.compute.devices.get("head")]
     slots = len(devices) * settings.compute.heads_per_gpu or min(cores(), MOST_WORKERS)
     processes = min(settings.head.workers or slots, len(items))
@@ -85,3 +88,18 @@ def train_all(settings: Visible, name: str, work: Path, tracked: TrackedRun) -> 
             bar.set_postfix_str(title, refresh=False)
             bar.update()
     return folders
+
+
+def averaged(logits: pd.DataFrame, name: str, variants: list[str], loss: str) -> pd.DataFrame:
+    """Rows like those of `logits`, of what all of the variants answered: the mean of their logits, or log-probabilities of a softmax.
+
+    Args:
+        logits: id, split, logits, variant, modality, seed, and fold where the corpus has folds.
+        name: of the new variant.
+    """
+    keys = [key for key in KEYS if key in logits]
+    parts = [logits.loc[logits["variant"] == variant].set_index(keys)["logits"] for variant in variants]
+    index = reduce(pd.Index.intersection, (part.index for part in parts))
+    answers = [np.stack(part.loc[index]) for part in parts] if len(index) else []
+    means = np.mean([log_softmax(own, axis=1) if loss == "softmax" else own for own in answers], axis=0) if answers else []
+    return index.to_frame(index=False).assign(variant=name, logits=[row.astype(np.float32) for row in means])

@@ -7,6 +7,8 @@ import torch
 
 from calm.audio.encoder_states import load_encoder
 from calm.data.batching import MaskingCollator, SequenceCollator, tokenise
+from calm.data.examples import Examples
+from calm.data.ragged import Ragged
 from calm.models.language_model import load_language_model, load_mlm_head, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, count
 from calm.models.text_encoders import places
@@ -14,7 +16,7 @@ from calm.storage import write_json
 from calm.training.forward import losses
 from calm.training.loop import train
 from pipeline import factory, paths
-from pipeline.settings import Settings
+from pipeline.settings import Pretrain, Settings
 from pipeline.stage import checkpoints, measure, whole
 from pipeline.state import Visible, address, visible
 from pipeline.tracking.tracker import TrackedRun, stage_run
@@ -51,21 +53,7 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
     torch.manual_seed(seed)
     model = multimodal(settings, name, tokenizer, corpora)
     encoded = None if section.train_spectran else factory.encoded(name, examples, corpora, work)
-    tokens = tokenise(tokenizer, examples.table["text"])
-    most = min(section.max_tokens, places(model.calm.language_model))
-    sequences = SequenceCollator(examples.frames, tokens, encoded, section.modality, most=most)
-    collator = MaskingCollator(
-        sequences,
-        tokenizer.mask_token_id,
-        tuple(tokenizer.all_special_ids),
-        len(tokenizer),
-        section.mask_words,
-        section.mask_audio,
-        section.mask_audio_span,
-        section.mask_audio_of,
-        section.mask_audio_draw,
-        section.mask_style,
-    )
+    collator = masked(section, examples, encoded, tokenizer, places(model.calm.language_model))
     rows, held_out = examples.rows("train"), examples.rows("validation")
     curve = train(
         model,
@@ -75,7 +63,7 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
         work,
         seed,
         held_out=held_out,
-        lengths=sum(sequences.lengths(rows)),
+        lengths=sum(collator.sequences.lengths(rows)),
         ids=examples.table["id"].to_numpy(),
         log=partial(tracked.training, objective="masked"),
         title=f"MLM + MAM {name}",
@@ -93,10 +81,28 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
         "curve": [_entry(entry, "validation_") for entry in curve],
         "validation": _entry(validation),
         "parameters": parameters(model),
-        "cut": cut(sequences, rows),
+        "cut": cut(collator.sequences, rows),
     }
     model.save_pretrained(folder)
     return metrics
+
+
+def masked(section: Pretrain, examples: Examples, encoded: Ragged | None, tokenizer, most: int) -> MaskingCollator:
+    """Batches with masked words and blocks. `most`: tokens that the language model has places for."""
+    tokens = tokenise(tokenizer, examples.table["text"])
+    sequences = SequenceCollator(examples.frames, tokens, encoded, section.modality, most=min(section.max_tokens, most))
+    return MaskingCollator(
+        sequences,
+        tokenizer.mask_token_id,
+        tuple(tokenizer.all_special_ids),
+        len(tokenizer),
+        section.mask_words,
+        section.mask_audio,
+        section.mask_audio_span,
+        section.mask_audio_of,
+        section.mask_audio_draw,
+        section.mask_style,
+    )
 
 
 def multimodal(settings: Visible, name: str, tokenizer, corpora: list[str]) -> CalmForMaskedPretraining:

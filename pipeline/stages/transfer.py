@@ -1,5 +1,6 @@
 """Stage `transfer`: a released model on the test split of another corpus, over the emotions of both, beside that corpus's own model."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,6 @@ import pandas as pd
 
 from calm.audio.encoder_states import load_encoder
 from calm.audio.speech_encoders import SpeechEncoder
-from calm.corpora.emotions import shared
 from calm.data.batching import SequenceCollator, tokenise
 from calm.data.examples import statistics
 from calm.evaluation.calibration import probabilities
@@ -24,6 +24,16 @@ from pipeline.settings import HeadRow, Heads, Settings
 from pipeline.stage import measure, whole
 from pipeline.state import Visible, address, visible
 from pipeline.tracking.tracker import stage_run
+
+SAME = {  # emotions that corpora name differently -> their common names
+    "anger": "angry",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "happiness": "happy",
+    "joy": "happy",
+    "sadness": "sad",
+    "surprised": "surprise",
+}
 
 
 class Answers(NamedTuple):
@@ -131,3 +141,10 @@ def compare(first: Answers, own: Answers, targets: np.ndarray, speakers: list, s
             size = {"n": int(present.sum()), "speakers": resamples.speakers}
             rows.append({**columns, "low": ours["low"], "high": ours["high"], **size})
     return rows
+
+
+def shared(trained: Sequence[str], tested: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Emotions in both lists of classes: common name, column in `trained`, column in `tested`; in the order of `tested`."""
+    known = {SAME.get(name, name): column for column, name in enumerate(trained)}
+    names = [SAME.get(name, name) for name in tested]
+    return [(name, known[name], column) for column, name in enumerate(names) if name in known]

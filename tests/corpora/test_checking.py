@@ -11,7 +11,6 @@ import pytest
 from calm.audio.headers import Header
 from calm.corpora import CorpusError
 from calm.corpora.checking import by_split, check, interval_fault, refuse, speakers_in_two_splits
-from calm.corpora.emotions import shared
 from calm.corpora.limits import Limits
 from calm.corpora.splits import check_shares, nested
 from calm.corpora.utterances import Corpus, Utterance, frame_of, read_table, write_table
@@ -132,10 +131,6 @@ def test_tables_keep_further_columns(tmp_path):
     assert (
         read.columns[-2:].tolist() == ["valence", "votes"] and read["valence"][0] == 2.5 and read["votes"].isna().tolist() == [False, True]
     )
-
-
-def test_emotions_of_two_corpora_by_their_common_names():
-    assert shared(["anger", "calm", "happiness"], ["joy", "sad", "angry"]) == [("happy", 2, 0), ("angry", 0, 2)]
 
 
 def test_a_share_of_the_rows_has_every_combination_of_labels():

@@ -10,7 +10,7 @@ import soundfile
 
 from calm.corpora import CorpusError, read_corpus
 from calm.corpora.folds import set_folds
-from calm.corpora.recognised import format_of
+from calm.corpora.layout import format_of
 
 MELD = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
 

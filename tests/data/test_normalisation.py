@@ -11,23 +11,25 @@ import pytest
 from calm.corpora.folds import set_folds
 from calm.corpora.utterances import Corpus, Utterance, write_table
 from calm.data.examples import each_frames, load_examples, stored_normaliser
-from calm.data.normalisation import PRIOR, added, mean_and_deviation, of_speaker, outside
+from calm.data.normalisation import PRIOR, Sums, of_speaker, outside
 from calm.data.ragged import AcousticFrames
 
 
-def sums(*frames: list[float]) -> dict:
-    values = np.array(frames, float)
-    return {"frames": len(values), "total": values.sum(0).tolist(), "squares": (values**2).sum(0).tolist()}
+def sums(*utterances: np.ndarray) -> Sums:
+    own = Sums()
+    for frames in utterances:
+        own.add(frames)
+    return own
 
 
 def test_by_hand():
     """Outside of fold 1: frames (1, 4), (3, 4), (5, 4), of which the last are in no fold."""
-    by_fold = {"1": sums([100, 100]), "12": sums([1, 4], [3, 4]), "": sums([5, 4])}
+    by_fold = {"1": sums([[100, 100]]), "12": sums([[1, 4]], [[3, 4]]), "": sums([[5, 4]])}
     mean, deviation = outside(by_fold, 1)
     assert mean.tolist() == [3, 4] and deviation == pytest.approx([np.sqrt(8 / 3), 1e-3])
     with pytest.raises(ValueError, match="fold 1 holds all"):
         outside({"1": by_fold["1"]}, 1)
-    assert mean_and_deviation(2, np.array([4.0]), np.array([10.0]))[1].tolist() == [1.0]
+    assert Sums(2, 1, np.array([4.0]), np.array([10.0])).mean_and_deviation()[1].tolist() == [1.0]
 
 
 def four_speakers(folder: Path, named: bool = True) -> dict:
@@ -45,7 +47,7 @@ def four_speakers(folder: Path, named: bool = True) -> dict:
         frames = [np.full(60 * 2, number + above, np.float16) for number in range(4)]
         rows = {"id": [f"u{number}" for number in range(4)], "frames": [60] * 4, "features": pa.array(frames, pa.list_(pa.float16()))}
         pq.write_table(pa.table(rows), shards / "part-00000.parquet")
-    folds = {str(number + 1): sums(*[[number, number]] * 60) for number in range(4)}
+    folds = {str(number + 1): sums(np.full((60, 2), number)).plain() for number in range(4)}
     (folder / "stats.json").write_text(json.dumps({"mean": [9, 9], "std": [1, 1], "folds": folds}))
     return {"made": (folder / "utterances.parquet", folder, folder)}
 
@@ -67,7 +69,7 @@ def test_examples_have_splits_and_statistics_of_their_fold(tmp_path):
 
 def test_statistics_of_a_speaker_by_hand():
     """250 frames of 4 and 250 of 8 beside 500 of the corpus, mean 2 and deviation 3: mean 4, and 26.5 - 16 is the variance."""
-    heard = added(np.full((250, 1), 8.0), added(np.full((250, 1), 4.0)))
+    heard = sums(np.full((250, 1), 4.0), np.full((250, 1), 8.0))
     mean, deviation = of_speaker(heard, (np.array([2.0]), np.array([3.0])))
     assert PRIOR == 500 and mean.tolist() == [4.0] and deviation.tolist() == pytest.approx([np.sqrt((6500 + 20000) / 1000 - 16)])
     assert mean.dtype == deviation.dtype == np.float32
@@ -77,7 +79,7 @@ def test_frames_are_normalised_by_their_speaker(tmp_path):
     """Fold 3 tests s2, whose frames are 2, and is known by them; the others are normalised by their own statistics, or by the corpus's."""
     files, others = four_speakers(tmp_path), np.array([0, 1, 3])
     corpus = np.array([others.mean()]), np.array([others.std()])
-    own = [of_speaker(added(np.full((60, 1), number)), corpus) for number in range(4)]
+    own = [of_speaker(sums(np.full((60, 1), number)), corpus) for number in range(4)]
     by_own = np.array([(number - mean[0]) / deviation[0] for number, (mean, deviation) in enumerate(own)])
     known = load_examples(files, normalise="speaker", fold=3, copies=True)
     assert first_values(known.frames) == pytest.approx(by_own, abs=2e-3)

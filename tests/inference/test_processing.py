@@ -16,7 +16,7 @@ from calm.audio.logmel import LogMel
 from calm.corpora.utterances import Corpus, Utterance, write_table
 from calm.data.batching import SequenceCollator, tokenise
 from calm.data.examples import load_examples
-from calm.data.normalisation import added, of_speaker
+from calm.data.normalisation import Sums, of_speaker
 from calm.inference.processing import CalmFeatureExtractor, CalmProcessor
 
 
@@ -122,7 +122,9 @@ def test_a_speaker_is_heard_as_in_training():
     extractor = CalmFeatureExtractor(normalise="corpus", mean=MEAN, std=STD)
     clips = [speech(2), speech(3, 1)]
     frames = [extractor.frames(clip) for clip in clips]
-    mean, std = of_speaker(added(np.concatenate(frames)), (MEAN, STD))
+    sums = Sums()
+    sums.add(np.concatenate(frames))
+    mean, std = of_speaker(sums, (MEAN, STD))
     known = extractor.for_speaker(clips)
     (found,) = (known.normalised(frames[:1]).utterances[0],)
     np.testing.assert_allclose(found, ((frames[0].astype(np.float32) - mean) / std), atol=4e-3)

@@ -20,6 +20,8 @@ from calm.corpora.utterances import read_table
 from calm.evaluation import metrics, thresholds
 from calm.inference.loading import load_classifier
 from pipeline import stage
+from pipeline.heads.conditions import by_training, conditions
+from pipeline.settings import Head, HeadRow
 from pipeline.stages import baselines, check, evaluate, features, head, ingest, release, report, transcribe
 
 CLASSES = ("calm", "loud")
@@ -99,6 +101,22 @@ def test_known_speakers_are_answered_by_the_same_heads(folded):
             for name in ("", "_known")
         )
         assert np.array_equal(new, known) == alike
+
+
+def test_rows_with_the_same_training_are_trained_once():
+    start = {"start": "language_model"}
+    others = {"all_known": start | {"normalise": "speaker"}, "fewer": start | {"labels": 0.4}}
+    rows = {name: HeadRow(**row) for name, row in {**ROWS, **others}.items()}
+    groups = by_training(conditions(rows, Head(**CHANGES["head"])), "corpus")
+    names = [[condition.name for condition in alike] for alike in groups]
+    assert names == [
+        ["no_pretraining_frozen", "no_pretraining_known_frozen"],
+        ["all_known_frozen"],
+        ["fewer_frozen"],
+        ["no_pretraining"],
+        ["all_known"],
+        ["fewer"],
+    ]
 
 
 def test_the_last_run_is_the_released_one_alone(folded, table):

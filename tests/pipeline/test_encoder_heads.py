@@ -53,7 +53,7 @@ def trained(made, tmp_path, monkeypatch):
         settings = made.model_copy(update={"head": made.head.model_copy(update=changes), "corpora": corpora})
         (place := tmp_path / name).mkdir()
         networks = Networks(visible(settings, "head", "made"), "made", "small", place)
-        found = training.train_heads(networks, condition, [1], place / "run", TrackedRun(), place / "kept")
+        found = training.train_heads(networks, [condition], [1], place / "run", TrackedRun(), place / "kept")
         kept = CalmForSequenceClassification.from_pretrained(place / "kept").eval()
         return networks, found.logits.set_index("id"), kept
 
@@ -141,14 +141,13 @@ def test_logits_of_trained_networks_are_means_over_speeds(trained):
     averaging, averaged, _ = trained(UNFROZEN, "averaged", average_speeds=True)
     rows = networks.splits["test"]
     ids = networks.examples.table["id"].to_numpy()[rows]
-    collator = networks.collator(UNFROZEN, network)
-    once = predict(network, rows, collator, 8)
+    once = predict(network, rows, networks.collator(UNFROZEN, network), 8)
     slower = predict(network, rows, networks.collator(UNFROZEN, network, speed=SPEED), 8)
     np.testing.assert_allclose(np.stack(alone["logits"][ids]), once, atol=1e-2)  # encoded blocks are kept in float16
     np.testing.assert_allclose(np.stack(averaged["logits"][ids]), (once + slower) / 2, atol=1e-2)
     assert np.abs(once - slower).max() > 0.05
     averaging.examples.copies[SPEED].utterances.lengths[rows[0]] = 0
-    found = training._predicted(averaging, UNFROZEN, network, collator, rows)
+    found = training._predicted(averaging, UNFROZEN, network, rows)
     np.testing.assert_allclose(found[0], once[0], atol=1e-2)
     np.testing.assert_allclose(found[1:], (once + slower)[1:] / 2, atol=1e-2)
 

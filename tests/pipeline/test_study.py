@@ -11,7 +11,6 @@ import torch
 from made_corpus import make
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from calm.corpora.emotions import shared
 from calm.corpora.splits import nested
 from calm.models.language_model import packaged_folder
 from pipeline import paths
@@ -228,8 +227,9 @@ def test_transfer_is_over_the_shared_emotions(study):
 
 
 def test_shared_emotions():
-    assert shared(("happy", "anger", "fear"), ("neutral", "fearful", "angry")) == [("fear", 2, 1), ("angry", 1, 2)]
-    assert shared(("calm",), ("neutral",)) == []
+    assert transfer.shared(("happy", "anger", "fear"), ("neutral", "fearful", "angry")) == [("fear", 2, 1), ("angry", 1, 2)]
+    assert transfer.shared(["anger", "calm", "happiness"], ["joy", "sad", "angry"]) == [("happy", 2, 0), ("angry", 0, 2)]
+    assert transfer.shared(("calm",), ("neutral",)) == []
 
 
 def test_label_shares_are_nested_and_stratified():

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from pipeline.heads.together import averaged
 from pipeline.settings import Heads
+from pipeline.stages.head import averaged
 
 
 def rows(variant: str, answers: dict[str, list[float]], **more) -> pd.DataFrame:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.folds import over_folds
-from pipeline.published import EMOBOX
 from pipeline.report.data_section import fold_facts
-from pipeline.report.folds_table import folds_table, missing
+from pipeline.report.folds_table import EMOBOX, folds_table, missing
 from pipeline.report.table import Score
 
 ABSENT = {"checks": {"data set": "ravdess", "rows without audio, of speakers or folders that have none": {"21": 60, "22": 60}}}

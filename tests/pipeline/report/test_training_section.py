@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.report.run_table import run_table
-from pipeline.report.training_section import probe_table, training_sentences
+from pipeline.report.training_section import probe_table, run_table, training_sentences
 from pipeline.report.wording import audio_hours, duration, listed
 
 SETTINGS = SimpleNamespace(
