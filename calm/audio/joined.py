@@ -5,23 +5,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calm.audio.opening import opened
-from calm.audio.riff import second
+from calm.audio.riff import FORMS, second
 
-# How files begin, by FFmpeg's names of their containers. The heads of WAV and AIFF that are kept in a FLAC do not count.
-STARTS = {
-    "flac": rb"fLaC[\x00\x80]\x00\x00\x22",
-    "ogg": rb"OggS\x00[\x02\x06]\x00{8}",
-    "wav": rb"(?<!riff)(?:RIFF|RIFX|RF64|BW64)....WAVE",
-    "avi": rb"RIFF....AVI ",
-    "aiff": rb"(?<!aiff)FORM....AIF[FC]",
-    "mov": rb"\x00\x00\x00.ftyp(?:M4[AB] |mp4.|iso.|qt  |3g..|dash|MSNV)",
-    "matroska": rb"\x1a\x45\xdf\xa3.{1,60}?(?:webm|matroska)",
-    "caf": rb"caff\x00\x01\x00\x00desc",
-    "tta": rb"TTA1[\x01\x03]\x00",
-    "amr": rb"#!AMR(?:-WB)?\n",
-}
-START = re.compile(b"|".join(b"(?P<%s>%s)" % (kind.encode(), pattern) for kind, pattern in STARTS.items()), re.DOTALL)
+# How files begin, with FFmpeg's names of their containers. Each is searched by itself, which is many times faster than all at once.
+STARTS = [
+    (kind, re.compile(start, re.DOTALL))
+    for kind, start in (
+        ("flac", rb"fLaC[\x00\x80]\x00\x00\x22"),
+        ("ogg", rb"OggS\x00[\x02\x06]\x00{8}"),
+        *(("wav", form + rb"....WAVE") for form in FORMS),
+        ("avi", rb"RIFF....AVI "),
+        ("aiff", rb"FORM....AIF[FC]"),
+        ("mov", rb"\x00\x00\x00.ftyp(?:M4[AB] |mp4.|iso.|qt  |3g..|dash|MSNV)"),
+        ("matroska", rb"\x1a\x45\xdf\xa3.{1,60}?(?:webm|matroska)"),
+        ("caf", rb"caff\x00\x01\x00\x00desc"),
+        ("tta", rb"TTA1[\x01\x03]\x00"),
+        ("amr", rb"#!AMR(?:-WB)?\n"),
+    )
+]
 LONGEST = 100  # bytes of a start
+FOREIGN = (b"riff", b"aiff")  # before the head of a WAV or AIFF that is kept in a FLAC
 ONCE = {"tta", "amr"}  # of which FFmpeg reads the first alone; others are joined, or looked at by `calm.audio.riff`
 KEPT = {"wv": {"wav", "aiff"}, "ape": {"wav", "aiff"}}  # heads that a container keeps
 FRAME = {"mp": re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]"), "aac": re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")}  # of MP3, and ADTS
@@ -42,8 +45,8 @@ def check(path: Path, container: str, codec: str) -> None:
     known = {codec}.union(kinds, *(KEPT.get(kind, set()) for kind in kinds))
     frames, seen = [pattern for name, pattern in FRAME.items() if not codec.startswith(name)], set()
     for start, piece in _pieces(path):
-        for found in START.finditer(piece, max(0, OVERLAP - LONGEST) if start else 0):
-            kind, place = str(found.lastgroup), start + found.start()
+        for kind, found in _starts(piece, max(0, OVERLAP - LONGEST) if start else 0):
+            place = start + found
             seen |= {place} if kind in kinds else set()
             if place and (kind not in known or (kind in ONCE and len(seen) > 1)):
                 raise second(path, place)
@@ -59,6 +62,13 @@ def _pieces(path: Path) -> Iterator[tuple[int, bytes]]:
         while data := file.read(PIECE):
             yield place - len(kept), kept + data
             place, kept = place + len(data), (kept + data)[-OVERLAP:]
+
+
+def _starts(piece: bytes, first: int) -> Iterator[tuple[str, int]]:
+    """Kinds of files, and where they begin from `first` on."""
+    for kind, pattern in STARTS:
+        places = (found.start() for found in pattern.finditer(piece, first))
+        yield from ((kind, place) for place in places if piece[max(0, place - 4) : place] not in FOREIGN)
 
 
 def _frames(data: bytes, pattern: re.Pattern[bytes]) -> int:
