@@ -122,8 +122,8 @@ class AudioFile:
         for block in self._blocks(first, last):
             if not np.isfinite(block).all():
                 raise NotNumbers(f"{shown(self.path)} holds samples that are NaN or infinite after {start:g} s")
-            if character.refused or (character.scale == 1 and np.abs(block).max(initial=0) > BEYOND):
-                peak = max(character.peak, float(np.abs(block).max(initial=0)))
+            if character.refused or (character.scale <= 1 and np.abs(block).max(initial=0) > BEYOND * character.scale):
+                peak = max(character.peak, float(np.abs(block).max(initial=0))) / character.scale
                 raise AudioError(f"{shown(self.path)} has samples up to {peak:.6g}: divide them, so that they lie between -1 and 1", FAR)
             signal[filled : filled + len(block)] = character.signal(block)
             filled += len(block)

@@ -1,7 +1,6 @@
 """FFmpeg through PyAV: counts the packets of a file, and decodes what libsndfile cannot, from the start where time stamps jump."""
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calm.array_types import Floats32
+from calm.audio import joined, promises
 from calm.audio.errors import AudioError
 from calm.audio.opening import check_size, opened, shown
 from calm.audio.survey import SILENT, Character, Survey
 
 if TYPE_CHECKING:
-    from av import AudioFrame, AudioResampler, AudioStream, Packet
+    from av import AudioFrame, AudioResampler, AudioStream, CodecContext, Packet
     from av.container import InputContainer
 
 # Containers of sound in one file: no playlists, and nothing that names other files or addresses.
@@ -25,10 +25,10 @@ CONTAINERS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,gsm,loas,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tta,voc,w64,wav,wv"
 )
 SEEKABLE = ("mov", "matroska", "asf")  # their packets carry times of their own
-PROMISING = ("mov", "flac", "aiff", "au", "nistsphere", "mp3")  # their header tells a length; of an MP3 only Xing's
-MISSING = 0.1  # seconds that may be missing at the end: the last packet may lack a duration
 STEADY = 0.002  # seconds by which the time stamps of a steady track may differ from the samples counted: WebM counts in ms
-DAMAGED = 0.01  # share of the packets that may not decode, of which two at least: where files were joined, a header is read as sound
+DAMAGED = 0.01  # share of the packets and seconds that may not decode; where files were joined, a header is read as sound, so that
+HEADER = (2, 0.3)  # so many packets of so many seconds may be lost at least
+UNPREPARED = 0x45574150  # AVERROR_PATCHWELCOME
 EARLIER = 1.0  # seconds decoded before an interval, because codecs need some packets before they decode correctly
 
 
@@ -67,22 +67,27 @@ def _container(path: Path, reason: str = "") -> Iterator["InputContainer"]:
     import av  # here, because most corpora do not need it
 
     with opened(path) as file:
+        begun = False
         try:
             with av.open(file, "r", metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
                 if not container.streams.audio:
-                    raise AudioError(f"{shown(path)} cannot be read as audio: it has no audio track")
+                    raise AudioError(f"{shown(path)} cannot be read as audio: it has no audio track, or its header is cut")
+                begun = True
                 yield container
         except (av.FFmpegError, ValueError, OSError) as error:
             if isinstance(error, AudioError):
                 raise
-            raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, _told(error))}") from error
+            raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, _told(error, begun))}") from error
 
 
-def _told(error: Exception) -> str:
-    """What FFmpeg says of an error, in one line."""
+def _told(error: Exception, begun: bool) -> str:
+    """What FFmpeg says of an error, in one line. `begun`: its container was opened."""
     if type(error) is OSError:  # of the file itself: FFmpeg was sent before its start
         return "its header leads out of the file"
-    if getattr(error, "errno", None) == errno.EINVAL:  # not in the list of containers
+    number = getattr(error, "errno", None)
+    if begun and number in (errno.EINVAL, UNPREPARED):  # of recordings that were joined in an OGG
+        return "its codec, rate or channels change: give every recording a file"
+    if number == errno.EINVAL:  # not in the list of containers
         return "it is in no container of sound that is read here"
     return " ".join((getattr(error, "strerror", "") or str(error)).split())
 
@@ -96,6 +101,7 @@ def count(path: Path) -> Count:
     size = path.stat().st_size
     with _container(path) as container:
         stream = container.streams.audio[0]
+        joined.check(path, container.format.name, _codec(stream))
         ticks, skipped, sure, known, rate, tick = 0, 0, True, False, _rate(path, stream), float(_tick(stream))
         for packet in container.demux(stream):
             ticks += _ticks(packet)
@@ -106,7 +112,7 @@ def count(path: Path) -> Count:
                     skipped, known = skipped + int(start) + int(end), known or start > 0
             check_size(path, size, rate, 1, int(ticks * tick * rate))
         seconds = max(0.0, ticks * tick - skipped / rate)
-        _check_promise(path, container, stream, seconds, known)
+        promises.check(path, container, stream, seconds, skipped / rate)
         return Count(seconds, sure, known)
 
 
@@ -118,6 +124,12 @@ def _rate(path: Path, stream: "AudioStream") -> int:
     raise AudioError(f"{shown(path)} cannot be read as audio: its codec is not known, or its header tells no rate")
 
 
+def _codec(stream: "AudioStream") -> str:
+    """Name of its decoder; "" if FFmpeg has none."""
+    context: CodecContext | None = getattr(stream, "codec_context", None)
+    return context.name if context else ""
+
+
 def _tick(timed: "AudioStream | Packet[AudioStream] | AudioFrame") -> Fraction:
     """Seconds of a tick of its time stamps; 0 if they tell no time."""
     return timed.time_base or Fraction(0)
@@ -126,26 +138,6 @@ def _tick(timed: "AudioStream | Packet[AudioStream] | AudioFrame") -> Fraction:
 def _ticks(packet: "Packet[AudioStream]") -> int:
     """Duration of a packet; that of the last one of a Vorbis track may be negative, which PyAV shows without its sign."""
     return ((packet.duration or 0) + 2**31) % 2**32 - 2**31 if packet.size else 0
-
-
-def _check_promise(path: Path, container: "InputContainer", stream: "AudioStream", seconds: float, known: bool) -> None:
-    """Raises AudioError if the header promises more than was counted."""
-    kinds, promised = container.format.name.split(","), 0.0
-    if stream.duration and set(kinds) & set(PROMISING) and (known or kinds != ["mp3"]):
-        promised = float(stream.duration * _tick(stream))
-    elif "matroska" in kinds:
-        promised = _matroska_promise(container, stream)
-    if promised - seconds > MISSING:
-        raise AudioError(f"{shown(path)} promises {promised:.2f} s and holds {seconds:.2f} s", "truncated audio")
-
-
-def _matroska_promise(container: "InputContainer", stream: "AudioStream") -> float:
-    """Seconds of the track, or of the file if nothing else is in it (a picture may be longer)."""
-    if clock := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "")):
-        hours, minutes, seconds = map(float, clock.groups())
-        begin = float((stream.start_time or 0) * _tick(stream))
-        return 3600 * hours + 60 * minutes + seconds - max(0.0, begin)
-    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
 @dataclass
@@ -163,6 +155,7 @@ class _Counter:
     packets: int = 0
     seconds: float = 0.0  # of the packets
     damaged: int = 0
+    lost: float = 0.0  # seconds of those
     survey: Survey = field(default_factory=Survey)
 
     def add(self, frame: "AudioFrame | None", block: Floats32) -> None:
@@ -183,20 +176,19 @@ def examine(path: Path, reason: str) -> Track:
     """
     with _container(path, reason) as container:
         streams = container.streams.audio
+        joined.check(path, container.format.name, _codec(streams[0]))
         for stream in streams:
             check_size(path, path.stat().st_size, _rate(path, stream), stream.channels, 0)
         counters = [_Counter(path, path.stat().st_size) for _ in streams]
-        blocks = [_Blocks(counter) for counter in counters]
-        known = False
+        blocks, places = [_Blocks(counter) for counter in counters], {stream.index: place for place, stream in enumerate(streams)}
         for packet in container.demux(streams):
-            which = next(index for index, stream in enumerate(streams) if stream.index == packet.stream_index)
-            known = known or packet.has_sidedata("skip_samples")
+            which = places[packet.stream.index]  # not `packet.stream_index`, which is 0 in the packet that ends a stream
             for frame, block in blocks[which].of(packet):
                 counters[which].add(frame, block)
         which = next((index for index, own in enumerate(counters) if own.survey.peak > SILENT), 0)
         chosen = counters[which]
         _check_decoded(path, chosen, reason)
-        _check_promise(path, container, streams[which], max(chosen.frames / chosen.rate, chosen.seconds), known)
+        promises.check(path, container, streams[which], max(chosen.frames / chosen.rate, chosen.seconds))
         found = {"silent first track, another is used": which > 0, "packets that do not decode left out": chosen.damaged > 0}
         notes = tuple(note for note, present in found.items() if present)
         character = chosen.survey.character()
@@ -209,7 +201,7 @@ def _check_decoded(path: Path, chosen: _Counter, reason: str) -> None:
         raise AudioError(f"{shown(path)} holds no audio", "empty audio")
     if not chosen.frames:
         raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, 'nothing in it decodes')}")
-    if chosen.damaged > max(2, DAMAGED * chosen.packets):
+    if chosen.damaged > max(HEADER[0], DAMAGED * chosen.packets) or chosen.lost > max(HEADER[1], DAMAGED * chosen.seconds):
         raise AudioError(f"{shown(path)} does not decode: {chosen.damaged} of its {chosen.packets} packets are damaged")
 
 
@@ -235,6 +227,7 @@ class _Blocks:
             frames = packet.stream.decode(packet)
         except av.InvalidDataError:
             counter.damaged += 1
+            counter.lost += float(_ticks(packet) * _tick(packet))
             return
         for frame in frames:
             if not counter.rate:

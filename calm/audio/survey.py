@@ -1,4 +1,4 @@
-"""What the samples of a file tell of how it was made: channels that cancel, floats at the scale of integers, a constant offset."""
+"""What the samples of a file tell of how it was made: channels that cancel, samples at another scale, a constant offset."""
 
 from dataclasses import dataclass, field
 
@@ -14,6 +14,8 @@ OFFSET_SHARE = 0.25
 BEYOND = 10.0  # peak from which samples that are no integers are refused; floats of a hot recording reach 2 or 3
 SILENT = 1e-4  # peak of a track that nobody speaks on
 INTEGERS = (2**15, 2**23, 2**31)  # full scales
+LOW = 2.0**-16  # peak of samples of 16 bits that fill the lower half of 32
+LOWEST = LOW / 128  # of them as well: below it 32 bits hold their own noise
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Character:
         """What is mended, in a few words each."""
         found = {
             "channels cancel, the loudest is used": self.channel is not None,
-            "float samples at the scale of integers, divided": self.scale != 1,
+            "float samples at the scale of integers, divided": self.scale > 1,
+            "samples of 16 bits in the lower half of 32, multiplied": self.scale < 1,
             "constant offset removed": self.offset != 0,
         }
         return tuple(note for note, present in found.items() if present)
@@ -58,6 +61,8 @@ class Survey:
     least: float = np.inf
     most: float = -np.inf
     integers: bool = True
+    low: bool = True  # all are whole numbers of 32 bits,
+    odd: bool = False  # and some use the lowest eight of them, which no converter fills
     mean: float = 0.0  # sum of the channels' mean
     power: float = 0.0  # sum of its square
     powers: Floats32 | float = field(default=0.0)  # sums of squares of every channel
@@ -73,6 +78,10 @@ class Survey:
         self.peak = max(self.peak, -least, most)
         self.least, self.most = min(self.least, float(mono.min())), max(self.most, float(mono.max()))
         self.integers = self.integers and bool((block == np.rint(block)).all())
+        self.low = self.low and self.peak <= LOW
+        if self.low:
+            whole = block.astype(np.float64) * 2**31
+            self.low, self.odd = bool((whole == np.rint(whole)).all()), self.odd or bool((whole % 256 != 0).any())
         self.mean += float(mono.sum(dtype=np.float64))
         self._add_powers(block, mono)
 
@@ -89,7 +98,11 @@ class Survey:
         """What the blocks tell together."""
         if not self.count or self.peak == 0:
             return Character()
-        scale = next((full for full in INTEGERS if 1 < self.peak <= full), 1) if self.integers else 1  # floats beyond are whole anyway
+        scale: float = (
+            next((full for full in INTEGERS if 1 < self.peak <= full), 1) if self.integers else 1
+        )  # floats beyond are whole anyway
+        if self.low and self.odd and self.peak > LOWEST:
+            scale = LOW
         channel, offset = self._channel(), 0.0
         if channel is None:
             mean = self.mean / self.count

@@ -20,8 +20,8 @@ from calm.audio.opening import check_size
 def encode(path: Path, codec: str, *tracks: np.ndarray, rate: int = 16000, form: str | None = None, picture: float = 0, **options) -> Path:
     """Write tracks (samples,) and a black picture of so many seconds with FFmpeg; `options`: of the container."""
     with av.open(str(path), "w", format=form, options=options) as file:
-        streams = [file.add_stream(codec, rate=rate, layout="mono") for _ in tracks]
         video = file.add_stream("mpeg4", rate=5, width=16, height=16, pix_fmt="yuv420p") if picture else None
+        streams = [file.add_stream(codec, rate=rate, layout="mono") for _ in tracks]
         for stream, samples in zip(streams, tracks, strict=True):
             whole = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
             whole.rate, whole.pts = rate, 0
@@ -65,6 +65,15 @@ def two(path: Path, form: str, subtype: str) -> Path:
     return joined(path, path.with_suffix(".one"), path.with_suffix(".one"))
 
 
+def tagged(path: Path) -> Path:
+    """An MP3 whose APE tag is an eighth of it: FFmpeg then takes a length from the size, and not from the header."""
+    item = struct.pack("<II", 2955, 0) + b"Comment\0".ljust(13, b"\0") + b"x" * 2955
+    ends = [b"APETAGEX" + struct.pack("<IIII", 2000, len(item) + 32, 1, flags) + bytes(8) for flags in (0xA0000000, 0x80000000)]
+    whole = encode(path, "libmp3lame", speech(3, rate=44100), rate=44100).read_bytes()
+    path.write_bytes(whole + ends[0] + item + ends[1])
+    return path
+
+
 TALK = np.concatenate([speech(4), np.zeros(20 * 16000, np.float32), speech(4)])
 FILES = {
     "MP3 without Xing, 44.1 kHz": (lambda at: encode(at / "a.mp3", "libmp3lame", speech(3, rate=44100), rate=44100, write_xing="0"), 3.03),
@@ -75,6 +84,8 @@ FILES = {
     "raw ADTS with a pause": (lambda at: encode(at / "a.aac", "aac", TALK, form="adts"), 28),
     "WebM without a duration": (lambda at: encode(at / "a.webm", "libopus", speech(3, rate=48000), rate=48000, live="1"), 3),
     "picture longer than its sound": (lambda at: encode(at / "a.mp4", "aac", speech(2), picture=6), 2),
+    "picture before its sound": (lambda at: encode(at / "a.mkv", "libopus", speech(3, rate=48000), rate=48000, picture=1), 3),
+    "MP3 with an APE tag": (lambda at: tagged(at / "a.mp3"), 3),
     "FLAC from a pipe": (lambda at: piped_flac(at / "a.flac"), 2.5),
     "GSM": (lambda at: soundfile.write(at / "a.wav", speech(2), 8000, subtype="GSM610") or at / "a.wav", 4),
 }
@@ -131,6 +142,7 @@ def test_placeholders_of_streamed_wavs(tmp_path, riff, data):
         (32_000, b"", "wrong header"),
         (64_000, b"LIST\x04\0\0\0INFO", ""),
         (64_000, bytes(9_999), ""),
+        (32_000, b"data\x00\x7d\0\0" + bytes(32_000), "wrong header"),
         (64_000, b"TAG" + b"x" * 999, ""),
     ],
 )
@@ -150,6 +162,45 @@ def test_a_second_file_of_which_nothing_would_be_read(tmp_path, name, codec, for
     path.write_bytes(whole + whole)
     with pytest.raises(AudioError, match="a second file from byte"):
         read_audio(path)
+
+
+KINDS = {
+    "flac": lambda path: soundfile.write(path, speech(1), 16000, format="FLAC"),
+    "ogg": lambda path: soundfile.write(path, speech(1), 16000, format="OGG"),
+    "stereo.ogg": lambda path: soundfile.write(path, np.stack([speech(1)] * 2, axis=1), 16000, format="OGG"),
+    "mp3": lambda path: encode(path, "libmp3lame", speech(1), form="mp3"),
+    "untagged.mp3": lambda path: encode(path, "libmp3lame", speech(1), form="mp3", write_xing="0", id3v2_version="0"),
+    "aac": lambda path: encode(path, "aac", speech(1), form="adts"),
+    "m4a": lambda path: encode(path, "aac", speech(1), form="ipod"),
+    "tta": lambda path: encode(path, "tta", speech(2), form="tta"),
+    "mka": lambda path: encode(path, "pcm_s16le", speech(1), form="matroska"),
+    "caf": lambda path: soundfile.write(path, speech(1), 16000, format="CAF"),
+    "avi": lambda path: encode(path, "pcm_s16le", speech(1), form="avi"),
+    "w64": lambda path: soundfile.write(path, speech(1), 16000, format="W64"),
+    "voc": lambda path: soundfile.write(path, speech(1), 16000, format="VOC", subtype="PCM_16"),
+    "flv": lambda path: encode(path, "libmp3lame", speech(2, rate=44100), rate=44100, form="flv"),
+}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    ["flac untagged.mp3", "flac ogg", "ogg flac", "m4a mp3", "mp3 m4a", "mp3 aac", "tta tta", "mka flac", "ogg stereo.ogg"],
+)
+def test_two_files_of_which_one_would_not_be_read(tmp_path, pair):
+    for name in pair.split():
+        KINDS[name](tmp_path / name)
+    joined(tmp_path / "a", *(tmp_path / name for name in pair.split()))
+    header = read_header(tmp_path / "a")
+    assert header.fault and ("a second file from byte" in header.detail or "give every recording a file" in header.detail)
+
+
+@pytest.mark.parametrize("kind", ["tta", "caf", "avi", "w64", "voc", "flv", "mp3"])
+def test_what_is_cut_is_not_taken_for_the_whole(tmp_path, kind):
+    KINDS[kind](tmp_path / "a")
+    assert not read_header(tmp_path / "a").fault
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(whole[: len(whole) * 6 // 10])
+    assert read_header(tmp_path / "a").fault in ("truncated audio", "unreadable audio")
 
 
 @pytest.mark.parametrize("length", [2**62, 2**63 - 40, 2**64 - 1])

@@ -50,6 +50,14 @@ def test_floats_at_the_scale_of_integers_are_divided(tmp_path, scale):
     assert read_header(path).notes == ("float samples at the scale of integers, divided",)
 
 
+def test_16_bits_in_the_lower_half_of_32_are_multiplied_and_noise_is_not(tmp_path):
+    samples = np.rint(SPEECH * 2**15).astype(np.int32)
+    path = written(tmp_path, samples, subtype="PCM_32")
+    np.testing.assert_allclose(read_audio(path), SPEECH, atol=1 / 2**15)
+    assert read_header(path).notes == ("samples of 16 bits in the lower half of 32, multiplied",)
+    assert read_header(written(tmp_path, samples % 5 << 8, subtype="PCM_32")).notes == ()  # noise of a converter of 24 bits
+
+
 def test_other_samples_far_beyond_1_are_refused_and_hot_ones_are_not(tmp_path):
     path = written(tmp_path, SPEECH * 1000.3)
     header = read_header(path)
