@@ -1,7 +1,7 @@
 """Linear heads on representations that do not change, fitted by logistic regression (`head.frozen_fit`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,17 @@ class LogisticHead:
     def logits(self, vectors: np.ndarray, linear: Linear) -> np.ndarray:
         """(rows, width) -> (rows, classes) float32."""
         return ((vectors - self.mean) / self.deviation @ linear.weights.T + linear.bias).astype(np.float32)
+
+    def averaged(self, other: "LogisticHead") -> "LogisticHead":
+        """The head whose logits are the mean of the logits of this one and another one, for any vector."""
+        first, last = (self._mean_of(own, their, other) for own, their in ((self.first, other.first), (self.last, other.last)))
+        return replace(self, first=first, last=last)
+
+    def _mean_of(self, own: Linear, their: Linear, other: "LogisticHead") -> Linear:
+        """Mean of a regression of this head and one of another head, on inputs that are standardised as those of this head."""
+        weights = their.weights * (self.deviation / other.deviation)
+        bias = their.bias + their.weights @ ((self.mean - other.mean) / other.deviation)
+        return replace(own, weights=(own.weights + weights) / 2, bias=(own.bias + bias) / 2)
 
     def write_to(self, head: Head) -> None:
         """Put the released weights into a head without a hidden layer."""

@@ -19,7 +19,7 @@ from calm.training.loop import train
 from calm.training.sampling import mix
 from pipeline import factory
 from pipeline.heads.conditions import Condition
-from pipeline.heads.logistic import fit
+from pipeline.heads.logistic import LogisticHead, fit
 from pipeline.heads.networks import TASK, Networks, digest
 from pipeline.tracking import systems
 from pipeline.tracking.tracker import TrackedRun
@@ -176,14 +176,11 @@ def _logistic(
     keep: Path | None,
 ) -> tuple[Logits, list[dict]]:
     """Fit the heads of all seeds by logistic regression; as `_frozen`. The curve has an entry for each strength, of the first seed."""
-    section, targets = networks.settings.head, networks.targets[sources] >= 0.5
-    train = np.flatnonzero(np.isin(sources, networks.train_rows(condition)))
-    again = np.concatenate([networks.train_rows(condition), networks.splits["validation"]])
-    both = np.flatnonzero(np.isin(sources, again)) if networks.settings.corpora[networks.corpus].refit else None
-    heads = []
-    for index in range(vectors.shape[1]):
-        own = vectors[:, index].numpy()
-        heads.append(fit(own, targets, train, networks.splits["validation"], both, section.strengths, section.loss == "softmax"))
+    heads = _fitted(networks, condition, vectors, sources)
+    if condition.row.by_speaker_too:
+        by_speaker = replace(condition, row=condition.row.model_copy(update={"normalise": "speaker"}))
+        others = _fitted(networks, by_speaker, *represented(networks, by_speaker, seeds))
+        heads = [head.averaged(other) for head, other in zip(heads, others, strict=True)]
     for index, run in enumerate(runs):
         for entry in heads[index % len(heads)].curve:
             run.training(entry, entry["epoch"])
@@ -197,6 +194,18 @@ def _logistic(
         return np.stack(each * (len(seeds) if len(each) == 1 else 1), 1)  # without a random network, all seeds are the same
 
     return lambda heard: answers(networks, heard, seeds, logits), heads[0].curve
+
+
+def _fitted(networks: Networks, condition: Condition, vectors: torch.Tensor, sources: np.ndarray) -> list[LogisticHead]:
+    """A logistic regression for each seed, on what `represented` gives."""
+    section, targets = networks.settings.head, networks.targets[sources] >= 0.5
+    rows, validation = networks.train_rows(condition), networks.splits["validation"]
+    train = np.flatnonzero(np.isin(sources, rows))
+    again = np.flatnonzero(np.isin(sources, np.concatenate([rows, validation])))
+    both = again if networks.settings.corpora[networks.corpus].refit else None
+    return [
+        fit(own, targets, train, validation, both, section.strengths, section.loss == "softmax") for own in vectors.numpy().swapaxes(0, 1)
+    ]
 
 
 def answers(

@@ -105,11 +105,12 @@ def written_settings(folder: Path, labelled: Source, unlabelled: Source | None) 
         corpora[MORE] = _corpus(folder, unlabelled)
         changes |= {
             "pretrain_on: none": f"pretrain_on: {MORE}",
-            "calm: {start: language_model}": "calm: {}",
+            "calm: {start: language_model, by_speaker_too: true}": "calm: {}",
             "pooling: none": "pooling: cls_blocks",
         }
     if not any(row.speaker for row in labelled.corpus.utterances):
-        changes |= {"      calm_known: {start: language_model, normalise: tested_speaker}\n": "", ", encoder_functionals_known": ""}
+        known = "      calm_known: {start: language_model, by_speaker_too: true, normalise: tested_speaker}\n"
+        changes |= {known: "", ", encoder_functionals_known": ""}
     if not labelled.corpus.one_hot:
         changes |= {"loss: softmax": "loss: bce", "decision: argmax": "decision: thresholds"}
     entry = next(line for line in text.splitlines() if line.startswith(f"  {TARGET}: "))

@@ -30,6 +30,9 @@ class HeadRow(Section):
     normalise: Normalise | None = None
     """Whose statistics the acoustic frames are normalised by. null: as in `spectran`, by which models are pretrained. The
     heads of a row with `tested_speaker` are those of the row that is the same with `corpus`, and are trained once for both."""
+    by_speaker_too: bool = False
+    """Fit a second head on frames that are normalised by each speaker's own statistics, and average the weights of both: for corpora with
+    several recordings of a speaker, frames normalised by the corpus, and `head.frozen_fit: logistic`."""
     modalities: list[Modality] | None = None
     """Inputs of the heads. null: those of `head`."""
     tuning: list[Tuning] | None = None
@@ -45,8 +48,9 @@ class HeadRow(Section):
     @model_validator(mode="after")
     def pretrained_weights_hear_what_they_learned_from(self):
         """A network whose frames are normalised otherwise than in pretraining starts without it."""
-        if self.normalise and self.start != "language_model":
-            raise ValueError("normalise: pretraining hears frames by spectran.normalise; for another, set the row's start: language_model")
+        for name in ("normalise", "by_speaker_too"):
+            if getattr(self, name) and self.start != "language_model":
+                raise ValueError(f"{name}: pretraining hears frames by spectran.normalise; for others, set the row's start: language_model")
         return self
 
     @model_validator(mode="after")

@@ -200,6 +200,8 @@ class Settings(Section):
             sections = [self._of_model(heads.model, "spectran") for heads in entries]
             heard = [section for section in sections if section.frames == "encoder"]
             _check_hearing(head, self.features, heard, f"head of {corpus}")
+            for heads, spectran in zip(entries, sections, strict=True):
+                _check_rows(heads, head, spectran)
             if head.train_encoder and any(row.normalise not in (None, "corpus") for heads in entries for row in heads.rows.values()):
                 raise ValueError(f"head of {corpus}: train_encoder needs the states as they were: set its rows' normalise: corpus, or none")
         return self
@@ -289,6 +291,21 @@ def _check_hearing(head: Head, features: Features, heard: list[SpecTranSettings]
         _check_trained_encoder(section, features, key)
     if head.average_speeds and not (heard and features.speeds):
         raise ValueError(f"{key}: average_speeds is true, but no model of it hears copies: set features.encoder and features.speeds")
+
+
+def _check_rows(heads: Heads, head: Head, spectran: SpecTranSettings) -> None:
+    """Heads by the corpus and by the speaker are averaged where there are two of them, and linear."""
+    for name, row in heads.rows.items():
+        if not row.by_speaker_too:
+            continue
+        if (row.normalise or spectran.normalise) not in ("corpus", "tested_speaker"):
+            raise ValueError(
+                f"row {name}: by_speaker_too adds heads by the speaker to those by the corpus: set its normalise: corpus, or none"
+            )
+        if head.frozen_fit != "logistic" or any(tuning != "frozen" for tuning, _ in row.trained_with(head)):
+            raise ValueError(
+                f"row {name}: by_speaker_too averages logistic regressions: set head.frozen_fit: logistic, and tuning: [frozen]"
+            )
 
 
 def _check_trained_encoder(section: SpecTranSettings, features: Features, key: str) -> None:

@@ -135,6 +135,25 @@ def test_blocks_are_part_of_unfrozen_audio_alone(made, trained):
     assert not networks.trains_encoder(Condition("peer", HeadRow(network="cnn"), "unfrozen", "both"))
 
 
+def test_a_head_by_the_speaker_is_averaged_with_the_one_by_the_corpus(made, trained):
+    """The weights that are released, on vectors as they are, are the means of those of two rows. It answers audio as the stage did."""
+
+    def kept(name: str, **row) -> tuple[Networks, pd.DataFrame, CalmForSequenceClassification, torch.Tensor]:
+        row = HeadRow(start="language_model", pooling="none", **row)
+        networks, logits, network = trained(Condition(name, row, "frozen", "audio"), name, refit=True)
+        statistics, *_, layer = network.heads[TASK]
+        return networks, logits, network, layer.weight / statistics.deviation
+
+    *_, by_corpus = kept("by_corpus")
+    *_, by_speaker = kept("by_speaker", normalise="speaker")
+    networks, logits, network, both = kept("both", by_speaker_too=True)
+    torch.testing.assert_close(both, (by_corpus + by_speaker) / 2, rtol=1e-3, atol=1e-4)
+    assert (by_corpus - by_speaker).abs().max() > 0.01
+    ids = list(logits.query("split == 'test'").index)
+    expected = torch.from_numpy(np.stack(logits.loc[ids, "logits"])).log_softmax(1)
+    np.testing.assert_allclose(answers(made, networks, network, ids, False), expected, atol=0.03)
+
+
 def test_logits_of_trained_networks_are_means_over_speeds(trained):
     """By the network that is kept: of the utterance and of its copy; an utterance without one counts as it is."""
     networks, alone, network = trained(UNFROZEN, "alone")

@@ -53,6 +53,18 @@ def test_validation_is_answered_by_the_first_fit_and_test_by_the_last(vectors, s
     assert np.abs(head.last.weights - head.first.weights).max() > 1e-3
 
 
+def test_an_averaged_head_answers_with_the_mean_of_both(vectors):
+    """For any vector, though both scale their inputs otherwise; and so do the weights that are released."""
+    values, targets = vectors
+    other = fit(values * 2 + 3, targets, TRAIN, VALIDATION, BOTH, [0.01], True)
+    own = fit(values, targets, TRAIN, VALIDATION, BOTH, [1.0], True)
+    both, new = own.averaged(other), np.random.default_rng(2).normal(50, 20, (7, 6)).astype(np.float32)
+    for name in ("first", "last"):
+        expected = (own.logits(new, getattr(own, name)) + other.logits(new, getattr(other, name))) / 2
+        np.testing.assert_allclose(both.logits(new, getattr(both, name)), expected, rtol=1e-4, atol=1e-3)
+    assert np.abs(both.logits(new, both.last) - own.logits(new, own.last)).max() > 0.1
+
+
 def test_losses_by_hand(vectors):
     """Cross-entropy of the training and of the validation split: of the right class, or the mean over the classes."""
     values, targets = vectors

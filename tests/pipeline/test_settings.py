@@ -84,6 +84,21 @@ def load_error(tmp_path, *keys, value):
             {"calm": {}, "mine": {"start": "language_model", "normalise": "speaker"}},
             ["'mine': names in _known are those of rows with normalise: speaker or tested_speaker"],
         ),
+        (
+            ("heads", "msp-small", "rows"),
+            {"calm": {"by_speaker_too": True}},
+            ["by_speaker_too: pretraining hears frames by spectran.normalise", "set the row's start: language_model"],
+        ),
+        (
+            ("heads", "msp-small", "rows"),
+            {"calm": {}, "a": {"start": "language_model", "by_speaker_too": True}},
+            ["row a: by_speaker_too averages logistic regressions: set head.frozen_fit: logistic, and tuning: [frozen]"],
+        ),
+        (
+            ("heads", "msp-small", "rows"),
+            {"calm": {}, "a_known": {"start": "language_model", "normalise": "speaker", "by_speaker_too": True}},
+            ["row a_known: by_speaker_too adds heads by the speaker to those by the corpus"],
+        ),
         (("transfer",), {"x": {"trained": "msp-small", "tested": "msp-small"}}, ["are of the same corpus"]),
         (("models", "small", "calp"), {"alpha": -1}, ["models.small.calp.alpha is -1"]),
         (("models", "small", "pretrain"), {"epoch": 1}, ["models.small.pretrain.epoch"]),
