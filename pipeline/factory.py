@@ -111,11 +111,6 @@ def examples(
     return load_examples(files, *how, fold, copies, through(encoder, device()), work)
 
 
-def channels(examples: Examples) -> int:
-    """Channels of the acoustic frames."""
-    return examples.frames.channels
-
-
 def encoded(model: str, examples: Examples, corpora: list[str], work: Path | None = None) -> Ragged:
     """Blocks that the stage `embed` encoded, in the order of the examples; `work`: see `load_examples`."""
     ids = examples.table["id"]

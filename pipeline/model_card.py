@@ -92,12 +92,9 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         figures: rows of `pipeline.evaluation.released.figures`.
     """
     heads = settings.heads[name]
-    ((name_of_head, classes),) = config.heads.items()
-    softmax, temperature = config.head_loss == "softmax", config.temperatures.get(name_of_head, 1.0)
-    pretrained = paths.pretrained(heads.model) / "metrics.json"
-    pretrained = read_json(pretrained) if pretrained.exists() else None  # there is none with pretrain_on: none
-    folds = folds_of(read_table(paths.utterances(heads.corpus), ["fold"]))
-    last = curve["curve"][-1]
+    (classes,) = config.heads.values()
+    table = read_table(paths.utterances(heads.corpus))
+    folds, last = folds_of(table), curve["curve"][-1]
     states = _encoder(heads.corpus) if settings.spectran.frames == ENCODER else None
     text = CARD.format(
         tags="speech, emotion, calm" + (", synthetic" if config.synthetic else ""),
@@ -106,32 +103,47 @@ def write(settings: Visible, name: str, config: CalmConfig, curve: dict, figures
         inputs=INPUTS[config.modality],
         count=len(classes),
         classes=html.escape(", ".join(classes), quote=False),
-        several="An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
         synthetic=SYNTHETIC if config.synthetic else "",
         format=settings.corpora[heads.corpus].format,
-        learned=learned(read_table(paths.utterances(heads.corpus)), classes),
-        pretraining=f"- pretraining: {', '.join(pretrained['corpora'])}, {pretrained['hours']:.2f} h\n"
-        if pretrained and curve["variant"].startswith("calm")
-        else "",
+        learned=learned(table, classes),
+        pretraining=_pretraining(heads.model) if curve["variant"].startswith("calm") else "",
         language_model=public_name(settings.models[heads.model].language_model),
         **_about_encoder(states, (folder / GRAPH).is_file()),
         epochs=len(curve["curve"]),
         validation_loss=last["validation_loss"],
         loss=last["loss"],
-        longest=longest(read_table(paths.utterances(heads.corpus))),
+        longest=longest(table),
         max_tokens=settings.head.max_tokens,
         lm=settings.lm[heads.model],
-        decision="the likeliest class (argmax)" if config.decisions.get(name_of_head) == "argmax" else "the tuned thresholds",
-        loss_name="Cross entropy" if softmax else "Binary cross-entropy",
-        calibrated=f"The probabilities sum to 1, and one temperature ({temperature:.2f}), fitted on the validation split, calibrates them."
-        if softmax
-        else "The probabilities are not calibrated, and do not sum to 1 over the classes.",
+        **_about_answers(config),
         speakers=SPEAKERS if curve["variant"].removesuffix("_frozen") + "_known" in heads.rows else "",
-        measured=table(figures),
+        measured=metrics_table(figures),
         of_what=OF_FOLDS.format(count=len(folds), seed=curve["seed"]) if folds else OF_THIS.format(seed=curve["seed"]),
         **{key: curve[key] for key in ("variant", "modality", "seed")},
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _pretraining(model: str) -> str:
+    """A line on the corpora of pretraining; "" for a model that was not pretrained."""
+    file = paths.pretrained(model) / "metrics.json"
+    if not file.exists():
+        return ""
+    metrics = read_json(file)
+    return f"- pretraining: {', '.join(metrics['corpora'])}, {metrics['hours']:.2f} h\n"
+
+
+def _about_answers(config: CalmConfig) -> dict[str, str]:
+    """What the card says of classes, decisions and probabilities."""
+    (head,) = config.heads
+    softmax, temperature = config.head_loss == "softmax", config.temperatures.get(head, 1.0)
+    calibrated = f"The probabilities sum to 1, and one temperature ({temperature:.2f}), fitted on the validation split, calibrates them."
+    return {
+        "several": "An utterance has exactly one of them." if config.one_hot else "An utterance may have several of them, or none.",
+        "decision": "the likeliest class (argmax)" if config.decisions.get(head) == "argmax" else "the tuned thresholds",
+        "loss_name": "Cross entropy" if softmax else "Binary cross-entropy",
+        "calibrated": calibrated if softmax else "The probabilities are not calibrated, and do not sum to 1 over the classes.",
+    }
 
 
 def body(folder: Path) -> str:
@@ -180,7 +192,7 @@ def _about_encoder(states: tuple[str, list[int]] | None, graph: bool) -> dict[st
     return {"encoder": f"- speech encoder: {name}, {which}\n", "licence": licence, "graph": beside}
 
 
-def table(figures: list[dict]) -> str:
+def metrics_table(figures: list[dict]) -> str:
     """Markdown: a row a split and kind of thresholds, a column a metric."""
     metrics, rows = list(dict.fromkeys(row["metric"] for row in figures)), {}
     for row in figures:

@@ -34,15 +34,7 @@ def start(stage: str, arguments: Sequence[str]) -> None:
         stage: its name in `dvc.yaml`.
         arguments: of the command, after the stage's name.
     """
-    over = state.STAGES[stage].over
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages {stage}", description=f"The stage {stage} of dvc.yaml.")
-    if over:
-        parser.add_argument("name", metavar="NAME", help=f"one of `{over}` in params.yaml")
-    options = parser.parse_args(arguments)
-    name = options.name if over else ""
-    settings = load_or_exit()
-    if name not in (known := state.names(settings, stage)):
-        sys.exit(f"'{name}' is none of {over} in params.yaml, which has {', '.join(known) or 'none'}")
+    settings, name = _asked(stage, arguments)
     _refuse_if_changed(settings, stage, name)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -57,7 +49,7 @@ def start(stage: str, arguments: Sequence[str]) -> None:
         with alone.alone(paths.stage_lock(address), address) if not torchrun.rank() else contextlib.nullcontext():
             paths.measured(address).unlink(missing_ok=True)
             _refuse_damaged(address)
-            summary = run(stage, settings, *([name] if over else []))
+            summary = run(stage, settings, *([name] if name else []))
     except Exception as error:
         if os.environ.get("CALM_TRACEBACK") or not (isinstance(error, ValueError | OSError) or _disk_is_full(error)):
             raise
@@ -67,6 +59,20 @@ def start(stage: str, arguments: Sequence[str]) -> None:
     measure(address, seconds=time.monotonic() - begin, host=platform.node())
     if summary and not torchrun.rank():
         print(summary)
+
+
+def _asked(stage: str, arguments: Sequence[str]) -> tuple[Settings, str]:
+    """The settings, and the name that the command gives, "" where the stage is not repeated; ends if there is no such name."""
+    over = state.STAGES[stage].over
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages {stage}", description=f"The stage {stage} of dvc.yaml.")
+    if over:
+        parser.add_argument("name", metavar="NAME", help=f"one of `{over}` in params.yaml")
+    options = parser.parse_args(arguments)
+    name = options.name if over else ""
+    settings = load_or_exit()
+    if name not in (known := state.names(settings, stage)):
+        sys.exit(f"'{name}' is none of {over} in params.yaml, which has {', '.join(known) or 'none'}")
+    return settings, name
 
 
 def run(stage: str, settings: Settings, *name: str) -> str | None:

@@ -2,8 +2,8 @@
 
 Whisper was trained on windows of 30 s and pads every clip to that length, which is most of the cost for short clips. Here its encoder may
 see less. The decoder falls into loops if no silence follows the words, so it then also gets the encoder's states of silence, which are
-computed once. If a text still looks wrong (`suspicious`), the clip is decoded again with the full 30 s, and then with five beams: whether
-greedy decoding falls into a loop depends on the last bits of the numbers, so that one engine may and the other may not.
+computed once. If a text still looks wrong (`suspicious`), the clip is decoded again with the full 30 s, and then with five beams. Whether
+greedy decoding falls into a loop depends on the last bits of the numbers, so it may happen with one engine and not with the other.
 """
 
 import logging

@@ -253,9 +253,9 @@ def regress(
 ) -> Fitted:
     """Logistic regression on standardised functionals: multinomial for one-hot classes, else one regression per class.
 
-    C is the value with the best mean ROC AUC on validation, the smallest one if several are equal, and the middle one if no class
-    has both a positive and a negative there. AUC serves both kinds of task, needs no threshold, and varies less than an accuracy on
-    the few speakers of a validation split. Utterances without functionals are not trained on and get the training prior.
+    C is the value with the best mean ROC AUC on validation, and the smallest one if several are equal. If no class has both a
+    positive and a negative there, C is the middle one. AUC serves both kinds of task, needs no threshold, and varies less than an
+    accuracy on the few speakers of a validation split. Utterances without functionals are not trained on and get the training prior.
 
     Args:
         targets: bool (utterances, classes).

@@ -12,8 +12,8 @@ def retrieval(
 ) -> dict[str, float]:
     """Recall at k and the median rank of each query's right key by cosine similarity, with the values of chance.
 
-    Keys with equal cosines (within 1e-6) count as being in random order: recall is the probability that a right key is among the
-    first k, and the rank of the first right key is its expected value. Vectors that are all alike thus score exactly as chance.
+    Keys with equal cosines (within 1e-6) count as being in random order. Recall is then the probability that a right key is among
+    the first k, and the rank of the first right key is its expected value. Vectors that are all alike thus score exactly as chance.
 
     Args:
         queries, keys: (n, d); key i is right for query i.

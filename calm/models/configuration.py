@@ -26,8 +26,8 @@ class CalmConfig(PreTrainedConfig):
         spectran_layers, spectran_width: size of SpecTran; a width of None is the language model's hidden size.
         spectran_pooling: "cls", the first output embedding (4.2); "mean" of the patches; or "bands", mean and deviation over time of
             every row of patches of one frequency, side by side.
-        spectran_beside: None, or "frames": mean and deviation of the block's own frames, per channel, stand beside what SpecTran pooled and
-            have a projection of their own to the token, so that SpecTran's width is no bottleneck.
+        spectran_beside: None, or "frames": mean and deviation of the block's own frames, per channel, stand beside what SpecTran pooled.
+            They have a projection of their own to the token, so that SpecTran's width is no bottleneck.
         spectran_dropout: dropout in SpecTran.
         projection: width of the linear projections of the contrastive loss (3.1), one per modality; None: no projection.
         text_pooling: what T_i is, see `calm.models.language_model.pool_text`.

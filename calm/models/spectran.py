@@ -87,8 +87,8 @@ class SpecTranLayer(nn.Module):
 class SpecTran(FrontEnd):
     """The front end of CALM: `encode` gives [CLS] of a transformer over patches (4.2) or its pooled patches, `token` projects them.
 
-    With `spectran_beside: frames`, mean and deviation of the block's frames come after them: an encoded block is then
-    (pooled | mean per channel | deviation per channel), and the token is the sum of a projection of what was pooled and one of the frames.
+    With `spectran_beside: frames`, mean and deviation of the block's frames come after them. An encoded block is then
+    (pooled | mean per channel | deviation per channel). The token is the sum of two projections: of what was pooled, and of the frames.
     """
 
     def __init__(self, config: CalmConfig):

@@ -1,7 +1,7 @@
 """What reaches the page's server at all: requests of its own page, of limited size and time.
 
-A page elsewhere, opened in a browser of this machine, could else talk to a server on the loopback address: by its address, or by a name
-that its owner lets point there (DNS rebinding).
+Without it, a page elsewhere that is opened in a browser of this machine could talk to a server on the loopback address. It would do so by
+the address, or by a name that its owner lets point there (DNS rebinding).
 """
 
 import asyncio

@@ -37,23 +37,32 @@ def compare(all_predictions: list[Predictions], evaluation: CorpusEvaluation, sa
         for (split, threshold), decisions in predictions.decisions.items():
             if split == "test":
                 drawn[predictions.system, threshold].append(resamples.metrics(truth.targets[shared], decisions[shared], METRICS))
-    shared_columns = {"corpus": evaluation.corpus, "synthetic": evaluation.synthetic, "split": "test"}
+    about = {"corpus": evaluation.corpus, "synthetic": evaluation.synthetic, "split": "test"}
     size = {"n": int(shared.sum()), "speakers": resamples.speakers}
-    differences, intervals = [], []
+    return _differences(drawn, about, size), _intervals(drawn, about, size)
+
+
+def _differences(drawn: dict, about: dict, size: dict) -> list[dict]:
+    differences = []
     for (a, b), threshold, metric in product(_pairs({system for system, _ in drawn}), ("0.5", "tuned", "argmax"), METRICS):
         if drawn[a, threshold] and drawn[b, threshold]:
             first, second = ([values[metric] for values in drawn[system, threshold]] for system in (a, b))
-            columns = {"a": a._asdict(), "b": b._asdict(), **shared_columns, "threshold": threshold, "metric": metric}
+            columns = {"a": a._asdict(), "b": b._asdict(), **about, "threshold": threshold, "metric": metric}
             seeds = {"seeds_a": len(first), "seeds_b": len(second)}
             differences.append({**columns, **resampling.difference(first, second), **size, **seeds})
+    return differences
+
+
+def _intervals(drawn: dict, about: dict, size: dict) -> list[dict]:
+    intervals = []
     for (system, threshold), of_seeds in drawn.items():
         for metric in METRICS if of_seeds else ():
             values = [seed_values[metric] for seed_values in of_seeds]
             interval = resampling.difference(values, [np.zeros_like(values[0])])
-            columns = {**shared_columns, **system._asdict(), "threshold": threshold, "metric": metric}
+            columns = {**about, **system._asdict(), "threshold": threshold, "metric": metric}
             bounds = {"mean": interval["difference"], "low": interval["low"], "high": interval["high"]}
             intervals.append({**columns, **bounds, **size, "seeds": len(of_seeds)})
-    return differences, intervals
+    return intervals
 
 
 def _pairs(systems: set[System]) -> list[tuple[System, System]]:

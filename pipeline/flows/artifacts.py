@@ -5,7 +5,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from calm.storage import replacing
+from calm.storage import read_json, replacing
 from pipeline import paths
 from pipeline.flows import limits, scoring
 from pipeline.report import result_tables
@@ -34,11 +34,11 @@ def create(settings: Settings, rebuild: str, states: dict, complete: bool, secon
     metrics = paths.REPORTS / "metrics.json"
     if not metrics.exists():
         return
-    rows = result_tables.read_rows(metrics)
+    rows = read_json(metrics)
     create_markdown_artifact(f"{page_link()}\n\n{tables_markdown(rows)}", "results", f"Results: {settings.title}")
     last = paths.last_results()
     if last.exists():
-        create_markdown_artifact(difference(rows, result_tables.read_rows(last)), "difference", "Difference to the last successful rebuild")
+        create_markdown_artifact(difference(rows, read_json(last)), "difference", "Difference to the last successful rebuild")
     if complete:
         with replacing(last) as partial:
             shutil.copyfile(metrics, partial)

@@ -66,7 +66,7 @@ class Networks:
             self.settings,
             self.language_model,
             [self.corpus, *self.settings.pretraining],
-            factory.channels(self.examples),
+            self.examples.frames.channels,
             heads={TASK: list(self.examples.classes)},
             one_hot=[TASK] if self.examples.one_hot else [],
             encoder=self.encoder[0] if self.trains_encoder(condition) else None,

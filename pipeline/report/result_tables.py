@@ -57,11 +57,6 @@ class Key(NamedTuple):
         return f"{self.title} ({self.lm})" if self.lm else self.title
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Rows of a file that `write_rows` or the stage `evaluate` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def sort_rows(rows: Iterable[dict]) -> list[dict]:
     """Rows in a fixed order, with their keys in a fixed order."""
     rows = [{key: row.get(key) for key in COLUMNS} for row in rows]

@@ -49,7 +49,7 @@ def published_shares(study: Study, lm: str) -> dict[int, float]:
     return {share: row.test[WEIGHTED_ACCURACY] for share, row in rows.items() if row}
 
 
-def reliability_bins(study: Study, calibration: list[dict], lm: str) -> dict[str, list[tuple[float, float, int]]]:
+def reliability_bins(calibration: list[dict], lm: str) -> dict[str, list[tuple[float, float, int]]]:
     """Modality -> predicted probability, observed share and number of predictions of every bin on test, over CALM's seeds."""
     curves = {}
     for modality in MODALITIES:

@@ -130,7 +130,7 @@ def _pictures(study: Study, threshold: str, settings: Settings, folder: Path) ->
             title = f"Shares of the labels, {lm}, {words}"
             add(f"labels-{lm}", f"shares of the labels ({lm})", title, figure, evaluate, "Each dot is a seed.")
     for lm in study.models():
-        if curves := study_figure_data.reliability_bins(study, calibration, lm):
+        if curves := study_figure_data.reliability_bins(calibration, lm):
             explanation = "All classes and seeds together; larger marks stand for more predictions."
             title = f"Reliability of CALM's probabilities, {lm}, test"
             add(f"reliability-{lm}", f"reliability ({lm})", title, study_figures.reliability(curves), evaluate, explanation)

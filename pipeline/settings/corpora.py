@@ -135,8 +135,8 @@ class Features(Section):
     trim_db: float | None = Field(None, gt=0)
     """Cut leading and trailing frames that are this far below the loudest one. null: keep all frames. An encoder never hears them."""
     encoder: str | None = None
-    """Speech encoder whose states are acoustic frames: `whisper-tiny.en`, whose weights come with a package, a folder, or a name on the
-    hub, `name@revision`, of a Whisper, wav2vec 2.0, HuBERT, WavLM, data2vec-audio, w2v-BERT or Moonshine. null: log-mel alone."""
+    """Speech encoder whose states are acoustic frames: a folder, or a name on the hub, `name@revision`, of a Whisper, wav2vec 2.0, HuBERT,
+    WavLM, data2vec-audio, w2v-BERT or Moonshine. The weights of `whisper-tiny.en` come with a package. null: log-mel alone."""
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [2]
     """Layers of the encoder, side by side in a frame. 1 is the output of the first transformer block, 0 its input."""
     speeds: list[Annotated[float, Field(gt=0.5, lt=2)]] = []

@@ -60,7 +60,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
     tokenizer = load_tokenizer(model_settings.language_model)
     collator = pairs(settings, examples, language_model, tokenizer)
     torch.manual_seed(seed)
-    model = contrastive(settings, language_model, corpora, factory.channels(examples)).to(factory.device())
+    model = contrastive(settings, language_model, corpora, examples.frames.channels).to(factory.device())
     curve, flops, encoder, retrieved, read = [], 0.0, None, [], []
     first = not torchrun.rank()  # of several processes, the one that writes
     if first:

@@ -6,7 +6,7 @@ The stage itself is started like the others.
 
 import sys
 
-from calm.storage import replacing
+from calm.storage import read_json, replacing
 from pipeline import paths
 from pipeline.report import result_tables, wording
 from pipeline.report.stage_outputs import decisions
@@ -46,7 +46,7 @@ def print_results() -> None:
         sys.exit(f"{path} is missing: run dvc repro")
     settings = load_or_exit()
     spread = {corpus: wording.spread(settings, corpus) for corpus in settings.targets}
-    print(result_tables.terminal_text(result_tables.read_rows(path), spread, decisions(settings)))
+    print(result_tables.terminal_text(read_json(path), spread, decisions(settings)))
     print(f"The page:       {paths.REPORTS / 'index.html'}")
     print(f"The MLflow UI:  {wording.mlflow_command(settings.tracking.uri)}")
 

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import hostile
+import hostile_msp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,19 +76,19 @@ def test_mosei(tree):
 
 
 @settings(max_examples=150, deadline=None)
-@given(hostile.msp_trees(), st.sampled_from(["primary", "votes", "all"]), st.booleans())
+@given(hostile_msp.msp_trees(), st.sampled_from(["primary", "votes", "all"]), st.booleans())
 def test_msp_podcast(tree, labels, soft):
     turns, release = tree
     voted = {turn.file: turn.votes for turn in turns if turn.votes and release.detailed != "none" and not release.torn(turn)}
     with tempfile.TemporaryDirectory() as folder:
-        root = hostile.write_msp(Path(folder), turns, release)
+        root = hostile_msp.write_msp(Path(folder), turns, release)
         if (labels != "primary" or soft) and not voted:
             with pytest.raises(CorpusError, match="needs the workers' answers"):
                 read_corpus("msp_podcast", root, labels=labels, soft=soft)
             return
         corpus = checked("msp_podcast", root, labels=labels, soft=soft)
     kept = {row.id: row for row in corpus.utterances}
-    assert len(kept) + len(corpus.dropped) == hostile.msp_rows(turns, release)
+    assert len(kept) + len(corpus.dropped) == hostile_msp.msp_rows(turns, release)
     for turn in turns:
         id, votes = Path(turn.file).stem, voted.get(turn.file)
         if id in kept and votes:
@@ -99,8 +100,8 @@ def test_msp_podcast(tree, labels, soft):
         if id in kept and labels == "votes":
             assert kept[id].labels == ([name for name in corpus.classes if votes[name]] if votes else None)
         if labels == "primary" and turn.fit and turn.sound.seconds >= LIMITS.min_seconds:
-            assert kept[id].labels == ([hostile.CODES[turn.code]] if turn.code in hostile.CODES else None)
-            assert kept[id].split == hostile.SETS[turn.part]
+            assert kept[id].labels == ([hostile_msp.CODES[turn.code]] if turn.code in hostile_msp.CODES else None)
+            assert kept[id].split == hostile_msp.SETS[turn.part]
             assert kept[id].extra["activation"] == float(turn.attributes[0])
 
 
@@ -179,14 +180,14 @@ def test_manifest(rows, twice, form, kind):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.one_of(hostile.mosei_trees(), hostile.msp_trees()))
+@given(st.one_of(hostile.mosei_trees(), hostile_msp.msp_trees()))
 def test_the_stage(tree):
     """The whole stage: a report that adds up and can be read back, or one sentence and nothing written."""
     content, about = tree
     mosei = isinstance(about, hostile.Form)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "raw"
-        (hostile.write_mosei if mosei else hostile.write_msp)(root, content, about)
+        (hostile.write_mosei if mosei else hostile_msp.write_msp)(root, content, about)
         source = CorpusSettings(format="mosei" if mosei else "msp_podcast", path=root)
         try:
             with contextlib.chdir(folder):
@@ -196,6 +197,6 @@ def test_the_stage(tree):
             assert "none of" in str(error) and "\n" not in str(error) and not (Path(folder) / paths.utterances("x")).exists()
             return
     assert written["kept"] == len(table)
-    there = sum(video.rows for video in content) if mosei else hostile.msp_rows(content, about)
+    there = sum(video.rows for video in content) if mosei else hostile_msp.msp_rows(content, about)
     assert report["read"] == there == report["kept"] + len(report["dropped_rows"])
     assert sum(report["dropped"].values()) == len(report["dropped_rows"]) and all(row["reason"] for row in report["dropped_rows"])

@@ -261,7 +261,7 @@ def test_reliability_pools_the_seeds_by_their_numbers():
     calibration = [{**key, "seed": n, "split": "test", "bins": items} for n, items in enumerate(bins)]
     calibration += [{**key, "seed": 0, "split": "validation", "bins": bins[0]}]
     calibration += [{**key, "variant": "mm_only", "seed": 0, "split": "test", "bins": bins[1]}]
-    curves = study_figure_data.reliability_bins(study_of([]), calibration, "small")
+    curves = study_figure_data.reliability_bins(calibration, "small")
     assert curves == {"both": [(pytest.approx(0.175), pytest.approx(0.1), 40)]}
     (axes,) = study_figures.reliability(curves).axes
     assert axes.collections[0].get_offsets().round(9).tolist() == [[17.5, 10.0]]
