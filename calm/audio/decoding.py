@@ -81,8 +81,7 @@ class AudioFile:
         except soundfile.LibsndfileError as error:
             reason = error.error_string
         try:
-            if self._sound and self._sound.whole():
-                sound = self._sound
+            if (sound := self._sound) and sound.whole():
                 return Facts(sound.rate, sound.channels, sound.frames, _character(sound), None)
             self.__exit__()
             self._sound, track = None, ffmpeg.examine(self.path, reason)
