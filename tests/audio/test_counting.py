@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 from made_model import speech
 
-from calm.audio import ffmpeg
+from calm.audio import ffmpeg, riff
 from calm.audio.decoding import AudioError, AudioFile, read_audio
 from calm.audio.headers import read_header
 from calm.audio.opening import check_size
@@ -314,6 +315,12 @@ def test_what_is_no_regular_file_is_named_and_not_waited_for(tmp_path):
         "not a regular file",
     ]
     assert "git lfs pull" in found["lfs"].detail and "gone.wav" in found["lost"].detail
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", speech(1), 16000)
+    monkeypatch.setattr(riff, "check", Mock(side_effect=OSError(5, "Input/output error")))
+    assert read_header(tmp_path / "a.wav").detail == f"{tmp_path / 'a.wav'} cannot be read: Input/output error"
 
 
 def test_names_that_are_not_utf_8_are_read(tmp_path):
