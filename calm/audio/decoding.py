@@ -62,7 +62,10 @@ class AudioFile:
             status = os.fstat(file.fileno())
         key = (os.fspath(self.path), status.st_ino, status.st_size, status.st_mtime_ns)
         self._sound: SoundFile | None = None
-        self.facts = _known(key) or self._examine()
+        try:
+            self.facts = _known(key) or self._examine()
+        except OSError as error:  # of a disk, or of a file that is none
+            raise AudioError(f"{shown(self.path)} cannot be read: {error.strerror or error}") from error
         _remember(key, self.facts)
         self.seconds = self.facts.frames / self.facts.rate
 
@@ -81,8 +84,7 @@ class AudioFile:
         except soundfile.LibsndfileError as error:
             reason = error.error_string
         try:
-            if self._sound and self._sound.whole():
-                sound = self._sound
+            if (sound := self._sound) and sound.whole():
                 return Facts(sound.rate, sound.channels, sound.frames, _character(sound), None)
             self.__exit__()
             self._sound, track = None, ffmpeg.examine(self.path, reason)

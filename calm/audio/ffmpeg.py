@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calm.array_types import Floats32
-from calm.audio import joined, promises
+from calm.audio import joined, oggpages, promises
 from calm.audio.errors import AudioError
 from calm.audio.opening import check_size, opened, shown
 from calm.audio.survey import SILENT, Character, Survey
@@ -28,6 +28,7 @@ SEEKABLE = ("mov", "matroska", "asf")  # their packets carry times of their own
 STEADY = 0.002  # seconds by which the time stamps of a steady track may differ from the samples counted: WebM counts in ms
 DAMAGED = 0.01  # share of the packets and seconds that may not decode; where files were joined, a header is read as sound, so that
 HEADER = (2, 0.3)  # so many packets of so many seconds may be lost at least
+HOPELESS = 1000  # packets that do not decode, from which on no more are tried if they are most
 UNPREPARED = 0x45574150  # AVERROR_PATCHWELCOME
 EARLIER = 1.0  # seconds decoded before an interval, because codecs need some packets before they decode correctly
 
@@ -52,7 +53,7 @@ class Count:
 
     Attributes:
         seconds: the length.
-        sure: every packet tells its duration.
+        sure: every packet tells its duration, and blocks of FLAC are as long as its header says, else libsndfile makes noise of them.
         known: a header of an MP3 tells what its encoder added.
     """
 
@@ -67,27 +68,27 @@ def _container(path: Path, reason: str = "") -> Iterator["InputContainer"]:
     import av  # here, because most corpora do not need it
 
     with opened(path) as file:
-        begun = False
+        kind = ""
         try:
             with av.open(file, "r", metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
                 if not container.streams.audio:
                     raise AudioError(f"{shown(path)} cannot be read as audio: it has no audio track, or its header is cut")
-                begun = True
+                kind = container.format.name
                 yield container
         except (av.FFmpegError, ValueError, OSError) as error:
             if isinstance(error, AudioError):
                 raise
-            raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, _told(error, begun))}") from error
+            raise AudioError(f"{shown(path)} cannot be read as audio: {_both(reason, _told(error, kind))}") from error
 
 
-def _told(error: Exception, begun: bool) -> str:
-    """What FFmpeg says of an error, in one line. `begun`: its container was opened."""
+def _told(error: Exception, kind: str) -> str:
+    """What FFmpeg says of an error, in one line. `kind`: of the container, if it was opened."""
     if type(error) is OSError:  # of the file itself: FFmpeg was sent before its start
         return "its header leads out of the file"
     number = getattr(error, "errno", None)
-    if begun and number in (errno.EINVAL, UNPREPARED):  # of recordings that were joined in an OGG
+    if kind == "ogg" and number in (errno.EINVAL, UNPREPARED):  # of recordings that were joined
         return "its codec, rate or channels change: give every recording a file"
-    if number == errno.EINVAL:  # not in the list of containers
+    if number == errno.EINVAL and not kind:  # not in the list of containers
         return "it is in no container of sound that is read here"
     return " ".join((getattr(error, "strerror", "") or str(error)).split())
 
@@ -101,10 +102,11 @@ def count(path: Path) -> Count:
     size = path.stat().st_size
     with _container(path) as container:
         stream = container.streams.audio[0]
-        joined.check(path, container.format.name, _codec(stream))
+        _check_whole(path, container)
         ticks, skipped, sure, known, rate, tick = 0, 0, True, False, _rate(path, stream), float(_tick(stream))
+        longest = 0
         for packet in container.demux(stream):
-            ticks += _ticks(packet)
+            ticks, longest = ticks + _ticks(packet), max(longest, _ticks(packet))
             sure = sure and (packet.size == 0 or packet.duration != 0)
             for data in packet.iter_sidedata() if packet.has_sidedata("skip_samples") else ():
                 if data.data_type == "skip_samples":
@@ -113,7 +115,13 @@ def count(path: Path) -> Count:
             check_size(path, size, rate, 1, int(ticks * tick * rate))
         seconds = max(0.0, ticks * tick - skipped / rate)
         promises.check(path, container, stream, seconds, skipped / rate)
-        return Count(seconds, sure, known)
+        return Count(seconds, sure and _blocks_are(container, longest * tick * rate, ticks > longest), known)
+
+
+def _blocks_are(container: "InputContainer", samples: float, several: bool) -> bool:
+    """Whether the longest block of a FLAC is as long as its header says; True for other files, and for a single block."""
+    header = container.streams.audio[0].codec_context.extradata if container.format.name == "flac" and several else None
+    return header is None or int.from_bytes(header[2:4]) == round(samples)
 
 
 def _rate(path: Path, stream: "AudioStream") -> int:
@@ -128,6 +136,13 @@ def _codec(stream: "AudioStream") -> str:
     """Name of its decoder; "" if FFmpeg has none."""
     context: CodecContext | None = getattr(stream, "codec_context", None)
     return context.name if context else ""
+
+
+def _check_whole(path: Path, container: "InputContainer") -> None:
+    """Raises AudioError if another file follows, or pages of an OGG are missing."""
+    joined.check(path, container.format.name, _codec(container.streams.audio[0]))
+    if container.format.name == "ogg":
+        oggpages.check(path)
 
 
 def _tick(timed: "AudioStream | Packet[AudioStream] | AudioFrame") -> Fraction:
@@ -176,15 +191,20 @@ def examine(path: Path, reason: str) -> Track:
     """
     with _container(path, reason) as container:
         streams = container.streams.audio
-        joined.check(path, container.format.name, _codec(streams[0]))
+        _check_whole(path, container)
         for stream in streams:
             check_size(path, path.stat().st_size, _rate(path, stream), stream.channels, 0)
         counters = [_Counter(path, path.stat().st_size) for _ in streams]
         blocks, places = [_Blocks(counter) for counter in counters], {stream.index: place for place, stream in enumerate(streams)}
         for packet in container.demux(streams):
             which = places[packet.stream.index]  # not `packet.stream_index`, which is 0 in the packet that ends a stream
+            counter = counters[which]
             for frame, block in blocks[which].of(packet):
-                counters[which].add(frame, block)
+                counter.add(frame, block)
+            if counter.rate:
+                check_size(path, counter.size, counter.rate, 1, int(counter.seconds * counter.rate))
+            if counter.damaged > HOPELESS and 2 * counter.damaged > counter.packets:
+                break
         which = next((index for index, own in enumerate(counters) if own.survey.peak > SILENT), 0)
         chosen = counters[which]
         _check_decoded(path, chosen, reason)
@@ -225,7 +245,7 @@ class _Blocks:
             counter.seconds += float(_ticks(packet) * _tick(packet))
         try:
             frames = packet.stream.decode(packet)
-        except av.InvalidDataError:
+        except av.FFmpegError:
             counter.damaged += 1
             counter.lost += float(_ticks(packet) * _tick(packet))
             return

@@ -28,7 +28,11 @@ def opened(path: Path) -> BinaryIO:
     except OSError as error:
         raise AudioError(f"{shown(path)} cannot be opened: {error.strerror or error}") from None
     status = os.fstat(handle.fileno())
-    start = handle.read(len(POINTER)) if stat.S_ISREG(status.st_mode) else b""
+    try:
+        start = handle.read(len(POINTER)) if stat.S_ISREG(status.st_mode) else b""
+    except OSError as error:
+        handle.close()
+        raise AudioError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
     if fault := _fault(status, start):
         handle.close()
         raise AudioError(f"{shown(path)} is {fault[1]}", fault[0])

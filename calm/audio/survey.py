@@ -14,6 +14,7 @@ OFFSET_SHARE = 0.25
 BEYOND = 10.0  # peak from which samples that are no integers are refused; floats of a hot recording reach 2 or 3
 SILENT = 1e-4  # peak of a track that nobody speaks on
 INTEGERS = (2**15, 2**23, 2**31)  # full scales
+UNSIGNED = (2**8, 2**16)  # values of samples without a sign
 LOW = 2.0**-16  # peak of samples of 16 bits that fill the lower half of 32
 LOWEST = LOW / 128  # of them as well: below it 32 bits hold their own noise
 
@@ -98,18 +99,24 @@ class Survey:
         """What the blocks tell together."""
         if not self.count or self.peak == 0:
             return Character()
-        scale: float = (
-            next((full for full in INTEGERS if 1 < self.peak <= full), 1) if self.integers else 1
-        )  # floats beyond are whole anyway
-        if self.low and self.odd and self.peak > LOWEST:
-            scale = LOW
+        scale = self._scale()
         channel, offset = self._channel(), 0.0
         if channel is None:
             mean = self.mean / self.count
             deviation = max(0.0, self.power / self.count - mean**2) ** 0.5
             moves = self.most - self.least > abs(mean) * 1e-6
             offset = mean / scale if moves and abs(mean) > max(OFFSET * scale, OFFSET_SHARE * deviation) else 0.0
-        return Character(channel, float(scale), offset, self.peak, scale == 1 and self.peak > BEYOND)
+        return Character(channel, scale, offset, self.peak, scale == 1 and self.peak > BEYOND)
+
+    def _scale(self) -> float:
+        """What samples at the scale of integers are divided by; 1 for others."""
+        if self.low and self.odd and self.peak > LOWEST:
+            return LOW
+        if not self.integers or self.peak <= 1:
+            return 1.0
+        mean = self.mean / self.count
+        unsigned = (full / 2 for full in UNSIGNED if self.least >= 0 and self.peak < full and abs(mean - full / 2) < full / 8)
+        return float(next(unsigned, next((full for full in INTEGERS if self.peak <= full), 1)))
 
     def _channel(self) -> int | None:
         """The loudest channel if their mean is nearly nothing, in all or in part, or None."""

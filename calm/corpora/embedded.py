@@ -39,13 +39,24 @@ def paths(table: Path, field: "pa.Field") -> list[str]:
     return [row[field.name]["path"] for row in pq.read_table(table, columns=[f"{field.name}.path"]).to_pylist() if row[field.name]]
 
 
+def _is_audio(type: "pa.DataType") -> bool:
+    """Whether a struct is one of `datasets`: bytes, or the path of a file as text, or both."""
+    import pyarrow as pa
+
+    kinds = {own.name: own.type for own in type}
+    has_bytes = "bytes" not in kinds or is_bytes(kinds["bytes"]) or pa.types.is_null(kinds["bytes"])
+    path = kinds.get("path", pa.string())
+    has_path = pa.types.is_string(path) or pa.types.is_large_string(path) or pa.types.is_null(path)
+    return bool({"bytes", "path"} & kinds.keys()) and has_bytes and has_path
+
+
 def unpack(table: Path, field: "pa.Field") -> list[str | None]:
     """The audio of each row, as a path relative to the table's folder; None where there is none.
 
     Bytes are written to the folder `<table>.audio` unless they lie there from this very table. Raises CorpusError if the column holds
     neither bytes nor paths, or the folder cannot be written.
     """
-    if not is_bytes(field.type) and not {own.name for own in field.type} & {"bytes", "path"}:
+    if not is_bytes(field.type) and not _is_audio(field.type):
         raise CorpusError(f"{table}: its audio is {field.type}: give a path, or the bytes of a file as `datasets` does")
     folder, status = table.with_name(f"{table.name}.audio"), table.stat()
     source = {"bytes": status.st_size, "changed": status.st_mtime_ns}

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from calm.corpora.utterances import Corpus  # imports PyArrow, which a model in use does not need
 
 Row = dict[str | None, Any]  # of a table: cells by column name, and under None what fits no column
+OTHERS = {  # what may be given a name that ends in .csv, by its first bytes
+    b"PK\x03\x04": "a workbook of Excel or an archive: save the sheet as CSV, in UTF-8",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel: save the sheet as CSV, in UTF-8",
+    b"\x1f\x8b": "compressed: unpack it with gunzip",
+    b"BZh": "compressed: unpack it with bunzip2",
+    b"\xfd7zXZ": "compressed: unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "compressed: unpack it with unzstd",
+    b"PAR1": "Parquet: let its name end in .parquet",
+    b"SQLite format 3": "a database: write the table as CSV",
+}
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".aiff", ".aif", ".wma")
 
 
@@ -51,13 +61,15 @@ def walk(folder: Path, *suffixes: str) -> Iterator[Path]:
 def read_text(path: Path, corpus: "Corpus") -> str:
     """A text file in UTF-8 or, by its byte order mark, UTF-16. Lines that are not UTF-8 are read as Windows-1252, and such files counted.
 
-    Raises CorpusError for a pointer of Git LFS, and for what is no regular file.
+    Raises CorpusError for a pointer of Git LFS, what is no regular file, and what is no text.
     """
     if path.exists() and not path.is_file():
         raise CorpusError(f"{path} cannot be read: it is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a file")
     data = path.read_bytes()
     if data.startswith(POINTER):
         raise CorpusError(f"{path} is a pointer of Git LFS, not the file: fetch it with `git lfs pull`")
+    if found := next((what for start, what in OTHERS.items() if data.startswith(start)), None):
+        raise CorpusError(f"{path} is not text but {found}")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         corpus.corrections["file read as UTF-16"] += 1
         return data.decode("utf-16", "replace")

@@ -14,7 +14,9 @@ Columns, of which only `audio` is required:
 
 import math
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,14 +33,17 @@ LAYOUT: tuple[Part, ...] = ()  # a single file; rows without what they need are 
 COLUMNS = ("audio", "start", "end", "id", "text", "speaker", "gender", "split", "fold", "labels")
 MILLISECONDS = {"start": "start_ms", "end": "end_ms"}  # columns that are read where the one in seconds is absent
 SPLITS = dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation") | {"train": "train", "test": "test"}
+NESTED = (dict, list, tuple, bytes)
 GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 Share = Annotated[float, Field(ge=0, lt=1)]
+MOST_FOLDS = 2**31  # the table of utterances has 32 bits for their numbers
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # hours, minutes, seconds
 UNIT = re.compile(r"(.*?)\s*(ms|s|sec|seconds?)", re.IGNORECASE)
 # A list of Python, JSON or NumPy, written as text.
 LIST = re.compile(r"(?:array|set|frozenset)?\(?\s*[\[({](.*)[\])}]\s*(?:,\s*dtype=[^()]*)?\)?", re.DOTALL)
 QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
+NOT_KNOWN = ("NA", "N/A", "nan", "NaN", "<NA>")
 MISSING = ("nan", "<na>")  # as pandas writes it as text; "none" may be a class
 NO_LIST = re.compile(r"\{.*:.*\}|\[[^\]]*|[^\[]*\]", re.DOTALL)  # a dict, or a piece of a list
 
@@ -66,6 +71,7 @@ def read(
     _check_columns(path, rows, corpus)
     for index, row in enumerate(rows, 1):
         cells = _cells(row)
+        _empty_missing(cells, corpus)
         if fault := _fault(row, cells, corpus.classes):
             named = cells["id"] if cells["id"] is not None else cells["audio"]
             corpus.drop(f"row {index}" if named is None else str(named)[:200], *fault)
@@ -75,7 +81,19 @@ def read(
     corpus.classes = corpus.classes or tuple(sorted({name for labels in labelled for name in labels}))
     corpus.one_hot = bool(labelled) and all(len(labels) == 1 for labels in labelled) if one_hot is None else one_hot
     assign_missing(corpus, validation_share, test_share, seed)
+    corpus.checks |= {
+        "classes with names that are alike": _alike(corpus.classes),
+        "speakers with names that are alike": _alike({utterance.speaker for utterance in corpus.utterances}),
+    }
     return corpus
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    """Names that differ only in case, or in characters that are not seen, as "a = A"."""
+    groups = defaultdict(list)
+    for name in sorted(names):
+        groups["".join(letter for letter in name.casefold() if letter.isprintable())].append(name)
+    return [" = ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
 
 
 def _check_columns(path: Path, rows: list[Row], corpus: Corpus) -> None:
@@ -105,8 +123,21 @@ def _cells(row: Row) -> dict[str, Any]:
     return cells
 
 
+def _empty_missing(cells: dict[str, Any], corpus: Corpus) -> None:
+    """Empty the cells in which R or pandas wrote that a value is missing. Of labels see `_labels`; times must be numbers."""
+    for name in ("text", "speaker", "gender"):
+        if cells[name] in NOT_KNOWN:
+            cells[name] = None
+            corpus.corrections["cells with NA or nan read as empty"] += 1
+
+
 def _cell(value: object) -> object:
     """Value of a cell: None if it is empty, text without surrounding space, and whole numbers without a point, as a CSV has them."""
+    if isinstance(value, bytes):  # text of Parquet without its type
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return value
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, float):
@@ -118,6 +149,8 @@ def _cell(value: object) -> object:
 
 def _seconds(value: object) -> float:
     """Seconds in a cell: a number with a point or a comma, `h:m:s` or `m:s`, also with its unit; NaN if it is none of them."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if not isinstance(value, str):
         return number(value)
     unit = UNIT.fullmatch(value)
@@ -141,8 +174,13 @@ def _fault(row: Row, cells: dict[str, Any], classes: tuple[str, ...]) -> tuple[s
     for name in ("start", "end"):
         if isinstance(cells[name], float) and not math.isfinite(cells[name]):
             return "time is not a number", f"{name} is {row.get(name, row.get(MILLISECONDS[name]))!r}"
-    if cells["fold"] is not None and not (number(cells["fold"]) >= 1 and number(cells["fold"]) % 1 == 0):
+    if cells["fold"] is not None and not (1 <= number(cells["fold"]) < MOST_FOLDS and number(cells["fold"]) % 1 == 0):
         return "fold is not a number from 1", str(cells["fold"])
+    if shaped := next((name for name in ("id", "text", "speaker", "gender") if isinstance(cells[name], NESTED)), None):
+        return "cell is not text", f"{shaped} is {str(cells[shaped])[:80]}"
+    nested = isinstance(cells["labels"], list | tuple) and any(isinstance(own, NESTED) for own in cells["labels"])
+    if nested or isinstance(cells["labels"], bytes):
+        return "labels are no list", f"{str(cells['labels'])[:80]}: write the names of the classes that hold"
     if NO_LIST.fullmatch(str(cells["labels"]).strip()) and str(cells["labels"]) not in classes:
         return "labels are no list", f"{str(cells['labels'])[:80]}: write the names of the classes that hold, with ; between them"
     wrong = sorted(set(_labels(cells["labels"], classes) or ()) - set(classes)) if classes else ()

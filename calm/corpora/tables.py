@@ -130,11 +130,17 @@ def _json(path: Path, text: str) -> list[Row]:
     """Rows of JSON lines, of an array of objects, or of a single object."""
     try:
         whole = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        return [_row(line) for line in lines(text)]
+    except (ValueError, RecursionError) as error:
+        rows = [_row(line) for line in lines(text)]
+        if rows and all(None in row for row in rows):
+            raise CorpusError(f"{path} does not parse as JSON ({error}): write an object a row, or an array of objects") from None
+        return rows
     if isinstance(whole, dict) and whole and None not in whole and all(isinstance(value, dict | list) for value in whole.values()):
         raise CorpusError(f"{path} is an object of columns: write an object a row (of pandas: orient='records')")
-    return [_object(row) for row in (whole if isinstance(whole, list) else [whole])]
+    rows = [_object(row) for row in (whole if isinstance(whole, list) else [whole])]
+    if rows and all(None in row for row in rows):
+        raise CorpusError(f"{path} holds no sound object of JSON: write an object a row, with each name once, or an array of objects")
+    return rows
 
 
 def _row(line: str) -> Row:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from calm.storage import read_parquet, write_parquet
 if TYPE_CHECKING:
     import pandas as pd  # otherwise imported by the functions, because inference does not need pandas
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # they would end lines of tables, and command the terminals that show them
 LONGEST_NAME = 255  # bytes of a file's or a folder's name
 SPLITS = ("train", "validation", "test")
 SOFT = "target_"  # prefix of the columns of soft labels, `target_<class>`, 0..1: heads are trained towards them instead of `labels`
@@ -105,6 +107,9 @@ class Corpus:
         texts = "".join([utterance.id, str(utterance.audio), utterance.speaker, utterance.text or "", *(utterance.labels or ())])
         if shown(texts) != texts:
             return self.drop(utterance.id, "name or text is not UTF-8", f"{utterance.audio}: {utterance.text}")
+        if found := CONTROL.search("".join([utterance.id, utterance.speaker, *(utterance.labels or ())])):
+            return self.drop(ascii(utterance.id)[1:-1], "a name has control characters", f"{found[0]!a} in its id, speaker or labels")
+        utterance.text = utterance.text and (" ".join(CONTROL.sub(" ", utterance.text).split()) or None)
         if "\0" in str(utterance.audio) or any(len(os.fsencode(part)) > LONGEST_NAME for part in utterance.audio.parts):
             return self.drop(utterance.id[:80], "audio is not a path", str(utterance.audio)[:200])
         utterance.audio = located(utterance.audio)

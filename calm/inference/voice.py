@@ -13,6 +13,7 @@ FLOOR = -70.0  # dB of full scale: what is never louder is silence, that of a mi
 STEADY = 8.0  # dB between loud and quiet frames: what varies less is noise, as speech has pauses and bursts
 QUIET = -40.0  # dB: steady sound above it may be anything
 FRAME = 400  # samples of a frame, 25 ms at 16 kHz
+WORD = 8  # frames that a word has at least, however long the recording is
 
 
 def heard(samples: np.ndarray, sample_rate: int) -> bool:
@@ -36,10 +37,10 @@ def detects() -> bool:
 def is_noise_floor(samples: np.ndarray) -> bool:
     """Whether samples (samples,) are digital silence or the steady noise of a device.
 
-    Levels are of frames of 25 ms at 16 kHz, between the quietest and the loudest twentieth of them.
+    Levels are of frames of 25 ms at 16 kHz, between the quietest twentieth of them, and the loudest one or those of a word.
     """
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME) if len(samples) >= FRAME else samples[None]
     frames = frames - frames.mean(axis=1, keepdims=True)  # a constant offset is no sound
     levels = 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-20)
-    quiet, loud = np.quantile(levels, [0.05, 0.95])
+    quiet, loud = np.quantile(levels, [0.05, max(0.95, 1 - WORD / len(levels))])
     return bool(loud < FLOOR or (loud < QUIET and loud - quiet < STEADY))

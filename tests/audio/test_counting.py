@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 from made_model import speech
 
+from calm.audio import ffmpeg, riff
 from calm.audio.decoding import AudioError, AudioFile, read_audio
 from calm.audio.headers import read_header
 from calm.audio.opening import check_size
@@ -74,6 +76,15 @@ def tagged(path: Path) -> Path:
     return path
 
 
+def wrong_blocks(path: Path) -> Path:
+    """A FLAC whose header tells blocks of 65,535 samples, of which libsndfile makes noise without an error."""
+    soundfile.write(path, speech(2), 16000)
+    content = bytearray(path.read_bytes())
+    content[8:12] = b"\xff" * 4
+    path.write_bytes(content)
+    return path
+
+
 TALK = np.concatenate([speech(4), np.zeros(20 * 16000, np.float32), speech(4)])
 FILES = {
     "MP3 without Xing, 44.1 kHz": (lambda at: encode(at / "a.mp3", "libmp3lame", speech(3, rate=44100), rate=44100, write_xing="0"), 3.03),
@@ -87,6 +98,7 @@ FILES = {
     "picture before its sound": (lambda at: encode(at / "a.mkv", "libopus", speech(3, rate=48000), rate=48000, picture=1), 3),
     "MP3 with an APE tag": (lambda at: tagged(at / "a.mp3"), 3),
     "FLAC from a pipe": (lambda at: piped_flac(at / "a.flac"), 2.5),
+    "FLAC with wrong blocks": (lambda at: wrong_blocks(at / "a.flac"), 2),
     "GSM": (lambda at: soundfile.write(at / "a.wav", speech(2), 8000, subtype="GSM610") or at / "a.wav", 4),
 }
 
@@ -162,6 +174,33 @@ def test_a_second_file_of_which_nothing_would_be_read(tmp_path, name, codec, for
     path.write_bytes(whole + whole)
     with pytest.raises(AudioError, match="a second file from byte"):
         read_audio(path)
+
+
+@pytest.mark.parametrize("codec", ["OPUS", "VORBIS"])
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+def test_an_ogg_with_a_page_that_decoders_pass_over(tmp_path, codec, damage):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, speech(5, rate=48000), 48000, format="OGG", subtype=codec)
+    assert not read_header(path).fault
+    content = path.read_bytes()
+    pages = [place for place in range(len(content)) if content.startswith(b"OggS", place)]
+    begin, end = pages[3], pages[4]
+    path.write_bytes(content[:begin] + (b"" if damage == "lost" else content[begin : end - 9] + b"x" * 9) + content[end:])
+    assert "lacks 1 of its pages" in read_header(path).detail
+
+
+def test_packets_of_which_none_decodes_are_not_all_tried(tmp_path, monkeypatch):
+    tried, decode = [], ffmpeg._Blocks.of
+    monkeypatch.setattr(ffmpeg._Blocks, "of", lambda self, packet: tried.append(packet) or decode(self, packet))
+    (tmp_path / "a.amr").write_bytes(b"#!AMR\n" + b"\x7c" * 20_000)
+    assert read_header(tmp_path / "a.amr").fault == "unreadable audio" and len(tried) < 1100
+
+
+def test_an_mp4_whose_clock_has_steps_of_a_second(tmp_path):
+    content = bytearray(encode(path := tmp_path / "a.m4a", "aac", speech(3), form="ipod").read_bytes())
+    struct.pack_into(">I", content, content.find(b"mdhd") + 16, 1)
+    path.write_bytes(content)
+    assert read_header(path).fault == "unpacks to too much"
 
 
 KINDS = {
@@ -276,6 +315,12 @@ def test_what_is_no_regular_file_is_named_and_not_waited_for(tmp_path):
         "not a regular file",
     ]
     assert "git lfs pull" in found["lfs"].detail and "gone.wav" in found["lost"].detail
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", speech(1), 16000)
+    monkeypatch.setattr(riff, "check", Mock(side_effect=OSError(5, "Input/output error")))
+    assert read_header(tmp_path / "a.wav").detail == f"{tmp_path / 'a.wav'} cannot be read: Input/output error"
 
 
 def test_names_that_are_not_utf_8_are_read(tmp_path):

@@ -50,6 +50,12 @@ def test_floats_at_the_scale_of_integers_are_divided(tmp_path, scale):
     assert read_header(path).notes == ("float samples at the scale of integers, divided",)
 
 
+@pytest.mark.parametrize("values", [2**8, 2**16])
+def test_floats_that_are_integers_without_a_sign(tmp_path, values):
+    path = written(tmp_path, np.rint((SPEECH / np.abs(SPEECH).max() * 0.9 + 1) * values / 2))
+    assert np.abs(read_audio(path)).max() == pytest.approx(0.9, abs=0.03) and abs(read_audio(path).mean()) < 1e-3
+
+
 def test_16_bits_in_the_lower_half_of_32_are_multiplied_and_noise_is_not(tmp_path):
     samples = np.rint(SPEECH * 2**15).astype(np.int32)
     path = written(tmp_path, samples, subtype="PCM_32")

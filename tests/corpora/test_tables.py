@@ -1,5 +1,6 @@
 """Tables as other programs write them: separators, encodings, lists, numbers and times as text, names of columns, bytes of audio."""
 
+import gzip
 import io
 import json
 import os
@@ -113,6 +114,61 @@ def test_labels_that_are_no_list(tmp_path, cell):
     assert corpus.classes == ("sad",) and [(row.id, row.reason) for row in corpus.dropped] == [("a.wav", "labels are no list")]
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"labels": [["happy"], "sad"]}, "labels are no list"),
+        ({"labels": [{"name": "happy"}]}, "labels are no list"),
+        ({"text": ["so"]}, "cell is not text"),
+        ({"speaker": {"id": 1}}, "cell is not text"),
+        ({"speaker": "\x1b[2Jann"}, "a name has control characters"),
+        ({"id": "a\nb"}, "a name has control characters"),
+        ({"labels": ["ha\x00ppy"]}, "a name has control characters"),
+        ({"fold": 2**31}, "fold is not a number from 1"),
+    ],
+)
+def test_cells_of_another_shape(tmp_path, row, reason):
+    corpus = read(tmp_path, json.dumps({"audio": "a.wav"} | row) + '\n{"audio": "b.wav"}', "t.jsonl")
+    assert [own.reason for own in corpus.dropped] == [reason] and len(corpus.utterances) == 1
+
+
+def test_what_r_and_pandas_write_for_nothing_is_nothing(tmp_path):
+    corpus = read(tmp_path, "audio,speaker,labels,text\na.wav,NA,x,nan\nb.wav,ann,y,so\x0b it\x1b is\n")
+    assert [(row.speaker, row.text) for row in corpus.utterances] == [("", None), ("ann", "so it is")]
+    assert corpus.corrections["cells with NA or nan read as empty"] == 2
+
+
+def test_names_that_are_alike_are_told(tmp_path):
+    corpus = read(tmp_path, "audio,speaker,labels\na.wav,Ann,sad\nb.wav,ann,\u200bsad\nc.wav,ben,happy\n")
+    assert corpus.checks["classes with names that are alike"] == [r"'sad' = '\u200bsad'"]
+    assert corpus.checks["speakers with names that are alike"] == ["'Ann' = 'ann'"]
+
+
+def test_bytes_and_durations_of_parquet(tmp_path):
+    times = {name: pa.array([milliseconds], pa.duration("ms")) for name, milliseconds in (("start", 500), ("end", 1500))}
+    pq.write_table(pa.table({"audio": ["a.wav"], "labels": [b"happy"], "speaker": [b"ann"], **times}), tmp_path / "t.parquet")
+    (row,) = read_corpus("manifest", tmp_path / "t.parquet").utterances
+    assert (row.labels, row.speaker, row.start, row.end) == (["happy"], "ann", 0.5, 1.5)
+    pq.write_table(pa.table({"audio": [{"bytes": "text", "path": "a.wav"}]}), tmp_path / "t.parquet")
+    with pytest.raises(CorpusError, match="give a path, or the bytes of a file"):
+        read_corpus("manifest", tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("t.csv", b"PK\x03\x04" + bytes(99), "a workbook of Excel or an archive"),
+        ("t.csv", gzip.compress(b"audio\na.wav\n"), "unpack it with gunzip"),
+        ("t.csv", b"PAR1" + bytes(99), "let its name end in .parquet"),
+        ("t.json", b'[{"audio": "a.wav"},]', "does not parse as JSON .*line 1 column"),
+        ("t.json", b'["a.wav"]', "no sound object of JSON"),
+    ],
+)
+def test_what_is_no_text_or_no_json_is_named(tmp_path, name, content, says):
+    with pytest.raises(CorpusError, match=says):
+        read(tmp_path, content, name)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
 def test_encodings_that_cannot_be_told(tmp_path, encoding):
     with pytest.raises(CorpusError, match="save it as UTF-8"):
@@ -193,7 +249,7 @@ def test_two_keys_of_one_name_and_columns_as_rows(tmp_path):
     whole = '[{"audio": "a.wav"}, {"audio": "b.wav", "Audio": "c.wav"}, {"audio": "d.wav", "labels": {"x": 1, "x": 2}}, "e.wav"]'
     corpus = read(tmp_path, whole, "t.json")
     assert [row.id for row in corpus.utterances] == ["a"] and [row.reason for row in corpus.dropped] == ["row does not parse"] * 3
-    with pytest.raises(CorpusError, match="no column 'audio'"):
+    with pytest.raises(CorpusError, match="no sound object of JSON"):
         read(tmp_path, '{"audio": ["b.wav"], "Audio": []}', "t.json")
     with pytest.raises(CorpusError, match="orient='records'"):
         read(tmp_path, '{"audio": {"0": "a.wav"}, "labels": {"0": "x"}}', "t.json")

@@ -25,6 +25,13 @@ def test_quiet_speech_is_no_noise_floor(gain_db):
     assert not voice.is_noise_floor(10 ** (gain_db / 20) * speech(SECONDS))
 
 
+@pytest.mark.parametrize("background", [0, 1e-3])
+def test_one_word_in_a_long_silence_is_left_to_the_detection_of_voices(background):
+    samples = background * np.random.default_rng(0).standard_normal(29 * 16000).astype(np.float32)
+    samples[20 * 16000 :][:8000] += speech(0.5)
+    assert not voice.is_noise_floor(samples)
+
+
 def test_loud_noise_is_left_to_the_detection_of_voices(monkeypatch):
     loud = noise(-20, 44100)
     assert not voice.is_noise_floor(loud) and not voice.heard(loud, 44100)
