@@ -34,9 +34,9 @@ def test_the_contracts_are_kept():
     ("file", "line", "broken"),
     [
         ("calm/audio/decoding.py", "import pipeline.state", "pipeline uses calm, never the other way round BROKEN"),
-        ("calm/models/modeling.py", "from calm.training import loop", "the rooms of calm BROKEN"),
-        ("pipeline/state.py", "from pipeline.stages import evaluate", "the rooms of pipeline BROKEN"),
-        ("calm/models/spectran.py", "def late():\n    import calm.models.modeling", "no circles BROKEN"),
+        ("calm/models/modeling.py", "from calm.training import loop", "the packages of calm BROKEN"),
+        ("pipeline/state.py", "from pipeline.stages import evaluate", "the packages of pipeline BROKEN"),
+        ("calm/models/spectran.py", "def late():\n    import calm.models.modeling", "no import cycles BROKEN"),
     ],
 )
 def test_breaches_are_seen(copy, file, line, broken):

@@ -36,19 +36,8 @@ def read(
     tables: those to take labels from; default: all that have the scheme.
     validation_share, test_share, seed: for rows of tables without a split of type train, dev or test.
     """
-    import audformat
-
     check_shares(validation_share, test_share)
-    try:
-        database = audformat.Database.load(str(path))
-    except Exception as error:  # of many kinds: the library does not check what it reads
-        raise CorpusError(
-            f"{path} does not load by audformat ({type(error).__name__}: {error}): give the folder with its db.yaml"
-        ) from None
-    if label not in database.schemes:
-        raise CorpusError(f"{path} has no scheme '{label}': set the option label to one of {', '.join(database.schemes) or 'none'}")
-    if unknown := sorted(set(tables or ()) - set(database.tables)):
-        raise CorpusError(f"{path} has no table '{unknown[0]}': it has {', '.join(database.tables)}")
+    database = _load(path, label, tables)
     labels = _values(database, label, tables, path)
     splits = _splits(database, label, tables)
     columns = {name: _by_file(database, name) for name in (text, speaker, gender)}
@@ -67,6 +56,23 @@ def read(
     corpus.one_hot = bool(corpus.classes)
     assign_missing(corpus, validation_share, test_share, seed)
     return corpus
+
+
+def _load(path: Path, label: str, tables: Sequence[str] | None) -> Any:
+    """The database, which has the scheme and the tables. Raises CorpusError."""
+    import audformat
+
+    try:
+        database = audformat.Database.load(str(path))
+    except Exception as error:  # of many kinds: the library does not check what it reads
+        raise CorpusError(
+            f"{path} does not load by audformat ({type(error).__name__}: {error}): give the folder with its db.yaml"
+        ) from None
+    if label not in database.schemes:
+        raise CorpusError(f"{path} has no scheme '{label}': set the option label to one of {', '.join(database.schemes) or 'none'}")
+    if unknown := sorted(set(tables or ()) - set(database.tables)):
+        raise CorpusError(f"{path} has no table '{unknown[0]}': it has {', '.join(database.tables)}")
+    return database
 
 
 def _values(database: Any, scheme: str, tables: Sequence[str] | None, path: Path) -> Any:

@@ -39,18 +39,9 @@ def read(
     audio, label, text, speaker, gender: columns; all but audio may be missing. A label is a name, a number of a `ClassLabel`, or a list.
     validation_share, test_share, seed: for a data set without splits called train, validation and test, or the like.
     """
-    import datasets
-
     check_shares(validation_share, test_share)
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, OSError) as error:
-        raise CorpusError(f"{path} is no data set on disk ({error}): write it by save_to_disk") from None
-    parts = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
     corpus, names = Corpus(), {"label": label, "text": text, "speaker": speaker, "gender": gender}
-    for split, part in parts.items():
-        if audio not in part.column_names:
-            raise CorpusError(f"{path} has no column '{audio}': set the option audio to one of {', '.join(part.column_names)}")
+    for split, part in _load(path, audio).items():
         kept = {kind: column for kind, column in names.items() if column in part.column_names}
         corpus.checks["columns not read"] = sorted(set(part.column_names) - {audio, *kept.values()})
         files = _files(part, audio, path.with_name(f"{path.name}.audio"), corpus, split)
@@ -68,6 +59,21 @@ def read(
     corpus.one_hot = bool(labelled) and all(len(labels) == 1 for labels in labelled)
     assign_missing(corpus, validation_share, test_share, seed)
     return corpus
+
+
+def _load(path: Path, audio: str) -> dict[str, Any]:
+    """The data set by split, "" where it has none. Raises CorpusError if it cannot be loaded, or has no such column of audio."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (FileNotFoundError, ValueError, OSError) as error:
+        raise CorpusError(f"{path} is no data set on disk ({error}): write it by save_to_disk") from None
+    parts = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+    for part in parts.values():
+        if audio not in part.column_names:
+            raise CorpusError(f"{path} has no column '{audio}': set the option audio to one of {', '.join(part.column_names)}")
+    return parts
 
 
 def _files(part: Any, audio: str, folder: Path, corpus: Corpus, split: str) -> Iterator[tuple[str, Path | None]]:

@@ -52,16 +52,16 @@ class HeadWorker(Worker):
         """The run's folder, with `logits.parquet`, `curves.json` and `measured.json`, and its name."""
         if self.stopped:  # this run waited in the queue when the stage was stopped
             raise Interrupted(143)
-        (condition, *_), seeds, fold = item
-        folder = self.folder_of(fold) / f"{condition.name}-{condition.modality}-{seeds[0]}"
+        conditions, seeds, fold = item
+        folder = self.folder_of(fold) / f"{conditions[0].name}-{conditions[0].modality}-{seeds[0]}"
         if not (folder / "measured.json").exists():
-            keep = folder / "network" if self.kept in [(own, seeds[0], fold) for own in item[0]] else None
+            keep = folder / "network" if self.kept in [(own, seeds[0], fold) for own in conditions] else None
             try:
-                trained = train_heads(self.networks_of(fold), item[0], seeds, folder, self.tracked, keep)
+                trained = train_heads(self.networks_of(fold), conditions, seeds, folder, self.tracked, keep)
             except Interrupted:
                 self.stopped = True
                 raise
             write_parquet(pa.Table.from_pandas(trained.logits, preserve_index=False), folder / "logits.parquet")
             write_json(trained.curves, folder / "curves.json")
             write_json(trained.measured, folder / "measured.json")
-        return folder, condition.title(*seeds)
+        return folder, conditions[0].title(*seeds)
