@@ -25,7 +25,7 @@ def utterances(corpus: str) -> Path:
 
 def segments(corpus: str) -> Path:
     """Id, audio, start, end and split of every utterance, by `ingest`: all that `features` depends on."""
-    return DATA / "segments" / f"{corpus}.parquet"
+    return DATA / "segments" / corpus / "segments.parquet"
 
 
 def ingest_report(corpus: str) -> Path:

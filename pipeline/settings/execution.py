@@ -42,6 +42,16 @@ def _time_zone(name: str) -> str:
 
 Schedule = Annotated[str, AfterValidator(_schedule)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+
+
+def _below(folder: Path) -> Path:
+    """A folder that is not the project's own. Raises ValueError."""
+    if folder == Path():
+        raise ValueError("it is the project's own folder: name another one, such as data/inbox")
+    return folder
+
+
+Folder = Annotated[Path, AfterValidator(_below)]
 Port = Annotated[int, Field(gt=0, lt=2**16)]
 
 
@@ -107,12 +117,12 @@ class Flows(Section):
     """Delay before the first retry, doubled before each further one."""
     stop_seconds: Annotated[float, Field(gt=0)] = 60
     """Time that a stopped stage has to write its checkpoint."""
-    inbox: Path = Path("data/inbox")
+    inbox: Folder = Path("data/inbox")
     """Folder of the audio that `score_new` scores."""
     speaker_folders: bool = False
     """Whether each subfolder of the inbox is named by the one speaker of its recordings. The model then hears the newest 20 of them first,
     without labels, as `calm predict --speaker` does."""
-    scores: Path = Path("data/scores")
+    scores: Folder = Path("data/scores")
     """Folder of the Parquet table that `score_new` writes."""
     model: str | None = None
     """Model of `score_new`: models:/name@alias, or a folder. null: the champion of the first of `targets`."""

@@ -64,6 +64,7 @@ def ingest(settings: Settings, name: str) -> dict:
     frame = write_table(corpus, paths.utterances(name))
     write_sums(paths.utterances(name).parent)
     write_parquet(pa.Table.from_pandas(frame[SEGMENT], preserve_index=False), paths.segments(name))
+    write_sums(paths.segments(name).parent)
     report = facts | {
         "kept": len(frame),
         "folds_by": source.folds,

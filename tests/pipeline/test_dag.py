@@ -56,7 +56,7 @@ def test_paths_are_those_of_dvc():
         paths.STATE,
         paths.fingerprint(key),
         paths.utterances(key).parent,
-        paths.segments(key),
+        paths.segments(key).parent,
         paths.ingest_report(key),
         paths.texts(key),
         paths.features(key),

@@ -40,6 +40,7 @@ def load_error(tmp_path, *keys, value):
         (("head", "modalities"), ["video"], ["head.modalities.0 is 'video'", "audio"]),
         (("flows", "timezone"), "Europe/Berlinn", ["flows.timezone is 'Europe/Berlinn'", "write Europe/Berlin"]),
         (("flows", "prefect_port"), 70000, ["flows.prefect_port is 70000", "less than 65536"]),
+        (("flows", "inbox"), "", ["flows.inbox", "it is the project's own folder"]),
         (("flows", "rebuild"), "nightly", ["flows.rebuild is 'nightly'", "it has 1 fields: write cron's five"]),
         (("flows", "study"), "0 2 * * * *", ["flows.study is '0 2 * * * *'", "it has 6 fields"]),
         (("flows", "score_new"), "61 * * * *", ["flows.score_new is '61 * * * *'", "bad minute"]),
