@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 
 from calm.array_types import Floats32
+from calm.audio.errors import AudioError, NotNumbers
 from calm.audio.features import ENCODER, KINDS, LOG_MEL, FrameExtractor, extract
 from calm.audio.survey import BEYOND
 from calm.data.normalisation import added, of_speaker
@@ -119,14 +120,14 @@ class AcousticExtractor:
         if not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"samples are {samples.dtype}: give floats in [-1, 1] (int16 divided by 32768)")
         if not np.isfinite(samples).all():
-            raise ValueError("samples hold NaN or infinity: mend the audio")
+            raise NotNumbers("samples hold NaN or infinity: mend the audio")
         if (peak := float(np.abs(samples).max(initial=0))) > 2 * BEYOND:  # samples of a file are checked, and overshoot where resampled
-            raise ValueError(f"samples reach {peak:.6g}: divide them, so that they lie between -1 and 1 (int16 by 32768)")
+            raise AudioError(f"samples reach {peak:.6g}: divide them, so that they lie between -1 and 1 (int16 by 32768)")
         samples = samples.astype(np.float32, copy=False)
         if sampling_rate != self.sampling_rate:
             samples = soxr.resample(samples, sampling_rate, self.sampling_rate)
         if not self.frame_extractor.frames(len(samples)):
-            raise ValueError(f"{len(samples)} samples at {self.sampling_rate} Hz are less than a frame: give more audio")
+            raise AudioError(f"{len(samples)} samples at {self.sampling_rate} Hz are less than a frame: give more audio", "too short")
         return samples
 
     def acoustic_frames(self, clips: Sequence[np.ndarray]) -> AcousticFrames:

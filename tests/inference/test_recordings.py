@@ -85,6 +85,15 @@ def test_a_file_that_was_cut_off_is_told(tmp_path, name):
         Predictor(folder)
 
 
+def test_less_than_a_frame_is_a_fault_of_its_file_alone(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "heard", lambda *_: True)
+    for name, samples in (("a.wav", speech(1)[:399]), ("b.wav", speech(1))):
+        soundfile.write(tmp_path / name, samples, 16000)
+    files, listener = [tmp_path / "a.wav", tmp_path / "b.wav"], Listener(16000)
+    rows = list(recordings.over_files(files, listener, partial(recordings.classify_segment, predictor)))
+    assert rows[0]["fault"].startswith(f"{tmp_path / 'a.wav'}: 399 samples") and rows[1]["fault"] is None
+
+
 @real
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 96000])
 @pytest.mark.parametrize("channels", [1, 2, 8])
