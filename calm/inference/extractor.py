@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,9 @@ class AcousticExtractor:
     ):
         if kind not in KINDS:
             raise ValueError(f"kind is '{kind}': allowed are {', '.join(KINDS)}")
+        for name, value in (("sampling_rate", sampling_rate), ("max_tokens", max_tokens), ("longest", longest), ("trim_db", trim_db)):
+            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ValueError(f"{name} is {value!r}: give a number above 0")
         self.sampling_rate, self.kind = sampling_rate, kind
         for name, default in kind_settings(kind).items():
             setattr(self, name, others.pop(name, default))
