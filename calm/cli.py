@@ -51,7 +51,7 @@ def _version(asked: bool) -> None:
     if asked:
         from calm import __version__
 
-        typer.echo(f"calm {__version__}")
+        console.say(f"calm {__version__}")
         raise typer.Exit
 
 
@@ -110,13 +110,13 @@ def predict(
             prediction.write(rows, classifier, output)
     about = prediction.about(classifier)
     if as_json:
-        typer.echo(json.dumps(about | {"rows": rows}, indent=2))
+        console.say(json.dumps(about | {"rows": rows}, indent=2))
     elif output:
-        typer.echo(f"{output}: {len(rows)} rows; {prediction.described(about)}")
+        console.say(f"{output}: {len(rows)} rows; {prediction.described(about)}")
     else:
         for row in rows:
             console.print_prediction(row)
-        typer.echo(prediction.described(about), err=True)
+        console.say(prediction.described(about), err=True)
     raise typer.Exit(int(any(console.unreadable(row) for row in rows)))
 
 
@@ -154,14 +154,14 @@ def timeline(
             raise ValueError(f"{picture}: the extension of a picture is one of {', '.join(pictures())}")
         predictor = prediction.for_speaker(console.load_predictor(model, device), speaker)
         if predictor.needs_text:
-            typer.echo("note: the model was trained on audio and text, and gets no text", err=True)
+            console.say("note: the model was trained on audio and text, and gets no text", err=True)
         result = timeline(file, predictor, window)
         write_csv(result, output)
         if picture:
             draw(result, picture, file.name)
     rows, seconds = len(result.time), round(result.seconds, 3)
     summary = {"rows": rows, "seconds": seconds, "output": str(output), "picture": picture and str(picture)} | prediction.about(predictor)
-    typer.echo(json.dumps(summary) if as_json else f"{output}: {rows} rows over {seconds:g} s; {prediction.described(summary)}")
+    console.say(json.dumps(summary) if as_json else f"{output}: {rows} rows over {seconds:g} s; {prediction.described(summary)}")
 
 
 @app.command()
@@ -203,9 +203,9 @@ def embed(
         rows = recordings.over_files(files, listener, lambda segment: embedding.vectors(predictor, segment), text)
         total = embedding.write(collect_faults(rows), output)
     for fault in faults:
-        typer.echo(fault, err=True)
+        console.say(fault, err=True)
     summary = {"rows": total, "failed": len(faults), "output": str(output), "model": str(predictor.folder), "version": predictor.version}
-    typer.echo(json.dumps(summary) if as_json else f"{output}: {total} rows" + (f", {len(faults)} files not read" if faults else ""))
+    console.say(json.dumps(summary) if as_json else f"{output}: {total} rows" + (f", {len(faults)} files not read" if faults else ""))
     raise typer.Exit(int(bool(faults)))
 
 
@@ -251,13 +251,13 @@ def search(
         query = encoder.embed_recording(like, listener) if like else encoder.embed_text(words)
         rows, renewed = indexed(sources, encoder, listener, index) if index else (sources.rows(encoder, listener), None)
         if renewed:
-            typer.echo(f"note: {renewed}", err=True)
+            console.say(f"note: {renewed}", err=True)
         result = rank(rows, query, top, encoder.extractor)
     for fault in result.faults:
-        typer.echo(fault, err=True)
+        console.say(fault, err=True)
     if as_json:
         query_settings = {"model": str(encoder.folder), "synthetic": encoder.synthetic, "words": words, "like": like and str(like)}
-        typer.echo(json.dumps(query_settings | result.as_dict(), indent=2))
+        console.say(json.dumps(query_settings | result.as_dict(), indent=2))
     else:
         console.print_hits(result)
     raise typer.Exit(int(bool(result.faults)))
@@ -288,11 +288,11 @@ def export(
         folder = find(model)
         if output:
             console.check_folder_exists(output)
-            typer.echo(f"{output}: {archives.write(folder, output) / 1e6:.1f} MB, from {folder}")
+            console.say(f"{output}: {archives.write(folder, output) / 1e6:.1f} MB, from {folder}")
         if push:
             from calm.inference import hub
 
-            typer.echo(hub.push(folder, push, private=not public))
+            console.say(hub.push(folder, push, private=not public))
 
 
 @app.command("app")
@@ -333,7 +333,7 @@ def serve_app(
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that recordings are removed
         with served(Analyser(predictor, whisper, seconds), host, port, name, megabytes * 10**6, examples) as (address, serve, _):
-            typer.echo(f"{address} (stop with Ctrl-C)")
+            console.say(f"{address} (stop with Ctrl-C)")
             with contextlib.suppress(KeyboardInterrupt):
                 serve()
 
@@ -353,7 +353,7 @@ def plan(
     with console.user_errors():
         planning = import_module("pipeline.planning.plan")  # by name: the library itself never needs the pipeline
         result = planning.of_recipe(recipe)
-        typer.echo(json.dumps(planning.as_dict(result), indent=2) if as_json else planning.described(result))
+        console.say(json.dumps(planning.as_dict(result), indent=2) if as_json else planning.described(result))
 
 
 @app.command()
@@ -373,7 +373,7 @@ def forget(
     with console.user_errors():
         forgetting = import_module("pipeline.forgetting")  # by name: the library itself never needs the pipeline
         done = forgetting.forget(speaker, corpus)
-        typer.echo(json.dumps(vars(done), indent=2) if as_json else forgetting.described(done))
+        console.say(json.dumps(vars(done), indent=2) if as_json else forgetting.described(done))
 
 
 @app.command()
@@ -393,7 +393,7 @@ def doctor(as_json: AsJson = False) -> None:
     for finding in examine():
         findings.append(finding)
         if not as_json:
-            typer.echo(f"{'FAULT' if finding.fault else 'ok':6}{finding.name:24}{finding.state}")
+            console.say(f"{'FAULT' if finding.fault else 'ok':6}{finding.name:24}{finding.state}")
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        console.say(json.dumps([asdict(finding) for finding in findings], indent=2))
     raise typer.Exit(int(any(finding.fault for finding in findings)))

@@ -25,7 +25,7 @@ from calm.audio.decoding import read_audio
 from calm.cli import app
 from calm.corpora import FORMATS
 from calm.inference.torch_classifier import Predictor
-from calm.tools import doctor, inspection, needs
+from calm.tools import console, doctor, inspection, needs
 
 CORPORA = os.environ.get("CALM_CORPORA")
 
@@ -370,3 +370,8 @@ def test_servers(status, fault):
         threading.Thread(target=server.handle_request).start()
         result = doctor.unanswered(f"http://127.0.0.1:{server.server_port}/api", "/health")
     assert fault in result and bool(fault) == bool(result)
+
+
+def test_names_do_not_command_the_terminal(capsys):
+    console.say("a\x1b[2J\x07.wav:\t\x9b1m\nno speech", err=True)
+    assert capsys.readouterr().err == "a\\x1b[2J\\x07.wav:\t\\x9b1m\nno speech\n"

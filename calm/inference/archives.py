@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from calm.inference.classifier import check_folder
 
+MOST_FILES = 1000  # in an archive
+MOST_PACKED, FREE = 10, 2**20  # times that it may unpack to, of its size and so many bytes: weights hardly shrink
 ROOM = 1.1  # disk that must be free, as a multiple of what an archive says that it holds
 
 
@@ -63,6 +65,10 @@ def _check(archive: Path, zipped: zipfile.ZipFile, cache: Path) -> None:
         raise ValueError(f"{archive} is no archive of a released model: it has no model.safetensors and config.json")
     if outside := [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
         raise ValueError(f"{archive} has a file outside its folder ({sorted(outside)[0]}): it was not written by `calm export`")
+    if len(names) < len(entries) or len(entries) > MOST_FILES:
+        raise ValueError(f"{archive} has {len(entries)} files, of {len(names)} names: it was not written by `calm export`")
+    if sum(entry.file_size for entry in entries) > MOST_PACKED * (archive.stat().st_size + FREE):
+        raise ValueError(f"{archive} would unpack to more than {MOST_PACKED} times its size: it was not written by `calm export`")
     cache.mkdir(parents=True, exist_ok=True)
     size, free = sum(entry.file_size for entry in entries), shutil.disk_usage(cache).free
     if ROOM * size > free:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import soxr
 
 from calm.array_types import Floats32
+from calm.audio.errors import AudioError, NotNumbers
 from calm.audio.features import ENCODER, KINDS, LOG_MEL, FrameExtractor, extract
 from calm.audio.survey import BEYOND
 from calm.data.normalisation import Sums, of_speaker
@@ -70,6 +72,9 @@ class AcousticExtractor:
     ):
         if kind not in KINDS:
             raise ValueError(f"kind is '{kind}': allowed are {', '.join(KINDS)}")
+        for name, value in (("sampling_rate", sampling_rate), ("max_tokens", max_tokens), ("longest", longest), ("trim_db", trim_db)):
+            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ValueError(f"{name} is {value!r}: give a number above 0")
         self.sampling_rate, self.kind = sampling_rate, kind
         for name, default in kind_settings(kind).items():
             setattr(self, name, others.pop(name, default))
@@ -119,14 +124,14 @@ class AcousticExtractor:
         if not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"samples are {samples.dtype}: give floats in [-1, 1] (int16 divided by 32768)")
         if not np.isfinite(samples).all():
-            raise ValueError("samples hold NaN or infinity: mend the audio")
+            raise NotNumbers("samples hold NaN or infinity: mend the audio")
         if (peak := float(np.abs(samples).max(initial=0))) > 2 * BEYOND:  # samples of a file are checked, and overshoot where resampled
-            raise ValueError(f"samples reach {peak:.6g}: divide them, so that they lie between -1 and 1 (int16 by 32768)")
+            raise AudioError(f"samples reach {peak:.6g}: divide them, so that they lie between -1 and 1 (int16 by 32768)")
         samples = samples.astype(np.float32, copy=False)
         if sampling_rate != self.sampling_rate:
             samples = soxr.resample(samples, sampling_rate, self.sampling_rate)
         if not self.frame_extractor.frames(len(samples)):
-            raise ValueError(f"{len(samples)} samples at {self.sampling_rate} Hz are less than a frame: give more audio")
+            raise AudioError(f"{len(samples)} samples at {self.sampling_rate} Hz are less than a frame: give more audio", "too short")
         return samples
 
     def acoustic_frames(self, clips: Sequence[np.ndarray]) -> AcousticFrames:

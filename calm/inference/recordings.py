@@ -180,7 +180,7 @@ def over_files(
                     bar.set_postfix_str(f"{segment.end:.0f} s", refresh=False)
                     bar.update(0)
             except AudioError as error:
-                fault = str(error)
+                fault = str(error) if row["file"] in str(error) else f"{row['file']}: {error}"
             if fault:
                 yield row | {"fault": fault}
             bar.update()

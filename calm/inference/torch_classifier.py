@@ -11,7 +11,7 @@ from transformers import BatchFeature, PreTrainedModel
 
 from calm.array_types import Floats32
 from calm.inference.classifier import Classifier, check_folder
-from calm.inference.extractor import CONFIG, text_or_empty
+from calm.inference.extractor import CONFIG, AcousticExtractor, text_or_empty
 from calm.inference.onnx_export import ABOUT
 from calm.inference.processing import CalmProcessor
 from calm.models.modeling import CalmForSequenceClassification
@@ -29,8 +29,14 @@ def load_pretrained(network: type[ModelT], folder: Path) -> tuple[ModelT, CalmPr
     """A model and its processor from a folder that has their files. Raises ValueError if one of the files is damaged."""
     check_sums(Path(folder), within=0)
     try:
-        return network.from_pretrained(folder), CalmProcessor.from_pretrained(folder)
-    except (SafetensorError, ValueError, OSError) as error:
+        model, processor = network.from_pretrained(folder), CalmProcessor.from_pretrained(folder)
+        if not isinstance(processor.feature_extractor, AcousticExtractor):
+            raise ValueError(f"its feature extractor is {type(processor.feature_extractor).__name__}")
+        return model, processor
+    # Settings of another type, and weights of other shapes, end what reads them in any of the later ones.
+    except (SafetensorError, ValueError, OSError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ValueError(f"{folder} has a damaged file, write or copy it again: {error}") from error
 
 

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,12 @@ PARTS = {  # extra of the package: modules that only it brings, the first of whi
     "app": ("gradio", "uvicorn"),
 }
 OTHERS = "train"  # brings the other modules
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # characters that command a terminal; not tabs and line ends
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print a text, in which names of files and labels may have any characters; `err`: as an error."""
+    typer.echo(UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text)), err=err)
 
 
 class Model(Protocol):
@@ -53,10 +60,10 @@ def user_errors() -> Iterator[None]:
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         part = next((part for part, modules in PARTS.items() if module in modules), OTHERS)
-        typer.echo(f"{module} is not installed: pip install 'calm-speech[{part}]'", err=True)
+        say(f"{module} is not installed: pip install 'calm-speech[{part}]'", err=True)
         raise typer.Exit(2) from None
     except (ValueError, OSError) as error:
-        typer.echo(str(error), err=True)
+        say(str(error), err=True)
         raise typer.Exit(2) from None
 
 
@@ -130,7 +137,7 @@ def load_on(device: str, load: Callable[[], ModelT]) -> ModelT:
         except (RuntimeError, AssertionError) as error:  # torch raises these for an unknown or absent device
             raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     if loaded.synthetic:
-        typer.echo("note: the model was trained on synthetic speech; its results for people's speech mean nothing", err=True)
+        say("note: the model was trained on synthetic speech; its results for people's speech mean nothing", err=True)
     return loaded
 
 
@@ -185,7 +192,7 @@ def prepare(
         raise ValueError("this model was trained on audio alone: name audio files")
     if predictor.modality == "both" and not (files and (texts or transcribe)):
         absent = "no text (--text or --transcribe)" if files else "no audio"
-        typer.echo(f"note: the model was trained on audio and text, and gets {absent}", err=True)
+        say(f"note: the model was trained on audio and text, and gets {absent}", err=True)
     from calm.inference.recordings import Listener, load_whisper
 
     if transcribe:
@@ -212,22 +219,22 @@ def unreadable(row: dict[str, Any]) -> bool:
 def print_prediction(row: dict[str, Any]) -> None:
     """Print one line of a prediction; faults of files go to standard error."""
     if row["fault"]:
-        typer.echo(row["fault"] if unreadable(row) else f"{row['file']}: {row['fault']}", err=unreadable(row))
+        say(row["fault"] if unreadable(row) else f"{row['file']}: {row['fault']}", err=unreadable(row))
         return
     ordered = sorted(row["probabilities"].items(), key=lambda item: -item[1])
     place = f"{row['file']} {row['start']:.2f}-{row['end']:.2f} s: " if row["file"] else ""
     quoted = f'   "{row["text"]}"' if row["text"] else ""
     decided = f"   → {', '.join(row['decided']) or 'no class'} ({row['decision']})"
-    typer.echo(place + "  ".join(f"{name} {value:.2f}" for name, value in ordered) + decided + quoted)
+    say(place + "  ".join(f"{name} {value:.2f}" for name, value in ordered) + decided + quoted)
 
 
 def print_hits(result: "SearchResult") -> None:
     """Print the table of a `SearchResult`, and a line that says what was searched."""
-    typer.echo(f"{'rank':>4}  {'cosine':>6}  {'seconds':>7}  {'at':>8}  utterance")
+    say(f"{'rank':>4}  {'cosine':>6}  {'seconds':>7}  {'at':>8}  utterance")
     for hit in result.hits:
         place = hit.id or f"{hit.file} {hit.start:.2f}-{hit.end:.2f} s"
         quoted = f'   "{hit.text}"' if hit.text else ""
-        typer.echo(f"{hit.rank:>4}  {hit.cosine:>6.3f}  {hit.seconds:>7.2f}  {hit.at:>8.2f}  {place}{quoted}")
+        say(f"{hit.rank:>4}  {hit.cosine:>6.3f}  {hit.seconds:>7.2f}  {hit.at:>8.2f}  {place}{quoted}")
     silent = f", {len(result.silent)} files without speech" if result.silent else ""
     faulty = f", {len(result.faults)} files not read" if result.faults else ""
-    typer.echo(f"{result.searched} utterances searched{silent}{faulty}")
+    say(f"{result.searched} utterances searched{silent}{faulty}")

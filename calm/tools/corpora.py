@@ -56,9 +56,9 @@ def check(
     except CorpusError as error:
         absent = layout.missing(format, path, options) if format in FORMATS and path.is_dir() else []
         message = "\n".join([f"{path} cannot be used: {error}", *inspection.described_missing(absent)])
-        typer.echo(json.dumps({"error": str(error), "missing": absent}) if as_json else message, err=not as_json)
+        console.say(json.dumps({"error": str(error), "missing": absent}) if as_json else message, err=not as_json)
         raise typer.Exit(2) from None
     if faults:
         inspection.write_faults(result, faults)
-    typer.echo(json.dumps(result, indent=2) if as_json else inspection.described(result))
+    console.say(json.dumps(result, indent=2) if as_json else inspection.described(result))
     raise typer.Exit(2 if not result["kept"] or result["unfit"] else int(bool(result["faults"]) or not result["needs"]["enough"]))

@@ -36,7 +36,7 @@ def new(
         calm new my-project --audio recordings --option 'speaker=Actor_([0-9]+)'
     """
     _create(folder, audio, format, option)
-    typer.echo(f"{folder}: cd there and run `dvc repro`, or change params.yaml first")
+    console.say(f"{folder}: cd there and run `dvc repro`, or change params.yaml first")
 
 
 def train(
@@ -57,7 +57,7 @@ def train(
     projects = _create(output, [audio], format, option)
     if code := projects.run(output):
         raise typer.Exit(code)
-    typer.echo(f"The project:    {output.resolve()}\nThe page:       {(output / 'reports' / 'index.html').resolve()}")
+    console.say(f"The project:    {output.resolve()}\nThe page:       {(output / 'reports' / 'index.html').resolve()}")
 
 
 def _create(folder: Path, audio: list[Path], format: str | None, option: list[str]) -> ModuleType:
@@ -68,7 +68,7 @@ def _create(folder: Path, audio: list[Path], format: str | None, option: list[st
         projects = import_module("pipeline.project")  # by name: the library itself never needs the pipeline
         sources = [projects.source(audio[0], format, options), *map(projects.source, audio[1:])]
         for source in sources:
-            typer.echo(source.described())
+            console.say(source.described())
         _note(sources)
         projects.create(folder, sources)
     return projects
@@ -78,7 +78,7 @@ def _note(sources: list[Any]) -> None:
     """Say what makes results look better than they are."""
     for source in sources:
         if any(row.labels is not None and not row.speaker for row in source.corpus.utterances):
-            typer.echo(
+            console.say(
                 f"note: {source.path} has rows without a speaker, and each such file counts as a speaker of its own: whoever is heard in "
                 "training and in testing makes results look better. Name speakers by a column 'speaker', or --option speaker=PATTERN",
                 err=True,

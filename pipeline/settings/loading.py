@@ -14,10 +14,23 @@ class SettingsError(ValueError):
     """`params.yaml` is wrong. Each line names a key, its value and what is allowed."""
 
 
+class _Loader(yaml.SafeLoader):
+    """As the safe loader, but of two equal keys it does not drop the first without a word."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge other mappings into one. Raises YAMLError for a key that is there twice in itself."""
+        if not hasattr(node, "checked"):  # it may be merged into others, with what was merged into it
+            node.checked = True
+            own = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := next((value for tag, value in own if own.count((tag, value)) > 1), None):
+                raise yaml.YAMLError(f"the key '{twice}' is there twice, in the section that begins in line {node.start_mark.line + 1}")
+        super().flatten_mapping(node)
+
+
 def load(path: Path = Path("params.yaml")) -> Settings:
     """Read and check all settings. Raises SettingsError with a line for each wrong key."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506, a safe one
     except FileNotFoundError:
         raise SettingsError(f"{path} is missing: copy one of recipes/*.yaml to it") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, other bytes than UTF-8, endless brackets

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import warnings
 import zipfile
 from functools import cache
 from importlib import metadata
@@ -129,6 +130,15 @@ def test_archives_that_are_none(released):
     with zipfile.ZipFile("outside.zip", "w") as outside:
         for name in ("model.safetensors", "config.json", "../../x"):
             outside.writestr(name, "x")
+    for name, more in (
+        ("twice", {"config.json": "{}"}),
+        ("bomb", {"a": bytes(20_000_000)}),
+        ("many", dict.fromkeys(map(str, range(1001)), "")),
+    ):
+        with warnings.catch_warnings(), zipfile.ZipFile(f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as other:
+            warnings.simplefilter("ignore")  # zipfile warns of two files of one name, and writes them
+            for file, content in [("model.safetensors", "x"), ("config.json", "x"), *more.items()]:
+                other.writestr(file, content)
     archives.write(released, Path("model.zip"))
     Path("torn.zip").write_bytes(Path("model.zip").read_bytes()[:-1000])
     for name, says in (
@@ -136,6 +146,9 @@ def test_archives_that_are_none(released):
         ("torn", "damaged"),
         ("other", "it has no model.safetensors"),
         ("outside", "outside its folder"),
+        ("twice", "3 files, of 2 names"),
+        ("bomb", "more than 10 times its size"),
+        ("many", "1003 files"),
     ):
         with pytest.raises(ValueError, match=f"{name}.zip .*{says}"):
             archives.unpacked(Path(f"{name}.zip"))

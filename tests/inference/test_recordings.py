@@ -1,6 +1,8 @@
 """A model in use: recordings of every kind, over time, and as vectors."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -82,6 +84,34 @@ def test_a_file_that_was_cut_off_is_told(tmp_path, name):
     folder = release(tmp_path / "model")
     (folder / name).write_bytes((folder / name).read_bytes()[:300])
     with pytest.raises(ValueError, match="model has a damaged file, write or copy it again"):
+        Predictor(folder)
+
+
+def test_less_than_a_frame_is_a_fault_of_its_file_alone(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "heard", lambda *_: True)
+    for name, samples in (("a.wav", speech(1)[:399]), ("b.wav", speech(1))):
+        soundfile.write(tmp_path / name, samples, 16000)
+    files, listener = [tmp_path / "a.wav", tmp_path / "b.wav"], Listener(16000)
+    rows = list(recordings.over_files(files, listener, partial(recordings.classify_segment, predictor)))
+    assert rows[0]["fault"].startswith(f"{tmp_path / 'a.wav'}: 399 samples") and rows[1]["fault"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"heads": {"emotion": "x"}}),
+        ("config.json", ["a list"]),
+        ("preprocessor_config.json", {"sampling_rate": "16k"}),
+        ("preprocessor_config.json", {"max_tokens": 0}),
+        ("preprocessor_config.json", {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}),
+    ],
+)
+def test_settings_of_another_kind_are_a_damaged_file(released, tmp_path, name, change):
+    folder = Path(shutil.copytree(released, tmp_path / "model"))
+    (folder / "SHA256SUMS").unlink(missing_ok=True)
+    settings = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(settings | change if isinstance(change, dict) else change))
+    with pytest.raises(ValueError, match="model has a damaged file"):
         Predictor(folder)
 
 

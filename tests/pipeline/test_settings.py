@@ -361,7 +361,9 @@ def test_results_only_is_plain_json_with_defaults():
     assert settings.run_time_fields(settings.Head) == RUN_TIME and settings.run_time_fields(settings.Calp) == {"checkpoint_minutes"}
 
 
-@pytest.mark.parametrize("content", [b"a: " + b"[" * 5000, b"a: 2001-13-45", b"a: \xff", b"a: b: c"])
+@pytest.mark.parametrize(
+    "content", [b"a: " + b"[" * 5000, b"a: 2001-13-45", b"a: \xff", b"a: b: c", b"a: 1\na: 2", b"a: &a {b: 1}\nc: {<<: *a, d: 1, d: 2}"]
+)
 def test_a_file_that_is_not_yaml_is_named(tmp_path, content):
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(settings.SettingsError, match=r"params\.yaml is not YAML: "):
