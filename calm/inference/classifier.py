@@ -173,7 +173,7 @@ def digest(folder: Path) -> str:
 
 def check_folder(folder: Path) -> Path:
     """The folder of a released model. Raises ValueError if the folder has no model, and Damaged if a file is not what was written."""
-    for name in ("config.json", "model.safetensors", CONFIG):
+    for name in sorted(MADE_OF):
         if not (Path(folder) / name).is_file():
             raise ValueError(f"{folder} is not a released model: it has no {name} (the stage `release` writes such a folder)")
     check_sums(Path(folder), within=0)

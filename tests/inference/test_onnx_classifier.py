@@ -84,8 +84,10 @@ def test_torch_answers_where_the_graph_does_not_fit(tmp_path, monkeypatch, caplo
         assert "model.onnx is damaged" in caplog.text
     (folder / onnx_export.GRAPH).unlink()
     assert isinstance(loading.load_classifier(folder), Predictor)
-    with pytest.raises(ValueError, match="is not a released model: it has no config.json"):
-        loading.load_classifier(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    for empty, name in ((tmp_path, "config.json"), (folder, "tokenizer.json")):
+        with pytest.raises(ValueError, match=f"is not a released model: it has no {name}"):
+            loading.load_classifier(empty)
 
 
 def test_no_path_of_this_machine_is_released(tmp_path):
