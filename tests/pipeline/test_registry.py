@@ -117,7 +117,7 @@ def test_the_champion_gives_the_probabilities_of_its_stage(rebuilt, champion):
     for audio in (raw, base64.encodebytes(raw).decode(), "data:audio/wav;base64," + base64.b64encode(raw).decode()):
         answer = model.predict(pd.DataFrame({"audio": [audio], "text": rows["text"][:1]}))
         assert answer[classifier.classes].to_numpy() == pytest.approx(probabilities.to_numpy()[:1], abs=1e-6)
-    with pytest.raises(Exception, match="there is no column audio_b64: the columns are audio and text"):
+    with pytest.raises(Exception, match="there is no column audio_b64: the columns are audio, text, speaker"):
         model.predict(pd.DataFrame({"audio_b64": [raw], "text": ["hello"]}))
 
 
