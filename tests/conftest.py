@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see pipeline/stages/__init__.py
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of what tests start: several processes share the cores
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
