@@ -76,17 +76,20 @@ def new_files(inbox: Path, scores: Path) -> dict[InboxFile, Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(folder) / name
-            if name.startswith(".") or name.endswith(PARTIAL) or not (stat := _stat(path)):
-                continue
-            if now - stat.st_mtime >= SETTLE_SECONDS:
-                name = shown(str(path.relative_to(inbox)))
-                settled[InboxFile(name, stat.st_size, stat.st_mtime_ns)] = path
+            if stat := _settled(path, now):
+                settled[InboxFile(shown(str(path.relative_to(inbox))), stat.st_size, stat.st_mtime_ns)] = path
     return {new: settled[new] for new in sorted(settled) if new not in done}
 
 
 def shown(text: str) -> str:
     r"""A text with names of files in it, whose bytes that are not UTF-8 become \xff."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _settled(path: Path, now: float) -> os.stat_result | None:
+    """As `_stat`; None too for a hidden entry, and for one that is still being written."""
+    stat = None if path.name.startswith(".") or path.name.endswith(PARTIAL) else _stat(path)
+    return stat if stat and now - stat.st_mtime >= SETTLE_SECONDS else None
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -224,8 +227,9 @@ class Scorer:
 
 
 def newest(folder: Path) -> list[Path]:
-    """The newest regular files of a folder and those below it, at most `KNOWN_BY`, newest first and then by name."""
-    entries = sorted((-stat.st_mtime_ns, path) for path in walk(folder, "") if path.is_file() and (stat := _stat(path)))
+    """The newest settled files of a folder and those below it, at most `KNOWN_BY`, newest first and then by name."""
+    now = time.time()
+    entries = sorted((-stat.st_mtime_ns, path) for path in walk(folder, "") if path.is_file() and (stat := _settled(path, now)))
     return [path for _, path in entries[:KNOWN_BY]]
 
 

@@ -133,4 +133,6 @@ def test_the_newest_recordings_make_a_speaker_known(tmp_path):
         put(tmp_path / f"{number:02}.wav")
         os.utime(tmp_path / f"{number:02}.wav", (number, number))
     os.mkfifo(tmp_path / "pipe.wav")
+    put(tmp_path / "copied.wav.part")
+    (tmp_path / "still-copied.wav").touch()
     assert [path.stem for path in scoring.newest(tmp_path)] == [f"{number:02}" for number in reversed(range(2, scoring.KNOWN_BY + 2))]
