@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import BertConfig
 
+from calm.data.arrays import filled
 from calm.data.batching import MaskingCollator, PairCollator, SequenceCollator
 from calm.data.ragged import AcousticFrames, Ragged
 from calm.models.configuration import CalmConfig
@@ -22,6 +23,7 @@ from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPre
 
 FRAMES_A_SECOND, CHANNELS, CLASSES, TOKENS_A_SECOND = 100, 64, 6, 3.25
 MASK, SPECIAL = 103, (101, 102)
+PART = 1 << 17  # rows that are drawn at once
 SIZES = {  # BERT-tiny and BERT-base
     "tiny": BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512),
     "base": BertConfig(),
@@ -95,13 +97,16 @@ class Corpus:
         return CalmForSequenceClassification(config), SequenceCollator(self.frames, self.texts, targets=targets)
 
 
-def draw(device: torch.device, *shape: int) -> np.ndarray:
-    """Normal numbers in float16 from the device's generator."""
-    rows = np.empty(shape, np.float16)
-    for begin in range(0, len(rows), 1 << 20):
-        part = rows[begin : begin + (1 << 20)]
-        part[:] = torch.randn(part.shape, device=device).half().cpu().numpy()
-    return rows
+def draw(device: torch.device, rows: int, width: int) -> np.ndarray:
+    """Normal numbers in float16 from the device's generator, held as the frames of a corpus are."""
+
+    def fill(rows: np.ndarray) -> np.ndarray:
+        for begin in range(0, len(rows), PART):
+            part = rows[begin : begin + PART]
+            part[:] = torch.randn(part.shape, device=device).half().cpu().numpy()
+        return np.empty(0, np.float32)
+
+    return filled((rows, width), fill, None)[0]
 
 
 def lengths(most: int | None) -> tuple[np.ndarray, str]:

@@ -10,7 +10,7 @@ from filelock import FileLock
 from calm.array_types import Floats16, Floats32
 from calm.storage import replacing
 
-IN_MEMORY = 4 << 30  # bytes; a larger array is memory-mapped
+IN_MEMORY = 256 << 20  # bytes, of six hours of log-mel; a larger array is memory-mapped
 
 
 def filled(shape: tuple[int, int], fill: Callable[[Floats16], Floats32], file: Path | None) -> tuple[Floats16, Floats32]:

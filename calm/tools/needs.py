@@ -79,7 +79,7 @@ def encoder_states(rows: Sequence["Utterance"]) -> Need:
     states = EncoderStates()
     frames = sum(states.frames(round(row.seconds * states.sample_rate)) for row in rows)
     size = _megabytes(frames * states.channels * FLOAT16)
-    how = f"only with features.encoder: {size:g} MB a layer, on disk and again in memory for training"
+    how = f"only with features.encoder: {size:g} MB a layer, on disk, and as much again while a stage trains"
     try:
         if not packaged("tiny.en"):
             return Need("encoder states", None, None, f"{how}; not measured, the package with Whisper tiny.en is not installed")

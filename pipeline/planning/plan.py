@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from calm.data.arrays import IN_MEMORY
 from pipeline import settings, state
 from pipeline.planning.machine import Machine
 from pipeline.planning.sizes import TOKENS_A_SECOND, Size, size
@@ -145,7 +146,8 @@ def _after(loaded: Settings, machine: Machine, sizes: dict[str, Size]) -> list[L
 
 
 def _memory(loaded: Settings, machine: Machine, sizes: dict[str, Size], found: list[Training]) -> float:
-    """Bytes of the largest training stage: frames of its corpora, weights, gradients and moments; without activations."""
+    """Bytes of the largest training stage: frames of its corpora, as far as a process holds them (`calm.data.arrays`), weights, gradients
+    and moments; without activations."""
     rate = loaded.features.mels / (loaded.features.hop_ms / 1000) * FLOAT16
     most = 0.0
     for training in found:
@@ -153,7 +155,7 @@ def _memory(loaded: Settings, machine: Machine, sizes: dict[str, Size], found: l
         corpora = loaded.pretraining_corpora(name) if training.stage != "head" else [loaded.heads[name].corpus]
         processes = (machine.gpus or min(machine.cores, 8)) if training.stage == "head" else loaded.compute.devices.get(training.stage, 1)
         frames = rate * sum(sizes[corpus].seconds for corpus in corpora)
-        most = max(most, processes * (frames + ADAM * training.parameters))
+        most = max(most, processes * (min(frames, IN_MEMORY) + ADAM * training.parameters))
     return most
 
 
