@@ -8,6 +8,7 @@ read is left for the next run.
 
 import contextlib
 import hashlib
+import json
 import os
 import sys
 import time
@@ -28,7 +29,6 @@ from pipeline.execution import alone
 
 if TYPE_CHECKING:
     from calm.array_types import Floats32
-    from calm.inference.classifier import Classifier
 
 BATCH = 32  # files per Parquet file
 SETTLE_SECONDS = 5  # a file that changed more recently may still be being copied
@@ -63,6 +63,10 @@ class InboxFile(NamedTuple):
     size: int
     modified_ns: int
 
+    @classmethod
+    def of(cls, path: Path, inbox: Path, stat: os.stat_result) -> "InboxFile":
+        return cls(shown(str(path.relative_to(inbox))), stat.st_size, stat.st_mtime_ns)
+
 
 class Deferred(Exception):
     """A file changed while it was read, so that it has no rows yet."""
@@ -77,7 +81,7 @@ def new_files(inbox: Path, scores: Path) -> dict[InboxFile, Path]:
         for name in names:
             path = Path(folder) / name
             if stat := _settled(path, now):
-                settled[InboxFile(shown(str(path.relative_to(inbox))), stat.st_size, stat.st_mtime_ns)] = path
+                settled[InboxFile.of(path, inbox, stat)] = path
     return {new: settled[new] for new in sorted(settled) if new not in done}
 
 
@@ -117,8 +121,9 @@ def score(inbox: Path, scores: Path, model: str) -> tuple[int, int, int]:
             for first in range(0, len(new), BATCH):
                 rows = []
                 for entry, path in new[first : first + BATCH]:
-                    with contextlib.suppress(Deferred), tries.of(entry) as times:
-                        rows += scorer.rows(entry, path, times)
+                    scorer.meet(path, tries)
+                    with contextlib.suppress(Deferred), tries.of(entry):
+                        rows += scorer.rows(entry, path, tries.before(entry))
                         total += 1
                     bar.update()
                 if rows:
@@ -129,20 +134,29 @@ def score(inbox: Path, scores: Path, model: str) -> tuple[int, int, int]:
 
 
 class Tries:
-    """How often a file was begun and never ended, because the process did not outlive it."""
+    """How often files were begun and never ended, because the process did not outlive them; kept in a file, for the next process."""
 
     def __init__(self, file: Path):
-        self.file, self.last = file, {}
+        self.file, self.counts = file, {}
         with contextlib.suppress(FileNotFoundError, ValueError):
-            self.last = read_json(file)
+            self.counts = read_json(file)
+
+    def before(self, entry: InboxFile) -> int:
+        """How often an entry was begun and never ended; a try that is going on does not count."""
+        return self.counts.get(json.dumps(entry), 0)
 
     @contextlib.contextmanager
-    def of(self, entry: InboxFile) -> Iterator[int]:
-        """Yields how often an entry was tried before, as far as it is the one that was tried last."""
-        times = self.last["times"] if self.last.get("entry") == list(entry) else 0
-        write_json({"entry": entry, "times": times + 1}, self.file)
-        yield times
-        self.file.unlink()
+    def of(self, entry: InboxFile) -> Iterator[None]:
+        """One try. A file that ends well is forgotten, one that was given up is not: another file may end the process before its row
+        is written."""
+        key, times = json.dumps(entry), self.before(entry)
+        write_json(self.counts | {key: times + 1}, self.file)
+        try:
+            yield
+        finally:
+            if times < TRIES:
+                self.counts.pop(key, None)
+            write_json(self.counts, self.file)
 
 
 def digest(path: Path) -> str:
@@ -202,35 +216,42 @@ class Scorer:
         from calm.inference.recordings import classify_segment
 
         try:
-            classifier = self.of_speaker(path)
+            classifier = self.speakers.get(self._speaker(path), self.classifier)
             return [classify_segment(classifier, segment) for segment in self.listener(path)]
         except (ValueError, OSError) as error:  # of which AudioError is one
             return [{"fault": shown(str(error))}]
 
-    def of_speaker(self, path: Path) -> "Classifier":
-        """The model for the speaker whom the file's folder names, known by the newest recordings there; as it is for any other file."""
+    def meet(self, path: Path, tries: Tries) -> None:
+        """Get to know the speaker whom the file's folder names, by the newest recordings there; from then on it is known."""
+        speaker = self._speaker(path)
+        if speaker is None or speaker in self.speakers:
+            return
+        self.speakers[speaker] = self.classifier
+        with contextlib.suppress(ValueError):  # nobody speaks in the recordings
+            self.speakers[speaker] = self.classifier.for_speaker(self._heard(self.inbox / speaker, tries))
+
+    def _speaker(self, path: Path) -> str | None:
+        """The subfolder of the inbox that a file lies in or below; None of a file beside them."""
         speaker, *below = path.relative_to(self.inbox).parts
-        if not (self.by_speaker and below):
-            return self.classifier
-        if speaker not in self.speakers:
-            self.speakers[speaker] = self.classifier
-            with contextlib.suppress(ValueError):  # nobody speaks in the recordings
-                self.speakers[speaker] = self.classifier.for_speaker(self._heard(self.inbox / speaker))
-        return self.speakers[speaker]
+        return speaker if self.by_speaker and below else None
 
-    def _heard(self, folder: Path) -> "Iterator[Floats32]":
-        """Speech of the newest recordings in a folder; none of one that cannot be read, whose own row says why."""
+    def _heard(self, folder: Path, tries: Tries) -> "Iterator[Floats32]":
+        """Speech of the newest recordings in a folder; none of one that cannot be read or that ends processes, whose own row says why."""
         untranscribed = replace(self.listener, whisper=None)
-        for path in newest(folder):
-            with contextlib.suppress(ValueError, OSError):
-                yield from (segment.samples for segment in untranscribed(path))
+        for path, stat in newest(folder):
+            entry = InboxFile.of(path, self.inbox, stat)
+            heard = []
+            if tries.before(entry) < TRIES:
+                with tries.of(entry), contextlib.suppress(ValueError, OSError):
+                    heard = [segment.samples for segment in untranscribed(path)]
+            yield from heard
 
 
-def newest(folder: Path) -> list[Path]:
+def newest(folder: Path) -> list[tuple[Path, os.stat_result]]:
     """The newest settled files of a folder and those below it, at most `KNOWN_BY`, newest first and then by name."""
     now = time.time()
-    entries = sorted((-stat.st_mtime_ns, path) for path in walk(folder, "") if path.is_file() and (stat := _settled(path, now)))
-    return [path for _, path in entries[:KNOWN_BY]]
+    entries = [(path, stat) for path in walk(folder, "") if path.is_file() and (stat := _settled(path, now))]
+    return sorted(entries, key=lambda entry: (-entry[1].st_mtime_ns, entry[0]))[:KNOWN_BY]
 
 
 def _unusable(path: Path, times: int) -> str | None:

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +23,38 @@ from pipeline.flows import scoring
 REPOSITORY = Path(__file__).parents[2]
 
 
-class Stub(scoring.Scorer):
+class Silent:
+    """A model that hears the recordings of a speaker, in which nobody speaks."""
+
+    def for_speaker(self, clips):
+        raise ValueError(f"no speech in {len(list(clips))} recordings")
+
+
+@dataclass
+class Ears:
     """Hears every file but those called `bad...`; `heard` is called for each."""
 
-    def __init__(self, model: str, inbox: Path):
-        self.model, self.classifier, self.inbox, self.by_speaker = model, None, inbox, False
+    heard: Callable[[Path], object]
+    whisper: None = None
 
-    heard = staticmethod(lambda path: None)
-
-    def listener(self, path: Path):
+    def __call__(self, path: Path) -> list:
         self.heard(path)
         if path.name.startswith("bad"):
             raise ValueError(f"{path} cannot be read")
         return []
+
+
+class Stub(scoring.Scorer):
+    """With `Ears`, and `Silent` as its model; subfolders are those of speakers."""
+
+    def __init__(self, model: str, inbox: Path):
+        self.model, self.classifier, self.inbox, self.by_speaker, self.speakers = model, Silent(), inbox, True, {}
+
+    heard = staticmethod(lambda path: None)
+
+    @property
+    def listener(self) -> Ears:
+        return Ears(self.heard)
 
 
 @pytest.fixture
@@ -84,9 +105,12 @@ def test_a_file_that_changes_while_it_is_heard_is_deferred(inbox, tmp_path, monk
     assert table.loc["long.wav", "sha256"] == scoring.digest(inbox / "long.wav") != table.loc["good.wav", "sha256"]
 
 
-def test_a_file_that_ends_the_process_is_given_up(inbox, tmp_path):
-    put(inbox / "a crash.wav")
-    put(inbox / "good.wav")
+def test_files_that_end_the_process_are_given_up(inbox, tmp_path):
+    """Two in one batch, of which one is also heard to know the speaker of another file: each is tried `TRIES` times, and no other file
+    is blamed for it. Who is heard is tried first, so `anna/crash.wav` ends the process before `anna/a good.wav` is begun."""
+    (inbox / "anna").mkdir()
+    for name in ("0 crash.wav", "anna/a good.wav", "anna/crash.wav", "good.wav"):
+        put(inbox / name)
     code = (
         "import os, sys; from pathlib import Path; from pipeline.flows import scoring; from test_scoring import Stub\n"
         "Stub.heard = staticmethod(lambda path: 'crash' in path.name and os.kill(os.getpid(), 9)); scoring.Scorer = Stub\n"
@@ -94,9 +118,19 @@ def test_a_file_that_ends_the_process_is_given_up(inbox, tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *Path(__file__).parents[:2])))}
     command = [sys.executable, "-c", code, str(inbox), str(tmp_path / "scores")]
-    runs = [subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(scoring.TRIES + 1)]
-    assert [run.returncode for run in runs] == [-9] * scoring.TRIES + [0] and runs[-1].stdout == "(2, 2, 0)\n"
-    assert pd.read_parquet(tmp_path / "scores").set_index("file")["fault"]["a crash.wav"] == "reading it ended the process 3 times"
+    runs = [subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(2 * scoring.TRIES + 1)]
+    assert [run.returncode for run in runs] == [-9] * 2 * scoring.TRIES + [0] and runs[-1].stdout == "(4, 4, 0)\n", runs[-1].stderr
+    faults = pd.read_parquet(tmp_path / "scores").set_index("file")["fault"].to_dict()
+    given_up = "reading it ended the process 3 times"
+    assert faults == {"0 crash.wav": given_up, "anna/crash.wav": given_up, "anna/a good.wav": "no speech", "good.wav": "no speech"}
+
+
+def test_a_try_that_ends_with_an_error_is_not_counted(tmp_path):
+    entry, tries = scoring.InboxFile("a.wav", 1, 2), scoring.Tries(tmp_path / "tried.json")
+    with pytest.raises(KeyboardInterrupt), tries.of(entry):
+        assert scoring.Tries(tmp_path / "tried.json").before(entry) == 1 and tries.before(entry) == 0
+        raise KeyboardInterrupt
+    assert scoring.Tries(tmp_path / "tried.json").before(entry) == 0
 
 
 def test_a_subfolder_names_the_speaker(tmp_path, monkeypatch):
@@ -135,4 +169,4 @@ def test_the_newest_recordings_make_a_speaker_known(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     put(tmp_path / "copied.wav.part")
     (tmp_path / "still-copied.wav").touch()
-    assert [path.stem for path in scoring.newest(tmp_path)] == [f"{number:02}" for number in reversed(range(2, scoring.KNOWN_BY + 2))]
+    assert [path.stem for path, _ in scoring.newest(tmp_path)] == [f"{number:02}" for number in reversed(range(2, scoring.KNOWN_BY + 2))]
