@@ -42,6 +42,7 @@ class Data:
     consistent: bool  # the header's length of the whole file is no less
     bytes_a_second: float
     long: bool  # the promise is one of 64 bits
+    formats: int  # chunks before it that say what the samples are
 
     @property
     def streamed(self) -> bool:
@@ -52,7 +53,7 @@ class Data:
 
 
 def check(path: Path) -> None:
-    """Raises AudioError for a WAV that lacks data which its header promises, or that goes on after them, for an AIFF, MP4, W64 or WMA that
+    """Raises AudioError for a WAV that lacks data which its header promises, that goes on after them or has two formats, for an AIFF, MP4, W64 or WMA that
     a second one follows, and for an AVI, CAF, VOC, W64 or WMA that is cut. Other files pass.
     """
     with opened(path) as file:
@@ -61,6 +62,8 @@ def check(path: Path) -> None:
         _check_end(path, file)
         file.seek(0)
         data = _data(file)
+        if data is not None and data.formats > 1:  # decoders do not agree on one
+            raise AudioError(f"{shown(path)} says {data.formats} times what its samples are: write it again", "wrong header")
         if data is not None and data.held == 0:
             raise AudioError(f"{shown(path)} has a header and holds no audio", "empty audio")
         if data is not None and data.promised == 0 and data.long:
@@ -146,20 +149,22 @@ def _data(file: BinaryIO) -> Data | None:
     form, whole, kind = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
     if form not in FORMS or kind != b"WAVE":
         return None
-    long, bytes_a_second = 0xFFFFFFFF, 1.0
-    while len(chunk := file.read(8)) == 8:
+    long, bytes_a_second, formats = 0xFFFFFFFF, 1.0, 0
+    for _ in range(MOST_CHUNKS):
+        if len(chunk := file.read(8)) < 8:
+            return None
         name, length = struct.unpack("<4sI", chunk)
         start = file.tell()
         if name == b"ds64":
             whole, long = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))
         elif name == b"fmt ":
             tag, _, rate, mean, align = struct.unpack("<HHIIH", file.read(14).ljust(14, b"\0"))
-            bytes_a_second = max(1.0, rate * align if tag in SAMPLEWISE else mean)
+            bytes_a_second, formats = max(1.0, rate * align if tag in SAMPLEWISE else mean), formats + 1
         elif name == b"data":
             is_long = form != b"RIFF" and length == 0xFFFFFFFF
             promised = long if is_long else length
-            meant = form != b"RIFF" or whole < NO_PROMISE
-            return Data(promised, start, size - start, meant and whole + 8 + SLACK * promised >= start + promised, bytes_a_second, is_long)
+            consistent = (form != b"RIFF" or whole < NO_PROMISE) and whole + 8 + SLACK * promised >= start + promised
+            return Data(promised, start, size - start, consistent, bytes_a_second, is_long, formats)
         file.seek(start + length + length % 2)
     return None
 

@@ -162,6 +162,16 @@ def test_wavs_that_end_early_or_go_on(tmp_path, data, more, fault):
     assert read_header(wav(tmp_path / "a.wav", None, data, more)).fault == fault
 
 
+def test_a_wav_that_says_twice_what_its_samples_are(tmp_path):
+    """FFmpeg takes the first, libsndfile neither."""
+    soundfile.write(path := tmp_path / "a.wav", speech(2), 16000)
+    content = path.read_bytes()
+    other = content[12:24] + struct.pack("<I", 8000) + content[28:36]
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) + 16) + content[8:36] + other + content[36:])
+    with pytest.raises(AudioError, match="says 2 times what its samples are"):
+        read_audio(path)
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "form"),
     [("a.aiff", "pcm_s16be", None), ("a.w64", "pcm_s16le", None), ("a.m4a", "aac", "ipod"), ("a.wma", "pcm_s16le", "asf")],
