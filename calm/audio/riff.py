@@ -53,8 +53,10 @@ class Data:
 
 
 def check(path: Path) -> None:
-    """Raises AudioError for a WAV that lacks data which its header promises, that goes on after them or has two formats, for an AIFF, MP4, W64 or WMA that
-    a second one follows, and for an AVI, CAF, VOC, W64 or WMA that is cut. Other files pass.
+    """Raises AudioError for what decoders would read in part or wrongly, without a word. Other files pass.
+
+    A WAV that lacks data which its header promises, that goes on after them, or that has two formats; an AIFF, MP4, W64 or WMA that a second
+    one follows; an AVI, CAF, VOC, W64 or WMA that is cut.
     """
     with opened(path) as file:
         if place := _second(file):
