@@ -55,8 +55,8 @@ class Data:
 def check(path: Path) -> None:
     """Raises AudioError for what decoders would read in part or wrongly, without a word. Other files pass.
 
-    A WAV that lacks data which its header promises, that goes on after them, or that has two formats; an AIFF, MP4, W64 or WMA that a second
-    one follows; an AVI, CAF, VOC, W64 or WMA that is cut.
+    A WAV that lacks data which its header promises, that goes on after them, or that has two formats; an AIFF, MP4, W64 or WMA that a
+    second one follows; an AVI, CAF, VOC, W64 or WMA that is cut.
     """
     with opened(path) as file:
         if place := _second(file):
