@@ -122,11 +122,11 @@ def _one_utterance(model: "CalmForSequenceClassification") -> "torch.nn.Module":
         def forward(self, input_ids: torch.Tensor, blocks: torch.Tensor, functionals: torch.Tensor | None = None) -> torch.Tensor:
             if model.config.modality == "text":
                 return self.logits(input_ids=input_ids)
+            if model.frames is not None:
+                return self.logits(input_ids=input_ids, input_features=blocks[None])
             if model.encoder is not None:
                 changed, functionals = self.model.reencoded(blocks[None], None)
                 blocks = changed[0]
-            if model.frames is not None:
-                return self.logits(input_ids=input_ids, input_features=blocks[None])
             encoded = self.model.calm.spectran.encode(blocks)[None]
             return self.logits(input_ids=input_ids, encoded_blocks=encoded, functionals=functionals)
 

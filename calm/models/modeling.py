@@ -304,23 +304,24 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
     ) -> torch.Tensor:
         """Input of the heads, (batch, width of `Head`). Functionals are zero for an utterance without audio."""
         blocks, mask = inputs.get("input_features"), inputs.get("acoustic_mask")
+        if self.frames is not None:
+            (heard,) = given(input_features=blocks)
+            frames, present = frames_of_blocks(heard, mask, self.config.block_hop)
+            statistics: torch.Tensor = self.frames(frames if self.encoder is None else self.encoder(frames, present), present)
+            return statistics
         if self.encoder is not None and blocks is not None:
-            blocks, functionals = self.reencoded(blocks, mask)
-            inputs["input_features"] = blocks
+            inputs["input_features"], functionals = self.reencoded(blocks, mask)
         if not self.config.head_functionals:
             functionals = None
         elif functionals is None:
             functionals = torch.zeros(len(input_ids), functionals_width(self.config), device=input_ids.device)
         if self.config.head_pooling == "none" and functionals is not None:
             return functionals
-        if self.frames is not None:
-            (heard,) = given(input_features=blocks)
-            statistics: torch.Tensor = self.frames(*frames_of_blocks(heard, mask, self.config.block_hop))
-            return statistics
         return pool(self.calm(input_ids, attention_mask, **inputs), attention_mask, self.config.head_pooling, functionals)
 
-    def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blocks (batch, blocks, frames, channels) as the model's own encoder blocks give them, and the functionals of their frames.
+    def reencoded(self, blocks: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Blocks (batch, blocks, frames, channels) as the model's own encoder blocks give them, and the functionals of their frames, if
+        heads see any.
 
         Frames after the last whole block are left out. Raises ValueError if the model has none.
         """
@@ -329,7 +330,8 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         frames, present = frames_of_blocks(blocks, mask, self.config.block_hop)
         frames = self.encoder(frames, present)
         changed = blocks_of_frames(frames, blocks.shape[1], self.config.block_frames, self.config.block_hop)
-        return changed, functionals_of(frames, present, self.config.head_functionals or "whole")
+        kind = self.config.head_functionals
+        return changed, functionals_of(frames, present, kind) if kind else None
 
     def forward(
         self,

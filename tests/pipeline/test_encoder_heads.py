@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from calm.audio.decoding import read_audio
+from calm.inference.onnx_export import _one_utterance
 from calm.inference.processing import CalmProcessor
 from calm.inference.torch_classifier import Predictor
 from calm.models.modeling import CalmForSequenceClassification
@@ -96,19 +97,26 @@ def test_the_encoder_is_trained_at_a_rate_of_its_own(made, trained):
     assert np.abs(answers(made, networks, fast, ids, False) - expected.numpy()).max() > 0.03
 
 
-def test_attention_over_frames_is_learned_with_the_head(made, trained):
-    """Without functionals and statistics; the released model answers audio as the stage did, at both speeds."""
+@pytest.mark.parametrize("train_encoder", [False, True])
+def test_attention_over_frames_is_learned_with_the_head(made, trained, train_encoder):
+    """Without functionals and statistics, and with the encoder's blocks or without; the released model answers audio as the stage did, at
+    both speeds, and what its graph is made of as the model does."""
     condition = Condition(
         "attention", HeadRow(start="language_model", pooling="frames", modalities=["audio"], tuning=["unfrozen"]), "unfrozen", "audio"
     )
-    networks, logits, network = trained(condition, "attention", average_speeds=True, members=2, frames_width=16)
-    assert network.config.head_functionals is None and len(network.frames.members) == 2
+    sizes = {"members": 2, "frames_width": 16}
+    networks, logits, network = trained(condition, "attention", average_speeds=True, train_encoder=train_encoder, **sizes)
+    assert network.config.head_functionals is None and len(network.frames.members) == 2 and (network.encoder is not None) == train_encoder
     torch.manual_seed(1)
     fresh = networks.network(condition, 1).frames.state_dict()
     assert all((fresh[name] - weights).abs().max() > 0 for name, weights in network.frames.state_dict().items())
     ids = list(logits.index)
     expected = torch.from_numpy(np.stack(logits["logits"])).log_softmax(1)
     np.testing.assert_allclose(answers(made, networks, network, ids, True), expected, atol=0.03)
+    text, blocks = torch.tensor([[101, 102]]), torch.randn(4, 25, network.config.channels, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        one, answer = _one_utterance(network)(text, blocks), network(input_ids=text, input_features=blocks[None]).logits
+    torch.testing.assert_close(one, answer)
 
 
 def test_adapters_are_trained_in_place_of_the_blocks_and_merged(made, trained):
