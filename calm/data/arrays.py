@@ -1,5 +1,6 @@
 """Large arrays, in a file that is memory-mapped, so that memory does not grow with the corpus and the processes of a host share them."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,18 +22,32 @@ def filled(shape: tuple[int, int], fill: Callable[[Floats16], Floats32], file: P
     Args:
         fill: writes into the array, which is zero at first.
         file: of this content alone; None: a temporary one, which no other process shares.
+
+    Raises:
+        OSError: the disk has no room for the file.
     """
     if 2 * shape[0] * shape[1] <= IN_MEMORY:
         values = np.zeros(shape, np.float16)
         return values, fill(values)
     if file is None:
-        values = np.memmap(tempfile.NamedTemporaryFile(prefix="calm-"), np.float16, "w+", shape=shape)  # noqa: SIM115
+        with tempfile.NamedTemporaryFile(prefix="calm-") as temporary:  # the map stays when its name is gone
+            values = _mapped(Path(temporary.name), shape)
         return values, fill(values)
     beside = file.with_name(f"{file.name}.npy")
     with FileLock(f"{file}.lock"):
         if not file.exists():
             with replacing(file) as partial:
-                values = np.memmap(partial, np.float16, "w+", shape=shape)
+                values = _mapped(partial, shape)
                 np.save(beside, fill(values))
                 values.flush()
     return np.memmap(file, np.float16, "c", shape=shape), np.load(beside)  # writing changes the own copy of a page
+
+
+def _mapped(file: Path, shape: tuple[int, int]) -> "np.memmap[tuple[int, int], np.dtype[np.float16]]":
+    """A file of zeros as an array. Raises OSError if the disk has no room for it: to find that out in writing would end the process."""
+    with file.open("wb") as opened:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(opened.fileno(), 0, 2 * shape[0] * shape[1])
+        else:
+            opened.truncate(2 * shape[0] * shape[1])
+    return np.memmap(file, np.float16, "r+", shape=shape)

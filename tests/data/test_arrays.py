@@ -1,5 +1,8 @@
 """Arrays that are filled once and shared by memory mapping."""
 
+import os
+import tempfile
+
 import numpy as np
 import pytest
 
@@ -48,3 +51,14 @@ def test_half_filled_arrays_are_not_used(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         filled((3, 2), dies, tmp_path / "a")
     assert filled((3, 2), counting([]), tmp_path / "a")[0].tolist() == [[0, 0], [2, 2], [0, 0]]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room on a disk")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch, named):
+    """More than any disk has: a page that cannot be written would end the process by a signal."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    calls = []
+    with pytest.raises(OSError, match="No space left|File too large"):
+        filled((2**44, 2**10), counting(calls), tmp_path / "a" if named else None)
+    assert not calls and {path.name for path in tmp_path.iterdir()} <= {"a.lock"}
