@@ -43,6 +43,13 @@ def filled(shape: tuple[int, int], fill: Callable[[Floats16], Floats32], file: P
     return np.memmap(file, np.float16, "c", shape=shape), np.load(beside)  # writing changes the own copy of a page
 
 
+def remove(folder: Path) -> None:
+    """Remove the files of arrays in a folder; a process that has mapped one keeps it."""
+    for file in [*folder.glob("frames-*"), *folder.glob("encoded-*")]:
+        if file.suffix in ("", ".npy"):
+            file.unlink()
+
+
 def _mapped(file: Path, shape: tuple[int, int]) -> "np.memmap[tuple[int, int], np.dtype[np.float16]]":
     """A file of zeros as an array. Raises OSError if the disk has no room for it: to find that out in writing would end the process."""
     with file.open("wb") as opened:

@@ -4,6 +4,7 @@ On a corpus with folds all of them are trained in every fold, and what is releas
 """
 
 import shutil
+from collections import Counter
 from functools import reduce
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
+from calm.data import arrays
 from calm.storage import read_json, read_parquet, write_json, write_parquet
 from pipeline import factory, paths
 from pipeline.execution import gpus
@@ -78,13 +80,16 @@ def train_all(settings: Visible, name: str, work: Path, tracked: TrackedRun) -> 
     processes = min(settings.head.workers or slots, len(items))
     threads = max(1, cores() // processes)
     worker = HeadWorker(settings, heads, work, tracked, threads, devices, kept)
-    folders = []
+    folders, left = [], Counter(fold for *_, fold in items)
     with (
         tqdm(total=len(items), desc=f"Heads {heads.corpus} {heads.model}", unit="run") as bar,
         pool(worker, processes, threads) as results_of,
     ):
-        for folder, title in results_of(items, ahead=len(items) + 1):
+        for (*_, fold), (folder, title) in zip(items, results_of(items, ahead=len(items) + 1), strict=True):
             folders.append(folder)
+            left[fold] -= 1
+            if not left[fold]:
+                arrays.remove(worker.folder_of(fold))
             bar.set_postfix_str(title, refresh=False)
             bar.update()
     return folders

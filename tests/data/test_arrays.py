@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calm.data import arrays
-from calm.data.arrays import filled
+from calm.data.arrays import filled, remove
 
 
 def counting(calls: list) -> callable:
@@ -62,3 +62,13 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
     with pytest.raises(OSError, match="No space left|File too large"):
         filled((2**44, 2**10), counting(calls), tmp_path / "a" if named else None)
     assert not calls and {path.name for path in tmp_path.iterdir()} <= {"a.lock"}
+
+
+def test_what_is_removed_stays_with_who_holds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "IN_MEMORY", 8)
+    held, _ = filled((3, 2), counting([]), tmp_path / "frames-1")
+    filled((3, 2), counting([]), tmp_path / "encoded-1")
+    (tmp_path / "encoded-1.parquet").touch()
+    remove(tmp_path)
+    left = sorted(path.suffix for path in tmp_path.iterdir())
+    assert left == [".lock", ".lock", ".parquet"] and held.tolist() == [[0, 0], [2, 2], [0, 0]]
