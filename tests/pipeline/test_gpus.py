@@ -64,7 +64,7 @@ def test_each_worker_of_the_heads_takes_a_gpu_of_the_users_list(compute, workers
                     taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
 
         def __enter__(self):
-            return lambda items, ahead: []
+            return lambda items, ahead: [(tmp_path, "a run")] * len(items)
 
         def __exit__(self, *_):
             pass
@@ -75,8 +75,9 @@ def test_each_worker_of_the_heads_takes_a_gpu_of_the_users_list(compute, workers
     heads = {"x-small": {"corpus": "x", "model": "small", "rows": rows, "seeds": [1, 2, 3, 4, 5]}}
     changes = {"tuning": ["unfrozen"], "modalities": ["audio", "text", "both"], "workers": workers}
     loaded = made_corpus.project(["x"], heads=heads, head=changes, compute=compute)
+    (tmp_path / "frames-1").touch()
     head.train_all(state.visible(loaded, "head", "x-small"), "x-small", tmp_path, None)
-    assert taken == expected
+    assert taken == expected and not [*tmp_path.glob("frames-*")], "frames stay on the disk when all runs are done"
 
 
 def test_more_gpus_than_there_are_is_refused_before_anything_starts(eight, monkeypatch, tmp_path):
