@@ -330,8 +330,7 @@ class CalmForSequenceClassification(CalmPreTrainedModel):
         frames, present = frames_of_blocks(blocks, mask, self.config.block_hop)
         frames = self.encoder(frames, present)
         changed = blocks_of_frames(frames, blocks.shape[1], self.config.block_frames, self.config.block_hop)
-        kind = self.config.head_functionals
-        return changed, functionals_of(frames, present, kind) if kind else None
+        return changed, functionals_of(frames, present, kind) if (kind := self.config.head_functionals) else None
 
     def forward(
         self,
