@@ -180,7 +180,7 @@ def _baselines(settings: Settings, corpus: str) -> dict:
 def _evaluate(settings: Settings, corpus: str) -> dict:
     entries = {name: entry for name, entry in settings.heads.items() if entry.corpus == corpus}
     lm = {entry.model: settings.lm(entry.model) for entry in entries.values()}
-    sections = {"heads": entries, "lm": lm, "evaluate": _only(settings.evaluate, "bootstrap")}
+    sections = {"heads": entries, "lm": lm, "evaluate": _only(settings.evaluate, "bootstrap", "threshold_resamples")}
     sections["head"] = _only(settings.for_target(corpus).head, "loss", "decision")
     return _corpora(settings, corpus) | _first_seed(settings) | sections | {"transcribe": _only(settings.transcribe, "language")}
 

@@ -232,3 +232,6 @@ class Evaluate(Section):
     every speaker, tested ones too, are standardised by that speaker's own, as rows with `normalise: speaker` hear them."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples of the test speakers for the confidence intervals."""
+    threshold_resamples: int = Field(0, ge=0)
+    """Tuned thresholds are the mean of the best ones of so many resamples of the validation split, which serves where it is small. 0: the
+    best one of the split as it is."""

@@ -7,6 +7,7 @@ On a corpus with folds an utterance has the logits of the fold in which it is te
 Figures are over the utterances of all folds; `folds.json` has those by fold, with their mean and spread.
 """
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def evaluate(settings: Visible, corpus: str, files: list[tuple[str, Path]], fold
     for predictions in all_predictions:
         if settings.head.loss == "softmax" and predictions.system.lm != "-":
             calibrate(predictions, evaluation)
-        decide(predictions, evaluation)
+        decide(predictions, evaluation, settings)
         score(predictions, evaluation)
     comparisons, intervals = compare(all_predictions, evaluation, settings.evaluate.bootstrap, settings.seeds[0])
     language = settings.transcribe.language or "en"
@@ -97,17 +98,17 @@ def decision_of(settings: Visible, evaluation: CorpusEvaluation) -> str:
     return "argmax" if settings.head.decision == "argmax" else "tuned"
 
 
-def decide(predictions: Predictions, evaluation: CorpusEvaluation) -> None:
+def decide(predictions: Predictions, evaluation: CorpusEvaluation, settings: Visible) -> None:
     """Tune thresholds on each fold's validation, and decide at all thresholds; without a validation split, not at tuned ones."""
     notes = evaluation.notes["not_evaluated"]
+    tune = partial(thresholds.tune_thresholds, resamples=settings.evaluate.threshold_resamples, seed=settings.seeds[0])
     if "validation" in evaluation.truth:
         truth, present = evaluation.truth["validation"], predictions.present("validation")
         for fold in evaluation.folds or [0]:
             if (rows := present & (truth.table["fold"] == fold).to_numpy()).any():
-                tuned = thresholds.tune_thresholds(truth.targets[rows], predictions.probabilities["validation"][rows])
-                predictions.thresholds[fold] = tuned
+                predictions.thresholds[fold] = tune(truth.targets[rows], predictions.probabilities["validation"][rows])
     if predictions.everybody is not None:
-        predictions.thresholds[0] = thresholds.tune_thresholds(predictions.everybody[0], probabilities_of_everybody(predictions))
+        predictions.thresholds[0] = tune(predictions.everybody[0], probabilities_of_everybody(predictions))
     for split, probabilities in predictions.probabilities.items():
         if not predictions.present(split).any():
             notes.append({**predictions.columns, "split": split, "reason": "no prediction for any utterance"})

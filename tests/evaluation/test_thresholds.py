@@ -57,6 +57,26 @@ def test_thresholds_at_the_ends():
         tune_thresholds(targets, np.array([[np.nan], [0.2]]))
 
 
+def test_resampled_thresholds_by_hand():
+    targets = np.array([[1, 0], [0, 0]], bool)
+    # Half of the resamples hold both utterances, and cut the first class at 0.75; the others, of one class, do not count.
+    assert tune_thresholds(targets, np.array([[0.8, 0.1], [0.7, 0.2]]), resamples=20) == pytest.approx([0.75, 0.5])
+    certain = tune_thresholds(targets, np.array([[0.0, 0.1], [1.0, 0.2]]), resamples=20)
+    assert np.isfinite(certain).all()  # a cut at 0 or 1 has no log-odds
+
+
+def test_resampled_thresholds_are_the_mean_of_the_best_in_log_odds():
+    rng = np.random.default_rng(4)
+    targets = rng.random((30, 2)) < 0.3
+    probabilities = np.clip(0.4 * targets + 0.6 * rng.random((30, 2)), 0, 1)
+    drawn = np.random.default_rng(7).integers(30, size=(25, 30))
+    cuts = np.array([tune_thresholds(targets[rows], probabilities[rows]) for rows in drawn])
+    expected = np.log(cuts / (1 - cuts)).mean(0)
+    tuned = tune_thresholds(targets, probabilities, resamples=25, seed=7)
+    assert np.log(tuned / (1 - tuned)) == pytest.approx(expected)
+    assert (tuned > cuts.min(0)).all() and (tuned < cuts.max(0)).all()
+
+
 def test_likeliest():
     decisions = likeliest(np.array([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4]]))
     assert decisions.tolist() == [[False, True, False], [True, False, False]]
