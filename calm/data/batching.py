@@ -89,7 +89,7 @@ class PairCollator(Planner):
             self.speaker_index = torch.from_numpy(numbered(self.speakers))
         folded = [text.casefold() for text in self.texts]
         self.text_index = torch.from_numpy(pd.factorize(np.asarray(folded, dtype=object))[0])
-        self.has_text = torch.tensor([bool(text) for text in self.texts])
+        self.has_text = torch.from_numpy(np.array([bool(text) for text in self.texts], bool))
 
     def plan(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Plan:
         """A batch; `generator` draws j and the augmentation, None takes the middle pair without augmentation."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from calm.audio.encoder_states import EncoderStates
@@ -71,8 +72,11 @@ class Training:
     def _counted(self) -> tuple[float, int]:
         if self.kind not in _COUNTED:
             rows = 2 if self.stage == "calp" else 1  # a pair needs another one to differ from
-            model, collator = self.build(rows)
-            _COUNTED[self.kind] = step_flops(model, collator(np.arange(rows))) / rows, count(model)
+            with torch.device("meta"):  # tensors have shapes and no values: nothing is drawn or computed
+                model, collator = self.build(rows)
+            parameters, batch = count(model), collator(np.arange(rows))
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                _COUNTED[self.kind] = step_flops(model.to_empty(device="cpu"), batch) / rows, parameters
         return _COUNTED[self.kind]
 
     @property
@@ -199,7 +203,7 @@ class Shapes:
         section, options = seen.calp, {"projection": seen.calp.projection, "text_pooling": seen.calp.text_vector}
         config = self.config(seen, seen.pretraining, **options)
         model = CalmForContrastivePretraining(config, None, factory.contrastive(section))
-        texts, vectors = [str(row) for row in range(rows)], torch.randn(rows, config.text_width)
+        texts, vectors = [str(row) for row in range(rows)], torch.from_numpy(np.zeros((rows, config.text_width), np.float32))
         return model, PairCollator(self.frames(rows), texts, vectors, speakers=["one"] * rows, text_blocks=section.text_blocks)
 
     def masked(self, rows: int) -> tuple[torch.nn.Module, Callable]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,11 @@ CHANGES = {
     "heads": {"mine-small": {"corpus": "mine", "model": "small", "rows": ROWS}},
     "features": {"workers": 1},
     "head": small()["head"] | {"modalities": ["audio"], "frozen_epochs": 2, "first": "all", "frozen_copies": 0, "workers": 1},
-    "evaluate": {"baselines": ["chance", "logmel_functionals", "logmel_functionals_known"], "bootstrap": 20},
+    "evaluate": {"baselines": ["chance", "logmel_functionals", "logmel_functionals_known"], "bootstrap": 20, "threshold_resamples": 20},
     "report": {"examples": 0},
     "tracking": {"uri": "sqlite:///mlflow.db", "system_metrics_seconds": 60},
 }
+tune = partial(thresholds.tune_thresholds, resamples=20, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_the_last_run_is_the_released_one_alone(folded, table):
     assert set(last["id"]) == set(table["id"][table["split"] == "validation"])
     model = folded / "data/models/mine/small"
     targets = np.array([[name in labels for name in CLASSES] for labels in table.set_index("id").loc[last["id"], "labels"]])
-    tuned = thresholds.tune_thresholds(targets, 1 / (1 + np.exp(-np.stack(last["logits"]).astype(float))))
+    tuned = tune(targets, 1 / (1 + np.exp(-np.stack(last["logits"]).astype(float))))
     assert json.loads((model / "config.json").read_text())["thresholds"]["emotion"] == pytest.approx(tuned.tolist())
     card = (model / "README.md").read_text()
     assert "These are the figures of the networks of 2 folds, not of this one" in card and "pretraining:" not in card
@@ -172,7 +174,7 @@ def test_thresholds_and_figures_are_pooled_over_folds(folded, table):
     targets, decisions, by_fold, likeliest = [], [], {}, []
     for fold in FOLDS:
         own = rows[rows["fold"] == fold]
-        tuned = thresholds.tune_thresholds(*of(own[own["split"] == "validation"]))
+        tuned = tune(*of(own[own["split"] == "validation"]))
         truth, probabilities = of(own[own["split"] == "test"])
         targets.append(truth)
         decisions.append(probabilities >= tuned)
