@@ -31,7 +31,7 @@ CLASSES = {"made": ("loud", "middle", "soft"), "other": ()}
 CHANGES = {
     "seeds": [1],
     "features": {"encoder": "whisper", "layers": [1, 3], "speeds": [0.9], "workers": 1},
-    "spectran": {"block": 25, "hop": 15, "patch": [5, 64], "stride": [5, 64], "width": 64, "layers": 1},
+    "spectran": {"block": 25, "hop": 15, "patch": [5, 64], "stride": [5, 64], "width": 64, "layers": 1, "beside": None},
     "models": {"small": {"language_model": "minilm", "layers": 1, "pretrain_on": "."}},
     "calp": {"epochs": 2, "batch": 8, "learning_rate": 1e-3, "train_encoder": True, "encoder_rate": 1.0, "text_blocks": None},
     "pretrain": {"epochs": 1, "batch": 8},
@@ -39,7 +39,6 @@ CHANGES = {
         "epochs": 1,
         "frozen_epochs": 5,
         "functionals": "whole",
-        "standardise": False,  # it would enlarge what float16 rounds
         "modalities": ["audio"],
         "tuning": ["frozen", "unfrozen"],
         "workers": 1,
