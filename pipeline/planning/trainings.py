@@ -203,6 +203,7 @@ class Shapes:
         section, options = seen.calp, {"projection": seen.calp.projection, "text_pooling": seen.calp.text_vector}
         config = self.config(seen, seen.pretraining, **options)
         model = CalmForContrastivePretraining(config, None, factory.contrastive(section))
+        # From NumPy, so that a batch has values where models are built without
         texts, vectors = [str(row) for row in range(rows)], torch.from_numpy(np.zeros((rows, config.text_width), np.float32))
         return model, PairCollator(self.frames(rows), texts, vectors, speakers=["one"] * rows, text_blocks=section.text_blocks)
 

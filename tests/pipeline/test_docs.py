@@ -42,7 +42,6 @@ NOT_HERE = {
     "python benchmarks/calp_on_states.py --model mended --normalise speaker --hours 1.29 --seed 1 --work states": CORPORA,
     "calm train data/raw/mine/table.csv -o my-project": "trains for minutes; test_project.py makes projects, and DVC begins one",
     "python benchmarks/side_by_side.py --model data/models/msp/small --clip clip.wav": "test_side_by_side does, with fewer turns",
-    "calm plan recipes/paper.yaml": "times steps of BERT-base for a minute; test_planning.py counts its trainings, and plans the default",
     "dvc repro": "tests/pipeline/conftest.py does, for the project that the commands here are run in",
 }
 

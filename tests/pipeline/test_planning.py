@@ -70,9 +70,9 @@ def _paper() -> dict[str, Size]:
     return {name: sizes.size(loaded, name) for name in loaded.corpora}
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in (made_corpus.ROOT / "recipes").glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted({path.stem for path in (made_corpus.ROOT / "recipes").glob("*.yaml")} - {"paper"}))
 def test_every_recipe_has_a_plan(recipe):
-    """Operations and parameters of each of its trainings."""
+    """Operations and parameters of each of its trainings. The README's commands have that of the paper."""
     loaded = settings.load(made_corpus.ROOT / f"recipes/{recipe}.yaml")
     corpora = {name: Size(40, 30, 80.0, 0, 2 if corpus.folds else 0, "made") for name, corpus in loaded.corpora.items()}
     found = trainings.trainings(loaded, corpora)
