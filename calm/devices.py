@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,14 +14,35 @@ from pathlib import Path
 LEAST_DRIVER = {"11": "450.80.02", "12": "525.60.13", "13": "580"}
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"))
+DRIVER_LIBRARY, AMD_DEVICE = "libcuda.so.1", Path("/dev/kfd")  # on Linux PyTorch finds no GPU without one of them
 CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")  # the second needs the first
 
 
 def count() -> int:
     """Number of GPUs that PyTorch can use. `torch.cuda.device_count` alone also counts those whose driver is too old."""
+    if not _may_have_gpu():
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def first() -> str:
+    """The device of this process, as PyTorch names it: the first GPU, or under torchrun its own one; the CPU if there is no GPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if count() else "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Whether PyTorch must be asked for its GPUs; to load it takes seconds, which a process that does not need it saves."""
+    return sys.platform != "linux" or "torch" in sys.modules or AMD_DEVICE.exists() or _opens(DRIVER_LIBRARY)
+
+
+def _opens(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def driver() -> str | None:
@@ -43,10 +65,10 @@ def fault() -> str | None:
 
     A GPU that `CUDA_VISIBLE_DEVICES` hides is not missed.
     """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles") or not (_may_have_gpu() or driver() is not None):
+        return None
     import torch
 
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles"):
-        return None
     if torch.cuda.is_available():
         return _too_old_devices()
     if torch.version.hip or (version := driver()) is None:
@@ -107,10 +129,4 @@ def _load(library: str) -> bool:
     except ModuleNotFoundError:  # no package nvidia
         package = None
     folders = (package and package.submodule_search_locations) or []
-    for path in (*(Path(folder) / "lib" / library for folder in folders), library):
-        try:
-            ctypes.CDLL(str(path))
-        except OSError:
-            continue
-        return True
-    return False
+    return any(_opens(str(path)) for path in (*(Path(folder) / "lib" / library for folder in folders), library))

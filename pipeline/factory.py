@@ -1,6 +1,5 @@
 """From settings to the objects of `calm`: configurations, examples and schedules."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from calm import devices
 from calm.audio.features import ENCODER
 from calm.audio.speech_encoders import SpeechEncoder
 from calm.corpora.utterances import read_table
@@ -29,8 +29,8 @@ transformers.logging.disable_progress_bar()
 
 
 def device() -> torch.device:
-    """The first GPU, or under torchrun the GPU of this process; the CPU if there is no GPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    """The device of this process."""
+    return torch.device(devices.first())
 
 
 def config(settings: Visible, language_model: PreTrainedModel, corpora: list[str], channels: int, **options) -> CalmConfig:
@@ -56,7 +56,7 @@ def config(settings: Visible, language_model: PreTrainedModel, corpora: list[str
         spectran_pooling=spectran.pooling,
         spectran_beside=spectran.beside,
         spectran_dropout=spectran.dropout,
-        synthetic=synthetic(settings, corpora),
+        synthetic=settings.is_synthetic(corpora),
         **options,
     )
 
@@ -81,11 +81,6 @@ def contrastive(section: Calp) -> ContrastiveSettings:
         train_beside=section.train_beside,
         chunk=section.chunk,
     )
-
-
-def synthetic(settings: Visible, corpora: list[str]) -> bool:
-    """Whether any of the corpora is synthetic speech."""
-    return any(settings.corpora[name].synthetic for name in corpora)
 
 
 def examples(

@@ -30,6 +30,10 @@ class Visible:
             raise AttributeError(name)
         raise AttributeError(f"the stage {self.stage} does not see the setting '{name}': list it in pipeline/state.py")
 
+    def is_synthetic(self, corpora: list[str]) -> bool:
+        """Whether any of the corpora is synthetic speech."""
+        return any(self.corpora[name].synthetic for name in corpora)
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from calm.data.normalisation import OF_SPEAKERS
-from calm.models.front_ends import FRONT_ENDS
 from pipeline.settings import Head, HeadRow, Heads
 
 
@@ -24,6 +23,8 @@ class Condition:
     @property
     def front_end(self) -> str:
         """What makes the acoustic tokens of the network."""
+        from calm.models.front_ends import FRONT_ENDS  # loads PyTorch, which the settings' check does without
+
         return self.row.network if self.row.network in FRONT_ENDS else "spectran"
 
     def pooling(self, head: Head) -> str:

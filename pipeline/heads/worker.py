@@ -3,24 +3,26 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import torch
 
 from calm.storage import write_json, write_parquet
-from calm.training.loop import Interrupted
 from pipeline.execution.workers import Worker
 from pipeline.heads.conditions import Condition
-from pipeline.heads.networks import Networks
-from pipeline.heads.training import train_heads
 from pipeline.settings import Heads
 from pipeline.state import Visible
 from pipeline.tracking.tracker import TrackedRun
+
+if TYPE_CHECKING:
+    from pipeline.heads.networks import Networks
 
 
 @dataclass
 class HeadWorker(Worker):
     """Trains the heads of conditions with the same training. What ended before the stage was stopped is kept, and not trained again."""
+
+    imports = ("pipeline.heads.training",)  # by its processes alone: PyTorch and Transformers take seconds to load
 
     settings: Visible
     heads: Heads
@@ -33,6 +35,8 @@ class HeadWorker(Worker):
     def set_up(self, number: int) -> None:
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]  # heeded, as CUDA has not been used yet
+        import torch
+
         torch.set_num_threads(self.threads)
         self.networks, self.stopped = None, False
 
@@ -40,8 +44,10 @@ class HeadWorker(Worker):
         """Where the runs of a fold, and what they share, are kept."""
         return self.folder if fold is None else self.folder / f"fold-{fold}"
 
-    def networks_of(self, fold: int | None) -> Networks:
+    def networks_of(self, fold: int | None) -> "Networks":
         """Those of a fold; only one fold's are held."""
+        from pipeline.heads.networks import Networks
+
         if self.networks is None or self.networks.fold != fold:
             folder = self.folder_of(fold)
             folder.mkdir(exist_ok=True)
@@ -50,6 +56,9 @@ class HeadWorker(Worker):
 
     def __call__(self, item: tuple[list[Condition], list[int], int | None]) -> tuple[Path, str]:
         """The run's folder, with `logits.parquet`, `curves.json` and `measured.json`, and its name."""
+        from calm.training.loop import Interrupted
+        from pipeline.heads.training import train_heads
+
         if self.stopped:  # this run waited in the queue when the stage was stopped
             raise Interrupted(143)
         conditions, seeds, fold = item

@@ -52,9 +52,10 @@ class Machine:
     def training_rate(self, training: Training) -> float:
         """FLOP/s of training steps on one device, the optimiser and the making of batches included."""
         if training.family not in self._rates:
-            most = training.batch if self.gpus else int(BUDGET / training.row_flops)
-            rows = np.arange(max(2, min(training.batch, most)))
-            model, collator = training.build(len(rows))
+            timed = training if self.gpus else training.shallow()
+            most = timed.batch if self.gpus else int(BUDGET / timed.row_flops)
+            rows = np.arange(max(timed.least_rows, min(timed.batch, most)))
+            model, collator = timed.build(len(rows))
             model = model.to(self.device).train()
             adam = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], fused=True)
 
@@ -65,7 +66,7 @@ class Machine:
                 adam.step()
                 adam.zero_grad()
 
-            self._rates[training.family] = training.row_flops * len(rows) * rate(step, self.device, 0.5)
+            self._rates[training.family] = timed.row_flops * len(rows) * rate(step, self.device, 0.5)
         return self._rates[training.family]
 
     @cached_property
@@ -109,9 +110,9 @@ class Machine:
 
     @cached_property
     def start(self) -> float:
-        """Seconds that a stage takes to start: Python and its packages."""
+        """Seconds that a stage takes to start: Python and the packages of one that trains."""
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import pipeline.stages.head"], check=True)
+        subprocess.run([sys.executable, "-c", "import pipeline.heads.training"], check=True)
         return time.perf_counter() - begin
 
 

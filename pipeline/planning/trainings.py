@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +30,8 @@ MASK, WORD = 3, 5  # token ids; which ones is the same to the number of operatio
 
 
 _COUNTED: dict[tuple, tuple[float, int]] = {}  # operations of a row, and parameters, by kind
+SMALL = 3e7  # parameters of a model whose step takes less time than one on tensors without values
+FEW_LAYERS = 8  # of a model that is timed as it is
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Training:
 
     Args:
         stage: "calp", "pretrain" or "head"; name: of its entry, for people.
-        build: makes the model and its collator of so many rows.
+        shapes, make: what makes the model and its collator of so many rows.
         runs: trainings of this kind.
         rows, epochs, batch: of each of them.
         family: equal where the same operations take about the same time; kind: equal where they are the same ones.
@@ -48,7 +50,8 @@ class Training:
 
     stage: str
     name: str
-    build: Callable[[int], tuple[torch.nn.Module, Callable]]
+    shapes: "Shapes"
+    make: Callable[["Shapes", int], tuple[torch.nn.Module, Callable]]
     runs: int
     rows: int
     epochs: int
@@ -68,16 +71,33 @@ class Training:
         """Of the model that is trained, with its frozen parts."""
         return self._counted[1]
 
+    @property
+    def least_rows(self) -> int:
+        """Rows of the smallest batch: a pair of CALP needs another one to differ from."""
+        return 2 if self.stage == "calp" else 1
+
+    def build(self, rows: int) -> tuple[torch.nn.Module, Callable]:
+        """The model, and its collator of so many rows."""
+        return self.make(self.shapes, rows)
+
+    def shallow(self) -> "Training":
+        """The same with one layer of each kind, where there are many: what an operation takes is seen from few of them."""
+        return replace(self, shapes=self.shapes.of_layers(1, 1), kind=(*self.kind, 1, 1)) if self.shapes.is_deep else self
+
     @cached_property
     def _counted(self) -> tuple[float, int]:
         if self.kind not in _COUNTED:
-            rows = 2 if self.stage == "calp" else 1  # a pair needs another one to differ from
-            with torch.device("meta"):  # tensors have shapes and no values: nothing is drawn or computed
-                model, collator = self.build(rows)
-            parameters, batch = count(model), collator(np.arange(rows))
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                _COUNTED[self.kind] = step_flops(model.to_empty(device="cpu"), batch) / rows, parameters
+            _COUNTED[self.kind] = self._count()
         return _COUNTED[self.kind]
+
+    def _count(self) -> tuple[float, int]:
+        with torch.device("meta"):  # tensors have shapes and no values: nothing is drawn or computed
+            model, collator = self.build(self.least_rows)
+        parameters, batch = count(model), collator(np.arange(self.least_rows))
+        if parameters < SMALL:
+            return step_flops(self.build(self.least_rows)[0], batch) / self.least_rows, parameters
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return step_flops(model.to_empty(device="cpu"), batch) / self.least_rows, parameters
 
     @property
     def steps(self) -> int:
@@ -106,11 +126,11 @@ def trainings(settings: Settings, sizes: dict[str, Size]) -> list[Training]:
             if model.aligned:
                 section = visible(settings, "calp", name).calp
                 kind = ("calp", *shapes.kind, section.projection, section.text_blocks)
-                found.append(Training("calp", name, shapes.contrastive, 1, rows, section.epochs, section.batch, kind[:2], kind))
+                found.append(Training("calp", name, shapes, Shapes.contrastive, 1, rows, section.epochs, section.batch, kind[:2], kind))
             section = visible(settings, "pretrain", name).pretrain
             kind = ("pretrain", *shapes.kind, section.train_spectran, section.modality)
             family = (*kind[:2], section.train_spectran)
-            found.append(Training("pretrain", name, shapes.masked, 1, rows, section.epochs, section.batch, family, kind))
+            found.append(Training("pretrain", name, shapes, Shapes.masked, 1, rows, section.epochs, section.batch, family, kind))
     for name in settings.heads:
         found += _heads(settings, name, sizes)
     return found
@@ -122,7 +142,7 @@ def _heads(settings: Settings, name: str, sizes: dict[str, Size]) -> Iterator[Tr
     shapes, folds, seeds = Shapes(settings, entry.model, [size]), size.folds or 1, len(seen.seeds)
     for condition, *_ in by_training(conditions(entry.rows, section), seen.spectran.normalise):
         rows, title = round(size.train * condition.row.labels), f"{name}: {condition.name}, {condition.modality}"
-        build = lambda count, condition=condition: shapes.head(count, seen, condition)  # noqa: E731
+        make = partial(Shapes.head, seen=seen, condition=condition)
         trained = _trains_front_end(section, condition)
         family = ("head", shapes.kind[0], condition.row.network, trained)
         kind = ("head", *shapes.kind, condition.row.network, condition.row.pooling, condition.modality, trained, section.model_dump_json())
@@ -130,12 +150,12 @@ def _heads(settings: Settings, name: str, sizes: dict[str, Size]) -> Iterator[Tr
         if condition.tuning == "frozen":  # vectors of all utterances once, or once a seed, and heads on them
             networks = seeds if condition.random and condition.modality != "text" else 1
             passes = folds * networks * size.utterances
-            yield Training("head", title, build, 0, rows, 0, section.batch, family, kind, passes, folds * light)
+            yield Training("head", title, shapes, make, 0, rows, 0, section.batch, family, kind, passes, folds * light)
         else:
             runs = folds * seeds + (1 if size.folds and entry.release else 0)
             passes = runs * (size.utterances - size.train) * (1 + section.epochs) // 2  # validation every epoch, half of what is held out
             light = runs * light if section.first == "head" else 0
-            yield Training("head", title, build, runs, rows, section.epochs, section.batch, family, kind, passes, light)
+            yield Training("head", title, shapes, make, runs, rows, section.epochs, section.batch, family, kind, passes, light)
 
 
 def _trains_front_end(section: Head, condition: Condition) -> bool:
@@ -160,6 +180,18 @@ class Shapes:
             states = EncoderStates.describe(features.encoder, features.layers)
             self.channels, self.hop_seconds = states.channels, states.frame_seconds
         self.layers = len(features.layers) if self.spectran.encoder_layers == "learned_mean" else 1
+        self.depth = self.text.num_hidden_layers, self.spectran.layers
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether models have many layers, of which those of a kind are alike."""
+        return self.text.model_type == "bert" and sum(self.depth) > FEW_LAYERS
+
+    def of_layers(self, text: int, spectran: int) -> "Shapes":
+        """The same with so many layers of the language model and of SpecTran."""
+        other = replace(self)
+        other.depth = text, spectran
+        return other
 
     @property
     def kind(self) -> tuple:
@@ -183,7 +215,9 @@ class Shapes:
 
     def config(self, seen: Visible, corpora: list[str], **options):
         """Configuration of the model as a stage that sees so much of the settings makes it, for these corpora."""
-        return factory.config(seen, SimpleNamespace(config=self.text), corpora, self.channels, averaged_layers=self.layers, **options)
+        config = factory.config(seen, SimpleNamespace(config=self.text), corpora, self.channels, averaged_layers=self.layers, **options)
+        config.text_config.num_hidden_layers, config.spectran_layers = self.depth
+        return config
 
     def frames(self, rows: int) -> AcousticFrames:
         """So many utterances of mean length, in silence."""

@@ -41,7 +41,7 @@ def run(settings: Settings, name: str) -> str:
     data += [paths.utterances(corpus) for corpus in corpora]
     with (
         checkpoints(settings, "calp", name, *data) as work,
-        stage_run(seen, name, params, factory.synthetic(seen, corpora), seed) as tracked,
+        stage_run(seen, name, params, seen.is_synthetic(corpora), seed) as tracked,
         whole(paths.calp(name)) as folder,
     ):
         metrics = calp(seen, name, work, tracked, folder)
@@ -78,7 +78,7 @@ def calp(settings: Visible, name: str, work: Path, tracked: TrackedRun, folder: 
         "layers": language_model.config.num_hidden_layers,
         "text_vector": settings.calp.text_vector,
         "corpora": corpora,
-        "synthetic": factory.synthetic(settings, corpora),
+        "synthetic": settings.is_synthetic(corpora),
         "seed": seed,
         "hours": factory.hours(corpora),
         "flops": flops,

@@ -9,18 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from tqdm import tqdm
 
 from calm import devices
-from calm.audio.encoder_states import load_encoder
 from calm.data.examples import load_frames, shards, stored_normaliser
 from calm.data.normalisation import Normaliser
 from calm.data.ragged import Ragged
-from calm.models.encoder_blocks import through
-from calm.models.modeling import CalmForContrastivePretraining
 from calm.storage import parquet_writer
-from calm.training.forward import encode_blocks
 from pipeline import paths
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import Worker, cores
@@ -90,8 +85,15 @@ class BlockWorker(Worker):
     model: Path  # folder of CALP's result
     section: SpecTranSettings
     normalisers: dict[Path, Normaliser]  # folder of shards -> what its frames are normalised by
+    imports = ("calm.audio.encoder_states", "calm.models.encoder_blocks", "calm.models.modeling", "calm.training.forward")
 
     def set_up(self, number: int) -> None:
+        import torch
+
+        from calm.audio.encoder_states import load_encoder
+        from calm.models.encoder_blocks import through
+        from calm.models.modeling import CalmForContrastivePretraining
+
         torch.set_num_threads(1)
         gpus = devices.count()
         device = torch.device("cuda", number % gpus) if gpus else torch.device("cpu")
@@ -100,6 +102,8 @@ class BlockWorker(Worker):
 
     def __call__(self, item: tuple[Path, int, int]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Ids, numbers of blocks, and the encoded blocks of all (blocks, encoded width)."""
+        from calm.training.forward import encode_blocks
+
         ids, frames = load_frames(*item, self.normalisers[item[0].parent], self.section.block, self.section.hop, self.through)
         encoded = encode_blocks(self.spectran, frames)
         return ids, encoded.lengths, encoded.values

@@ -14,11 +14,12 @@ import pyarrow as pa
 from scipy.special import log_softmax
 from tqdm import tqdm
 
+from calm import devices
 from calm.corpora.folds import folds_of
 from calm.corpora.utterances import read_table
 from calm.data import arrays
 from calm.storage import read_json, read_parquet, write_json, write_parquet
-from pipeline import factory, paths
+from pipeline import paths
 from pipeline.execution import gpus
 from pipeline.execution.pool import pool
 from pipeline.execution.workers import cores
@@ -46,7 +47,7 @@ def run(settings: Settings, name: str) -> str:
     params = {"head": seen.head, "heads": heads, "model": seen.models[model], "seeds": seen.seeds}
     with (
         checkpoints(settings, "head", name, *data) as work,
-        stage_run(seen, corpus, params, factory.synthetic(seen, [corpus]), seen.seeds[0]) as tracked,
+        stage_run(seen, corpus, params, seen.is_synthetic([corpus]), seen.seeds[0]) as tracked,
         whole(paths.heads(corpus, model)) as folder,
     ):
         runs = train_all(seen, name, work, tracked)
@@ -60,7 +61,7 @@ def run(settings: Settings, name: str) -> str:
                 shutil.copytree(run / "network", folder / "network")
         tracked.artifact(folder / "curves.json")
         measured = [entry for run in runs for entry in read_json(run / "measured.json")]
-        measure(address("head", name), device=str(factory.device()), mlflow_run=tracked.id, heads=measured)
+        measure(address("head", name), device=devices.first(), mlflow_run=tracked.id, heads=measured)
     return f"{corpus} with {model}: {len(curves)} heads"
 
 
@@ -75,11 +76,11 @@ def train_all(settings: Visible, name: str, work: Path, tracked: TrackedRun) -> 
     kept = (released(heads, settings.head), settings.seeds[0], 0 if folds else None) if heads.release else None
     if kept and folds:
         items.append(([kept[0]], [kept[1]], 0))
-    devices = gpus.names()[: settings.compute.devices.get("head")]
-    slots = len(devices) * settings.compute.heads_per_gpu or min(cores(), MOST_WORKERS)
+    gpu_names = gpus.names()[: settings.compute.devices.get("head")]
+    slots = len(gpu_names) * settings.compute.heads_per_gpu or min(cores(), MOST_WORKERS)
     processes = min(settings.head.workers or slots, len(items))
     threads = max(1, cores() // processes)
-    worker = HeadWorker(settings, heads, work, tracked, threads, devices, kept)
+    worker = HeadWorker(settings, heads, work, tracked, threads, gpu_names, kept)
     folders, left = [], Counter(fold for *_, fold in items)
     with (
         tqdm(total=len(items), desc=f"Heads {heads.corpus} {heads.model}", unit="run") as bar,

@@ -30,7 +30,7 @@ def run(settings: Settings, name: str) -> str:
     data = [paths.calp(name), paths.encoded(name)] + [paths.texts(corpus) for corpus in corpora]
     with (
         checkpoints(settings, "pretrain", name, *data) as work,
-        stage_run(seen, name, params, factory.synthetic(seen, corpora), seed) as tracked,
+        stage_run(seen, name, params, seen.is_synthetic(corpora), seed) as tracked,
         whole(paths.pretrained(name)) as folder,
     ):
         metrics = pretrain(seen, name, work, tracked, folder)
@@ -74,7 +74,7 @@ def pretrain(settings: Visible, name: str, work: Path, tracked: TrackedRun, fold
     metrics = {
         "language_model": settings.models[name].language_model,
         "corpora": corpora,
-        "synthetic": factory.synthetic(settings, corpora),
+        "synthetic": settings.is_synthetic(corpora),
         "seed": seed,
         "hours": factory.hours(corpora),
         "flops": factory.flops(model, collator, rows, section),

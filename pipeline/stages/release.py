@@ -12,7 +12,7 @@ from calm.models.language_model import load_tokenizer
 from calm.models.modeling import CalmForSequenceClassification
 from calm.models.text_encoders import places
 from calm.storage import read_json, write_json
-from pipeline import factory, feature_extractors, model_card, paths
+from pipeline import feature_extractors, model_card, paths
 from pipeline.evaluation import released as evaluated
 from pipeline.evaluation.released import Released
 from pipeline.heads.conditions import Condition, released
@@ -37,7 +37,7 @@ def run(settings: Settings, name: str) -> str:
     columns = {"variant": condition.name, "lm": seen.lm[heads.model], "modality": condition.modality, "seed": seed}
     predictions = evaluated.read(paths.evaluation(heads.corpus), columns)
     figures = evaluated.figures(predictions, seen.evaluate.bootstrap, seed)
-    synthetic = factory.synthetic(seen, [heads.corpus])
+    synthetic = seen.is_synthetic([heads.corpus])
     with stage_run(seen, heads.corpus, {"heads": heads}, synthetic, seed) as tracked:
         with whole(folder) as partial:
             write(seen, name, condition, columns, predictions, figures, partial)

@@ -48,7 +48,7 @@ def run(settings: Settings, name: str) -> str:
     seen = visible(settings, "transfer", name)
     transfer = seen.transfer[name]
     source, target = seen.heads[transfer.trained], seen.heads[transfer.tested]
-    synthetic = factory.synthetic(seen, [source.corpus, target.corpus])
+    synthetic = seen.is_synthetic([source.corpus, target.corpus])
     with (
         stage_run(seen, target.corpus, {"transfer": transfer}, synthetic, seen.seeds[0]) as tracked,
         whole(paths.transfer(name)) as folder,

@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
+from made_inbox import Stub
 from made_model import release, speech
 from made_project import small
 
@@ -21,40 +20,6 @@ from calm.inference.loading import load_classifier
 from pipeline.flows import scoring
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-class Silent:
-    """A model that hears the recordings of a speaker, in which nobody speaks."""
-
-    def for_speaker(self, clips):
-        raise ValueError(f"no speech in {len(list(clips))} recordings")
-
-
-@dataclass
-class Ears:
-    """Hears every file but those called `bad...`; `heard` is called for each."""
-
-    heard: Callable[[Path], object]
-    whisper: None = None
-
-    def __call__(self, path: Path) -> list:
-        self.heard(path)
-        if path.name.startswith("bad"):
-            raise ValueError(f"{path} cannot be read")
-        return []
-
-
-class Stub(scoring.Scorer):
-    """With `Ears`, and `Silent` as its model; subfolders are those of speakers."""
-
-    def __init__(self, model: str, inbox: Path):
-        self.model, self.classifier, self.inbox, self.by_speaker, self.speakers = model, Silent(), inbox, True, {}
-
-    heard = staticmethod(lambda path: None)
-
-    @property
-    def listener(self) -> Ears:
-        return Ears(self.heard)
 
 
 @pytest.fixture
@@ -112,7 +77,7 @@ def test_files_that_end_the_process_are_given_up(inbox, tmp_path):
     for name in ("0 crash.wav", "anna/a good.wav", "anna/crash.wav", "good.wav"):
         put(inbox / name)
     code = (
-        "import os, sys; from pathlib import Path; from pipeline.flows import scoring; from test_scoring import Stub\n"
+        "import os, sys; from pathlib import Path; from pipeline.flows import scoring; from made_inbox import Stub\n"
         "Stub.heard = staticmethod(lambda path: 'crash' in path.name and os.kill(os.getpid(), 9)); scoring.Scorer = Stub\n"
         "print(scoring.score(Path(sys.argv[1]), Path(sys.argv[2]), 'model'))"
     )
