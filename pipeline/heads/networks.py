@@ -17,6 +17,7 @@ from calm.corpora.splits import nested
 from calm.data.batching import SequenceCollator, tokenise
 from calm.data.examples import Examples, statistics
 from calm.data.ragged import Ragged
+from calm.models.configuration import CalmConfig
 from calm.models.joint_transformer import JointTransformerForSequenceClassification
 from calm.models.language_model import load_language_model, load_tokenizer, special_ids
 from calm.models.modeling import CalmForContrastivePretraining, CalmForMaskedPretraining, CalmForSequenceClassification, CalmModel
@@ -44,6 +45,8 @@ class Networks:
         self.settings, self.corpus, self.model, self.folder, self.fold = settings, corpus, model, folder, fold
         self.examples = factory.examples(settings, [corpus], fold or 0, copies=True, work=folder)
         self._heard: dict[tuple[str, bool], Examples] = {}  # by what `heard` tells examples apart
+        self._digests: dict[tuple[str, str, int], str] = {}  # by row, modality and seed
+        self._still: tuple[tuple[str, str, int], CalmForSequenceClassification] | None = None  # the last one, by the same
         model_settings = settings.models[model]
         self.language_model = load_language_model(model_settings.language_model, model_settings.layers)
         self.tokenizer = load_tokenizer(model_settings.language_model)
@@ -62,7 +65,20 @@ class Networks:
     def network(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
         """A model with fresh heads, and the weights that its condition starts from."""
         torch.manual_seed(seed)
-        config = factory.config(
+        config = self.config(condition)
+        if condition.row.network == "joint_transformer":
+            words = self.language_model.get_input_embeddings().weight
+            return JointTransformerForSequenceClassification(config, words).to(factory.device())
+        network = CalmForSequenceClassification(config)
+        self.load(network.calm, condition)
+        if network.encoder is not None:
+            _, encoder, mean, deviation = self.encoder
+            network.encoder.load(self.trained_encoder if self.hears_trained_encoder(condition) else encoder, mean, deviation)
+        return network.to(factory.device())
+
+    def config(self, condition: Condition) -> CalmConfig:
+        """Configuration of a condition's network."""
+        return factory.config(
             self.settings,
             self.language_model,
             [self.corpus, *self.settings.pretraining],
@@ -73,15 +89,22 @@ class Networks:
             **condition.config(self.settings.head),
             **special_ids(self.tokenizer),
         )
-        if condition.row.network == "joint_transformer":
-            words = self.language_model.get_input_embeddings().weight
-            return JointTransformerForSequenceClassification(config, words).to(factory.device())
-        network = CalmForSequenceClassification(config)
-        self.load(network.calm, condition)
-        if network.encoder is not None:
-            _, encoder, mean, deviation = self.encoder
-            network.encoder.load(self.trained_encoder if self.hears_trained_encoder(condition) else encoder, mean, deviation)
-        return network.to(factory.device())
+
+    def still(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
+        """`network` of a frozen condition, to be read alone; the last one is kept."""
+        key = condition.row.model_dump_json(), condition.modality, seed
+        if self._still is None or self._still[0] != key:
+            self._still = None  # two need not be held at a time
+            self._still = key, self.network(condition, seed).eval()
+        return self._still[1]
+
+    def digest_below_heads(self, condition: Condition, seed: int) -> str:
+        """What tells the weights below the heads of a frozen condition from others."""
+        key = condition.row.model_dump_json(), condition.modality, seed
+        if key not in self._digests:
+            below = [part for name, part in self.still(condition, seed).named_children() if name != "heads"]
+            self._digests[key] = digest(torch.nn.ModuleList(below))
+        return self._digests[key]
 
     def load(self, calm: CalmModel, condition: Condition) -> None:
         """Put the weights in place that the condition starts from; the rest stays as it was drawn."""

@@ -20,7 +20,7 @@ from calm.training.sampling import mix
 from pipeline import factory
 from pipeline.heads.conditions import Condition
 from pipeline.heads.logistic import LogisticHead, fit
-from pipeline.heads.networks import TASK, Networks, digest
+from pipeline.heads.networks import TASK, Networks
 from pipeline.tracking import systems
 from pipeline.tracking.tracker import TrackedRun
 
@@ -213,14 +213,15 @@ def answers(
 ) -> dict[str, np.ndarray]:
     """Logits of the held-out splits, (utterances, seeds, classes), averaged over the speeds where `head.average_speeds` says so.
 
-    `logits`: of a split, from vectors as `pooled` gives them.
+    `logits`: of a split, from vectors (rows, 1 or seeds, width) as `represented` gives them.
     """
     copies = networks.examples.copies if networks.settings.head.average_speeds and condition.modality != "text" else {}
-    every = [pooled(networks, condition, seeds, np.arange(len(networks.targets)))]
+    own = _different(networks, condition, seeds)
+    every = [torch.stack([pooled(networks, condition, seed) for seed in own], 1)]
     for speed in copies:
-        rows, heard = at_speed(networks, condition, seeds, speed)
+        rows = at_speed(networks, speed)
         every.append(every[0].clone())  # a row without a copy counts as it is
-        every[-1][rows] = heard
+        every[-1][rows] = torch.stack([pooled(networks, condition, seed, rows, speed=speed) for seed in own], 1)
     return {split: np.mean([logits(split, own[networks.splits[split]]) for own in every], 0) for split in networks.held_out}
 
 
@@ -235,8 +236,7 @@ def on_vectors(
 ) -> tuple[FrozenHeads, Callable, list[dict]]:
     """Heads trained on vectors that do not change (see `represented`), with the collator of these and the training curve."""
     section, targets = networks.settings.head, torch.from_numpy(networks.targets[sources])
-    config = networks.network(condition, seeds[0]).config
-    heads = FrozenHeads(config, len(networks.examples.classes), seeds, vectors.shape[-1]).to(factory.device())
+    heads = FrozenHeads(networks.config(condition), len(networks.examples.classes), seeds, vectors.shape[-1]).to(factory.device())
     rows = np.concatenate([networks.train_rows(condition), np.arange(len(networks.targets), len(sources))])
     heads.fit(vectors[rows].to(factory.device()))
 
@@ -271,48 +271,56 @@ def represented(networks: Networks, condition: Condition, seeds: list[int]) -> t
 
     Returns vectors (rows and copies, 1, width), or (..., seeds, width) if SpecTran is random by seed, and the row that each belongs to.
     """
-    everything, train, rows = np.arange(len(networks.targets)), networks.splits["train"], networks.train_rows(condition)
-    vectors, sources = [pooled(networks, condition, seeds, everything)], [everything]
+    each = [_represented(networks, condition, seed) for seed in _different(networks, condition, seeds)]
+    return torch.stack([vectors for vectors, _ in each], 1), each[0][1]
+
+
+def _represented(networks: Networks, condition: Condition, seed: int) -> tuple[torch.Tensor, np.ndarray]:
+    """As `represented`, of one seed: (rows and copies, width)."""
+    train, rows = networks.splits["train"], networks.train_rows(condition)
+    vectors, sources = [pooled(networks, condition, seed)], [np.arange(len(networks.targets))]
     for speed in () if condition.modality == "text" else networks.examples.copies:
-        heard, copies = at_speed(networks, condition, seeds, speed)
+        heard = at_speed(networks, speed)
         chosen = np.isin(heard, rows)
-        vectors.append(copies[chosen])
+        vectors.append(pooled(networks, condition, seed, heard, speed=speed)[chosen])
         sources.append(heard[chosen])
     for copy in range(0 if condition.modality == "text" else networks.settings.head.frozen_copies):
-        vectors.append(pooled(networks, condition, seeds, train, mix(networks.settings.seeds[0], copy))[np.isin(train, rows)])
+        vectors.append(pooled(networks, condition, seed, train, mix(networks.settings.seeds[0], copy))[np.isin(train, rows)])
         sources.append(rows)
     return torch.cat(vectors), np.concatenate(sources)
 
 
-def at_speed(networks: Networks, condition: Condition, seeds: list[int], speed: str) -> tuple[np.ndarray, torch.Tensor]:
-    """Rows that have a copy at a speed, and what heads see of these copies, as `pooled` gives it."""
-    rows = np.flatnonzero(networks.examples.copies[speed].utterances.lengths)
-    return rows, pooled(networks, condition, seeds, rows, speed=speed)
+def _different(networks: Networks, condition: Condition, seeds: list[int]) -> list[int]:
+    """Seeds that each have a network of their own below frozen heads: all where SpecTran is random by seed, else the first."""
+    return seeds if condition.random and condition.modality != "text" else seeds[:1]
 
 
+def at_speed(networks: Networks, speed: str) -> np.ndarray:
+    """Rows that have a copy at a speed."""
+    return np.flatnonzero(networks.examples.copies[speed].utterances.lengths)
+
+
+@torch.inference_mode()
 def pooled(
-    networks: Networks, condition: Condition, seeds: list[int], rows: np.ndarray, draw: int | None = None, speed: str | None = None
+    networks: Networks,
+    condition: Condition,
+    seed: int,
+    rows: np.ndarray | None = None,
+    draw: int | None = None,
+    speed: str | None = None,
 ) -> torch.Tensor:
-    """What heads see of rows: (rows, 1, width), or (rows, seeds, width) where SpecTran is random by seed.
+    """What heads see of rows (None: of all), (rows, width); computed once for all runs of one network, and kept in the stage's folder.
 
     Args:
         draw: seed of what `head.augment` changes of the frames; None: nothing is changed.
         speed: of the copies that are taken in place of the utterances; None: the utterances.
     """
-    different = condition.random and condition.modality != "text"
-    return torch.stack([_pooled(networks, condition, seed, rows, draw, speed) for seed in (seeds if different else seeds[:1])], 1)
-
-
-@torch.inference_mode()
-def _pooled(networks: Networks, condition: Condition, seed: int, rows: np.ndarray, draw: int | None, speed: str | None) -> torch.Tensor:
-    """(rows, width); computed once for all runs of one network, and kept in the stage's folder."""
-    network = networks.network(condition, seed).eval()
-    body = torch.nn.ModuleList(part for name, part in network.named_children() if name != "heads")
     heard = networks.normalise(condition), networks.hears_trained_encoder(condition)
-    about = (digest(body), network.config.head_pooling, condition.modality, *heard, draw, speed)
-    file = networks.folder / f"vectors-{'-'.join(map(str, about))}.npy"
+    below, seen = networks.digest_below_heads(condition, seed), condition.pooling(networks.settings.head)
+    file = networks.folder / f"vectors-{'-'.join(map(str, (below, seen, condition.modality, *heard, draw, speed)))}.npy"
     with FileLock(f"{file}.lock"):
         if not file.exists():
+            network, rows = networks.still(condition, seed), np.arange(len(networks.targets)) if rows is None else rows
             collator = replace(networks.collator(condition, network, draw is not None, speed), targets=None)
             changes = None if draw is None else torch.Generator().manual_seed(draw)
             order = np.argsort(sum(collator.lengths(rows)), kind="stable")

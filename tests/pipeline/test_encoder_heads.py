@@ -216,9 +216,9 @@ def test_logits_of_frozen_heads_are_means_over_speeds(made, trained):
     for split in ("validation", "test"):
         rows = networks.splits[split]
         ids = networks.examples.table["id"].to_numpy()[rows]
-        _, copies = training.at_speed(networks, FROZEN, [1], SPEED)
+        copies = training.pooled(networks, FROZEN, 1, training.at_speed(networks, SPEED), speed=SPEED)
         with torch.no_grad():
-            once, slower = head(vectors[rows, 0]), head(copies[rows, 0])
+            once, slower = head(vectors[rows, 0]), head(copies[rows])
         np.testing.assert_allclose(np.stack(logits["logits"][ids]), (once + slower) / 2, atol=1e-4)
         assert (once - slower).abs().max() > 0.05
         expected = torch.from_numpy(np.stack(logits["logits"][ids])).log_softmax(1)

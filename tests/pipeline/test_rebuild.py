@@ -158,11 +158,10 @@ def finished_heads(project) -> list[dict]:
 
 def test_stopped_heads_go_on_and_those_of_two_codes_are_never_mixed(project, tmp_path):
     """A polite kill; then the stage goes on, or starts again where its code was edited: the result is that of the new code alone."""
-    before = [
-        entry for entry in json.loads((project.folder / "data/heads/msp/small/curves.json").read_text()) if entry["modality"] == "audio"
-    ]
+    every = json.loads((project.folder / "data/heads/msp/small/curves.json").read_text())
+    before = [entry for entry in every if entry["modality"] == "audio" and entry["variant"].startswith("calm")]
     given = small()
-    given["head"]["modalities"] = ["audio"]
+    given["head"]["modalities"], given["heads"]["msp-small"]["rows"] = ["audio"], {"calm": {}}
     project.write(given)
     kept = stopped_heads(project)
     assert 0 < len(kept) < len(before)
