@@ -15,7 +15,7 @@ import numpy as np
 from calm.inference.recordings import Listener, Segment, duration, load_whisper
 from calm.inference.torch_classifier import Predictor
 from calm.inference.voice import NO_SPEECH
-from calm.tools.live import WINDOW, Heard
+from calm.tools.live import BEHIND, WINDOW, Heard
 from calm.tools.timeline import draw, timeline
 
 if TYPE_CHECKING:
@@ -184,7 +184,9 @@ def live_html(analyser: Analyser, heard: Heard) -> str:
     _, answer = heard.answers[-1]
     table = "" if answer is None else _table(analyser, {"audio": answer}, "audio")
     before = [f"<li><span>{_clock(at)}</span> {html.escape(name)}</li>" for (at, _), name in zip(heard.answers, names, strict=True)]
+    late = f'<p class="note">{heard.behind:.0f} s of sound are missing, or come late: the connection or the computer is too slow.</p>'
     parts = [f'<p class="result">From audio, the last {WINDOW:g} s: <b>{html.escape(names[-1])}</b></p>', table]
+    parts += [late] if heard.behind >= BEHIND else []
     return f'<div>{"".join(parts)}<ol class="live">{"".join(reversed(before))}</ol></div>'
 
 

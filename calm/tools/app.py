@@ -117,6 +117,7 @@ def _listens(page: "gr.Blocks", analyser: Analyser, speaking: "gr.Audio", shown:
     heard = gr.State(None, time_to_live=HOUR)
     limits: dict[str, Any] = {"stream_every": BLOCK, "time_limit": LISTENING_SECONDS, "concurrency_limit": LISTENING}
     speaking.stream(listen, [speaking, heard], [shown, heard], show_progress="hidden", api_name="listen", **limits)
+    speaking.pause_recording(lambda heard: heard and heard.paused(), heard, heard, show_progress="hidden")
     speaking.stop_recording(lambda: None, None, heard, show_progress="hidden")
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -147,6 +148,19 @@ def test_a_live_answer_is_of_the_last_seconds(analyser, folder, tmp_path):
     assert len(silent.samples) == 48000 and silent.seconds == 17 and silent.answers[-1] == (17, None)
     page, unheard = live(analyser, folder / "wrong.wav", silent)
     assert "wrong.wav cannot be analysed" in page and unheard is silent
+
+
+def test_sound_that_does_not_come_in_is_told(analyser, tmp_path, monkeypatch):
+    """Of 5 blocks of half a second that arrive in 4.5 s, 2 s are missing; in a pause nothing is."""
+    heard, block, now = Heard(), tmp_path / "block.wav", iter([100.0, 101.0, 102.0, 103.0, 104.0, 200.0, 201.0])
+    monkeypatch.setattr("calm.tools.live.time", SimpleNamespace(monotonic=lambda: next(now)))
+    soundfile.write(block, speech(0.5, 1), 16000)
+    behind, pages = [], []
+    for number in range(7):
+        page, heard = live(analyser, block, heard.paused() if number == 5 else heard)
+        behind.append(heard.behind)
+        pages.append("s of sound are missing" in page)
+    assert behind == [0, 0.5, 1, 1.5, 2, 2, 2.5] and pages == [False] * 4 + [True] * 3 and "2 s of sound are missing" in page
 
 
 def test_clips_to_try(folder, tmp_path):
