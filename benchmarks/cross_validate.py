@@ -24,7 +24,7 @@ from calm.training.sampling import mix
 from pipeline import paths
 from pipeline.heads.conditions import Condition, conditions
 from pipeline.heads.networks import Networks
-from pipeline.heads.training import on_vectors, pooled
+from pipeline.heads.training import by_seed, on_vectors
 from pipeline.settings import load
 from pipeline.state import visible
 
@@ -92,8 +92,8 @@ def baseline_predictors(networks: Networks, rows: np.ndarray, targets: np.ndarra
 def head_predictor(networks: Networks, condition: Condition, rows: np.ndarray, folder: Path) -> Predict:
     """What trains the heads of all seeds; it returns (held out, seeds, classes). Vectors are computed once for all folds."""
     seeds, copies = networks.settings.seeds, 0 if condition.modality == "text" else networks.settings.head.frozen_copies
-    plain = pooled(networks, condition, seeds, np.arange(len(networks.targets)))
-    augmented = [pooled(networks, condition, seeds, rows, mix(seeds[0], copy)) for copy in range(copies)]
+    plain = by_seed(networks, condition, seeds)
+    augmented = [by_seed(networks, condition, seeds, rows, draw=mix(seeds[0], copy)) for copy in range(copies)]
 
     def predict_fold(held_out: np.ndarray) -> np.ndarray:
         networks.splits = {"train": rows[~held_out], "validation": rows[held_out], "test": rows[held_out]}

@@ -216,12 +216,11 @@ def answers(
     `logits`: of a split, from vectors (rows, 1 or seeds, width) as `represented` gives them.
     """
     copies = networks.examples.copies if networks.settings.head.average_speeds and condition.modality != "text" else {}
-    own = _different(networks, condition, seeds)
-    every = [torch.stack([pooled(networks, condition, seed) for seed in own], 1)]
+    every = [by_seed(networks, condition, seeds)]
     for speed in copies:
         rows = at_speed(networks, speed)
         every.append(every[0].clone())  # a row without a copy counts as it is
-        every[-1][rows] = torch.stack([pooled(networks, condition, seed, rows, speed=speed) for seed in own], 1)
+        every[-1][rows] = by_seed(networks, condition, seeds, rows, speed=speed)
     return {split: np.mean([logits(split, own[networks.splits[split]]) for own in every], 0) for split in networks.held_out}
 
 
@@ -298,6 +297,11 @@ def _different(networks: Networks, condition: Condition, seeds: list[int]) -> li
 def at_speed(networks: Networks, speed: str) -> np.ndarray:
     """Rows that have a copy at a speed."""
     return np.flatnonzero(networks.examples.copies[speed].utterances.lengths)
+
+
+def by_seed(networks: Networks, condition: Condition, seeds: list[int], rows: np.ndarray | None = None, **options) -> torch.Tensor:
+    """What `pooled` gives: (rows, 1, width), or (rows, seeds, width) if SpecTran is random by seed."""
+    return torch.stack([pooled(networks, condition, seed, rows, **options) for seed in _different(networks, condition, seeds)], 1)
 
 
 @torch.inference_mode()

@@ -68,7 +68,8 @@ def test_a_list_of_processes_that_are_gone_is_removed(tmp_path):
         assert not holds(other.pid, f"{sys.executable} -c")
     assert not holds(other.pid)
     script = tmp_path / "dvc"
-    script.write_text("input()")
-    with subprocess.Popen([sys.executable, script, "repro"], stdin=subprocess.PIPE) as dvc:
+    script.write_text("print(flush=True); input()")
+    with subprocess.Popen([sys.executable, script, "repro"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dvc:
+        dvc.stdout.readline()  # before it has begun, a process bears the name of the one that starts it
         assert holds(dvc.pid)
         dvc.kill()
