@@ -44,3 +44,12 @@ def test_breaches_are_seen(copy, file, line, broken):
         out.write(f"\n{line}\n")
     ended = contracts(copy)
     assert ended.returncode == 1 and broken in ended.stdout
+
+
+def test_stages_that_do_not_compute_with_torch_do_not_load_it():
+    """It takes seconds. Those that let other processes compute are among them."""
+    names = ("baselines", "check", "embed", "evaluate", "features", "head", "ingest", "report", "synthesise", "transcribe")
+    modules = ", ".join(("pipeline.flows.scoring", *(f"pipeline.stages.{name}" for name in names)))
+    code = f"import sys, {modules}; print(*{{'torch', 'transformers', 'mlflow'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_an_old_driver_is_named_with_the_one_that_is_needed(tmp_path, monkeypatc
     assert "is built without CUDA" in devices.fault()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices.fault() is None
+
+
+def test_torch_is_loaded_only_where_there_may_be_a_gpu(tmp_path, monkeypatch):
+    """Whoever has loaded it is answered by it; else a driver's library, a device of AMD, or a driver that answers must be there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.count() == 2
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(devices, "DRIVER_LIBRARY", "libnone.so.1")
+    monkeypatch.setattr(devices, "AMD_DEVICE", tmp_path / "kfd")
+    monkeypatch.delitem(sys.modules, "torch")
+    assert devices.count() == 0 and devices.fault() is None and devices.first() == "cpu" and "torch" not in sys.modules
+    monkeypatch.setattr(devices, "AMD_DEVICE", tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert devices.count() == 2 and devices.first() == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert devices.first() == "cuda:1"
 
 
 def test_a_device_that_torch_was_not_compiled_for(monkeypatch):

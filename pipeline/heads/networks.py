@@ -91,12 +91,16 @@ class Networks:
         )
 
     def still(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
-        """`network` of a frozen condition, to be read alone; the last one is kept."""
+        """`network` of a frozen condition, to be read alone; the last one is kept until `let_go`."""
         key = condition.row.model_dump_json(), condition.modality, seed
         if self._still is None or self._still[0] != key:
-            self._still = None  # two need not be held at a time
+            self.let_go()  # before there is another one
             self._still = key, self.network(condition, seed).eval()
         return self._still[1]
+
+    def let_go(self) -> None:
+        """Free the network that `still` keeps: a training needs the memory."""
+        self._still = None
 
     def digest_below_heads(self, condition: Condition, seed: int) -> str:
         """What tells the weights below the heads of a frozen condition from others."""

@@ -221,6 +221,7 @@ def answers(
         rows = at_speed(networks, speed)
         every.append(every[0].clone())  # a row without a copy counts as it is
         every[-1][rows] = by_seed(networks, condition, seeds, rows, speed=speed)
+    networks.let_go()
     return {split: np.mean([logits(split, own[networks.splits[split]]) for own in every], 0) for split in networks.held_out}
 
 
@@ -271,6 +272,7 @@ def represented(networks: Networks, condition: Condition, seeds: list[int]) -> t
     Returns vectors (rows and copies, 1, width), or (..., seeds, width) if SpecTran is random by seed, and the row that each belongs to.
     """
     each = [_represented(networks, condition, seed) for seed in _different(networks, condition, seeds)]
+    networks.let_go()
     return torch.stack([vectors for vectors, _ in each], 1), each[0][1]
 
 
