@@ -190,7 +190,8 @@ def _check(graph: Path, network: "torch.nn.Module", config: "CalmConfig") -> Non
         (logits,) = session.run(["logits"], {name: inputs[name] for name in names})
         with torch.inference_mode():
             expected = network(*map(torch.from_numpy, inputs.values())).numpy()
-        if not np.allclose(logits, expected, rtol=1e-3, atol=1e-4):
+        # Of the largest logit: heads whose inputs hardly vary in training, and are standardised, answer noise with large ones.
+        if not np.allclose(logits, expected, rtol=1e-3, atol=1e-4 * max(1.0, np.abs(expected).max())):
             raise ValueError(f"its logits differ from torch's by {np.abs(logits - expected).max():.2g}")
 
 
