@@ -92,7 +92,7 @@ class Networks:
 
     def still(self, condition: Condition, seed: int) -> CalmForSequenceClassification:
         """`network` of a frozen condition, to be read alone; the last one is kept until `let_go`."""
-        key = condition.row.model_dump_json(), condition.modality, seed
+        key = _key(condition, seed)
         if self._still is None or self._still[0] != key:
             self.let_go()  # before there is another one
             self._still = key, self.network(condition, seed).eval()
@@ -104,7 +104,7 @@ class Networks:
 
     def digest_below_heads(self, condition: Condition, seed: int) -> str:
         """What tells the weights below the heads of a frozen condition from others."""
-        key = condition.row.model_dump_json(), condition.modality, seed
+        key = _key(condition, seed)
         if key not in self._digests:
             below = [part for name, part in self.still(condition, seed).named_children() if name != "heads"]
             self._digests[key] = digest(torch.nn.ModuleList(below))
@@ -218,6 +218,11 @@ class Networks:
             if not file.exists():
                 encode_blocks(network.calm.spectran, self.heard(condition).frames).write(file, ids)
         return Ragged.read([(file, ids)], self.folder)
+
+
+def _key(condition: Condition, seed: int) -> tuple[str, str, int]:
+    """What tells the networks of frozen conditions apart."""
+    return condition.row.model_dump_json(), condition.modality, seed
 
 
 def digest(module: torch.nn.Module) -> str:

@@ -82,7 +82,7 @@ class Training:
 
     def shallow(self) -> "Training":
         """The same with one layer of each kind, where there are many: what an operation takes is seen from few of them."""
-        return replace(self, shapes=self.shapes.of_layers(1, 1), kind=(*self.kind, 1, 1)) if self.shapes.is_deep else self
+        return replace(self, shapes=replace(self.shapes, depth=(1, 1)), kind=(*self.kind, 1, 1)) if self.shapes.is_deep else self
 
     @cached_property
     def _counted(self) -> tuple[float, int]:
@@ -166,11 +166,16 @@ def _trains_front_end(section: Head, condition: Condition) -> bool:
 
 @dataclass
 class Shapes:
-    """Models of one entry of `models`, and batches of what they are trained on."""
+    """Models of one entry of `models`, and batches of what they are trained on.
+
+    Args:
+        depth: layers of the language model and of SpecTran; None: those of the settings.
+    """
 
     settings: Settings
     model: str
     sizes: list[Size]
+    depth: tuple[int, int] | None = None
 
     def __post_init__(self):
         self.spectran, features = self.seen_of("embed").spectran, self.settings.features
@@ -180,18 +185,12 @@ class Shapes:
             states = EncoderStates.describe(features.encoder, features.layers)
             self.channels, self.hop_seconds = states.channels, states.frame_seconds
         self.layers = len(features.layers) if self.spectran.encoder_layers == "learned_mean" else 1
-        self.depth = self.text.num_hidden_layers, self.spectran.layers
+        self.depth = self.depth or (self.text.num_hidden_layers, self.spectran.layers)
 
     @property
     def is_deep(self) -> bool:
         """Whether models have many layers, of which those of a kind are alike."""
         return self.text.model_type == "bert" and sum(self.depth) > FEW_LAYERS
-
-    def of_layers(self, text: int, spectran: int) -> "Shapes":
-        """The same with so many layers of the language model and of SpecTran."""
-        other = replace(self)
-        other.depth = text, spectran
-        return other
 
     @property
     def kind(self) -> tuple:
