@@ -5,6 +5,7 @@ a stage, so one that joins late, or replaces a killed one, is as good as the oth
 same, and is renamed into place.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -24,6 +25,7 @@ from pipeline.execution.workers import Process, Worker
 
 CONNECT = 10  # seconds to wait for the scheduler
 JOIN = 20  # seconds to wait for the first worker
+ANSWER = 60  # seconds for all workers to say whether they are fit
 ALONE = 60  # seconds without any worker after which a stage gives up
 PACKAGES = ("numpy", "soundfile", "soxr", "torch", "transformers", "faster-whisper", "ctranslate2", "openai-whisper")
 
@@ -155,7 +157,13 @@ def _check(client, mark: Path) -> None:
             return f"cannot import the project ({error}): start it in the project's folder and environment"
         return dask_cluster.fault(wanted, mark, dask_worker.state.nthreads)
 
-    answers = client.run(fault_there, versions(), str(mark), on_error="return")
+    async def ask() -> dict:  # `client.run` alone waits for ever for a worker that is stopped
+        return await asyncio.wait_for(client.run(fault_there, versions(), str(mark), on_error="return"), ANSWER)
+
+    try:
+        answers = client.sync(ask)
+    except TimeoutError:
+        raise OSError(f"a Dask worker did not answer within {ANSWER} s: end those that hang, and start the stage again") from None
     faults = [f"Dask worker {worker} {fault}" for worker, fault in answers.items() if fault]
     if faults:
         raise OSError(faults[0] + (f" (and {len(faults) - 1} more workers that are not fit)" if faults[1:] else ""))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -199,6 +200,10 @@ def test_without_workers_a_stage_ends_with_a_sentence(dask, made, tmp_path, monk
     dask.worker(threads=2)
     monkeypatch.setattr(dask_cluster, "JOIN", 30)
     with pytest.raises(OSError, match="Dask worker tcp://.* has 2 threads: start workers of one each"):
+        features.compute(on(made[1], dask.address), "made")
+    monkeypatch.setattr(dask_cluster, "ANSWER", 1)
+    dask.workers[-1].send_signal(signal.SIGSTOP)
+    with pytest.raises(OSError, match="a Dask worker did not answer within 1 s: end those that hang"):
         features.compute(on(made[1], dask.address), "made")
     dask.kill()
 
