@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see pipeline/stages/__init__.py
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of what tests start: several processes share the cores
 
+import preloaded  # noqa: E402, F401  it notes which process began
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 

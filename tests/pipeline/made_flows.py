@@ -68,6 +68,7 @@ class Flows:
 
     def __init__(self, project: Project):
         self.project, self.folder = project, project.folder
+        project.lent = False  # Prefect's processes are killed, and read the environment when they load
         (self.folder / "work.py").write_text(textwrap.dedent(WORK))
         pipeline = yaml.safe_load((self.folder / "dvc.yaml").read_text())
         for name, (arguments, limit, needs) in STAGES.items():

@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import preloaded
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,8 @@ def small() -> dict:
 class Project:
     """A copy of the project in a folder of its own."""
 
+    lent = True
+
     def __init__(self, folder: Path, **environment: str):
         self.folder, self.environment = folder, environment
         for name in ("calm", "pipeline", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"):
@@ -62,12 +66,20 @@ class Project:
         shutil.copytree(self.folder, folder, symlinks=True)
         return self.of(folder, **environment)
 
-    def start(self, *command: str, output=subprocess.PIPE) -> subprocess.Popen:
-        """Start a command in the project; `output`: a file that takes all that it says."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    def start(self, *command: str, output=subprocess.PIPE, first: Path | None = None) -> subprocess.Popen:
+        """Start a command in the project.
+
+        Args:
+            command: and its arguments.
+            output: a file that takes all that it says.
+            first: a folder whose commands go before others.
+        """
+        path = os.pathsep.join(map(str, filter(None, (first, Path(sys.executable).parent, os.environ["PATH"]))))
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "PREFECT_", "CALM_REBUILD"))
         }
+        if first:  # its processes have no `dvc repro` above them, by which the stages of a rebuild find each other
+            environment["CALM_REBUILD"] = f"{time.time()} {command[0]}"
         environment |= {"PATH": path, "PYTHONPATH": str(self.folder), **self.environment}
         errors = subprocess.PIPE if output == subprocess.PIPE else subprocess.STDOUT
         return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=errors, text=True)
@@ -93,6 +105,10 @@ class Project:
         return self.run("dvc", "repro")
 
     def run(self, *command: str) -> subprocess.CompletedProcess:
-        process = self.start(*command)
+        """Do a command; it and the stages below it need not load the libraries where the project is `lent` processes that have."""
+        lent = preloaded.commands() if self.lent else None
+        if lent:
+            command = tuple("python" if word == sys.executable else word for word in command)
+        process = self.start(*command, first=lent)
         output, errors = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
