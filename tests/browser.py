@@ -12,6 +12,12 @@ from pathlib import Path
 from websockets.sync.client import connect
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LOGS = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+MEASURES = """
+  const boxes = [...document.querySelectorAll("svg, .tabs > figure:first-of-type table")].map(e => e.getBoundingClientRect());
+  const small = boxes.filter(box => box.width < 150 || box.height < 60).length;
+  return [document.documentElement.scrollWidth, innerWidth, small, boxes.length];
+"""
 
 
 class Tab:
@@ -68,9 +74,14 @@ class Tab:
         """Addresses requested so far."""
         return [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
 
+    def console(self) -> list[dict]:
+        """What was written to the console so far, exceptions too."""
+        return [event["params"] for event in self.events if event["method"] in LOGS]
+
     def faults(self) -> list[str]:
-        """Exceptions in scripts so far."""
-        return [json.dumps(event["params"])[:500] for event in self.events if event["method"] == "Runtime.exceptionThrown"]
+        """Exceptions and errors on the console so far; no warnings."""
+        levels = [(params, params.get("entry", params).get("level", params.get("type", "error"))) for params in self.console()]
+        return [json.dumps(params)[:500] for params, level in levels if level in ("error", "assert")]
 
 
 @contextmanager
@@ -89,9 +100,32 @@ def browsing(folder: Path):
             (page,) = [target for target in json.load(answer) if target["type"] == "page"]
         with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
             tab = Tab(socket)
-            for domain in ("Page", "Network", "Runtime", "DOM"):
+            for domain in ("Page", "Network", "Runtime", "Log", "DOM"):
                 tab.call(f"{domain}.enable")
             yield tab
     finally:
         process.terminate()
         process.wait()
+
+
+def asked(text: str, folder: Path, width: int, actions: str):
+    """Open a page in a window of a width in pixels, and return what the actions, in JavaScript, return.
+
+    Fails if the page, or an action, writes anything to the console.
+    """
+    (folder / "page.html").write_text(text, encoding="utf-8")
+    with browsing(folder / "profile") as tab:
+        tab.width(width)
+        tab.open((folder / "page.html").as_uri())
+        answer = tab.value(f"(() => {{{actions}}})()")
+        tab.value("new Promise(done => setTimeout(done, 200))")  # what was begun may fail late
+        assert not tab.console(), tab.console()
+    return answer
+
+
+def measured(text: str, folder: Path, width: int) -> tuple[int, int, int, int]:
+    """Open a page in a window of a width in pixels.
+
+    Returns its scroll width, the window's width, the number of pictures and tables that are too small to see, and their total number.
+    """
+    return tuple(asked(text, folder, width, MEASURES))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_window import BROWSER, asked, measured
+from browser import BROWSER, asked, measured
 from markupsafe import escape
 from sample_report import HOSTILE, sample_rows, write_stage_outputs
 
@@ -218,7 +218,7 @@ ACTIONS = """
   const all = list.querySelector("output").value, options = [...is.options].map(option => option.value);
   search.value = "onerror speaker-3<"; search.dispatchEvent(new Event("input"));
   const found = [...list.querySelectorAll("tbody tr")].map(row => [...row.cells].map(cell => cell.textContent));
-  tell([before, sorted, rows(table.tBodies[0]), all, options, found, document.querySelectorAll("img, b > script").length]);
+  return [before, sorted, rows(table.tBodies[0]), all, options, found, document.querySelectorAll("img, b > script").length];
 """
 
 

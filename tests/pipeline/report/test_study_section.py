@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_window import BROWSER, measured
+from browser import BROWSER, measured
 from sample_report import write_stage_outputs
 from sample_study import write_study
 
