@@ -17,8 +17,8 @@ TITLES = {  # of the list's columns
     "id": "utterance",
     "speaker": "speaker",
     "fold": "fold",
-    "is": "is",
-    "answer": "answered",
+    "is": "truth",
+    "answer": "answer",
     "probability": "probability",
     "text": "text",
 }
@@ -59,12 +59,13 @@ def answers_section(headline: Headline | None, settings: Settings, sounds: Sound
 def matrix(found: answers.Answers, folder: Path) -> dict:
     """The confusion matrix as a picture and as a table."""
     counts, name = answers.confusion(found), f"{found.corpus}-confusion"
-    several = "" if found.one_hot else " An utterance with several classes counts once for each."
+    most = found.table[["labels", "answer"]].map(len).to_numpy().max()
+    several = " An utterance with several classes, in truth or answer, counts once for each." if most > 1 else ""
     note = f"Utterances; shaded by the share of their row.{several}"
     cells = [[is_class, *map(str, row)] for is_class, *row in counts.itertuples()]
     return {
-        "picture": picture("Is (rows), and was answered (columns)", figures.confusion(counts), name, folder, note),
-        "table": Table(name, f"{found.corpus}, test: confusions", ["is", *counts], cells),
+        "picture": picture("Truth (rows) and answer (columns)", figures.confusion(counts), name, folder, note),
+        "table": Table(name, f"{found.corpus}, test: confusions", ["truth", *counts], cells),
     }
 
 

@@ -43,7 +43,7 @@ def data_section(corpus: str, settings: Settings, outputs: StageOutputs, folder:
     return {
         "name": corpus,
         "synthetic": report["synthetic"],
-        "words": f"{source} {paths.ingest_report(corpus)} names the dropped rows.",
+        "words": source + (f" {paths.ingest_report(corpus)} names the dropped rows." if report.get("dropped") else ""),
         "table": table,
         "speakers": replace(speakers, rows=speakers.rows[:WORST_SPEAKERS]) if several_speakers else None,
         "tables": [table, speakers],
@@ -84,16 +84,18 @@ def _examples(corpus: str, settings: Settings, frame: pd.DataFrame, folder: Path
 
 
 def data_table(corpus: str, report: dict) -> Table:
-    """Utterances, hours, speakers and texts of every split."""
+    """Utterances, hours or minutes, speakers and texts of every split."""
     splits = {split: report["splits"][split] for split in SPLITS if split in report.get("splits", {})}
+    rows, hours, texts = (sum(counts[key] for counts in splits.values()) for key in ("rows", "hours", "with_text"))
+    unit, amount = ("hours", "{:.2f}".format) if hours >= 1 else ("minutes", lambda hours: f"{60 * hours:.1f}")
     cells = [
-        [split, f"{counts['rows']:,}", f"{counts['hours']:.2f}", f"{counts['speakers']:,}", f"{counts['with_text']:,}"]
+        [split, f"{counts['rows']:,}", amount(counts["hours"]), f"{counts['speakers']:,}", f"{counts['with_text']:,}"]
         for split, counts in splits.items()
     ]
-    totals = [sum(counts[key] for counts in splits.values()) for key in ("rows", "hours", "with_text")]
-    cells.append(["all", f"{totals[0]:,}", f"{totals[1]:.2f}", "", f"{totals[2]:,}"])
-    columns = ["split", "rows", "hours", "speakers", "rows with text"]
-    return Table(f"data-{corpus}", f"{corpus}: data that was used", columns, cells, rules={len(cells) - 1})
+    cells.append(["all", f"{rows:,}", amount(hours), "", f"{texts:,}"])
+    note = "These splits are those of the released model. Each fold has its own: see below." if report.get("folds") else ""
+    columns = ["split", "rows", unit, "speakers", "rows with text"]
+    return Table(f"data-{corpus}", f"{corpus}: data that was used", columns, cells, rules={len(cells) - 1}, note=note)
 
 
 def label_shares(report: dict) -> dict[str, dict[str, float]]:
@@ -115,7 +117,8 @@ def data_facts(report: dict, features: dict | None, texts: dict | None, measured
     `measured`: of the stage `features`.
     """
     dropped = [f"{count:,} {reason}" for reason, count in report.get("dropped", {}).items()]
-    facts = [(f"Dropped: {sum(report.get('dropped', {}).values()):,} of {report.get('read', 0):,} rows", dropped or ["none"])]
+    count = f"{sum(report.get('dropped', {}).values()):,}" if dropped else "none"
+    facts = [(f"Dropped: {count} of {report.get('read', 0):,} rows", dropped)]
     if features and features.get("dropped"):
         reasons = [f"{count:,} {reason}" for reason, count in features["dropped"].items()]
         facts.append((f"Without features: {sum(features['dropped'].values()):,}", reasons))
@@ -137,7 +140,7 @@ def fold_facts(report: dict) -> list[str]:
     facts = []
     for fold, parts in report["folds"].items():
         tested, validated = (_people(parts[split]["speakers"]) for split in ("test", "validation"))
-        facts.append(f"{fold}: {parts['test']['rows']:,} rows of {tested} are tested, {validated} validate")
+        facts.append(f"{fold}: tested on {parts['test']['rows']:,} rows of {tested}; validated on {validated}")
     several = report.get("checks", {}).get(IN_SEVERAL)
     if several:
         facts.append(f"heard in training and tested, by the given folds: {_people(several)}")

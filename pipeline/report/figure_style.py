@@ -18,7 +18,7 @@ COLOURS = {
     "card": "#fefefe",
 }
 MARKS = {"audio": "o", "text": "s", "both": "D"}
-WIDTH = 4.6  # inches, at 100 px each: fits a phone, and two fit a screen
+WIDTH = 4.2  # inches: a phone shows them as wide as its screen, with letters of 10 px; two fit a desktop's
 LABEL = 36  # characters of a line of a label; longer labels have two
 STYLE = {
     "font.size": 8.5,
@@ -35,6 +35,7 @@ STYLE = {
     "xtick.color": COLOURS["muted"],
     "ytick.color": COLOURS["muted"],
     "xtick.major.size": 0,
+    "xtick.major.pad": 6,  # no label of one axis touches the first of the other
     "ytick.major.size": 0,
     "axes.grid": True,
     "axes.axisbelow": True,

@@ -1,5 +1,7 @@
 """Figures of results, training, retrieval and data. Each function takes plain data and returns a matplotlib figure."""
 
+import textwrap
+
 import numpy as np
 
 from pipeline.paper import MODALITIES, VARIANTS
@@ -86,7 +88,7 @@ def heads(curves: list[dict]):
             by_seed = [_validation(curve["curve"]) for curve in curves if (curve["variant"], curve["modality"]) == (name, modality)]
             if by_seed := [losses for losses in by_seed if losses]:
                 _mean_and_range(axes, by_seed, COLOURS[modality])
-        axes.set_title(VARIANTS.get(name, name))
+        axes.set_title(textwrap.fill(VARIANTS.get(name, name), 24))
         whole_epochs(axes)
     for axes in grid.flat[len(order) :]:
         axes.set_visible(False)

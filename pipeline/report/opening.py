@@ -42,6 +42,7 @@ class Headline(NamedTuple):
     unpretrained: Score | None = None  # the system without pretraining
     known: Score | None = None  # CALM where tested speakers are known by their recordings
     known_baseline: tuple[Key, Score] | None = None  # and the best baseline there
+    candidates: int = 1  # heads of which the system is the best on validation
 
 
 def opening(settings: Settings, outputs: StageOutputs, headlines: list[Headline], folder: Path) -> dict:
@@ -58,7 +59,8 @@ def opening(settings: Settings, outputs: StageOutputs, headlines: list[Headline]
     return {
         "sentences": [WHAT_CALM_IS, pretraining_sentence(settings, outputs), heads_sentence(outputs), test_sentence(settings, outputs)],
         "words": {word: meaning for word, meaning in WORDS.items() if used.get(word, True)},
-        "result": result_sentence(headlines),
+        "results": result_sentences(headlines),
+        "chosen": any(found.candidates > 1 for found in headlines),
         "picture": picture("The result", figures.headlines(headlines), "result", folder) if headlines else None,
     }
 
@@ -83,7 +85,8 @@ def headline(corpus: str, rows: list[dict], decision: str) -> Headline | None:
     twin = best._replace(variant=NO_PRETRAINING + FROZEN * best.variant.endswith(FROZEN)) if best.variant in CALM_VARIANTS else None
     baselines = (_best_baseline(test, knows) for knows in (False, True))
     return Headline(
-        *(corpus, best, kind, metric, uninformed(metric, splits[1]), test[best]), next(baselines), test.get(twin), known, next(baselines)
+        *(corpus, best, kind, metric, uninformed(metric, splits[1]), test[best], next(baselines), test.get(twin)),
+        *(known, next(baselines), len(candidates)),
     )
 
 
@@ -96,13 +99,17 @@ def _best_baseline(test: dict[Key, Score], knows: bool) -> tuple[Key, Score] | N
 def pretraining_sentence(settings: Settings, outputs: StageOutputs) -> str:
     """What was pretrained, and on what."""
     pretrained = [name for name in settings.models if settings.pretraining_corpora(name)]
+    if not pretrained and settings.head.pooling == "none":
+        encoder = settings.features.encoder
+        frames = f"states in the pretrained speech encoder {Path(encoder).name}" if encoder else "spectrogram"
+        return f"Here nothing was pretrained, and this network is left out: the heads see statistics of each recording's {frames}."
     if not pretrained:
         return "Nothing was pretrained here: the language model is as published, and no vector of sound was aligned with text."
     corpora = list(dict.fromkeys(corpus for name in pretrained for corpus in settings.pretraining_corpora(name)))
     hours = max((metrics.get("hours") or 0 for metrics in outputs.calp.values()), default=0)
-    amount = f", at most {audio_hours(hours)} of it" if hours else ""
+    amount = f"up to {audio_hours(hours)} of " if hours else ""
     subject = f"The model {pretrained[0]} was" if len(pretrained) == 1 else f"{len(pretrained)} models were"
-    return f"{subject} pretrained on speech of {listed(corpora)} without its labels{amount}: to align sound with text, and to fill in gaps."
+    return f"{subject} pretrained on {amount}speech of {listed(corpora)}, without labels: to align sound with text, and to fill in gaps."
 
 
 def heads_sentence(outputs: StageOutputs) -> str:
@@ -110,7 +117,8 @@ def heads_sentence(outputs: StageOutputs) -> str:
     corpora = names(outputs.rows, "corpus")
     count = sum(len(curves) for curves in outputs.heads.values())
     heads = counted(count, "head") if count else "Heads"
-    return f"{heads} then learned the labels of {listed(corpora)}, each from its own input, settings and seed."
+    own = listed(["input", "settings", "seed", *(["fold"] if outputs.folds else [])])
+    return f"{heads} then learned the labels of {listed(corpora)}, each from its own {own}."
 
 
 def test_sentence(settings: Settings, outputs: StageOutputs) -> str:
@@ -124,19 +132,34 @@ def test_sentence(settings: Settings, outputs: StageOutputs) -> str:
     return f"They were tested on {tested} {whom}{known}."
 
 
-def result_sentence(headlines: list[Headline]) -> str:
-    """The result of every corpus in one sentence; "" where no head was evaluated."""
-    parts = []
+def result_sentences(headlines: list[Headline]) -> list[str]:
+    """The result of every corpus in a few sentences."""
+    texts = []
     for number, found in enumerate(headlines):
         new = not number or found.metric != headlines[number - 1].metric or found.uninformed != headlines[number - 1].uninformed
-        measure = f" in {LEADING[found.metric]}, where {100 * found.uninformed:.3g} % is knowing nothing" if new else ""
-        other = f"; without pretraining it reaches {found.unpretrained.text} %" if found.unpretrained else ""
-        if found.baseline:
-            key, score = found.baseline
-            other += f"; the best baseline, {key.title} from {key.input}, reaches {score.text} %"
-        if found.known:
-            theirs = f", and {found.known_baseline[0].title} {found.known_baseline[1].text} %" if found.known_baseline else ""
-            other += f"; where each speaker is known by recordings without labels, CALM reaches {found.known.text} %{theirs}"
-        parts.append(f"on {found.corpus}, {found.key.title}, from {found.key.input}, reaches {found.score.text} %{measure}{other}")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+        measure = f" in {LEADING[found.metric]}; knowing nothing gives {100 * found.uninformed:.3g} %" if new else ""
+        parts = [f"On {found.corpus}, {_system(found.key)} reaches {found.score.text} %{measure}", *_beside(found)]
+        texts.append(" ".join(f"{part[0].upper()}{part[1:]}." for part in parts))
+    return texts
+
+
+def _system(key: Key) -> str:
+    """A head with what it is told by: "CALM (frozen, from audio)"."""
+    name, _, how = key.title.partition(", ")
+    return f"{name} ({f'{how}, ' if how else ''}from {key.input})"
+
+
+def _beside(found: Headline) -> list[str]:
+    """What the result is compared with, in sentences without a full stop."""
+    parts = [f"without pretraining it reaches {found.unpretrained.text} %"] if found.unpretrained else []
+    if found.baseline:
+        key, score = found.baseline
+        parts.append(f"the best baseline, {key.title} from {key.input}, reaches {score.text} %")
+    sentences = ["; ".join(parts)] if parts else []
+    if found.known:
+        baseline = ""
+        if found.known_baseline:
+            key, score = found.known_baseline
+            baseline = f", and the best baseline, {key.title.removesuffix(', known speakers')}, {score.text} %"
+        sentences.append(f"where each speaker is known by recordings without labels, CALM reaches {found.known.text} %{baseline}")
+    return sentences

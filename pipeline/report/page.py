@@ -46,7 +46,7 @@ def page_content(settings: Settings, outputs: StageOutputs, folder: Path) -> dic
     training = training_section(settings, outputs, folder)
     retrieval = retrieval_section(settings, outputs, folder)
     data = [data_section(name, settings, outputs, folder) for name in outputs.corpora]
-    parameters = parameter_tables(paper_sizes() if study else [], outputs.calp, outputs.pretrained)
+    parameters = parameter_tables(paper_sizes() if study and study["of_paper"] else [], outputs.calp, outputs.pretrained)
     graph = stage_graph.read_graph()
     tables = [table for section in (*results, *data) for table in section["tables"]]
     tables += [part["table"] for part in answered.values() if part]

@@ -19,6 +19,7 @@ function sortable(table, sort) {
   const heads = [...table.tHead.rows[0].cells], names = {1: "ascending", "-1": "descending", 0: null};
   let sorted = [-1, 0];
   heads.forEach((head, column) => {
+    if (head.classList.contains("unsorted")) return;
     const first = head.classList.contains("n") ? -1 : 1;
     const press = () => {
       const now = sorted[0] === column ? sorted[1] : 0, next = now === 0 ? first : now === first ? -first : 0;

@@ -114,7 +114,7 @@ def _comparison_sentence(ours: Key, other: Key, means: dict[Key, Score], compari
     if row and row["low"] is not None:
         outcome = "" if row["significant"] else ": not significant"
         interval = f" (95 % interval {in_points(row['low'])} to {in_points(row['high'])}{outcome})"
-    subject = f"Without pretraining, {ours.input} gives" if other.lm else f"{other.full_title} from {ours.input} gives"
+    subject = f"Without pretraining, {ours.input} gives" if other.lm else f"With {other.full_title}, {ours.input} gives"
     return f"{subject} {means[other]}: {ours.full_title} lies {position}{interval}."
 
 

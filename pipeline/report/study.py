@@ -33,10 +33,16 @@ class Study:
 
     @property
     def has_more_than_calm(self) -> bool:
-        """Whether a variant was tested other than CALM, CALM without pretraining and the baselines."""
-        plain = {name + suffix for name in (CALM.name, "no_pretraining") for suffix in ("", FROZEN)} | set(GROUPS["baselines"])
+        """Whether a variant was tested other than CALM, of known speakers or not, CALM without pretraining and the baselines."""
+        names = (CALM.name, "no_pretraining", *GROUPS["known"])
+        plain = {name + suffix for name in names for suffix in ("", FROZEN)} | set(GROUPS["baselines"])
         more = any(row["variant"] in VARIANTS and row["variant"] not in plain for row in self.rows)
         return more and bool(self.thresholds)
+
+    @property
+    def knows_speakers(self) -> bool:
+        """Whether known speakers were tested."""
+        return any(Key.from_row(row).variant.removesuffix(FROZEN) in GROUPS["known"] for row in self.rows) and bool(self.thresholds)
 
     @property
     def synthetic(self) -> bool:

@@ -29,19 +29,26 @@ class Block(NamedTuple):
 
 
 def study_section(settings: Settings, outputs: StageOutputs, folder: Path) -> dict | None:
-    """What the template shows. Figures are written to the folder. None where only CALM and the baselines ran."""
+    """What the template shows. Figures are written to the folder. None where only CALM and the baselines ran.
+
+    Where known speakers are all that there is besides, the paper's tables are left out: it has none of them.
+    """
     evaluated = {row["corpus"] for row in outputs.rows}
     studies = [_study(name, settings, outputs) for name in settings.targets if name in evaluated]
-    if not any(study.has_more_than_calm for study in studies):
+    of_paper = any(study.has_more_than_calm for study in studies)
+    shown = [study for study in studies if study.has_more_than_calm or study.knows_speakers]
+    if of_paper:
+        shown = [study for study in studies if study in shown or (study.thresholds and _transfer_rows(study.corpus, settings))]
+    if not shown:
         return None
-    shown = [study for study in studies if study.has_more_than_calm or (study.thresholds and _transfer_rows(study.corpus, settings))]
     corpora = [_corpus(study, settings, folder) for study in shown]
     lm = {name: settings.lm(name) for name in settings.models}
     costs = cost_table(outputs.calp, outputs.pretrained, outputs.measured, lm)
     tables = [table for table in (costs, study_more_tables.loss_table(outputs.pretrained)) if table]
     blocks = [Block(table.name, table.title, [table], []) for table in tables]
     tables = [table for part in corpora for block in part["blocks"] for table in block.tables] + tables
-    return {"corpora": corpora, "blocks": blocks, "tables": tables, "command": REPORT_COMMAND}
+    title = "The study" if of_paper else "More results"
+    return {"title": title, "of_paper": of_paper, "corpora": corpora, "blocks": blocks, "tables": tables, "command": REPORT_COMMAND}
 
 
 def language_model_sizes(settings: Settings) -> dict[str, str | None]:
@@ -80,7 +87,7 @@ def _transfer_rows(corpus: str, settings: Settings) -> list[dict]:
 def _corpus(study: Study, settings: Settings, folder: Path) -> dict:
     """Tables, claims and figures of one corpus."""
     buckets, transfers = _evaluation(study.corpus, "buckets"), _transfer_rows(study.corpus, settings)
-    tables = [table for threshold in study.thresholds for table in study_tables(study, threshold)]
+    tables = [table for threshold in study.thresholds for table in study_tables(study, threshold) if study.has_more_than_calm]
     for threshold in study.thresholds:
         more = study_more_tables.bucket_table(study, buckets, threshold), study_more_tables.transfer_table(study, transfers, threshold)
         tables += [table for table in more if table]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -59,6 +60,7 @@ class Table:
         header = zip(self.columns, has_scores, strict=True)
         lines = [[part for name, double in header for part in ((name, f"{name} std") if double else (name,))]]
         for row in self.rows:
+            row = [*row[: self.left], *map(_machine_readable, row[self.left :])]
             cells = [_csv_cells(cell, double) for cell, double in zip(row, has_scores, strict=True)]
             lines.append([part for parts in cells for part in parts])
         file = io.StringIO()
@@ -115,6 +117,13 @@ def group_starts(groups: list) -> set[int]:
 def _escaped(text: str) -> str:
     """A text within a cell of a Markdown table, where no label becomes a column or HTML."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _machine_readable(cell):
+    """A number written for readers, such as "−1,234.5", as a program reads it; any other cell as it is."""
+    if isinstance(cell, str) and re.fullmatch(r"[+−-]?\d{1,3}(,\d{3})*(\.\d+)?|[+−-]?\d+(\.\d+)?", cell):
+        return cell.replace("−", "-").replace(",", "")
+    return cell
 
 
 def _csv_cells(cell, double: bool) -> tuple:

@@ -27,9 +27,15 @@ def training_section(settings: Settings, outputs: StageOutputs, folder: Path) ->
         pictures.append(picture(f"Pretraining, {name}: held-out losses", figure, f"{name}-pretraining", folder))
     for name, curves in outputs.heads.items():
         heads = settings.heads[name]
-        title = f"Heads on {heads.corpus}, {heads.model}: validation loss, mean and range of seeds"
+        title = f"Heads on {heads.corpus}, {heads.model}: validation loss{over(curves)}"
         pictures.append(picture(title, figures.heads(curves), f"{heads.corpus}-{heads.model}-heads", folder))
     return {"sentences": training_sentences(settings, outputs), "pictures": pictures}
+
+
+def over(curves: list[dict]) -> str:
+    """What the curves of heads are means over, in words; "" for one of each."""
+    kinds = [f"{kind}s" for kind in ("seed", "fold") if len({curve.get(kind) for curve in curves}) > 1]
+    return f", mean and range of {listed(kinds)}" if kinds else ""
 
 
 def training_sentences(settings: Settings, outputs: StageOutputs) -> list[str]:
@@ -94,11 +100,12 @@ def retrieval_table(rows: list[dict]) -> Table:
     """Recall of the right text, or of the next block, beside what chance gives. `rows` have a `model` each."""
     several_models = len({row["model"] for row in rows}) > 1
     columns = ["pair", *(["model"] if several_models else []), "corpus", "split", "n"]
-    columns += [name for rank in (1, 5, 10) for name in (f"recall at {rank}", "chance")] + ["median rank", "chance"]
+    columns += [name for rank in (1, 5, 10) for name in (f"recall at {rank}", f"chance at {rank}")]
+    columns += ["median rank", "chance rank"]
     cells = [
         [row["pair"], *([row["model"]] if several_models else []), row["corpus"], row["split"], str(row["n"])]
         + [f"{100 * row[f'{kind}recall_at_{rank}']:.1f}" for rank in (1, 5, 10) for kind in ("", "chance_")]
-        + [f"{row['median_rank']:g}", f"{row['chance_median_rank']:g}"]
+        + [f"{row['median_rank']:.1f}", f"{row['chance_median_rank']:.1f}"]
         for row in rows
     ]
     rules = group_starts([row["pair"] for row in rows])

@@ -9,6 +9,7 @@ import soundfile
 
 from pipeline import paths
 from pipeline.report import answers
+from pipeline.report.answers_section import matrix
 from pipeline.report.result_tables import Key
 from pipeline.report.sounds import Sounds, both_ends
 from pipeline.report.table import Table
@@ -46,6 +47,15 @@ def test_several_classes_or_none(tmp_path, monkeypatch):
     assert list(counts) == ["x", "y", "none of them"] and counts.to_numpy().tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
 
 
+def test_the_matrix_says_where_utterances_count_more_than_once(tmp_path, monkeypatch):
+    """Also where each has one class, but some are answered with two."""
+    for number, (rows, several) in enumerate([(ONE, False), (SEVERAL, True), ([*ONE[1:], (["x"], ["x", "y"], [0.9, 0.8])], True)]):
+        (tmp_path / str(number)).mkdir()
+        found = answered(tmp_path / str(number), monkeypatch, rows)
+        assert found.one_hot == (rows != SEVERAL)
+        assert ("counts once for each" in matrix(found, tmp_path)["picture"]["note"]) == several
+
+
 def test_sound_fits_into_its_room(tmp_path):
     soundfile.write(tmp_path / "a.wav", 0.01 * np.sin(np.arange(32000)), 16000)
     row = next(pd.DataFrame({"audio": [str(tmp_path / "a.wav")], "start": [0.0], "end": [2.0]}).itertuples())
@@ -62,3 +72,11 @@ def test_no_cell_of_a_file_is_a_formula():
     cells = ['=HYPERLINK("x")', "@SUM(1)", "+1+cmd|' /C calc'!A0", "-", "-1.5", "+0.4", "+1.0 to +9.0", "+1.0 to −2.0", "1e-5", "plain"]
     lines = Table("t", "t", ["=name"], [[cell] for cell in cells]).csv().splitlines()
     assert lines[0] == "'=name" and [line.strip('"').startswith("'") for line in lines[1:]] == [True] * 4 + [False] * 6
+
+
+def test_numbers_of_a_file_are_read_by_programs():
+    """A label that looks like one stays as it is, and so does an interval."""
+    table = Table(
+        "t", "t", ["label", "difference", "size", "interval"], [["1,000", "−0.3", "1,234,567", "−1.0 to +2.0"], ["b", "+5.0", "7", "1,2"]]
+    )
+    assert table.csv().splitlines()[1:] == ['"1,000",-0.3,1234567,−1.0 to +2.0', 'b,+5.0,7,"1,2"']

@@ -71,6 +71,6 @@ def test_published_figures_typed_a_second_time():
 def test_the_data_section_names_who_is_tested():
     folds = {"1": {"test": {"rows": 180, "speakers": ["01", "11"]}, "validation": {"rows": 120, "speakers": ["03"]}}}
     assert fold_facts({"folds": folds, **ABSENT}) == [
-        "1: 180 rows of 01, 11 are tested, 03 validate",
+        "1: tested on 180 rows of 01, 11; validated on 03",
         "Without audio here, and left out: 120 rows of 21 and 22.",
     ]

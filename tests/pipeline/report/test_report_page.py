@@ -187,6 +187,22 @@ def test_in_a_browser(reported, tmp_path, width):
     assert sizes > 10 and invisible == 0
 
 
+CUT = """
+  const inside = (box, card) => box.left >= card.left && box.right <= card.right && box.top >= card.top && box.bottom <= card.bottom;
+  const texts = [...document.querySelectorAll(".pictures figure svg text")].filter(text => text.getBoundingClientRect().width);
+  const cards = texts.map(text => [text.textContent, text.getBoundingClientRect(), text.closest("figure").getBoundingClientRect()]);
+  return [texts.length, cards.filter(([, box, card]) => !inside(box, card)).map(([text]) => text)];
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_text_of_a_figure_leaves_its_frame(reported, tmp_path, width):
+    """Nor is it cut off at the edge of the drawing."""
+    count, outside = asked(page_of(reported[0]), tmp_path, width, CUT)
+    assert count > 100 and not outside and "overflow:visible" in page_of(reported[0])
+
+
 def test_the_page_opens_with_what_was_done_and_found(reported):
     """On msp the head with the best validation is named, and what the page's words mean is said once."""
     folder, settings = reported
@@ -205,7 +221,9 @@ def test_the_page_opens_with_what_was_done_and_found(reported):
         lines = result_tables.scores(rows, corpus="msp", split=split, threshold="tuned")
         best[split] = {key: line["weighted_accuracy"] for key, line in lines.items() if key.variant in ("calm", "calm_frozen")}
     chosen = max(best["validation"], key=lambda key: best["validation"][key].mean)
-    assert f"{chosen.title}, from {chosen.input}, reaches {best['test'][chosen].text}\u00a0%" in top and "result-" in top
+    name = "CALM (frozen, from" if chosen.variant.endswith("_frozen") else "CALM (from"
+    assert f"On msp, {name} {chosen.input}) reaches {best['test'][chosen].text}\u00a0%" in top and "result-" in top
+    assert "the one that does best on validation" in top
 
 
 ACTIONS = """
@@ -236,7 +254,7 @@ def test_comparisons_are_marked(reported):
     folder, _ = reported
     html = page_of(folder)
     assert "CALM (small) lies" in html and "95\u00a0% interval −1.0 to +9.0: not significant" in html
-    assert "log-mel functionals from audio gives" in html and "eGeMAPS from audio gives" in html
+    assert "With log-mel functionals, audio gives" in html and "With eGeMAPS, audio gives" in html
     rows = [line.split(",") for line in (folder / "reports/tables/mosei-comparisons.csv").read_text().splitlines()]
     assert len(rows) == 8 and [row[-1] for row in rows[1:]].count("not significant") == 3
     assert len((folder / "reports/tables/mosei-comparisons-all.csv").read_text().splitlines()) == 29

@@ -139,6 +139,8 @@ def test_frozen_rows_stand_beside_frozen_calm_of_their_input():
 
 def test_a_study_is_more_than_calm_and_the_baselines():
     plain = [rows(name, [0.5]) for name in ("calm", "calm_frozen", "no_pretraining", "egemaps")]
+    known = [*plain, rows("calm_known_frozen", [0.5])]
+    assert not study_of(known).has_more_than_calm and study_of(known).knows_speakers and not study_of(plain).knows_speakers
     assert not study_of(plain).has_more_than_calm and study_of([*plain, rows("calp_only_frozen", [0.5])]).has_more_than_calm
 
 
