@@ -100,7 +100,7 @@ def written_settings(folder: Path, labelled: Source, unlabelled: Source | None) 
     text = files("pipeline.project").joinpath("params.yaml.in").read_text(encoding="utf-8")
     text = text.partition("title:")[1] + text.partition("title:")[2]  # without what the recipe says of itself
     corpora = {TARGET: _corpus(folder, labelled) | _folds(labelled.corpus)}
-    changes = {"title: My own data": f"title: {json.dumps(labelled.path.stem or 'My own data')}"}
+    changes = {"title: My own data": f"title: {json.dumps(_title(labelled.path))}"}
     if unlabelled:
         corpora[MORE] = _corpus(folder, unlabelled)
         changes |= {
@@ -120,6 +120,12 @@ def written_settings(folder: Path, labelled: Source, unlabelled: Source | None) 
             raise AssertionError(f"the recipe has no '{old}'")
         text = text.replace(old, new, 1)
     return "# Every setting and its default: docs/settings.md of the package's repository\n" + text
+
+
+def _title(path: Path) -> str:
+    """Of a folder its name, of a table its name with that of its folder."""
+    path = path.resolve()
+    return (f"{path.parent.name}/{path.name}" if path.is_file() else path.name) or "My own data"
 
 
 def _corpus(folder: Path, one: Source) -> dict:

@@ -71,6 +71,7 @@ def test_settings_fit_the_recordings(tmp_path):
 
     own = written(table)
     assert own.corpora["mine"].folds is None and (own.head.loss, own.head.decision) == ("bce", "thresholds")
+    assert own.title == f"{tmp_path.name}/table.csv"
     table.write_text(table.read_text().replace("number,", "fold,", 1))
     assert written(table).corpora["mine"].folds == "given"
     more = folders(tmp_path / "more", "a.wav")
