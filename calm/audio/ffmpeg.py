@@ -94,7 +94,7 @@ def _told(error: Exception, kind: str) -> str:
 
 
 def _both(reason: str, told: str) -> str:
-    return f"{reason} (libsndfile); {told} (FFmpeg)" if reason else told
+    return f"{reason.rstrip('.')} (libsndfile); {told} (FFmpeg)" if reason else told
 
 
 def count(path: Path) -> Count:

@@ -54,7 +54,7 @@ def duration(path: Path) -> float:
 
     header = read_header(Path(path))
     if header.fault:
-        raise AudioError(f"{header.fault}: {header.detail}")
+        raise AudioError(f"{header.fault}: {header.detail}", header.fault)
     return header.seconds
 
 

@@ -25,6 +25,13 @@ TITLES = {"audio": "audio", "text": "text", "both": "audio + text"}
 SIZES = {"wide": (10, 6), "narrow": (4.2, 5.6)}  # size in inches of the timeline's picture, by the width of the window
 MOST_SECONDS = 1800  # of an analysis
 
+SUSPECT = {  # flags of `calm.asr.transcripts`, in words
+    "no_speech": "Whisper hears no speech in places",
+    "compression": "it compresses like a loop",
+    "repeats": "a phrase comes four times in a row",
+    "improbable": "Whisper itself thinks parts of it improbable",
+}
+
 ProgressCallback = Callable[[float, str], object]  # fraction of the work that is done, and what is being done
 
 
@@ -108,8 +115,9 @@ class Analyser:
         return predictions
 
     def decided(self, probabilities: np.ndarray) -> str:
-        """Names of the classes that the model decides."""
-        return ", ".join(self.predictor.decided(probabilities)) or "no class"
+        """Names of the classes that the model decides, the most probable first."""
+        by_class = dict(zip(self.predictor.classes, probabilities, strict=True))
+        return ", ".join(sorted(self.predictor.decided(probabilities), key=lambda name: -by_class[name])) or "no class"
 
 
 # What the page shows
@@ -122,7 +130,7 @@ def main_modality(predictions: dict[str, Any]) -> str:
 
 def fault(error: Exception, path: Path | None = None) -> str:
     """An error message, with the file's name in place of its temporary path."""
-    message = html.escape(str(error))
+    message = html.escape(str(error).removeprefix(f"{getattr(error, 'fault', '')}: "))  # the sentence says it again
     if path is not None:
         name = html.escape(path.name)
         message = f"<b>{name} cannot be analysed.</b> {message.replace(html.escape(str(path)), name)}"
@@ -143,7 +151,8 @@ def analysis_html(analyser: Analyser, analysis: Analysis) -> str:
         parts.append(f'<p class="note">Text: “{html.escape(analysis.segments[0].text)}”</p>')
     flags = sorted({flag for segment in analysis.segments for flag in segment.flags})
     if flags:
-        parts.append(f'<p class="note">The transcript is suspect: {html.escape(", ".join(flags))}.</p>')
+        reasons = "; ".join(SUSPECT.get(flag, flag) for flag in flags)
+        parts.append(f'<p class="note">The transcript is suspect: {html.escape(reasons)}.</p>')
     parts.append(f'<p class="note">{_decision(analyser.predictor)}</p>')
     return f"<div>{''.join(parts)}</div>"
 

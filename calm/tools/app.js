@@ -30,3 +30,15 @@ document.addEventListener("click", ({ target, clientX }) => {
   }
   audio.play();
 });
+
+// On a phone the answer is below the buttons: it is brought into view, and before it what tells of the work, until one scrolls oneself.
+let watching;
+document.addEventListener("click", ({ target }) => {
+  if (!target.closest?.("#analyse") || !matchMedia("(max-width: 640px)").matches) return;
+  const column = document.querySelector("#answer");
+  const answered = () => document.querySelector("#result :is(.result, .fault)");
+  watching?.disconnect();
+  watching = new ResizeObserver(() => column.scrollIntoView({ block: answered() ? "start" : "end" }));
+  watching.observe(column);
+});
+for (const name of ["touchmove", "wheel", "keydown"]) addEventListener(name, () => watching?.disconnect(), { passive: true });

@@ -88,7 +88,7 @@ def layout(analyser: Analyser, examples: Sequence[Path] = ()) -> "gr.Blocks":
                     buttons=[],
                     visible=analyser.predictor.modality != "text",
                 )
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=2, min_width=300, elem_id="answer"):
                 shown = gr.HTML(elem_id="result", apply_default_css=False)
                 over_time = gr.HTML(elem_id="timeline", apply_default_css=False, min_height=120)
         # These run in the browser: a second call to the server could end the stream of results that the first one waits for.

@@ -250,6 +250,7 @@ def draw(result: Timeline, path: Path, title: str = "", size: tuple[float, float
         wave.set(ylabel="amplitude")
         image.imshow(result.frames.T, origin="lower", aspect="auto", extent=(0, result.seconds, 0, result.frames.shape[1]), cmap="magma")
         image.set(ylabel="channel", xlabel="seconds", xlim=(0, result.seconds))
+        image.tick_params(axis="x", pad=8)  # else its first label touches that of channel 0
         figure.savefig(path, dpi=120)
     place = image.get_position()
     return place.x0, place.x1

@@ -57,6 +57,7 @@ def analyser(folder):
 
 
 def test_thresholds_are_those_of_the_model(analyser, tmp_path):
+    assert analyser.decided(np.array([0.4, 0.9, 0.1])) == "happy, angry"  # the most probable first
     assert analyser.predictor.tuned and analyser.predictor.thresholds.tolist() == [0.3, 0.6, 0.2] and CLASSES == ["angry", "happy", "sad"]
     without = Predictor(release(tmp_path))
     assert not without.tuned and without.thresholds.tolist() == [0.5] * 3
@@ -104,6 +105,7 @@ def test_faults_name_the_file_and_not_its_place(analyser, folder):
     assert fault(AudioError("/tmp/x/<a>.wav is empty"), Path("/tmp/x/<a>.wav")).count("&lt;a&gt;.wav") == 2
     ((message, over_time),) = results(analyser, str(folder / "wrong.wav"), None, False, silently)
     assert "wrong.wav cannot be analysed" in message and str(folder) not in message and not over_time
+    assert "cannot be read as audio" in message and "unreadable" not in message  # which would say it a third time
     ((message, over_time),) = results(analyser, str(folder / "silent.wav"), "hello", False, silently)
     assert "no speech" in message and not over_time
 
@@ -351,6 +353,7 @@ def test_a_recording_with_a_text(page, analyser, folder, width):
     numbers = [f"{prediction[modality][row]:.2f}" for row in np.argsort(-prediction["both"], kind="stable") for modality in prediction]
     cells = page.value("[...document.querySelectorAll('.probabilities td:not(.threshold) span')].map(cell => cell.innerText.split(' ')[0])")
     assert cells == numbers
+    page.until("(box => box.top >= 0 && box.top < innerHeight / 2)(document.querySelector('#result').getBoundingClientRect())")
     page.until("document.querySelector('.calm-timeline audio')?.readyState > 0")
     visible = "[...document.querySelectorAll('.calm-picture')].find(picture => picture.offsetWidth)"
     assert page.value("document.querySelector('.calm-timeline audio').duration") == pytest.approx(3, abs=0.01)
