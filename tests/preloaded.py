@@ -146,8 +146,9 @@ def _status(action: Callable[[], None]) -> int:
         code = 1
     threading._shutdown()  # waits for threads
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
     return code & 255
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 command = Path(__file__)
 arguments = ["-m", "dvc", *sys.argv[1:]] if command.name == "dvc" else sys.argv[1:]
-while arguments and arguments[0] in ("-B", "-u"):
+while arguments and arguments[0] in ("-B", "-P", "-u"):
     del arguments[0]
 if not arguments or arguments[0] not in ("-m", "-c"):
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])

@@ -1,8 +1,10 @@
 """One rebuild of a very small project, shared by the tests that look at it or go on from it."""
 
+import multiprocessing
 import os
 import shutil
 
+import preloaded
 import pytest
 from filelock import FileLock
 from made_project import Project
@@ -27,3 +29,10 @@ def rebuilt(tmp_path_factory):
 def project(rebuilt, tmp_path):
     """A copy of the rebuilt project for a test that edits it."""
     return rebuilt.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def lent():
+    """Worker processes of stages that run in the test's own process need not load the libraries."""
+    if folder := preloaded.commands():
+        multiprocessing.set_executable(str(folder / "python"))

@@ -22,7 +22,7 @@ def small() -> dict:
     given["heads"] = {"msp-small": {"corpus": "msp", "model": "small"}}
     for section in ("synthetic", "corpora"):
         given[section] = {"msp": given[section]["msp"]}
-    given["synthetic"]["msp"] |= {"utterances": 100, "speakers": 20}
+    given["synthetic"]["msp"] |= {"utterances": 60, "speakers": 20}
     given["calp"] |= {"epochs": 2}
     given["pretrain"] |= {"epochs": 1}
     given["spectran"] |= {"pooling": "bands"}

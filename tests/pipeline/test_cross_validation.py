@@ -47,7 +47,7 @@ tune = partial(thresholds.tune_thresholds, resamples=20, seed=1)
 
 
 @pytest.fixture(scope="module")
-def folded(tmp_path_factory) -> Path:
+def folded(lent, tmp_path_factory) -> Path:
     """Four speakers say six clips each, half of them ten times as loud; every stage."""
     folder, noise = tmp_path_factory.mktemp("folds"), np.random.default_rng(0)
     lines = ["audio,speaker,text,labels"]

@@ -51,7 +51,7 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory):
+def rebuilt(lent, tmp_path_factory):
     """A project of two corpora of 30 clips, through every stage from CALP to the release."""
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:

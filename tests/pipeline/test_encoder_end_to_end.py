@@ -38,7 +38,7 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory):
+def rebuilt(lent, tmp_path_factory):
     """Three speakers, one a split; six texts are left to Whisper."""
     if not packaged("tiny.en"):
         pytest.skip("the package with Whisper tiny.en is not installed")

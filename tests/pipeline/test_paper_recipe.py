@@ -58,7 +58,7 @@ def test_dvc_has_every_stage_of_the_recipe(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
+def few(lent, tmp_path_factory):
     """Two models with all rows of their heads, run in this process; without what other tests run and takes long here."""
     params = paper_recipe.reduced()
     for section in ("models", "heads"):

@@ -35,7 +35,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(lent, tmp_path_factory):
     """A study of four models on two corpora, run stage by stage in this process."""
     folder = tmp_path_factory.mktemp("study")
     with contextlib.chdir(folder):
