@@ -47,8 +47,11 @@ FILES = 700  # more than a process has open
 
 
 def commands() -> Path | None:
-    """A folder with the commands `python` and `dvc`, after starting the server unless it runs; None where the system has no such means."""
-    if not hasattr(os, "pidfd_open"):
+    """A folder with the commands `python` and `dvc`, after starting the server unless it runs.
+
+    None where the system has no such means, and where coverage is measured, which begins with a process.
+    """
+    if not hasattr(os, "pidfd_open") or "COVERAGE_PROCESS_CONFIG" in os.environ:
         return None
     folder = Path(tempfile.gettempdir()) / f"calm-preloaded-{SESSION}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -85,6 +88,7 @@ def serve(folder: Path, session: int, told: int) -> None:
     threads.pop(os.getpid())
     # PyArrow's is made for forks; others would be missing after one.
     assert set(threads.values()) <= {"jemalloc_bg_thd"}, f"a library started threads: {threads}"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the test session that is interrupted ends it
     gc.freeze()  # what is loaded is not looked at again, so its pages stay shared
     ended = os.pidfd_open(session)
     listener = socket.socket(socket.AF_UNIX)
@@ -106,7 +110,11 @@ def serve(folder: Path, session: int, told: int) -> None:
                 os.kill(number, signal.SIGKILL)
         if listener in readable:
             client, _ = listener.accept()
-            asked, files = _request(client)
+            try:
+                asked, files = _request(client)
+            except ValueError:  # the client was killed before it had said all
+                client.close()
+                continue
             if (number := os.fork()) == 0:
                 os._exit(_status(functools.partial(_work, asked, files)))
             for file in files:
@@ -121,8 +129,8 @@ def _request(client: socket.socket) -> tuple[dict, list[int]]:
     for _, _, data in passed:
         files.frombytes(data)
     message = b""
-    while len(message) < int.from_bytes(head, "big"):
-        message += client.recv(1 << 20)
+    while len(message) < int.from_bytes(head, "big") and (part := client.recv(1 << 20)):
+        message += part
     return json.loads(message), list(files)
 
 
@@ -154,6 +162,7 @@ def _status(action: Callable[[], None]) -> int:
 
 def _work(asked: dict, files: list[int]) -> None:
     """Become the process that was asked for."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(OSError):
         os.setpgid(0, asked["group"])
     high = [fcntl.fcntl(number, fcntl.F_DUPFD, FILES) for number in files]
