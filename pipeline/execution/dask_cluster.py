@@ -7,6 +7,7 @@ same, and is renamed into place.
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import pickle
@@ -64,6 +65,7 @@ def connect(address: str, worker: Worker, threads: int) -> Iterator["ClusterPool
     from distributed import Client, KilledWorker
     from distributed.comm import CommClosedError
 
+    gc.collect()  # closes clients that failed; within the lock that a new one takes as it starts, that would wait for ever
     try:
         client = Client(address, timeout=CONNECT, set_as_default=False, name="calm")
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Stages on a real Dask cluster over TCP: the bytes of a run by processes here, also where a worker is killed half-way."""
 
+import gc
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import soundfile
 import torch
 import yaml
 from distributed import KilledWorker
+from distributed.utils import LoopRunner
 
 from calm.corpora.utterances import Corpus, Utterance
 from calm.models.language_model import load_language_model
@@ -219,6 +221,24 @@ def test_what_dask_gives_up_and_a_lost_scheduler_are_told(dask, made, tmp_path, 
     killing(dask, monkeypatch, features, "_read_note", at=2, what=dask.running[0].kill)
     with pytest.raises(OSError, match="the Dask scheduler at tcp://.* is gone: finished parts are kept"):
         features.compute(on(in_shards_of_one(made[1]), dask.address), "made")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # as which Python tells the time-out of a finaliser
+def test_a_client_that_failed_does_not_hang_the_next(tmp_path, monkeypatch):
+    """What is left of it is collected at any time, and then takes the lock that the next one holds while it starts."""
+    processes, start = Processes(tmp_path), LoopRunner._start_unlocked
+    processes.worker()
+    monkeypatch.setattr(LoopRunner, "_start_unlocked", lambda runner: (gc.collect(), start(runner)))
+    gc.disable()
+    try:
+        with pytest.raises(OSError, match="no Dask scheduler answers"), dask_cluster.connect("nonsense://host", Nothing(), 1):
+            pass
+        with dask_cluster.connect(processes.address, Nothing(), 1) as pool:
+            assert pool.ahead == 4
+    finally:
+        gc.enable()
+        processes.end()
 
 
 def test_workers_that_would_give_other_results_are_named(tmp_path):

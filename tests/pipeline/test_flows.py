@@ -20,7 +20,7 @@ from pipeline import paths
 from pipeline.flows import scoring
 from pipeline.flows.subprocesses import read_lines
 
-EPOCHS = 8  # of CALP, long enough to be killed in
+EPOCHS = 5  # of CALP, long enough to be killed in
 QUICK = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.3"}  # seconds, else 10 and 2
 
 
