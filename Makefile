@@ -27,7 +27,7 @@ study: install
 	@python -m pipeline.stages.report
 
 test: install
-	python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 up: install
 	@python -m pipeline.flows up

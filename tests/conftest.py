@@ -12,8 +12,8 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("busy", deadline=None)  # another process may take the core for longer than a deadline
 settings.load_profile("busy")
 
-# Files that begin, in turn by four processes on two cores, of which two often wait for a server or a lock. The first makes the small
-# project that others wait for, the next do without it. What takes long comes early, so that no process is alone at the end.
+# Files that begin, in turn by three processes on two cores, of which one often waits for a server or a lock; four were no faster. The
+# first makes the small project that others wait for, the next do without it. What takes long comes early, so that none is alone at the end.
 FIRST = (
     "test_dag",
     "test_paper_recipe",
