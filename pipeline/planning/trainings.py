@@ -82,13 +82,27 @@ class Training:
 
     def shallow(self) -> "Training":
         """The same with one layer of each kind, where there are many: what an operation takes is seen from few of them."""
-        return replace(self, shapes=replace(self.shapes, depth=(1, 1)), kind=(*self.kind, 1, 1)) if self.shapes.is_deep else self
+        return self._of_depth(1, 1) if self.shapes.is_deep else self
+
+    def _of_depth(self, text: int, spectran: int) -> "Training":
+        """The same with so many layers of the language model and of SpecTran."""
+        return replace(self, shapes=replace(self.shapes, depth=(text, spectran)), kind=(*self.kind, text, spectran))
 
     @cached_property
     def _counted(self) -> tuple[float, int]:
         if self.kind not in _COUNTED:
-            _COUNTED[self.kind] = self._count()
+            _COUNTED[self.kind] = self._count_by_layers() if self.shapes.is_deep else self._count()
         return _COUNTED[self.kind]
+
+    def _count_by_layers(self) -> tuple[float, int]:
+        """Counts of a deep model: each layer after the first of its kind adds the same to one with a layer of each."""
+        text, spectran = self.shapes.depth
+        one, more_text, more_spectran = (self._of_depth(*depth)._counted for depth in ((1, 1), (2, 1), (1, 2)))
+        flops, parameters = (
+            first + (text - 1) * (second - first) + (spectran - 1) * (third - first)
+            for first, second, third in zip(one, more_text, more_spectran, strict=True)
+        )
+        return flops, int(parameters)
 
     def _count(self) -> tuple[float, int]:
         with torch.device("meta"):  # tensors have shapes and no values: nothing is drawn or computed

@@ -65,6 +65,14 @@ def test_parameters_of_the_papers_spectran():
     assert sum(weight.numel() for weight in model.spectran.parameters()) == 14_350_848
 
 
+@pytest.mark.parametrize("stage", ["calp", "pretrain", "head"])
+def test_counts_by_layers_are_those_of_the_whole_model(stage):
+    """With BERT-base: operations and parameters, to the last one."""
+    loaded = settings.load(made_corpus.ROOT / "recipes/paper.yaml")
+    deep = next(found for found in of_stage(trainings.trainings(loaded, _paper()), stage) if found.shapes.is_deep)
+    assert deep._count_by_layers() == deep._count() and deep.parameters > 1e7
+
+
 def _paper() -> dict[str, Size]:
     loaded = settings.load(made_corpus.ROOT / "recipes/paper.yaml")
     return {name: sizes.size(loaded, name) for name in loaded.corpora}
