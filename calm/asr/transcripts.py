@@ -12,6 +12,13 @@ from functools import cache
 PROBABLE = -0.7
 MOST_COMPRESSION = 2.4  # Whisper's limit: text that compresses better is a loop
 
+FLAGS = {  # signs that a transcript is wrong, in words
+    "no_speech": "Whisper hears no speech in places",
+    "compression": "it compresses like a loop",
+    "repeats": "a phrase comes four times in a row",
+    "improbable": "Whisper itself thinks parts of it improbable",
+}
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -25,14 +32,14 @@ class Transcript:
 
 
 def flags(transcript: Transcript, no_speech_threshold: float = 0.6) -> list[str]:
-    """Signs that a transcript is wrong: "no_speech", "compression", "repeats", "improbable". Flagged rows are marked, not deleted."""
+    """Names of the `FLAGS` of a transcript. Flagged rows are marked, not deleted."""
     signs = {
         "no_speech": transcript.no_speech_prob > no_speech_threshold,
         "compression": transcript.compression_ratio > MOST_COMPRESSION,
         "repeats": repeats(transcript.text),
         "improbable": transcript.avg_logprob < PROBABLE,
     }
-    return [name for name, present in signs.items() if present]
+    return [name for name in FLAGS if signs[name]]
 
 
 def compression_ratio(text: str) -> float:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from calm.asr.transcripts import FLAGS
 from calm.inference.recordings import Listener, Segment, duration, load_whisper
 from calm.inference.torch_classifier import Predictor
 from calm.inference.voice import NO_SPEECH
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 TITLES = {"audio": "audio", "text": "text", "both": "audio + text"}
 SIZES = {"wide": (10, 6), "narrow": (4.2, 5.6)}  # size in inches of the timeline's picture, by the width of the window
 MOST_SECONDS = 1800  # of an analysis
-
-SUSPECT = {  # flags of `calm.asr.transcripts`, in words
-    "no_speech": "Whisper hears no speech in places",
-    "compression": "it compresses like a loop",
-    "repeats": "a phrase comes four times in a row",
-    "improbable": "Whisper itself thinks parts of it improbable",
-}
 
 ProgressCallback = Callable[[float, str], object]  # fraction of the work that is done, and what is being done
 
@@ -151,7 +145,7 @@ def analysis_html(analyser: Analyser, analysis: Analysis) -> str:
         parts.append(f'<p class="note">Text: “{html.escape(analysis.segments[0].text)}”</p>')
     flags = sorted({flag for segment in analysis.segments for flag in segment.flags})
     if flags:
-        reasons = "; ".join(SUSPECT.get(flag, flag) for flag in flags)
+        reasons = "; ".join(FLAGS[flag] for flag in flags)
         parts.append(f'<p class="note">The transcript is suspect: {html.escape(reasons)}.</p>')
     parts.append(f'<p class="note">{_decision(analyser.predictor)}</p>')
     return f"<div>{''.join(parts)}</div>"
